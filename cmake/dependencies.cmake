@@ -1,0 +1,42 @@
+# Everything the program is built from: Debian packages (tools/packages.txt) and two wheels (tools/requirements-build.txt).
+find_package(PkgConfig REQUIRED)
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(cxxopts REQUIRED)
+find_package(tomlplusplus REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(MPI REQUIRED COMPONENTS CXX)
+find_package(GTest REQUIRED)
+find_package(benchmark REQUIRED)
+find_package(rapidcheck QUIET)
+pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
+pkg_check_modules(av REQUIRED IMPORTED_TARGET libavformat libavcodec libavutil libswscale)
+pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(utf8proc REQUIRED IMPORTED_TARGET libutf8proc)
+
+file(GLOB PLIMSOLL_SITE_FOUND ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages)
+if(NOT EXISTS ${PLIMSOLL_SITE}/torch AND PLIMSOLL_SITE_FOUND)
+  list(GET PLIMSOLL_SITE_FOUND 0 PLIMSOLL_SITE)
+endif()
+if(NOT EXISTS ${PLIMSOLL_SITE}/torch/lib/libtorch_cpu.so)
+  message(FATAL_ERROR "no torch in ${PLIMSOLL_SITE}: run `make setup` first, or give -DPLIMSOLL_SITE=<site-packages>")
+endif()
+
+# Links to only the folders we need: the wheel's own fmt/ would shadow Debian's, which spdlog is built against.
+foreach(folder ATen c10 caffe2 torch)
+  file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/include/libtorch)
+  file(CREATE_LINK ${PLIMSOLL_SITE}/torch/include/${folder} ${CMAKE_BINARY_DIR}/include/libtorch/${folder} SYMBOLIC)
+endforeach()
+add_library(libtorch INTERFACE)
+target_include_directories(libtorch SYSTEM INTERFACE ${CMAKE_BINARY_DIR}/include/libtorch ${PLIMSOLL_SITE}/torch/include/torch/csrc/api/include)
+target_link_directories(libtorch INTERFACE ${PLIMSOLL_SITE}/torch/lib)
+# libtorch_cpu.so wants these two of the CUDA wheels and no others.
+target_link_libraries(libtorch INTERFACE torch_cpu c10
+  -Wl,-rpath,${PLIMSOLL_SITE}/torch/lib -Wl,-rpath,${PLIMSOLL_SITE}/nvidia/cu13/lib -Wl,-rpath-link,${PLIMSOLL_SITE}/nvidia/cu13/lib)
+
+file(GLOB ARROW_LIBRARY ${PLIMSOLL_SITE}/pyarrow/libarrow.so.*)
+file(GLOB PARQUET_LIBRARY ${PLIMSOLL_SITE}/pyarrow/libparquet.so.*)
+add_library(arrow INTERFACE)
+target_include_directories(arrow SYSTEM INTERFACE ${PLIMSOLL_SITE}/pyarrow/include)
+target_link_libraries(arrow INTERFACE ${PARQUET_LIBRARY} ${ARROW_LIBRARY} -Wl,-rpath,${PLIMSOLL_SITE}/pyarrow)

@@ -1,0 +1,43 @@
+#pragma once
+// One training sample on the host, as the loader hands it over and the model packs it. All vectors are ordinary host
+// memory, outside every budget.
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace plimsoll {
+
+/// How much a sample weighs: all that the memory of a micro-batch depends on. Known from metadata before step 1.
+struct SampleShape {
+  std::int64_t tokens = 0;   ///< language-model tokens, image placeholders included
+  std::int64_t patches = 0;  ///< vision patches (14 x 14 pixels), over all images
+  friend bool operator==(const SampleShape&, const SampleShape&) = default;
+};
+
+/// What the VLM reads: prompt and images, processed.
+struct VlmInput {
+  std::vector<std::int64_t> input_ids;                      ///< [L]
+  std::vector<std::int64_t> position_ids;                   ///< [3, L] row-major: temporal, height, width (M-RoPE)
+  std::vector<std::array<std::int64_t, 3>> image_grid_thw;  ///< per image: frames, patch rows, patch columns
+  std::vector<float> pixel_values;                          ///< [patches, 1176] row-major, images one after another
+};
+
+/// What the action expert reads and is asked for; all normalised.
+struct Sample {
+  std::int64_t index = 0;  ///< global index in the dataset
+  VlmInput vlm;
+  std::vector<float> state;            ///< [state_dim]
+  std::vector<float> sensor;           ///< [window, channels] row-major, oldest first; empty without a sensor
+  std::vector<float> actions;          ///< [chunk, action_dim] row-major; rows past the episode's end repeat its last
+  std::vector<std::uint8_t> action_is_pad;  ///< [chunk], 1 past the episode's end
+  std::int64_t task_index = 0;         ///< row of the dataset's task table
+  std::string instruction;
+
+  SampleShape shape() const {
+    return {static_cast<std::int64_t>(vlm.input_ids.size()), static_cast<std::int64_t>(vlm.pixel_values.size() / 1176)};
+  }
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,41 @@
+#pragma once
+// Two facts about the calling thread that allocators read and the model sets, so that neither room includes the other.
+
+namespace plimsoll {
+
+/// While one lives, allocations of this thread are a library's own scratch (oneDNN's scratchpads, an attention kernel's
+/// blocks): the budgeted allocator serves them from its workspace arena and writes no event. Nothing allocated inside may
+/// outlive the scope. Nests.
+class LibraryScratch {
+ public:
+  LibraryScratch() noexcept { ++depth(); }
+  ~LibraryScratch() { --depth(); }
+  LibraryScratch(const LibraryScratch&) = delete;
+  LibraryScratch& operator=(const LibraryScratch&) = delete;
+  static bool active() noexcept { return depth() > 0; }
+
+ private:
+  static int& depth() noexcept {
+    thread_local int value = 0;
+    return value;
+  }
+};
+
+/// Names what this thread allocates ("weights", "adapters", "vision.block", ...) for the breakdown of a peak. `name` must be a
+/// string literal or outlive every event recorded under it. Nests; the innermost wins.
+class AllocationLabel {
+ public:
+  explicit AllocationLabel(const char* name) noexcept : previous_(current()) { current() = name; }
+  ~AllocationLabel() { current() = previous_; }
+  AllocationLabel(const AllocationLabel&) = delete;
+  AllocationLabel& operator=(const AllocationLabel&) = delete;
+  static const char*& current() noexcept {
+    thread_local const char* value = "other";
+    return value;
+  }
+
+ private:
+  const char* previous_;
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,21 @@
+#pragma once
+// A plan: all that the memory of a step depends on and that may change between steps. Equal on every rank.
+
+#include <cstdint>
+#include <string>
+
+namespace plimsoll::memory {
+
+struct Plan {
+  int resolution = 0;        ///< pixels of an image's longer side; 0: images as they are
+  int micro_batch = 1;       ///< most samples in one forward and backward
+  int recompute_blocks = 0;  ///< first k blocks of the language model keep only their input
+  friend bool operator==(const Plan&, const Plan&) = default;
+};
+
+/// 24-bit hash that fits a report slot.
+std::uint32_t plan_hash(const Plan& plan);
+/// "micro-batch 4, recompute 18 blocks".
+std::string to_string(const Plan& plan);
+
+}  // namespace plimsoll::memory

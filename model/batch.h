@@ -1,0 +1,70 @@
+#pragma once
+// A micro-batch as the model reads it: samples packed one after another, no padding, indices made on the host.
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/sample.h"
+#include "model/ops.h"
+
+namespace plimsoll::model {
+
+/// Fixed facts that packing needs from the model's configuration.
+struct PackingRules {
+  std::int64_t image_token_id = 151655;
+  int merge = 2;            ///< patches per side that become one token
+  int window = 112;         ///< pixels of an attention window's side; patch 14
+  int vision_head_dim = 80; ///< rotary table width
+  std::int64_t max_context = 2048;
+  int draws = 1, chunk = 1, action_dim = 1, state_dim = 0;
+  int sensor_window = 0, sensor_channels = 0;
+  int diffusion_steps = 100;
+  bool flow = false;
+  bool dropout = false;
+  std::uint64_t seed = 0;   ///< of noise, timesteps and dropout
+};
+
+/// One sample of a micro-batch and its place in the sample stream, which keys its randomness.
+struct StreamSample {
+  const Sample* sample = nullptr;
+  std::uint64_t position = 0;  ///< position in the endless sample stream
+};
+
+/// A micro-batch on the device. Tensors marked "host-made" hold indices or noise; nothing of them is read back.
+struct PackedBatch {
+  std::int64_t samples = 0;
+
+  // Vision. P patches in the order of attention windows (rows already permuted on the host).
+  Tensor pixel_values;        ///< [P, 1176] fp32, or undefined without images
+  Tensor vision_cos, vision_sin;  ///< [P, head_dim] fp32, permuted alike, host-made
+  SegmentsPtr vision_windows; ///< window attention
+  SegmentsPtr vision_frames;  ///< full attention, per image
+  Tensor vision_unpermute;    ///< [P / 4] int64: window order -> image order after the merger
+
+  // Language.
+  Tensor input_ids;           ///< [T] int64
+  Tensor position_ids;        ///< [3, T] int64
+  Tensor image_rows;          ///< [P / 4] int64: rows of the token sequence that image features replace
+  SegmentsPtr tokens;         ///< one segment a sample
+  Tensor dropout_keys;        ///< [T, 2] int64 (ops.h, Dropout), undefined when dropout is off
+
+  // Action expert. d draws, N chunk.
+  Tensor context_positions;   ///< [C] int64: position of each context row within its sample; C = T + sensor tokens
+  Tensor state;               ///< [samples, state_dim] fp32
+  Tensor sensor;              ///< [samples, window, channels] fp32, undefined without a sensor
+  Tensor actions;             ///< [samples, N, A] fp32
+  Tensor action_weight;       ///< [samples, N] fp32: 1 where unpadded
+  Tensor noise;               ///< [samples * d, N, A] fp32, host-made
+  Tensor timesteps;           ///< [samples * d] fp32: ddpm step index or flow time, host-made
+};
+
+/// Packs samples and copies them to `device`. Host work touches no budgeted allocator.
+PackedBatch pack(std::span<const StreamSample> samples, const PackingRules& rules, at::Device device);
+
+/// The same tensors by shape alone, on meta: for the dry run. Same allocations in the same order as `pack`.
+PackedBatch pack_shapes(std::span<const SampleShape> shapes, const PackingRules& rules);
+
+}  // namespace plimsoll::model

@@ -1,0 +1,93 @@
+#pragma once
+// The vision-language-action model of stages 1 and 2: Qwen2.5-VL with LoRA, sensor encoder, diffusion action expert.
+// train/ uses this header and model/batch.h only.
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/batch.h"
+#include "model/ops.h"
+
+namespace plimsoll::model {
+
+struct LoraOptions {
+  int rank = 8;
+  double alpha = 16;
+  double dropout = 0.05;
+  std::string targets = R"(.*language_model.*\.(q|k|v|o|gate|up|down)_proj)";  ///< full match on transformers-5 module names
+};
+
+struct ExpertOptions {
+  std::string kind = "ddpm";  ///< or "flow"
+  int width = 768, depth = 12, heads = 12;
+  int draws = 4;              ///< noise draws per VLM forward
+  int chunk = 16;             ///< actions predicted at once
+  int diffusion_steps = 100;  ///< ddpm: squaredcos_cap_v2
+  int sampling_steps = 10;    ///< DDIM or Euler steps when acting
+};
+
+struct SensorOptions {
+  int window = 0;    ///< time steps; 0: no sensor
+  int channels = 0;
+  int patch = 4;     ///< time steps per token
+  int width = 128;
+};
+
+struct VlaOptions {
+  std::string path;  ///< Hugging Face directory of the VLM
+  std::string adapter;  ///< PEFT directory to start from, or empty
+  Precision precision;
+  int stage = 2;     ///< 1: VLM frozen, no LoRA; 2: with LoRA
+  LoraOptions lora;
+  ExpertOptions expert;
+  SensorOptions sensor;
+  int state_dim = 0, action_dim = 0;
+  std::int64_t max_context = 2048;  ///< context tokens of a sample that have a position of their own
+  std::uint64_t seed = 0;           ///< of the initial expert, sensor and adapter weights
+};
+
+/// How many blocks keep only their input and run again in backward: the first k of the language model. Vision runs
+/// without autograd unless something in it is trained.
+struct Recompute {
+  int language_blocks = 0;  ///< 0 .. language_blocks()
+};
+
+enum class ParameterGroup { kVlm, kExpert };  ///< learning rates vl_lr and lr
+
+/// One trainable tensor. Names: PEFT's full key for adapters ("base_model.model....lora_A.weight"), "expert.*", "sensor.*".
+struct Parameter {
+  std::string name;
+  Tensor tensor;  ///< leaf, fp32, contiguous, requires_grad
+  ParameterGroup group;
+};
+
+/// The whole model on one device (CPU or meta). Not thread-safe; one per rank.
+class VlaModel {
+ public:
+  /// Reads weights from options.path, or on `meta` only config.json (nothing of the model is allocated but shapes).
+  /// Adapters and expert are initialised from options.seed, then options.adapter is read if given.
+  VlaModel(const VlaOptions& options, at::Device device);
+  ~VlaModel();
+
+  /// Trainable tensors in a fixed order, the same on every rank. The trainer may replace each `tensor`'s storage
+  /// (set_data) by a view of its flat buffer before the first step; it never replaces the Tensor object.
+  const std::vector<Parameter>& parameters() const;
+  int language_blocks() const;
+  const VlaOptions& options() const;
+
+  /// Loss per sample [batch.samples] fp32: mean over draws and unmasked action elements of the squared error of the
+  /// predicted noise (ddpm) or velocity (flow). Differentiable; training mode (dropout on).
+  Tensor sample_losses(const PackedBatch& batch, const Recompute& recompute) const;
+
+  /// Denoised action chunks [samples, chunk, action_dim] fp32 (normalised units), no autograd, dropout off. The starting
+  /// noise is batch.noise of draw 0.
+  Tensor sample_actions(const PackedBatch& batch) const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace plimsoll::model
