@@ -3,6 +3,7 @@
 
 #include <torch/torch.h>
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -16,14 +17,22 @@ namespace plimsoll::model {
 struct PackingRules {
   std::int64_t image_token_id = 151655;
   int merge = 2;            ///< patches per side that become one token
-  int window = 112;         ///< pixels of an attention window's side; patch 14
-  int vision_head_dim = 80; ///< rotary table width
+  int window = 112;         ///< pixels of an attention window's side
+  int patch = 14;           ///< pixels of a patch's side
+  int patch_values = 1176;  ///< values of a patch: channels x frames x side x side
+  int vision_head_dim = 80; ///< width of the vision tower's rotary tables
+  int head_dim = 128;       ///< width of the language model's rotary tables
+  std::array<int, 3> mrope_section{16, 24, 24};  ///< frequencies that follow time, height, width; sum head_dim / 2
+  std::vector<float> vision_frequencies;  ///< [vision_head_dim / 4], as fp32 torch computes them; needed by pack only
+  std::vector<float> text_frequencies;    ///< [head_dim / 2], likewise
+  at::ScalarType compute = at::kFloat;    ///< dtype of the language model's rotary tables
   std::int64_t max_context = 2048;
   int draws = 1, chunk = 1, action_dim = 1, state_dim = 0;
   int sensor_window = 0, sensor_channels = 0;
   int diffusion_steps = 100;
   bool flow = false;
-  bool dropout = false;
+  bool dropout = false;         ///< make dropout_keys
+  bool vision_dropout = false;  ///< make vision_keys and merged_keys too: an adapter is in the vision part
   std::uint64_t seed = 0;   ///< of noise, timesteps and dropout
 };
 
@@ -40,13 +49,15 @@ struct PackedBatch {
   // Vision. P patches in the order of attention windows (rows already permuted on the host).
   Tensor pixel_values;        ///< [P, 1176] fp32, or undefined without images
   Tensor vision_cos, vision_sin;  ///< [P, head_dim] fp32, permuted alike, host-made
-  SegmentsPtr vision_windows; ///< window attention
+  SegmentsPtr vision_windows; ///< window attention, ragged at the right and bottom of an image
   SegmentsPtr vision_frames;  ///< full attention, per image
   Tensor vision_unpermute;    ///< [P / 4] int64: window order -> image order after the merger
+  Tensor vision_keys;         ///< [P, 2] int64 dropout keys of patches, permuted alike; undefined without vision_dropout
+  Tensor merged_keys;         ///< [P / 4, 2] int64, of groups of patches in window order
 
   // Language.
   Tensor input_ids;           ///< [T] int64
-  Tensor position_ids;        ///< [3, T] int64
+  Tensor text_cos, text_sin;  ///< [T, head_dim] in rules.compute: M-RoPE of the samples' position ids, host-made
   Tensor image_rows;          ///< [P / 4] int64: rows of the token sequence that image features replace
   SegmentsPtr tokens;         ///< one segment a sample
   Tensor dropout_keys;        ///< [T, 2] int64 (ops.h, Dropout), undefined when dropout is off

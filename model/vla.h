@@ -9,15 +9,9 @@
 
 #include "model/batch.h"
 #include "model/ops.h"
+#include "model/options.h"
 
 namespace plimsoll::model {
-
-struct LoraOptions {
-  int rank = 8;
-  double alpha = 16;
-  double dropout = 0.05;
-  std::string targets = R"(.*language_model.*\.(q|k|v|o|gate|up|down)_proj)";  ///< full match on transformers-5 module names
-};
 
 struct ExpertOptions {
   std::string kind = "ddpm";  ///< or "flow"
@@ -46,21 +40,6 @@ struct VlaOptions {
   int state_dim = 0, action_dim = 0;
   std::int64_t max_context = 2048;  ///< context tokens of a sample that have a position of their own
   std::uint64_t seed = 0;           ///< of the initial expert, sensor and adapter weights
-};
-
-/// How many blocks keep only their input and run again in backward: the first k of the language model. Vision runs
-/// without autograd unless something in it is trained.
-struct Recompute {
-  int language_blocks = 0;  ///< 0 .. language_blocks()
-};
-
-enum class ParameterGroup { kVlm, kExpert };  ///< learning rates vl_lr and lr
-
-/// One trainable tensor. Names: PEFT's full key for adapters ("base_model.model....lora_A.weight"), "expert.*", "sensor.*".
-struct Parameter {
-  std::string name;
-  Tensor tensor;  ///< leaf, fp32, contiguous, requires_grad
-  ParameterGroup group;
 };
 
 /// The whole model on one device (CPU or meta). Not thread-safe; one per rank.
