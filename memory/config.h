@@ -1,0 +1,73 @@
+#pragma once
+// [memory] and [batch]: what a rank may use, and how the plan is chosen.
+
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+
+namespace plimsoll::memory {
+
+/// A budget that changes mid-run, as a neighbour on the same card would change it. For demonstrations and tests.
+struct BudgetChange {
+  std::int64_t step = 0;
+  std::int64_t rank = 0;
+  Setting budget = "1GiB";
+  std::int64_t after_allocations = 0;
+
+  template <class V>
+  void visit(V& v) {
+    v("step", step, "Step in which it happens (the first is 1).", at_least(1));
+    v("rank", rank, "Rank whose budget changes.", at_least(0));
+    v("budget", budget, "The new budget: a size, or a fraction of the budget at start.", either({byte_size(), fraction()}));
+    v("after_allocations", after_allocations, "Counted allocations of that step before it happens; 0: before the step.", at_least(0));
+  }
+};
+
+struct MemoryConfig {
+  Setting budget = "auto";
+  std::vector<BudgetChange> budget_changes;
+  double target = 0.85, margin = 0.05;
+  std::string policy = "reactive", profile = "default";
+  std::int64_t adjustment_frequency = 25;
+  std::vector<std::string> knobs = {"micro_batch"};
+  Setting recompute = "auto";
+  Setting workspace = "auto";
+
+  template <class V>
+  void visit(V& v) {
+    v("budget", budget, "Bytes a rank may use: \"auto\" (what the machine has, shared by its ranks), a size, a fraction of that; one value, or one per rank.",
+      each(either({one_of({"auto"}), byte_size(), fraction()})));
+    v("budget_changes", budget_changes, "Budgets that change mid-run: a neighbour on the same card, for demonstrations and tests.");
+    v("target", target, "Fraction of the budget that the peak should reach.", between(0.1, 1.0));
+    v("margin", margin, "The band under the target in which nothing is changed, as a fraction of the budget.", between(0.0, 0.5));
+    v("policy", policy, "How the plan changes: \"fixed\" (never) or \"reactive\" (from measured peaks).", one_of({"fixed", "reactive"}));
+    v("profile", profile, "Bounds of the reactive policy: \"default\" or \"classic\" (those of the first prototype).", one_of({"default", "classic"}));
+    v("adjustment_frequency", adjustment_frequency, "Steps of a window: between two decisions.", at_least(1));
+    v("knobs", knobs, "What the policy may turn, in this order: \"micro_batch\", \"resolution\" (changes what the model sees).",
+      each(one_of({"micro_batch", "resolution"})));
+    v("recompute", recompute, "Language blocks that keep only their input: \"none\", \"all\", a number, or \"auto\" (none if a single sample then fits, else all).",
+      either({one_of({"auto", "none", "all"}), at_least(0)}));
+    v("workspace", workspace, "Bytes of the arena for library scratch, part of the budget: \"auto\" or a size.", either({one_of({"auto"}), byte_size()}));
+  }
+};
+
+struct BatchConfig {
+  std::int64_t effective = 32;
+  Setting micro = "auto";
+  std::int64_t min_micro = 1, max_micro = 64;
+  Setting accumulation = "auto";
+
+  template <class V>
+  void visit(V& v) {
+    v("effective", effective, "Samples in one optimiser step over all ranks; never changed by a plan.", at_least(1));
+    v("micro", micro, "Samples in one forward and backward to start with: \"auto\" (the most that a dry run says fit) or a number.",
+      either({one_of({"auto"}), at_least(1)}));
+    v("min_micro", min_micro, "Smallest micro-batch that the policy chooses.", at_least(1));
+    v("max_micro", max_micro, "Largest micro-batch that the policy chooses.", at_least(1));
+    v("accumulation", accumulation, "Micro-batches per step and rank under policy \"fixed\": \"auto\", or a number that is checked against the effective batch.",
+      either({one_of({"auto"}), at_least(1)}));
+  }
+};
+
+}  // namespace plimsoll::memory

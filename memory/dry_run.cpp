@@ -1,0 +1,85 @@
+#include "memory/dry_run.h"
+
+#include <c10/core/Allocator.h>
+
+#include <memory>
+
+#include "core/scope.h"
+#include "memory/cpu_allocator.h"
+
+namespace plimsoll::memory {
+namespace {
+
+thread_local Ledger* active = nullptr;
+
+// Stands for a block: meta storage has no data, so its size and label travel in the context pointer. `ledger` tells a block that
+// outlives its dry run (a model built in an earlier one) from one of the run in progress.
+struct Block {
+  std::int64_t bytes;
+  const char* label;
+  Ledger* ledger;
+};
+
+void free_block(void* context) {
+  const std::unique_ptr<Block> block(static_cast<Block*>(context));
+  if (active != nullptr && block->ledger == active) active->remove(block->bytes, block->label);
+}
+
+class MetaAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(std::size_t n) override {
+    const auto bytes = static_cast<std::int64_t>(n);
+    if (active == nullptr || bytes < kSmallestCounted || LibraryScratch::active()) {
+      return {nullptr, nullptr, nullptr, c10::Device(c10::kMeta)};
+    }
+    active->add(bytes, AllocationLabel::current());
+    auto block = std::make_unique<Block>(Block{bytes, AllocationLabel::current(), active});
+    return {nullptr, block.release(), &free_block, c10::Device(c10::kMeta)};
+  }
+  void copy_data(void*, const void*, std::size_t) const override {}
+};
+
+class Recording {
+ public:
+  explicit Recording(Ledger& ledger) { active = &ledger; }
+  ~Recording() { active = nullptr; }
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+};
+
+class CpuRecording {
+ public:
+  explicit CpuRecording(Ledger& ledger) { CpuAllocator::record(&ledger); }
+  ~CpuRecording() { CpuAllocator::record(nullptr); }
+  CpuRecording(const CpuRecording&) = delete;
+  CpuRecording& operator=(const CpuRecording&) = delete;
+};
+
+}  // namespace
+
+void install_meta_allocator() {
+  static MetaAllocator* const allocator = [] {
+    auto* made = new MetaAllocator;
+    c10::SetAllocator(c10::kMeta, made, 100);
+    return made;
+  }();
+  static_cast<void>(allocator);
+}
+
+Ledger dry_run(const std::function<void()>& body, bool keep_events) {
+  install_meta_allocator();
+  Ledger ledger(keep_events);
+  const Recording recording(ledger);
+  body();
+  return ledger;
+}
+
+Ledger measured_run(const std::function<void()>& body, bool keep_events) {
+  CpuAllocator::install();
+  Ledger ledger(keep_events);
+  const CpuRecording recording(ledger);
+  body();
+  return ledger;
+}
+
+}  // namespace plimsoll::memory

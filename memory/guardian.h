@@ -1,0 +1,67 @@
+#pragma once
+// The guardian runs a rank's share of a step in micro-batches and sees to it that a full memory costs time and nothing else.
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "memory/meter.h"
+
+namespace plimsoll::memory {
+
+/// Samples [begin, begin + count) of the share.
+struct Piece {
+  std::size_t begin = 0;
+  std::size_t count = 0;
+};
+
+/// What the guardian needs of a trainer. All calls come from the thread that called run().
+struct MicroBatchWork {
+  /// Forward, backward into staging and commit of one micro-batch. May throw an out-of-memory error at any allocation before its
+  /// commit; the commit itself neither allocates nor fails.
+  std::function<void(Piece)> attempt;
+  /// Clears what a failed attempt left in staging.
+  std::function<void()> discard;
+  /// Bytes that the piece needs above what is live between micro-batches. 0: unknown, not checked.
+  std::function<std::int64_t(Piece)> predicted;
+};
+
+struct GuardianReport {
+  int micro_batches = 0;            ///< committed
+  int retries = 0;                  ///< attempts that failed and were replayed
+  int splits = 0;                   ///< pieces made smaller before they were tried
+  std::int64_t predicted_peak = 0;  ///< largest predicted peak of an attempt, live bytes included
+  std::int64_t failed_request = 0;  ///< size of the last request that failed
+  bool failed = false;              ///< a single sample did not fit
+  std::size_t failed_sample = 0;    ///< its place in the share
+  std::string error;                ///< what the allocator said
+};
+
+/// True for every error that means out of memory. Call inside a catch block only.
+bool is_out_of_memory();
+
+/// Frees what a failed backward left behind: its tasks stay in the autograd engine's queue of the calling thread, with the memory they
+/// hold, until the next backward there. So one runs, over one element.
+void drain();
+
+class Guardian {
+ public:
+  /// `meter` outlives the guardian. `after_drain(live_before, live_after)`, if set, is told the bytes live before a failed attempt and
+  /// after its drain: tests hold that they are equal.
+  explicit Guardian(Meter& meter) : meter_(meter) {}
+  std::function<void(std::int64_t, std::int64_t)> after_drain;
+
+  /// Commits samples [0, samples) in order, at most `micro_batch` at once and no more than `budget`-bytes-fitting ones together. After an
+  /// out-of-memory failure: drain, discard, release cached blocks, then the same samples in halves. A single sample that fails sets
+  /// `failed` and ends the run. Other errors pass through.
+  GuardianReport run(std::size_t samples, std::size_t micro_batch, const MicroBatchWork& work);
+
+ private:
+  Piece next_piece(std::size_t begin, std::size_t samples, std::size_t limit, const MicroBatchWork& work, GuardianReport& report);
+  bool try_piece(Piece piece, const MicroBatchWork& work, GuardianReport& report);
+
+  Meter& meter_;
+};
+
+}  // namespace plimsoll::memory

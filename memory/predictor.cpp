@@ -1,0 +1,23 @@
+#include "memory/predictor.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace plimsoll::memory {
+
+std::int64_t round_up_to_class(std::int64_t value, std::int64_t unit) {
+  if (value <= 0) return 0;
+  const auto power = std::bit_floor(static_cast<std::uint64_t>(value));
+  const std::int64_t step = std::max<std::int64_t>(unit, static_cast<std::int64_t>(power) / 16 / unit * unit);
+  return (value + step - 1) / step * step;
+}
+
+std::int64_t Predictor::bytes(const MicroBatchShape& shape, int recompute_blocks) {
+  // Patches come in groups of four: one token each after the merger.
+  const MicroBatchShape rounded{shape.samples, round_up_to_class(shape.tokens, 4), round_up_to_class(shape.patches, 4)};
+  const auto key = std::make_tuple(rounded.samples, rounded.tokens, rounded.patches, recompute_blocks);
+  if (const auto found = known_.find(key); found != known_.end()) return found->second;
+  return known_[key] = measure_(rounded, recompute_blocks);
+}
+
+}  // namespace plimsoll::memory

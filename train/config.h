@@ -1,0 +1,181 @@
+#pragma once
+// The configuration of a run. Keys that other rooms read are declared there; this file puts the tables together.
+
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+#include "memory/config.h"
+
+namespace plimsoll::train {
+
+struct RunConfig {
+  std::string dir = "runs/default";
+  std::int64_t seed = 0;
+  std::int64_t threads = 0;
+
+  template <class V>
+  void visit(V& v) {
+    v("dir", dir, "Folder that the run writes to.", not_empty());
+    v("seed", seed, "Seed of initial weights, sample order, noise and dropout.", at_least(0));
+    v("threads", threads, "Threads of a rank for tensor operations; 0: the cores divided by the ranks of the node.", at_least(0));
+  }
+};
+
+struct ModelConfig {
+  std::string path, dtype = "bf16", adapter;
+
+  template <class V>
+  void visit(V& v) {
+    v("path", path, "Hugging Face directory of a Qwen2.5-VL model.");
+    v("dtype", dtype, "\"bf16\": frozen weights and matrix products in bfloat16, as under autocast; \"fp32\": throughout.", one_of({"bf16", "fp32"}));
+    v("adapter", adapter, "PEFT directory of the adapter to start from; empty: a new one.");
+  }
+};
+
+struct LoraConfig {
+  std::int64_t rank = 8;
+  double alpha = 16, dropout = 0.05;
+  std::string targets = R"(.*language_model.*\.(q|k|v|o|gate|up|down)_proj)";
+
+  template <class V>
+  void visit(V& v) {
+    v("rank", rank, "Rank of the adapters.", at_least(1));
+    v("alpha", alpha, "The adapters' product is scaled by alpha / rank.", above(0));
+    v("dropout", dropout, "Dropout of the adapters' input in training.", between(0.0, 0.95));
+    v("targets", targets, "Regular expression that a module's full name must match to be adapted.", not_empty());
+  }
+};
+
+struct ExpertConfig {
+  std::string kind = "ddpm";
+  std::int64_t width = 512, depth = 8, heads = 8, draws = 4, chunk = 16, diffusion_steps = 100, sampling_steps = 10;
+
+  template <class V>
+  void visit(V& v) {
+    v("kind", kind, "\"ddpm\" (noise prediction, DDIM sampling) or \"flow\" (flow matching).", one_of({"ddpm", "flow"}));
+    v("width", width, "Features of the action expert.", at_least(8));
+    v("depth", depth, "Blocks of the action expert.", at_least(1));
+    v("heads", heads, "Attention heads; must divide the width.", at_least(1));
+    v("draws", draws, "Noise draws per sample that share one VLM forward.", at_least(1));
+    v("chunk", chunk, "Actions predicted at once.", at_least(1));
+    v("diffusion_steps", diffusion_steps, "Noise levels of \"ddpm\".", at_least(2));
+    v("sampling_steps", sampling_steps, "Denoising steps when acting.", at_least(1));
+  }
+};
+
+struct SensorConfig {
+  std::string feature;
+  std::int64_t window = 0, patch = 4, width = 128;
+
+  template <class V>
+  void visit(V& v) {
+    v("feature", feature, "Dataset feature that holds the sensor's channels; empty: no sensor.");
+    v("window", window, "Time steps of the sensor window; 0: no sensor.", at_least(0));
+    v("patch", patch, "Time steps per sensor token; must divide the window.", at_least(1));
+    v("width", width, "Features of the sensor encoder.", at_least(8));
+  }
+};
+
+struct DataConfig {
+  std::vector<std::string> path;
+  std::vector<std::string> cameras;
+  std::string state = "observation.state", action = "action", normalisation = "mean_std";
+  std::int64_t resolution = 0, min_resolution = 112, max_resolution = 448, workers = 1, prefetch = 2;
+  double eval_fraction = 0.05;
+  std::int64_t synthetic_samples = 0;
+
+  template <class V>
+  void visit(V& v) {
+    v("path", path, "LeRobot dataset directory.");
+    v("cameras", cameras, "Image features to use, in this order; empty: all.");
+    v("state", state, "Feature that holds the proprioceptive state.", not_empty());
+    v("action", action, "Feature that holds the action.", not_empty());
+    v("normalisation", normalisation, "How states, actions and sensors are normalised, from the dataset's statistics.", one_of({"mean_std", "min_max", "quantiles"}));
+    v("resolution", resolution, "Longer side of an image in pixels; 0: as it is.", at_least(0));
+    v("min_resolution", min_resolution, "Smallest resolution that the policy chooses, where that knob is on.", at_least(28));
+    v("max_resolution", max_resolution, "Largest resolution that the policy chooses, where that knob is on.", at_least(28));
+    v("workers", workers, "Loader threads.", at_least(1));
+    v("prefetch", prefetch, "Steps that the loader is ahead.", at_least(1));
+    v("eval_fraction", eval_fraction, "Fraction of the episodes, the last ones, kept out of training to measure on.", between(0.0, 0.5));
+    v("synthetic_samples", synthetic_samples, "Train on this many made-up samples instead of a dataset, to try memory and speed; 0: off.", at_least(0));
+  }
+};
+
+struct TrainConfig {
+  std::int64_t stage = 2, epochs = 10, max_steps = 0, warmup_steps = 0, checkpoint_every = 200, eval_samples = 0;
+  std::string stage1_checkpoint;
+  double lr = 1e-4, vl_lr = 1e-5, weight_decay = 0.01, clip_norm = 1.0, beta1 = 0.9, beta2 = 0.999;
+
+  template <class V>
+  void visit(V& v) {
+    v("stage", stage, "1: sensor encoder and expert, the VLM frozen; 2: with LoRA in the VLM.", between(1, 2));
+    v("stage1_checkpoint", stage1_checkpoint, "Checkpoint folder of stage 1 that stage 2 starts from; empty: from scratch.");
+    v("epochs", epochs, "Passes over the training samples.", at_least(1));
+    v("max_steps", max_steps, "Optimiser steps; 0: as many as the epochs have.", at_least(0));
+    v("lr", lr, "Learning rate of expert and sensor encoder.", above(0));
+    v("vl_lr", vl_lr, "Learning rate of the adapters in the VLM.", above(0));
+    v("warmup_steps", warmup_steps, "Steps over which the learning rates rise; then they fall along a cosine.", at_least(0));
+    v("weight_decay", weight_decay, "Decoupled weight decay of AdamW.", at_least(0));
+    v("clip_norm", clip_norm, "Largest global gradient norm; 0: no clipping.", at_least(0));
+    v("beta1", beta1, "AdamW: decay of the first moment.", between(0.0, 0.9999));
+    v("beta2", beta2, "AdamW: decay of the second moment.", between(0.0, 0.99999));
+    v("checkpoint_every", checkpoint_every, "Steps between two checkpoints; one more is written at the end.", at_least(1));
+    v("eval_samples", eval_samples, "Held-out samples on which the action error is measured at start and end; 0: none.", at_least(0));
+  }
+};
+
+struct LaunchConfig {
+  std::int64_t ranks = 1, max_restarts = 10;
+  double time_limit = 0, timeout = 600;
+  std::vector<std::string> mpirun_args;
+
+  template <class V>
+  void visit(V& v) {
+    v("ranks", ranks, "Ranks to start when -n is not given.", at_least(1));
+    v("max_restarts", max_restarts, "Restarts from the last checkpoint after a rank was lost.", at_least(0));
+    v("time_limit", time_limit, "Seconds after which the run is checkpointed and stopped; 0: none.", at_least(0));
+    v("timeout", timeout, "Seconds that a rank waits for the others in a collective, at least; ten times the longest step if that is more.", above(0));
+    v("mpirun_args", mpirun_args, "Further arguments for mpirun.");
+  }
+};
+
+struct ReportConfig {
+  std::int64_t every = 1;
+
+  template <class V>
+  void visit(V& v) {
+    v("every", every, "Steps between two progress lines where there is no terminal.", at_least(1));
+  }
+};
+
+struct Config {
+  RunConfig run;
+  ModelConfig model;
+  LoraConfig lora;
+  ExpertConfig expert;
+  SensorConfig sensor;
+  DataConfig data;
+  memory::BatchConfig batch;
+  memory::MemoryConfig memory;
+  TrainConfig train;
+  LaunchConfig launch;
+  ReportConfig report;
+
+  template <class V>
+  void visit(V& v) {
+    v.table("run", run, "Where a run lives.");
+    v.table("model", model, "The vision-language model.");
+    v.table("lora", lora, "Low-rank adapters in the language model (stage 2).");
+    v.table("expert", expert, "The diffusion action expert.");
+    v.table("sensor", sensor, "The sensor encoder.");
+    v.table("data", data, "The dataset and its loader.");
+    v.table("batch", batch, "The batch, which is fixed, and how it is cut, which is not.");
+    v.table("memory", memory, "Budgets, and how the plan is chosen.");
+    v.table("train", train, "The optimisation.");
+    v.table("launch", launch, "Starting and supervising ranks.");
+    v.table("report", report, "What is printed.");
+  }
+};
+
+}  // namespace plimsoll::train
