@@ -1,0 +1,191 @@
+#pragma once
+// The controller: from what the ranks measured in a window to the plan of the next one. Pure and in whole numbers: 64-bit
+// integers, no floating point, no libm, so that every rank computes the same decision from the same reports. Any thread.
+//
+// Fractions of a budget are whole numbers of 1/10000: 8500 is 85 %. Comparisons are exact (peak x 10000 against fraction x budget),
+// nothing is rounded before it is compared; budgets and peaks are below 2^48 bytes, as reports carry them.
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "memory/planning/plan.h"
+
+namespace plimsoll::memory {
+
+enum class PolicyKind { kFixed, kReactive };
+enum class Knob { kMicroBatch, kResolution };
+
+/// Bounds of a knob, both included, and how much one step moves it.
+struct KnobRange {
+  int minimum = 1;
+  int maximum = 1;
+  int step = 1;
+  friend bool operator==(const KnobRange&, const KnobRange&) = default;
+};
+
+/// Keys `memory.*`, `batch.min_micro`, `batch.max_micro`, `data.min_resolution`, `data.max_resolution`.
+struct PolicyConfig {
+  PolicyKind kind = PolicyKind::kReactive;
+  std::int64_t target = 8500;     ///< 1/10000 of the budget to aim at (`memory.target`)
+  std::int64_t margin = 500;      ///< 1/10000 around the target in which nothing changes (`memory.margin`)
+  int adjustment_frequency = 25;  ///< steps of a window
+  int cooldown_windows = 1;       ///< windows after a change that end without a decision
+  int history = 50;               ///< decisions kept in the state
+  /// Order in which knobs grow (`memory.knobs`); they shrink in the opposite order. A knob not named here never moves.
+  std::vector<Knob> knobs = {Knob::kMicroBatch};
+  KnobRange micro_batch = {1, 64, 1};     ///< samples; the share caps it
+  KnobRange resolution = {112, 448, 28};  ///< pixels of the longer side
+};
+
+/// `profile = "classic"`: the first prototype's bounds: micro-batch 4..64, resolution 64..256 in steps of 1 px, resolution first.
+PolicyConfig classic_profile();
+/// "fixed", "reactive"; anything else is Error(kUsage) naming `memory.policy`.
+PolicyKind parse_policy(std::string_view text);
+/// "micro_batch", "resolution"; unknown or doubled names are Error(kUsage) naming `memory.knobs`.
+std::vector<Knob> parse_knobs(std::span<const std::string> names);
+/// "0.85" or 0.85 as read from TOML to 1/10000 (nearest); outside (0, 1] is Error(kUsage) naming `key`.
+std::int64_t parse_fraction(double value, std::string_view key);
+/// Throws Error(kUsage) naming the key and value of the first setting that makes no sense (bounds the wrong way round, margin not
+/// below target, window of no step, ...).
+void check(const PolicyConfig& config);
+/// The fixed policy's condition: micro_batch x accumulation x world == effective; else Error(kUsage) with all four numbers.
+void check_fixed(std::int64_t micro_batch, std::int64_t accumulation, std::int64_t world, std::int64_t effective);
+
+/// What one rank measured: in one step when it goes into the accumulator, in a whole window when it comes out.
+struct RankUsage {
+  std::int64_t budget_bytes = 0;          ///< a window keeps the last: the next plan has to fit that one
+  std::int64_t peak_bytes = 0;            ///< a window keeps the largest
+  std::int64_t retries = 0;               ///< guardian replays; a window keeps the sum
+  std::int64_t allocator_retries = 0;     ///< a window keeps the sum
+  std::int64_t failed_request_bytes = 0;  ///< a window keeps the largest
+  bool failed = false;                    ///< a window keeps whether any step failed
+  friend bool operator==(const RankUsage&, const RankUsage&) = default;
+};
+
+struct WindowSummary {
+  std::int64_t first_step = 0;
+  std::int64_t last_step = 0;  ///< included
+  int steps = 0;               ///< steps concluded (applied or skipped); replays of a step are not counted
+  std::vector<RankUsage> ranks;
+  friend bool operator==(const WindowSummary&, const WindowSummary&) = default;
+};
+
+/// Gathers the reports of a window. Not saved with a checkpoint: after a resume (perhaps at another world) a window starts anew.
+class WindowAccumulator {
+ public:
+  /// Throws Error(kUsage) unless both are at least 1.
+  WindowAccumulator(int adjustment_frequency, int world);
+  /// Adds one reduction's reports (one per rank). `concluded` is false when the step will be replayed: its peaks and retries count,
+  /// the step does not. Returns the summary when this step fills the window; the next call starts a new one.
+  std::optional<WindowSummary> add(std::int64_t step, std::span<const RankUsage> reports, bool concluded = true);
+  /// What has been gathered so far, for the progress line. Empty ranks: nothing yet.
+  const WindowSummary& current() const { return current_; }
+  /// Forgets the window: peaks start anew. Call it after a plan changed outside of decide().
+  void restart();
+
+ private:
+  int frequency_;
+  int world_;
+  WindowSummary current_;
+};
+
+enum class Direction { kHold, kGrow, kShrink };
+
+/// Why the decision is what it is; the reason says it in words.
+enum class Cause {
+  kFixed,       ///< the fixed policy never changes a plan
+  kBaseline,    ///< the line at the start
+  kPartial,     ///< the window is not full
+  kCooldown,    ///< the plan changed less than a cooldown ago
+  kInBand,      ///< usage within [target - margin, target + margin]
+  kBelow,       ///< below the band: grow
+  kAbove,       ///< above the band: shrink
+  kRetry,       ///< an allocation failed in the window, which counts as above the target whatever the peak: shrink
+  kTooLittle,   ///< below the band, but less than a knob's threshold to spare
+  kAtMaximum,   ///< below the band and every knob at its maximum (or capped by the share)
+  kAtMinimum,   ///< above the band and every knob at its minimum
+};
+
+/// One line of decisions.jsonl.
+struct Decision {
+  Plan plan;  ///< for the next window
+  Plan before;
+  bool changed = false;
+  Direction direction = Direction::kHold;
+  Cause cause = Cause::kBaseline;
+  std::int64_t step = 0;          ///< the window's last step
+  std::int64_t window_steps = 0;
+  int worst_rank = 0;             ///< the rank whose usage fraction decided; ties go to the lowest
+  std::int64_t peak_bytes = 0;    ///< of the worst rank
+  std::int64_t budget_bytes = 0;  ///< of the worst rank
+  std::int64_t usage = 0;         ///< peak / budget of the worst rank in 1/10000, rounded down; for people, not compared
+  std::int64_t target = 0;
+  std::int64_t margin = 0;
+  std::int64_t retries = 0;            ///< over all ranks
+  std::int64_t allocator_retries = 0;  ///< over all ranks
+  std::string reason;  ///< one line: what was seen, what was chosen and why
+};
+
+/// What a decision leaves in the state's history.
+struct HistoryEntry {
+  std::int64_t step = 0;
+  std::int64_t usage = 0;  ///< 1/10000
+  Plan plan;               ///< chosen
+  Direction direction = Direction::kHold;
+  friend bool operator==(const HistoryEntry&, const HistoryEntry&) = default;
+};
+
+/// A plan that ran out of memory, and when.
+struct FailureEntry {
+  std::int64_t step = 0;
+  int rank = 0;
+  std::int64_t request_bytes = 0;
+  Plan plan;
+  friend bool operator==(const FailureEntry&, const FailureEntry&) = default;
+};
+
+/// What the policy remembers. Equal on every rank; saved with the checkpoint.
+struct PolicyState {
+  bool baseline_done = false;
+  int cooldown = 0;                    ///< windows still to pass without a decision
+  std::int64_t last_change_step = -1;  ///< -1: never
+  std::vector<HistoryEntry> history;   ///< newest last, at most PolicyConfig::history
+  std::vector<FailureEntry> failures;  ///< newest last, at most PolicyConfig::history
+  friend bool operator==(const PolicyState&, const PolicyState&) = default;
+};
+
+/// JSON text of the state, and back. Text that is not such a state is Error(kCheckpoint) naming the field.
+std::string to_json(const PolicyState& state);
+PolicyState policy_state_from_json(std::string_view text);
+/// One line of JSON with all fields of the decision, for decisions.jsonl.
+std::string to_json(const Decision& decision);
+
+/// The baseline line at the start, before step `step`: plan, bounds, target and budgets (bytes per rank). Marks the state. Throws
+/// Error(kUsage) when `plan` is outside the knobs' bounds: settings and first plan contradict each other.
+Decision baseline(const PolicyConfig& config, std::int64_t step, const Plan& plan, std::int64_t share,
+                  std::span<const std::int64_t> budgets, PolicyState& state);
+
+/// The decision at a window's end. `share` is the largest share of any rank, ceil(B / world): it caps the micro-batch.
+///
+/// Reactive, with usage = peak / budget of the worst rank, available = target - usage, over = usage - target:
+///   - a window that is not full, or one within the cooldown after a change: hold;
+///   - a guardian retry, allocator retry or failed step anywhere in the window counts as above the band;
+///   - inside [target - margin, target + margin], borders included: hold;
+///   - below: the first knob (in `knobs` order) not at its maximum goes up by min(8, max(2, floor(available / 0.05))) steps,
+///     provided more than 2 % (resolution) or 1 % (micro-batch) is available; else hold;
+///   - above: the last knob not at its minimum goes down by min(4, max(2, ceil(over / 0.05))) steps;
+///   - every move ends at the knob's bound or, for a growing micro-batch, at the share.
+/// After a change the caller starts the peaks anew (the accumulator has done so already).
+Decision decide(const PolicyConfig& config, const WindowSummary& window, const Plan& current, std::int64_t share,
+                PolicyState& state);
+
+/// After a failed step (a single sample did not fit), before its replay: micro-batch 1 and every block recomputed
+/// (`all_blocks` of them); if that is the plan already, the resolution one step down when it is a knob. Nothing left: nullopt, and the
+/// run ends with exit 3. Under every policy, the fixed one too. Remembers the failure in the state.
+std::optional<Decision> escalate(const PolicyConfig& config, const FailureEntry& failure, int all_blocks, PolicyState& state);
+
+}  // namespace plimsoll::memory
