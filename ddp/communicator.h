@@ -1,6 +1,6 @@
 #pragma once
-// Who am I, and the few collectives that the ranks use. One implementation each for a single process and for MPI (host memory);
-// NCCL joins them later.
+// Who am I, and the few collectives that the ranks use. One implementation each for a single process and for MPI (host
+// memory); NCCL joins them later.
 
 #include <cstddef>
 #include <cstdint>
@@ -24,7 +24,8 @@ class Communicator {
   virtual void all_reduce_sum(std::span<float> values) = 0;
   /// Copies root's bytes to every rank. Sizes are equal on all ranks.
   virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
-  /// Every rank's bytes (equal sizes), concatenated in rank order, on every rank. For the start and for checkpoints, never in a step.
+  /// Every rank's bytes (equal sizes), concatenated in rank order, on every rank. For the start and for checkpoints,
+  /// never in a step.
   virtual std::vector<std::byte> all_gather(std::span<const std::byte> bytes) = 0;
   virtual void barrier() = 0;
   /// Tells the peers (through the shared progress file) where this rank is; cheap, called several times a step.
@@ -37,8 +38,8 @@ class Communicator {
 
 /// World 1, no MPI.
 std::unique_ptr<Communicator> make_solo();
-/// OpenMPI's world. Calls MPI_Init. `progress_dir` is a folder that all ranks of the node see; `timeout_seconds` bounds a collective
-/// until the longest step seen times ten is longer.
+/// OpenMPI's world. Calls MPI_Init. `progress_dir` is a folder that all ranks of the node see; `timeout_seconds` bounds
+/// a collective until the longest step seen times ten is longer.
 std::unique_ptr<Communicator> make_mpi(const std::string& progress_dir, double timeout_seconds);
 /// MPI when started by mpirun or srun (OMPI_COMM_WORLD_SIZE, SLURM with PMI), else solo.
 std::unique_ptr<Communicator> make_communicator(const std::string& progress_dir, double timeout_seconds);

@@ -1,5 +1,6 @@
 #pragma once
-// Before the first step: do all ranks run the same thing? Collective calls; main thread of every rank, in the same order.
+// Before the first step: do all ranks run the same thing? Collective calls; main thread of every rank, in the same
+// order.
 
 #include <cstddef>
 #include <cstdint>
@@ -18,8 +19,9 @@ struct HandshakeItem {
   std::string shown;       ///< what to show beside the hash when ranks differ: a path, a version; may be empty
 };
 
-/// Compares `items` (same names, same order, none twice) with those of every rank. The first difference in rank order, then in
-/// the order of rank 0's items, throws the same Error(kUsage) on all ranks: it names rank, item and both values.
+/// Compares `items` (same names, same order, none twice) with those of every rank. The first difference in rank order,
+/// then in the order of rank 0's items, throws the same Error(kUsage) on all ranks: it names rank, item and both
+/// values.
 void compare_items(Communicator& communicator, std::span<const HandshakeItem> items);
 
 /// The same comparison without a communicator: `ranks[r]` are the items of rank r. Pure.

@@ -1,9 +1,11 @@
 #pragma once
-// The controller: from what the ranks measured in a window to the plan of the next one. Pure and in whole numbers: 64-bit
-// integers, no floating point, no libm, so that every rank computes the same decision from the same reports. Any thread.
+// The controller: from what the ranks measured in a window to the plan of the next one. Pure and in whole numbers:
+// 64-bit integers, no floating point, no libm, so that every rank computes the same decision from the same reports. Any
+// thread.
 //
-// Fractions of a budget are whole numbers of 1/10000: 8500 is 85 %. Comparisons are exact (peak x 10000 against fraction x budget),
-// nothing is rounded before it is compared; budgets and peaks are below 2^48 bytes, as reports carry them.
+// Fractions of a budget are whole numbers of 1/10000: 8500 is 85 %. Comparisons are exact (peak x 10000 against
+// fraction x budget), nothing is rounded before it is compared; budgets and peaks are below 2^48 bytes, as reports
+// carry them.
 
 #include <cstdint>
 #include <optional>
@@ -41,7 +43,8 @@ struct PolicyConfig {
   KnobRange resolution = {112, 448, 28};  ///< pixels of the longer side
 };
 
-/// `profile = "classic"`: the first prototype's bounds: micro-batch 4..64, resolution 64..256 in steps of 1 px, resolution first.
+/// `profile = "classic"`: the first prototype's bounds: micro-batch 4..64, resolution 64..256 in steps of 1 px,
+/// resolution first.
 PolicyConfig classic_profile();
 /// "fixed", "reactive"; anything else is Error(kUsage) naming `memory.policy`.
 PolicyKind parse_policy(std::string_view text);
@@ -49,10 +52,11 @@ PolicyKind parse_policy(std::string_view text);
 std::vector<Knob> parse_knobs(std::span<const std::string> names);
 /// "0.85" or 0.85 as read from TOML to 1/10000 (nearest); outside (0, 1] is Error(kUsage) naming `key`.
 std::int64_t parse_fraction(double value, std::string_view key);
-/// Throws Error(kUsage) naming the key and value of the first setting that makes no sense (bounds the wrong way round, margin not
-/// below target, window of no step, ...).
+/// Throws Error(kUsage) naming the key and value of the first setting that makes no sense (bounds the wrong way round,
+/// margin not below target, window of no step, ...).
 void check(const PolicyConfig& config);
-/// The fixed policy's condition: micro_batch x accumulation x world == effective; else Error(kUsage) with all four numbers.
+/// The fixed policy's condition: micro_batch x accumulation x world == effective; else Error(kUsage) with all four
+/// numbers.
 void check_fixed(std::int64_t micro_batch, std::int64_t accumulation, std::int64_t world, std::int64_t effective);
 
 /// What one rank measured: in one step when it goes into the accumulator, in a whole window when it comes out.
@@ -74,13 +78,15 @@ struct WindowSummary {
   friend bool operator==(const WindowSummary&, const WindowSummary&) = default;
 };
 
-/// Gathers the reports of a window. Not saved with a checkpoint: after a resume (perhaps at another world) a window starts anew.
+/// Gathers the reports of a window. Not saved with a checkpoint: after a resume (perhaps at another world) a window
+/// starts anew.
 class WindowAccumulator {
  public:
   /// Throws Error(kUsage) unless both are at least 1.
   WindowAccumulator(int adjustment_frequency, int world);
-  /// Adds one reduction's reports (one per rank). `concluded` is false when the step will be replayed: its peaks and retries count,
-  /// the step does not. Returns the summary when this step fills the window; the next call starts a new one.
+  /// Adds one reduction's reports (one per rank). `concluded` is false when the step will be replayed: its peaks and
+  /// retries count, the step does not. Returns the summary when this step fills the window; the next call starts a new
+  /// one.
   std::optional<WindowSummary> add(std::int64_t step, std::span<const RankUsage> reports, bool concluded = true);
   /// What has been gathered so far, for the progress line. Empty ranks: nothing yet.
   const WindowSummary& current() const { return current_; }
@@ -97,17 +103,17 @@ enum class Direction { kHold, kGrow, kShrink };
 
 /// Why the decision is what it is; the reason says it in words.
 enum class Cause {
-  kFixed,       ///< the fixed policy never changes a plan
-  kBaseline,    ///< the line at the start
-  kPartial,     ///< the window is not full
-  kCooldown,    ///< the plan changed less than a cooldown ago
-  kInBand,      ///< usage within [target - margin, target + margin]
-  kBelow,       ///< below the band: grow
-  kAbove,       ///< above the band: shrink
-  kRetry,       ///< an allocation failed in the window, which counts as above the target whatever the peak: shrink
-  kTooLittle,   ///< below the band, but less than a knob's threshold to spare
-  kAtMaximum,   ///< below the band and every knob at its maximum (or capped by the share)
-  kAtMinimum,   ///< above the band and every knob at its minimum
+  kFixed,      ///< the fixed policy never changes a plan
+  kBaseline,   ///< the line at the start
+  kPartial,    ///< the window is not full
+  kCooldown,   ///< the plan changed less than a cooldown ago
+  kInBand,     ///< usage within [target - margin, target + margin]
+  kBelow,      ///< below the band: grow
+  kAbove,      ///< above the band: shrink
+  kRetry,      ///< an allocation failed in the window, which counts as above the target whatever the peak: shrink
+  kTooLittle,  ///< below the band, but less than a knob's threshold to spare
+  kAtMaximum,  ///< below the band and every knob at its maximum (or capped by the share)
+  kAtMinimum,  ///< above the band and every knob at its minimum
 };
 
 /// One line of decisions.jsonl.
@@ -117,17 +123,17 @@ struct Decision {
   bool changed = false;
   Direction direction = Direction::kHold;
   Cause cause = Cause::kBaseline;
-  std::int64_t step = 0;          ///< the window's last step
+  std::int64_t step = 0;  ///< the window's last step
   std::int64_t window_steps = 0;
   int worst_rank = 0;             ///< the rank whose usage fraction decided; ties go to the lowest
   std::int64_t peak_bytes = 0;    ///< of the worst rank
   std::int64_t budget_bytes = 0;  ///< of the worst rank
-  std::int64_t usage = 0;         ///< peak / budget of the worst rank in 1/10000, rounded down; for people, not compared
+  std::int64_t usage = 0;  ///< peak / budget of the worst rank in 1/10000, rounded down; for people, not compared
   std::int64_t target = 0;
   std::int64_t margin = 0;
   std::int64_t retries = 0;            ///< over all ranks
   std::int64_t allocator_retries = 0;  ///< over all ranks
-  std::string reason;  ///< one line: what was seen, what was chosen and why
+  std::string reason;                  ///< one line: what was seen, what was chosen and why
 };
 
 /// What a decision leaves in the state's history.
@@ -164,8 +170,8 @@ PolicyState policy_state_from_json(std::string_view text);
 /// One line of JSON with all fields of the decision, for decisions.jsonl.
 std::string to_json(const Decision& decision);
 
-/// The baseline line at the start, before step `step`: plan, bounds, target and budgets (bytes per rank). Marks the state. Throws
-/// Error(kUsage) when `plan` is outside the knobs' bounds: settings and first plan contradict each other.
+/// The baseline line at the start, before step `step`: plan, bounds, target and budgets (bytes per rank). Marks the
+/// state. Throws Error(kUsage) when `plan` is outside the knobs' bounds: settings and first plan contradict each other.
 Decision baseline(const PolicyConfig& config, std::int64_t step, const Plan& plan, std::int64_t share,
                   std::span<const std::int64_t> budgets, PolicyState& state);
 
@@ -175,7 +181,8 @@ Decision baseline(const PolicyConfig& config, std::int64_t step, const Plan& pla
 ///   - a window that is not full, or one within the cooldown after a change: hold;
 ///   - a guardian retry, allocator retry or failed step anywhere in the window counts as above the band;
 ///   - inside [target - margin, target + margin], borders included: hold;
-///   - below: the first knob (in `knobs` order) not at its maximum goes up by min(8, max(2, floor(available / 0.05))) steps,
+///   - below: the first knob (in `knobs` order) not at its maximum goes up by min(8, max(2, floor(available / 0.05)))
+///   steps,
 ///     provided more than 2 % (resolution) or 1 % (micro-batch) is available; else hold;
 ///   - above: the last knob not at its minimum goes down by min(4, max(2, ceil(over / 0.05))) steps;
 ///   - every move ends at the knob's bound or, for a growing micro-batch, at the share.
@@ -184,8 +191,9 @@ Decision decide(const PolicyConfig& config, const WindowSummary& window, const P
                 PolicyState& state);
 
 /// After a failed step (a single sample did not fit), before its replay: micro-batch 1 and every block recomputed
-/// (`all_blocks` of them); if that is the plan already, the resolution one step down when it is a knob. Nothing left: nullopt, and the
-/// run ends with exit 3. Under every policy, the fixed one too. Remembers the failure in the state.
-std::optional<Decision> escalate(const PolicyConfig& config, const FailureEntry& failure, int all_blocks, PolicyState& state);
+/// (`all_blocks` of them); if that is the plan already, the resolution one step down when it is a knob. Nothing left:
+/// nullopt, and the run ends with exit 3. Under every policy, the fixed one too. Remembers the failure in the state.
+std::optional<Decision> escalate(const PolicyConfig& config, const FailureEntry& failure, int all_blocks,
+                                 PolicyState& state);
 
 }  // namespace plimsoll::memory

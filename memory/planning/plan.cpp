@@ -1,0 +1,35 @@
+#include "memory/planning/plan.h"
+
+#include <fmt/format.h>
+
+namespace plimsoll::memory {
+namespace {
+
+/// The finaliser of MurmurHash3 (Appleby, public domain): every bit of the input moves half of the output's.
+constexpr std::uint64_t stir(std::uint64_t value) {
+  value = (value ^ (value >> 33)) * 0xFF51AFD7ED558CCDU;
+  value = (value ^ (value >> 33)) * 0xC4CEB9FE1A85EC53U;
+  return value ^ (value >> 33);
+}
+
+std::string recompute_text(int blocks) {
+  if (blocks == 0) return "nothing recomputed";
+  return fmt::format("recompute {} block{}", blocks, blocks == 1 ? "" : "s");
+}
+
+}  // namespace
+
+std::uint32_t plan_hash(const Plan& plan) {
+  std::uint64_t hash = 0x506C696D736F6C6CU;
+  for (int value : {plan.resolution, plan.micro_batch, plan.recompute_blocks}) {
+    hash = stir(hash + 0x9E3779B97F4A7C15U + static_cast<std::uint32_t>(value));
+  }
+  return static_cast<std::uint32_t>(hash & 0xFFFFFFU);
+}
+
+std::string to_string(const Plan& plan) {
+  const std::string rest = fmt::format("micro-batch {}, {}", plan.micro_batch, recompute_text(plan.recompute_blocks));
+  return plan.resolution == 0 ? rest : fmt::format("resolution {} px, {}", plan.resolution, rest);
+}
+
+}  // namespace plimsoll::memory
