@@ -52,7 +52,9 @@ std::int64_t parse_bytes(std::string_view text, std::string_view what) {
   const Unit* unit = find_unit({end, static_cast<std::size_t>(trimmed.data() + trimmed.size() - end)});
   // The largest double below 2^63; a larger one would not fit the result.
   const bool fits = error == std::errc() && unit != nullptr && number >= 0.0 && number * unit->bytes < 0x1p63;
-  if (!fits) fail(ExitCode::kUsage, "{} = \"{}\" is no size; write bytes like 4096, \"300MiB\", \"1.5GiB\" or \"24GB\"", what, text);
+  if (!fits)
+    fail(ExitCode::kUsage, "{} = \"{}\" is no size; write bytes like 4096, \"300MiB\", \"1.5GiB\" or \"24GB\"", what,
+         text);
   return static_cast<std::int64_t>(std::llround(number * unit->bytes));
 }
 
@@ -62,7 +64,8 @@ std::string format_bytes(std::int64_t bytes) {
   double value = static_cast<double>(bytes) / 1024.0;
   std::size_t unit = 0;
   for (; std::abs(value) >= 1023.95 && unit + 1 < kNames.size(); ++unit) value /= 1024.0;
-  return std::abs(value) < 9.995 ? fmt::format("{:.2f} {}", value, kNames[unit]) : fmt::format("{:.1f} {}", value, kNames[unit]);
+  return std::abs(value) < 9.995 ? fmt::format("{:.2f} {}", value, kNames[unit])
+                                 : fmt::format("{:.1f} {}", value, kNames[unit]);
 }
 
 }  // namespace plimsoll

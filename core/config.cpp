@@ -43,8 +43,8 @@ void check(const Field& field, const std::string& path, const Setting& origin) {
   const Setting value = field.get();
   for (const Check& condition : field.checks) {
     if (condition.holds(value)) continue;
-    fail(ExitCode::kUsage, "{}{} = {} is not allowed; expected: {} ({})", from(origin), path, value.to_toml(), condition.expects,
-         field.type);
+    fail(ExitCode::kUsage, "{}{} = {} is not allowed; expected: {} ({})", from(origin), path, value.to_toml(),
+         condition.expects, field.type);
   }
 }
 
@@ -153,7 +153,8 @@ void read_value(const Setting& value, const std::string& path, std::string& out)
 }
 void read_value(const Setting& value, const std::string& path, Setting& out) {
   const Setting::List items = value.items();
-  const bool allowed = std::none_of(items.begin(), items.end(), [](const Setting& item) { return item.is_table() || item.is_list(); });
+  const bool allowed =
+      std::none_of(items.begin(), items.end(), [](const Setting& item) { return item.is_table() || item.is_list(); });
   if (!allowed) refuse_type(value, path, "number, string or list of them");
   out = value;
   out.origin.clear();
@@ -186,7 +187,8 @@ void load(std::vector<Table> tables, const std::string& path, const std::vector<
   load_text(std::move(tables), text, path, overrides);
 }
 
-void load_text(std::vector<Table> tables, std::string_view text, const std::string& name, const std::vector<std::string>& overrides) {
+void load_text(std::vector<Table> tables, std::string_view text, const std::string& name,
+               const std::vector<std::string>& overrides) {
   load_document(std::move(tables), parse_toml(text, name), overrides);
 }
 

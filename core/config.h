@@ -17,10 +17,10 @@
 //     std::string policy = "reactive";
 //     std::vector<BudgetChange> budget_changes;
 //     template <class V> void visit(V& v) {
-//       v("budget", budget, "Bytes a rank may use; one, or one per rank.", each(either({one_of({"auto"}), byte_size(), fraction()})));
-//       v("target", target, "Fraction of the budget to aim at.", between(0.1, 1.0));
-//       v("policy", policy, "How the plan is chosen.", one_of({"fixed", "reactive"}));
-//       v("budget_changes", budget_changes, "Budget changes during the run.");
+//       v("budget", budget, "Bytes a rank may use; one, or one per rank.", each(either({one_of({"auto"}), byte_size(),
+//       fraction()}))); v("target", target, "Fraction of the budget to aim at.", between(0.1, 1.0)); v("policy",
+//       policy, "How the plan is chosen.", one_of({"fixed", "reactive"})); v("budget_changes", budget_changes, "Budget
+//       changes during the run.");
 //     }
 //   };
 //   // train/config.h
@@ -32,7 +32,8 @@
 //       v.table("memory", memory, "Budgets and how plans are chosen.");     // two structs may share a table
 //     }
 //   };
-//   const auto config = load_config<Config>("configs/demo.toml", {"memory.target=0.9", "memory.budget=[\"300MiB\", 0.5]"});
+//   const auto config = load_config<Config>("configs/demo.toml", {"memory.target=0.9", "memory.budget=[\"300MiB\",
+//   0.5]"});
 //
 // Types of a field: bool, int, int64, double, std::string, Setting (number, word or list of them), vectors of string,
 // double or int64, vectors of a struct with visit(). A vector of scalars also reads a single one. Values that a key's
@@ -216,7 +217,8 @@ std::vector<Table> tables_of(Config& config) {
 }
 
 void load(std::vector<Table> tables, const std::string& path, const std::vector<std::string>& overrides);
-void load_text(std::vector<Table> tables, std::string_view text, const std::string& name, const std::vector<std::string>& overrides);
+void load_text(std::vector<Table> tables, std::string_view text, const std::string& name,
+               const std::vector<std::string>& overrides);
 std::string dump(const std::vector<Table>& tables);
 std::string reference(const std::vector<Table>& tables);
 std::uint64_t hash(const std::vector<Table>& tables, const std::vector<std::string>& without);

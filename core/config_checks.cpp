@@ -1,5 +1,6 @@
-#include <algorithm>
 #include <fmt/ranges.h>
+
+#include <algorithm>
 
 #include "core/bytes.h"
 #include "core/config.h"
@@ -59,7 +60,8 @@ Check either(std::vector<Check> alternatives) {
   std::string expects;
   for (const Check& check : alternatives) expects += (expects.empty() ? "" : ", or ") + check.expects;
   return {std::move(expects), [alternatives = std::move(alternatives)](const Setting& v) {
-            return std::any_of(alternatives.begin(), alternatives.end(), [&](const Check& check) { return check.holds(v); });
+            return std::any_of(alternatives.begin(), alternatives.end(),
+                               [&](const Check& check) { return check.holds(v); });
           }};
 }
 

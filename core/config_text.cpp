@@ -40,7 +40,8 @@ std::string join(const Setting::List& list) {
 
 std::string join(const Setting::Table& table) {
   std::string result;
-  for (const auto& [key, value] : table) result += fmt::format("{}{} = {}", result.empty() ? "" : ", ", key, value.to_toml());
+  for (const auto& [key, value] : table)
+    result += fmt::format("{}{} = {}", result.empty() ? "" : ", ", key, value.to_toml());
   return "{ " + result + " }";
 }
 
@@ -61,7 +62,8 @@ std::string cell(const std::string& text) {
 }
 
 std::string row(const std::string& key, const config_detail::Field& field) {
-  return fmt::format("| `{}` | `{}` | {} | {} |\n", key, cell(field.get().to_toml()), cell(allowed(field)), cell(field.doc));
+  return fmt::format("| `{}` | `{}` | {} | {} |\n", key, cell(field.get().to_toml()), cell(allowed(field)),
+                     cell(field.doc));
 }
 
 }  // namespace
@@ -86,7 +88,8 @@ std::string dump(const std::vector<Table>& tables) {
   std::string text;
   for (const Table& table : tables) {
     text += fmt::format("{}# {}\n[{}]\n", text.empty() ? "" : "\n", table.doc, table.name);
-    for (const Field& field : table.fields) text += fmt::format("# {}\n{} = {}\n", field.doc, field.key, field.get().to_toml());
+    for (const Field& field : table.fields)
+      text += fmt::format("# {}\n{} = {}\n", field.doc, field.key, field.get().to_toml());
   }
   return text;
 }
@@ -94,7 +97,8 @@ std::string dump(const std::vector<Table>& tables) {
 std::string reference(const std::vector<Table>& tables) {
   std::string text;
   for (const Table& table : tables) {
-    text += fmt::format("\n## [{}]\n\n{}\n\n| key | default | type and range | meaning |\n|---|---|---|---|\n", table.name, table.doc);
+    text += fmt::format("\n## [{}]\n\n{}\n\n| key | default | type and range | meaning |\n|---|---|---|---|\n",
+                        table.name, table.doc);
     for (const Field& field : table.fields) {
       text += row(field.key, field);
       for (const Field& item : field.item_fields) text += row(field.key + "[]." + item.key, item);
@@ -104,7 +108,9 @@ std::string reference(const std::vector<Table>& tables) {
 }
 
 std::uint64_t hash(const std::vector<Table>& tables, const std::vector<std::string>& without) {
-  const auto left_out = [&](const std::string& name) { return std::find(without.begin(), without.end(), name) != without.end(); };
+  const auto left_out = [&](const std::string& name) {
+    return std::find(without.begin(), without.end(), name) != without.end();
+  };
   std::string text;
   for (const Table& table : tables) {
     for (const Field& field : table.fields) {

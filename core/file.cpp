@@ -16,13 +16,18 @@ namespace {
 std::string advice(int error) {
   switch (error) {
     case ENOSPC:
-    case EDQUOT: return "free space there or choose another folder";
+    case EDQUOT:
+      return "free space there or choose another folder";
     case EACCES:
     case EPERM:
-    case EROFS: return "check the permissions or choose another folder";
-    case ENOENT: return "check the path";
-    case EFBIG: return "the file-size limit (ulimit -f) or the file system does not allow it";
-    default: return "check the disk";
+    case EROFS:
+      return "check the permissions or choose another folder";
+    case ENOENT:
+      return "check the path";
+    case EFBIG:
+      return "the file-size limit (ulimit -f) or the file system does not allow it";
+    default:
+      return "check the disk";
   }
 }
 
@@ -87,8 +92,8 @@ DurableFile::~DurableFile() {
 
 void DurableFile::give_up(const char* doing) {
   const int error = errno;
-  fail(code_, "cannot {} {} (after {}): {}; {}", doing, path_.string(), format_bytes(static_cast<std::int64_t>(written_)),
-       std::strerror(error), advice(error));
+  fail(code_, "cannot {} {} (after {}): {}; {}", doing, path_.string(),
+       format_bytes(static_cast<std::int64_t>(written_)), std::strerror(error), advice(error));
 }
 
 void DurableFile::write(std::span<const std::byte> bytes) {
@@ -96,6 +101,7 @@ void DurableFile::write(std::span<const std::byte> bytes) {
     const ssize_t n = ::write(descriptor_, bytes.data(), bytes.size());
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) give_up("write");
+    hasher_.update(bytes.first(static_cast<std::size_t>(n)));
     written_ += static_cast<std::size_t>(n);
     bytes = bytes.subspan(static_cast<std::size_t>(n));
   }

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "core/hash.h"
 
 namespace plimsoll {
 
@@ -25,6 +26,8 @@ class DurableFile {
   DurableFile& operator=(const DurableFile&) = delete;
   void write(std::span<const std::byte> bytes);
   void commit();
+  /// xxh3-128 of all that was written so far.
+  std::string digest() const { return hasher_.digest_128(); }
 
  private:
   [[noreturn]] void give_up(const char* doing);
@@ -33,15 +36,18 @@ class DurableFile {
   ExitCode code_;
   int descriptor_ = -1;
   std::size_t written_ = 0;
+  Hasher hasher_;
 };
 
 /// DurableFile in one call. An existing file is replaced at once or stays as it was.
-void write_file_durably(const std::filesystem::path& path, std::string_view content, ExitCode code = ExitCode::kCheckpoint);
+void write_file_durably(const std::filesystem::path& path, std::string_view content,
+                        ExitCode code = ExitCode::kCheckpoint);
 
 /// Makes renames and new names in `folder` survive a power cut.
 void fsync_directory(const std::filesystem::path& folder, ExitCode code = ExitCode::kCheckpoint);
 
 /// Renames `from` (a file or a folder whose files are already synced) to `to` and syncs the folder they are in.
-void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to, ExitCode code = ExitCode::kCheckpoint);
+void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to,
+                    ExitCode code = ExitCode::kCheckpoint);
 
 }  // namespace plimsoll

@@ -25,7 +25,9 @@ Hasher::Hasher() : state_(std::make_unique<State>()) {
   XXH3_128bits_reset(state_->xxh.get());
 }
 Hasher::~Hasher() = default;
-void Hasher::update(std::span<const std::byte> bytes) { XXH3_128bits_update(state_->xxh.get(), bytes.data(), bytes.size()); }
+void Hasher::update(std::span<const std::byte> bytes) {
+  XXH3_128bits_update(state_->xxh.get(), bytes.data(), bytes.size());
+}
 std::uint64_t Hasher::digest_64() const { return XXH3_64bits_digest(state_->xxh.get()); }
 
 namespace {

@@ -21,8 +21,8 @@ namespace plimsoll {
 /// "F8_E4M3", "F8_E5M2"; 0 for a name that is none of them.
 std::size_t dtype_size(const std::string& dtype);
 
-/// A tensor in an open file. `bytes` is row-major and little endian, may be unaligned (copy with memcpy), and is valid as
-/// long as the SafetensorsFile it came from.
+/// A tensor in an open file. `bytes` is row-major and little endian, may be unaligned (copy with memcpy), and is valid
+/// as long as the SafetensorsFile it came from.
 struct TensorEntry {
   std::string name;
   std::string dtype;
@@ -32,9 +32,9 @@ struct TensorEntry {
 };
 
 /// A file mapped read-only. Opening checks everything: a header that is too long, no UTF-8, no JSON or has a key twice;
-/// an unknown dtype; a shape that overflows or does not match its range; ranges that overlap, leave holes, or end elsewhere
-/// than the file does. Throws Error(code) that names file and tensor. Reading is thread-safe. Do not truncate a file that is
-/// open: reading beyond its new end kills the process (SIGBUS), as with every mapping.
+/// an unknown dtype; a shape that overflows or does not match its range; ranges that overlap, leave holes, or end
+/// elsewhere than the file does. Throws Error(code) that names file and tensor. Reading is thread-safe. Do not truncate
+/// a file that is open: reading beyond its new end kills the process (SIGBUS), as with every mapping.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path, ExitCode code = ExitCode::kData);
@@ -61,7 +61,8 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// What a file in memory holds: the checks behind SafetensorsFile. `file` is its name in errors; entries point into `bytes`.
+/// What a file in memory holds: the checks behind SafetensorsFile. `file` is its name in errors; entries point into
+/// `bytes`.
 struct SafetensorsContent {
   std::vector<TensorEntry> tensors;  ///< in the order of their bytes
   std::map<std::string, std::string> metadata;
@@ -69,8 +70,8 @@ struct SafetensorsContent {
 SafetensorsContent parse_safetensors(std::span<const std::byte> bytes, const std::string& file,
                                      ExitCode code = ExitCode::kData);
 
-/// A tensor to write: its bytes as they are, or, where `make` is set, a function that is called once, in file order, and
-/// whose result is dropped before the next call, so that a model never exists twice in memory.
+/// A tensor to write: its bytes as they are, or, where `make` is set, a function that is called once, in file order,
+/// and whose result is dropped before the next call, so that a model never exists twice in memory.
 struct TensorSource {
   std::string name;
   std::string dtype;

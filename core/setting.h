@@ -22,8 +22,7 @@ class Setting {
   Setting() : value_(std::string()) {}
   Setting(bool value) : value_(value) {}
   template <std::integral I>
-    requires(!std::same_as<I, bool>)
-  Setting(I value) : value_(static_cast<std::int64_t>(value)) {}
+  requires(!std::same_as<I, bool>) Setting(I value) : value_(static_cast<std::int64_t>(value)) {}
   Setting(double value) : value_(value) {}
   Setting(const char* value) : value_(std::string(value)) {}
   Setting(std::string value) : value_(std::move(value)) {}

@@ -23,13 +23,21 @@ Setting convert_list(const toml::array& array, const std::string& name) {
 
 Setting convert_value(const toml::node& node, const std::string& name) {
   switch (node.type()) {
-    case toml::node_type::table: return convert_table(*node.as_table(), name);
-    case toml::node_type::array: return convert_list(*node.as_array(), name);
-    case toml::node_type::boolean: return Setting(node.as_boolean()->get());
-    case toml::node_type::integer: return Setting(node.as_integer()->get());
-    case toml::node_type::floating_point: return Setting(node.as_floating_point()->get());
-    case toml::node_type::string: return Setting(node.as_string()->get());
-    default: fail(ExitCode::kUsage, "{}:{}: no key takes a date or a time; write it as a \"string\"", name, node.source().begin.line);
+    case toml::node_type::table:
+      return convert_table(*node.as_table(), name);
+    case toml::node_type::array:
+      return convert_list(*node.as_array(), name);
+    case toml::node_type::boolean:
+      return Setting(node.as_boolean()->get());
+    case toml::node_type::integer:
+      return Setting(node.as_integer()->get());
+    case toml::node_type::floating_point:
+      return Setting(node.as_floating_point()->get());
+    case toml::node_type::string:
+      return Setting(node.as_string()->get());
+    default:
+      fail(ExitCode::kUsage, "{}:{}: no key takes a date or a time; write it as a \"string\"", name,
+           node.source().begin.line);
   }
 }
 

@@ -114,8 +114,9 @@ budget = "100MiB"
 }
 
 TEST(Config, OverridesAreTomlOrText) {
-  const Config config = parse("[run]\nseed = 1\n", {"run.seed=2", "memory.policy=fixed", "memory.budget=[\"300MiB\",\"200MiB\"]",
-                                                    "run.dir=2024", "memory.target=5e-1", "memory.budget_changes=[{step=3}]"});
+  const Config config =
+      parse("[run]\nseed = 1\n", {"run.seed=2", "memory.policy=fixed", "memory.budget=[\"300MiB\",\"200MiB\"]",
+                                  "run.dir=2024", "memory.target=5e-1", "memory.budget_changes=[{step=3}]"});
   EXPECT_EQ(config.run.seed, 2);
   EXPECT_EQ(config.memory.policy, "fixed");
   EXPECT_EQ(config.memory.budget, Setting(Setting::List{"300MiB", "200MiB"}));
@@ -125,8 +126,10 @@ TEST(Config, OverridesAreTomlOrText) {
 }
 
 TEST(Config, UnknownNamesAreRefusedWithTheNearest) {
-  EXPECT_EQ(refusal("[memory]\n\ntagret = 0.5\n"), "demo.toml:3: unknown key memory.tagret; the nearest known one is memory.target");
-  EXPECT_EQ(refusal("[memroy]\ntarget = 0.5\n"), "demo.toml:1: unknown table [memroy]; the nearest known one is [memory]");
+  EXPECT_EQ(refusal("[memory]\n\ntagret = 0.5\n"),
+            "demo.toml:3: unknown key memory.tagret; the nearest known one is memory.target");
+  EXPECT_EQ(refusal("[memroy]\ntarget = 0.5\n"),
+            "demo.toml:1: unknown table [memroy]; the nearest known one is [memory]");
   EXPECT_THAT(refusal("seed = 3\n"), AllOf(HasSubstr("unknown key seed"), HasSubstr("run.seed")));
   EXPECT_EQ(refusal("", {"run.sed=1"}), "--set: unknown key run.sed; the nearest known one is run.seed");
   EXPECT_THAT(refusal("[[memory.budget_changes]]\nstpe = 1\n"), HasSubstr("memory.budget_changes[0].step"));
@@ -163,8 +166,9 @@ TEST(Config, BrokenTomlAndOverridesAreRefused) {
 }
 
 TEST(Config, ResolvedTomlLoadsBackIdentically) {
-  const Config config = parse("[run]\ndir = 'a\"\\b\t\u00e9'\n[memory]\ntarget = 0.1234567890123456789\nbudget = [1, 0.5]\n",
-                              {"memory.budget_changes=[{step=3, budget=\"1GiB\"}]", "run.weights=[1e-300, 3.0, 1e22]"});
+  const Config config =
+      parse("[run]\ndir = 'a\"\\b\t\u00e9'\n[memory]\ntarget = 0.1234567890123456789\nbudget = [1, 0.5]\n",
+            {"memory.budget_changes=[{step=3, budget=\"1GiB\"}]", "run.weights=[1e-300, 3.0, 1e22]"});
   const std::string text = config_to_toml(config);
   const Config again = parse(text);
   EXPECT_EQ(config_to_toml(again), text);
