@@ -11,18 +11,19 @@ namespace plimsoll::memory {
 namespace {
 
 thread_local Ledger* active = nullptr;
+thread_local std::uint64_t run_number = 0;
 
-// Stands for a block: meta storage has no data, so its size and label travel in the context pointer. `ledger` tells a block that
+// Stands for a block: meta storage has no data, so its size and label travel in the context pointer. `run` tells a block that
 // outlives its dry run (a model built in an earlier one) from one of the run in progress.
 struct Block {
   std::int64_t bytes;
   const char* label;
-  Ledger* ledger;
+  std::uint64_t run;
 };
 
 void free_block(void* context) {
   const std::unique_ptr<Block> block(static_cast<Block*>(context));
-  if (active != nullptr && block->ledger == active) active->remove(block->bytes, block->label);
+  if (active != nullptr && block->run == run_number) active->remove(block->bytes, block->label);
 }
 
 class MetaAllocator final : public c10::Allocator {
@@ -33,7 +34,7 @@ class MetaAllocator final : public c10::Allocator {
       return {nullptr, nullptr, nullptr, c10::Device(c10::kMeta)};
     }
     active->add(bytes, AllocationLabel::current());
-    auto block = std::make_unique<Block>(Block{bytes, AllocationLabel::current(), active});
+    auto block = std::make_unique<Block>(Block{bytes, AllocationLabel::current(), run_number});
     return {nullptr, block.release(), &free_block, c10::Device(c10::kMeta)};
   }
   void copy_data(void*, const void*, std::size_t) const override {}
@@ -41,7 +42,10 @@ class MetaAllocator final : public c10::Allocator {
 
 class Recording {
  public:
-  explicit Recording(Ledger& ledger) { active = &ledger; }
+  explicit Recording(Ledger& ledger) {
+    active = &ledger;
+    ++run_number;
+  }
   ~Recording() { active = nullptr; }
   Recording(const Recording&) = delete;
   Recording& operator=(const Recording&) = delete;

@@ -15,9 +15,9 @@ namespace {
 constexpr std::int64_t kAlignment = 16;   // elements: one cache line
 constexpr std::int64_t kGrain = 1 << 16;  // elements a thread is worth waking for
 
-at::Tensor zeros(std::int64_t elements, const char* label) {
+at::Tensor zeros(std::int64_t elements, at::Device device, const char* label) {
   const AllocationLabel scope(label);
-  return at::zeros({elements}, at::kFloat);
+  return at::zeros({elements}, at::TensorOptions(at::kFloat).device(device));
 }
 
 }  // namespace
@@ -28,11 +28,12 @@ FlatBuffers::FlatBuffers(const std::vector<model::Parameter>& parameters, std::i
     slots_.push_back({parameter.name, {elements_, end}, parameter.group});
     elements_ = (end + kAlignment - 1) / kAlignment * kAlignment;
   }
-  parameters_ = zeros(elements_, "trainable");
-  staging_ = zeros(elements_, "staging");
-  reduction_ = zeros(elements_ + extra, "gradients");
-  first_moment_ = zeros(elements_, "optimiser");
-  second_moment_ = zeros(elements_, "optimiser");
+  const at::Device device = parameters.at(0).tensor.device();
+  parameters_ = zeros(elements_, device, "trainable");
+  staging_ = zeros(elements_, device, "staging");
+  reduction_ = zeros(elements_ + extra, device, "gradients");
+  first_moment_ = zeros(elements_, device, "optimiser");
+  second_moment_ = zeros(elements_, device, "optimiser");
   const at::NoGradGuard no_grad;
   for (std::size_t i = 0; i < owners_.size(); ++i) {
     const auto [begin, end] = slots_[i].range;
@@ -89,15 +90,14 @@ void FlatBuffers::check_views() const {
   }
 }
 
-std::uint32_t FlatBuffers::weight_hash() const {
-  const std::uint64_t hash = hash64(std::as_bytes(std::span<const float>(span(parameters_))));
-  return static_cast<std::uint32_t>(hash >> 40);
+std::uint64_t FlatBuffers::weight_hash() const {
+  return xxh3_64(std::as_bytes(std::span<const float>(span(parameters_)))) >> 16;
 }
 
 std::uint64_t FlatBuffers::layout_hash() const {
   std::string text;
   for (const auto& slot : slots_) text += fmt::format("{}:{}:{};", slot.name, slot.range.begin, slot.range.end);
-  return hash64(std::as_bytes(std::span<const char>(text)));
+  return xxh3_64(std::as_bytes(std::span<const char>(text)));
 }
 
 }  // namespace plimsoll::train

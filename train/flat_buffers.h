@@ -28,7 +28,7 @@ struct FlatSlot {
 class FlatBuffers {
  public:
   /// Moves `parameters` into the flat buffer (their Tensor objects stay, their storage changes). `extra` more elements follow the gradients
-  /// in the reduction buffer.
+  /// in the reduction buffer. On meta only the shapes are made, for a dry run, and no other member but slots() may be called.
   FlatBuffers(const std::vector<model::Parameter>& parameters, std::int64_t extra);
 
   std::int64_t elements() const { return elements_; }
@@ -53,8 +53,8 @@ class FlatBuffers {
   void clear_reduction();
   /// Throws if a .grad no longer is the view of staging that it was: its gradient would be lost silently.
   void check_views() const;
-  /// 24-bit hash of all trainable values: equal on all ranks, or they have diverged.
-  std::uint32_t weight_hash() const;
+  /// 48-bit hash of all trainable values: equal on all ranks, or they have diverged.
+  std::uint64_t weight_hash() const;
   /// 64-bit hash of names, shapes and places.
   std::uint64_t layout_hash() const;
 

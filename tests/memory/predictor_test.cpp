@@ -1,0 +1,33 @@
+#include "memory/predictor.h"
+
+#include <gtest/gtest.h>
+
+namespace plimsoll::memory {
+namespace {
+
+TEST(Predictor, NeverRoundsDownAndNeverUpByMoreThanASixteenth) {
+  for (std::int64_t value = 1; value < 100000; value += 7) {
+    const auto rounded = round_up_to_class(value, 4);
+    EXPECT_GE(rounded, value);
+    EXPECT_LE(rounded, value + std::max<std::int64_t>(4, value / 16)) << value;
+    EXPECT_EQ(rounded % 4, 0);
+  }
+  EXPECT_EQ(round_up_to_class(0, 4), 0);
+}
+
+TEST(Predictor, SharesOneDryRunAmongNearbyShapes) {
+  int runs = 0;
+  Predictor predictor([&](const MicroBatchShape& shape, int blocks) {
+    ++runs;
+    return shape.tokens * 10 + shape.patches + blocks;
+  });
+  EXPECT_EQ(predictor.bytes({2, 1000, 512}, 0), predictor.bytes({2, 995, 510}, 0));
+  EXPECT_EQ(runs, 1);
+  predictor.bytes({2, 1000, 512}, 1);
+  predictor.bytes({3, 1000, 512}, 0);
+  EXPECT_EQ(runs, 3);
+  EXPECT_GE(predictor.bytes({2, 1001, 512}, 0), 10010 + 512);
+}
+
+}  // namespace
+}  // namespace plimsoll::memory

@@ -1,0 +1,76 @@
+#include "train/dry_step.h"
+
+#include <numeric>
+#include <vector>
+
+#include "memory/dry_run.h"
+#include "train/flat_buffers.h"
+#include "train/step.h"
+
+namespace plimsoll::train {
+namespace {
+
+// Memory depends on the totals only, so any way to deal them out to the samples serves. Patches come in fours, one token each.
+std::vector<SampleShape> deal(const memory::MicroBatchShape& total) {
+  std::vector<SampleShape> shapes(static_cast<std::size_t>(total.samples));
+  for (std::int64_t i = 0; i < total.samples; ++i) {
+    const auto part = [&](std::int64_t whole) { return whole / total.samples + (i < whole % total.samples ? 1 : 0); };
+    shapes[static_cast<std::size_t>(i)] = {part(total.tokens), part(total.patches / 4) * 4};
+  }
+  return shapes;
+}
+
+}  // namespace
+
+struct DryStep::Parts {
+  std::unique_ptr<model::VlaModel> model;
+  std::unique_ptr<FlatBuffers> buffers;
+  model::PackingRules rules;
+  std::int64_t effective_batch;
+  memory::Breakdown breakdown;
+};
+
+DryStep::DryStep(const model::VlaOptions& options, const model::PackingRules& rules, std::int64_t effective_batch,
+                 std::int64_t extra)
+    : parts_(std::make_unique<Parts>()) {
+  parts_->rules = rules;
+  parts_->effective_batch = effective_batch;
+  const auto ledger = memory::dry_run(
+      [&] {
+        parts_->model = std::make_unique<model::VlaModel>(options, at::Device(at::kMeta));
+        parts_->buffers = std::make_unique<FlatBuffers>(parts_->model->parameters(), extra);
+      },
+      true);
+  for (const auto& event : ledger.events()) parts_->breakdown[event.label] += event.bytes;
+  std::erase_if(parts_->breakdown, [](const auto& entry) { return entry.second == 0; });
+}
+
+DryStep::~DryStep() = default;
+
+const memory::Breakdown& DryStep::static_breakdown() const { return parts_->breakdown; }
+
+std::int64_t DryStep::static_bytes() const {
+  return std::accumulate(parts_->breakdown.begin(), parts_->breakdown.end(), std::int64_t{0},
+                         [](std::int64_t sum, const auto& entry) { return sum + entry.second; });
+}
+
+std::int64_t DryStep::activation_bytes(const memory::MicroBatchShape& shape, int recompute_blocks) const {
+  const auto shapes = deal(shape);
+  return memory::dry_run([&] {
+           forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {recompute_blocks}, parts_->effective_batch);
+         })
+      .peak();
+}
+
+memory::Ledger DryStep::micro_batch(const memory::MicroBatchShape& shape, int recompute_blocks) const {
+  const auto shapes = deal(shape);
+  return memory::dry_run(
+      [&] {
+        forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {recompute_blocks}, parts_->effective_batch);
+      },
+      true);
+}
+
+int DryStep::language_blocks() const { return parts_->model->language_blocks(); }
+
+}  // namespace plimsoll::train

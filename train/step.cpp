@@ -1,0 +1,135 @@
+#include "train/step.h"
+
+#include <chrono>
+#include <cmath>
+
+namespace plimsoll::train {
+namespace {
+
+std::int64_t milliseconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples) {
+  memory::MicroBatchShape total{static_cast<std::int64_t>(samples.size()), 0, 0};
+  for (const auto& sample : samples) {
+    const SampleShape shape = sample.sample->shape();
+    total.tokens += shape.tokens;
+    total.patches += shape.patches;
+  }
+  return total;
+}
+
+at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch, const model::Recompute& recompute,
+                            std::int64_t effective_batch) {
+  const at::AutoGradMode grad(true);
+  const at::Tensor losses = model.sample_losses(batch, recompute);
+  // Every sample counts 1 / B, however the batch is cut: that is why splitting never changes the gradient.
+  const at::Tensor weights = at::full(losses.sizes(), 1.0 / static_cast<double>(effective_batch), losses.options());
+  torch::autograd::backward({losses}, {weights});
+  return losses.detach();
+}
+
+Step::Step(const model::VlaModel& model, const model::PackingRules& rules, at::Device device, FlatBuffers& buffers,
+           ddp::Communicator& communicator, memory::Meter& meter, memory::Predictor& predictor, const StepOptions& options)
+    : model_(model),
+      rules_(rules),
+      device_(device),
+      buffers_(buffers),
+      communicator_(communicator),
+      meter_(meter),
+      predictor_(predictor),
+      options_(options),
+      guardian_(meter) {}
+
+StepResult Step::run(const StepInput& input) {
+  const auto start = std::chrono::steady_clock::now();
+  communicator_.enter(input.step, "compute");
+  buffers_.clear_reduction();
+  non_finite_sample_ = -1;
+  StepResult result;
+  result.guardian =
+      guardian_.run(input.samples.size(), static_cast<std::size_t>(input.plan.micro_batch), work(input));
+  const auto slots = buffers_.extra().subspan(kLossSlots);
+  ddp::pack(report(input, result.guardian, milliseconds_since(start)), communicator_.rank(), slots);
+
+  communicator_.enter(input.step, "reduce");
+  communicator_.all_reduce_sum(buffers_.reduction());
+  meter_.reset_peak();
+
+  result.reports = ddp::unpack(slots, communicator_.world());
+  result.verdict = ddp::agree(result.reports, agreement_);
+  agreement_ = result.verdict.next;
+  result.loss = buffers_.extra()[0] / buffers_.extra()[1];
+  if (result.verdict.action == ddp::Action::kApply) result.gradient_norm = update(input);
+  return result;
+}
+
+memory::MicroBatchWork Step::work(const StepInput& input) {
+  return {[this, &input](memory::Piece piece) { forward_backward(input, piece); }, [this] { buffers_.clear_staging(); },
+          [this, &input](memory::Piece piece) {
+            return predictor_.bytes(shape_of(input.samples.subspan(piece.begin, piece.count)), input.plan.recompute_blocks);
+          }};
+}
+
+void Step::forward_backward(const StepInput& input, memory::Piece piece) {
+  const auto samples = input.samples.subspan(piece.begin, piece.count);
+  const model::PackedBatch batch = model::pack(samples, rules_, device_);
+  commit(samples, train::forward_backward(model_, batch, {input.plan.recompute_blocks}, options_.effective_batch));
+}
+
+void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor& losses) {
+  buffers_.check_views();
+  const float* values = losses.data_ptr<float>();
+  std::int64_t bad = -1;
+  for (std::size_t i = samples.size(); i-- > 0;) {
+    if (!std::isfinite(values[i])) bad = samples[i].sample->index;
+  }
+  if (bad < 0 && !buffers_.staging_finite()) bad = samples.front().sample->index;
+  if (bad >= 0) {
+    if (non_finite_sample_ < 0) non_finite_sample_ = bad;
+    return buffers_.clear_staging();
+  }
+  buffers_.commit_staging();
+  for (std::size_t i = 0; i < samples.size(); ++i) buffers_.extra()[0] += values[i];
+  buffers_.extra()[1] += static_cast<float>(samples.size());
+}
+
+ddp::Report Step::report(const StepInput& input, const memory::GuardianReport& guardian, std::int64_t step_ms) {
+  ddp::Report report;
+  report.budget_bytes = meter_.budget();
+  report.measured_peak_bytes = meter_.peak();
+  report.predicted_peak_bytes = guardian.predicted_peak;
+  report.failed_request_bytes = guardian.failed_request;
+  report.retries = guardian.retries;
+  report.step_ms = step_ms;
+  report.load_ms = input.load_ms;
+  report.failed = guardian.failed;
+  report.non_finite = non_finite_sample_ >= 0;
+  report.stop_requested = input.stop_requested;
+  report.sample_index = guardian.failed ? input.samples[guardian.failed_sample].sample->index : non_finite_sample_;
+  report.plan_hash = memory::plan_hash(input.plan);
+  report.weight_hash = input.hash_weights ? buffers_.weight_hash() : 0;
+  return report;
+}
+
+double Step::update(const StepInput& input) {
+  const double norm = l2_norm(buffers_.gradients());
+  const double clip = options_.clip_norm;
+  const float scale = clip > 0 && norm > clip ? static_cast<float>(clip / (norm + 1e-6)) : 1.0F;
+  for (const auto group : {model::ParameterGroup::kVlm, model::ParameterGroup::kExpert}) {
+    const auto [begin, end] = buffers_.group(group);
+    AdamWOptions options = group == model::ParameterGroup::kVlm ? options_.adapters : options_.expert;
+    options.learning_rate *= input.learning_rate_factor;
+    const auto cut = [begin, end](std::span<float> all) {
+      return all.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
+    };
+    adamw_update(cut(buffers_.parameters()), cut(buffers_.gradients()), cut(buffers_.first_moment()),
+                 cut(buffers_.second_moment()), scale, input.step, options);
+  }
+  return norm;
+}
+
+}  // namespace plimsoll::train

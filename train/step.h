@@ -1,0 +1,90 @@
+#pragma once
+// The step is a transaction: either every rank's samples are in one update, or nobody's.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "ddp/agreement.h"
+#include "ddp/communicator.h"
+#include "ddp/report.h"
+#include "memory/guardian.h"
+#include "memory/planning/plan.h"
+#include "memory/predictor.h"
+#include "model/vla.h"
+#include "train/adamw.h"
+#include "train/flat_buffers.h"
+
+namespace plimsoll::train {
+
+/// Floats between gradients and report slots in the reduction buffer: sum of the losses, count of the samples.
+inline constexpr std::int64_t kLossSlots = 2;
+
+/// What does not change from step to step.
+struct StepOptions {
+  std::int64_t effective_batch = 1;  ///< samples of a step over all ranks: the divisor of the loss
+  double clip_norm = 1.0;            ///< 0: none
+  AdamWOptions adapters, expert;     ///< learning rates at factor 1
+};
+
+/// What a step is asked to do.
+struct StepInput {
+  std::int64_t step = 1;                         ///< optimiser step, from 1
+  std::span<const model::StreamSample> samples;  ///< this rank's share, all loaded
+  memory::Plan plan;
+  double learning_rate_factor = 1.0;
+  bool hash_weights = false;    ///< once a window: report a hash of the weights
+  bool stop_requested = false;  ///< this rank was asked to stop
+  std::int64_t load_ms = 0;
+};
+
+struct StepResult {
+  ddp::Verdict verdict;
+  std::vector<ddp::Report> reports;  ///< of all ranks
+  memory::GuardianReport guardian;   ///< this rank's
+  double loss = 0.0;                 ///< mean over the samples of all ranks
+  double gradient_norm = 0.0;        ///< before clipping
+};
+
+/// Runs steps on one rank. Everything it refers to outlives it; one thread.
+class Step {
+ public:
+  Step(const model::VlaModel& model, const model::PackingRules& rules, at::Device device, FlatBuffers& buffers,
+       ddp::Communicator& communicator, memory::Meter& meter, memory::Predictor& predictor, const StepOptions& options);
+
+  /// Forward, backward and commit of the share, one reduction, one verdict, and the update if it says so. After kReplay or kSkip weights
+  /// and moments are as before. Throws Error as ddp::agree does.
+  StepResult run(const StepInput& input);
+
+  memory::Guardian& guardian() { return guardian_; }
+  ddp::AgreementState& agreement() { return agreement_; }
+
+ private:
+  memory::MicroBatchWork work(const StepInput& input);
+  void forward_backward(const StepInput& input, memory::Piece piece);
+  void commit(std::span<const model::StreamSample> samples, const at::Tensor& losses);
+  ddp::Report report(const StepInput& input, const memory::GuardianReport& guardian, std::int64_t step_ms);
+  double update(const StepInput& input);
+
+  const model::VlaModel& model_;
+  model::PackingRules rules_;
+  at::Device device_;
+  FlatBuffers& buffers_;
+  ddp::Communicator& communicator_;
+  memory::Meter& meter_;
+  memory::Predictor& predictor_;
+  StepOptions options_;
+  memory::Guardian guardian_;
+  ddp::AgreementState agreement_;
+  std::int64_t non_finite_sample_ = -1;
+};
+
+/// Totals of a micro-batch: what its memory depends on.
+memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples);
+
+/// Forward and backward of one micro-batch into the parameters' .grad; returns the losses per sample. The same code runs a step and its
+/// dry run.
+at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch, const model::Recompute& recompute,
+                            std::int64_t effective_batch);
+
+}  // namespace plimsoll::train
