@@ -12,7 +12,13 @@
 namespace plimsoll::ddp {
 
 /// All calls come from the main thread of a rank, in the same order on every rank. A peer that is lost or late ends in
-/// Error(kPeer) that names the ranks behind, after which abort() is the only call allowed.
+/// Error(kPeer) that names the ranks behind; a peer of this node that called abort(code) ends in Error(code) naming it,
+/// so that all ranks leave with the culprit's exit code. After either, abort() is the only call allowed: buffers given
+/// to the broken collective may still be written to until the process ends.
+///
+/// The end: destroying the communicator passes a last barrier, so finish durable work before. Destroyed by an exception
+/// that unwinds the stack, it does not wait for the peers. A rank that fails alone catches its Error while the
+/// communicator lives and calls abort(error.code()); merely exiting would leave the others waiting until their timeout.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -30,7 +36,8 @@ class Communicator {
   virtual void barrier() = 0;
   /// Tells the peers (through the shared progress file) where this rank is; cheap, called several times a step.
   virtual void enter(std::int64_t step, const char* phase) = 0;
-  /// Ends all ranks at once with `exit_code`. Does not return.
+  /// Ends all ranks with `exit_code`, which this process leaves with. Peers of this node that wait in a collective are
+  /// given two seconds to notice and to leave by themselves; then all are killed. Does not return, runs no destructors.
   [[noreturn]] virtual void abort(int exit_code) = 0;
   /// "solo", "mpi".
   virtual std::string name() const = 0;
@@ -38,9 +45,14 @@ class Communicator {
 
 /// World 1, no MPI.
 std::unique_ptr<Communicator> make_solo();
-/// OpenMPI's world. Calls MPI_Init. `progress_dir` is a folder that all ranks of the node see; `timeout_seconds` bounds
-/// a collective until the longest step seen times ten is longer.
-std::unique_ptr<Communicator> make_mpi(const std::string& progress_dir, double timeout_seconds);
+/// OpenMPI's world. Calls MPI_Init, so one may live at a time and none can be made after it is gone (Error(kUsage)).
+/// Collectives are non-blocking and polled with back-off, since ranks may share a core. `progress_dir` is a folder that
+/// all ranks of the node see, made if absent; `timeout_seconds` bounds the wait in a collective until the longest step
+/// seen (by enter()) times ten is longer. Larger messages than `chunk_bytes` travel in pieces: MPI counts with int. As
+/// root, OpenMPI wants the environment variables OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; with
+/// more ranks than cores, mpirun wants --oversubscribe.
+std::unique_ptr<Communicator> make_mpi(const std::string& progress_dir, double timeout_seconds,
+                                       std::int64_t chunk_bytes = std::int64_t{64} << 20);
 /// MPI when started by mpirun or srun (OMPI_COMM_WORLD_SIZE, SLURM with PMI), else solo.
 std::unique_ptr<Communicator> make_communicator(const std::string& progress_dir, double timeout_seconds);
 

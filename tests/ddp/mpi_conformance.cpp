@@ -1,0 +1,101 @@
+// The conformance suite under mpirun, and the ways in which a run can break. Without --fault: the suite, with messages
+// cut into small pieces so that cutting is tried too. With --fault NAME FOLDER: rank 1 misbehaves and the others say
+// how they noticed.
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string_view>
+#include <thread>
+
+#include "core/error.h"
+#include "tests/ddp/conformance.h"
+
+namespace plimsoll::ddp {
+
+std::unique_ptr<Communicator>& holder() {
+  static std::unique_ptr<Communicator> value;
+  return value;
+}
+
+Communicator& tested() { return *holder(); }
+
+namespace {
+
+using namespace std::chrono_literals;
+
+std::string scratch_folder() {
+  const char* folder = std::getenv("TMPDIR");
+  return (std::filesystem::path(folder == nullptr ? "/tmp" : folder) /
+          ("plimsoll-conformance-" + std::to_string(getppid())))
+      .string();
+}
+
+/// Rank 1's part of a fault. Returns when it goes on to the next collective after all.
+void misbehave(std::string_view fault, Communicator& communicator) {
+  if (fault == "killed") kill(getpid(), SIGKILL);
+  if (fault == "late") std::this_thread::sleep_for(20s);
+  if (fault == "slow") std::this_thread::sleep_for(3s);
+  if (fault == "aborts") communicator.abort(4);
+  if (fault == "exits") _exit(7);
+}
+
+/// A few good steps, then rank 1 misbehaves; the others write what they are told to <folder>/rank-<n>.
+int run_fault(std::string_view fault, const std::string& folder) {
+  auto communicator = make_mpi(folder, fault == "slow" ? 60.0 : 2.0);
+  const int rank = communicator->rank();
+  const auto note = [&](const std::string& text) {
+    std::ofstream(folder + "/rank-" + std::to_string(rank)) << text << std::flush;
+  };
+  try {
+    std::vector<float> values(100000, 1.0F);
+    for (int step = 0; step < 5; ++step) {
+      communicator->enter(step, "compute");
+      if (rank == 1 && step == 3) misbehave(fault, *communicator);
+      communicator->enter(step, "reduce");
+      communicator->all_reduce_sum(values);
+    }
+    if (fault == "throws" && rank == 1) fail(ExitCode::kCheckpoint, "a rank's own trouble");
+    note("done");
+    communicator.reset();
+    return 0;
+  } catch (const Error& error) {
+    note(std::to_string(static_cast<int>(error.code())) + " " + error.what());
+    std::fprintf(stderr, "rank %d: %s\n", rank, error.what());
+    communicator->abort(static_cast<int>(error.code()));
+    return 1;  // never reached
+  }
+}
+
+int run_suite(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  holder() = make_mpi(scratch_folder(), 60.0, 4096);
+  if (tested().rank() != 0)
+    delete testing::UnitTest::GetInstance()->listeners().Release(
+        testing::UnitTest::GetInstance()->listeners().default_result_printer());
+  // A silent rank's failure must show too: the worst result of all is everybody's.
+  float failures = RUN_ALL_TESTS() == 0 ? 0.0F : 1.0F;
+  tested().all_reduce_sum(std::span(&failures, 1));
+  if (failures > 0.0F && tested().rank() == 0) std::printf("%g ranks failed\n", static_cast<double>(failures));
+  holder().reset();
+  return failures > 0.0F ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace plimsoll::ddp
+
+int main(int argc, char** argv) {
+  try {
+    if (argc == 4 && std::string_view(argv[1]) == "--fault") return plimsoll::ddp::run_fault(argv[2], argv[3]);
+    return plimsoll::ddp::run_suite(argc, argv);
+  } catch (const plimsoll::Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return static_cast<int>(error.code());
+  }
+}
