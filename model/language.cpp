@@ -1,0 +1,72 @@
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/scope.h"
+#include "model/towers.h"
+
+namespace plimsoll::model {
+
+LanguageModel::LanguageModel(const TextConfig& config, const ModuleLoader& loader) : config_(config), compute_(loader.compute) {
+  const std::string root = "model.language_model.";
+  loader.adapters.refuse(root + "embed_tokens", "embeddings have no adapter here");
+  loader.adapters.refuse("lm_head", "the language head is not computed here");
+  embedding_ = loader.weights.get(root + "embed_tokens.weight", {config.vocabulary, config.hidden});
+  for (int i = 0; i < config.layers; ++i) blocks_.push_back(make_block(i, loader));
+  norm_ = loader.weights.get(root + "norm.weight", {config.hidden});
+}
+
+LanguageModel::Block LanguageModel::make_block(int index, const ModuleLoader& loader) const {
+  const std::string root = fmt::format("model.language_model.layers.{}.", index);
+  const std::int64_t width = config_.hidden, wide = config_.intermediate, kv = std::int64_t{config_.kv_heads} * config_.head_dim();
+  const std::size_t before = loader.adapters.parameters().size();
+  Block block;
+  block.norm1 = loader.weights.get(root + "input_layernorm.weight", {width});
+  block.norm2 = loader.weights.get(root + "post_attention_layernorm.weight", {width});
+  block.q = loader.linear(root + "self_attn.q_proj", width, width, true);
+  block.k = loader.linear(root + "self_attn.k_proj", kv, width, true);
+  block.v = loader.linear(root + "self_attn.v_proj", kv, width, true);
+  block.o = loader.linear(root + "self_attn.o_proj", width, width, false);
+  block.gate = loader.linear(root + "mlp.gate_proj", wide, width, false);
+  block.up = loader.linear(root + "mlp.up_proj", wide, width, false);
+  block.down = loader.linear(root + "mlp.down_proj", width, wide, false);
+  const auto& made = loader.adapters.parameters();
+  for (std::size_t i = before; i < made.size(); ++i) block.trainable.push_back(made[i].tensor);
+  return block;
+}
+
+Tensor LanguageModel::embed(const PackedBatch& batch, const Tensor& image_features) const {
+  Tensor x = gather_rows(embedding_, batch.input_ids);
+  if (x.scalar_type() != compute_) x = x.to(compute_);
+  return image_features.defined() ? place_rows(x, batch.image_rows, image_features) : x;
+}
+
+Tensor LanguageModel::attend(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
+  const std::int64_t tokens = x.size(0), width = config_.head_dim();
+  const auto heads = [&](const Linear& layer, int count) { return layer(x, keys, compute_).view({tokens, count, width}); };
+  const Tensor q = rotary(heads(block.q, config_.heads), batch.text_cos, batch.text_sin);
+  const Tensor k = rotary(heads(block.k, config_.kv_heads), batch.text_cos, batch.text_sin);
+  return attention(q, k, heads(block.v, config_.kv_heads), batch.tokens, true).view({tokens, config_.hidden});
+}
+
+// Sums go into the branch's result, which nothing has saved: no allocation for them.
+Tensor LanguageModel::run_block(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
+  Tensor middle = block.o(attend(block, rms_norm(x, block.norm1, config_.norm_eps), batch, keys), keys, compute_);
+  middle.add_(x);
+  const Tensor normed = rms_norm(middle, block.norm2, config_.norm_eps);
+  Tensor out = block.down(swiglu(block.gate(normed, keys, compute_), block.up(normed, keys, compute_)), keys, compute_);
+  return out.add_(middle);
+}
+
+Tensor LanguageModel::forward(const PackedBatch& batch, const Tensor& image_features, [[maybe_unused]] int recomputed, bool training) const {
+  const AllocationLabel label("language.block");
+  const Tensor none;
+  const Tensor& keys = training ? batch.dropout_keys : none;
+  Tensor x = embed(batch, image_features);
+  for (int i = 0; i < blocks(); ++i) {
+    const Block& block = blocks_[i];
+    x = run_block(block, x, batch, keys);
+  }
+  return rms_norm(x, norm_, config_.norm_eps);
+}
+
+}  // namespace plimsoll::model
