@@ -1,0 +1,53 @@
+#pragma once
+// Where samples come from: a LeRobot dataset, or made-up ones to try memory and speed.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/sample.h"
+
+namespace plimsoll::data {
+
+/// Widths of the vectors in every Sample of a source.
+struct SampleDims {
+  std::int64_t state = 0, action = 0;
+  std::int64_t sensor_window = 0, sensor_channels = 0;
+};
+
+/// Samples by number, 0 .. size() - 1. const members may be called from several threads at once.
+class SampleSource {
+ public:
+  virtual ~SampleSource() = default;
+  virtual std::int64_t size() const = 0;
+  virtual SampleDims dims() const = 0;
+  /// What load(index) will weigh, from metadata alone.
+  virtual SampleShape shape_of(std::int64_t index) const = 0;
+  /// Decodes and processes one sample. Throws Error(kData) naming file, column and row.
+  virtual Sample load(std::int64_t index) const = 0;
+  /// Samples that are trained on, and those of the held-out episodes, as numbers of this source.
+  virtual const std::vector<std::int64_t>& training() const = 0;
+  virtual const std::vector<std::int64_t>& held_out() const = 0;
+  /// Equal on all ranks that see the same data: covers what load() would return.
+  virtual std::uint64_t hash() const = 0;
+};
+
+/// Samples without files: random pixels, words, states and actions from `seed`, the same for the same number everywhere.
+struct SyntheticOptions {
+  std::int64_t samples = 64;
+  std::uint64_t seed = 0;
+  std::int64_t state_dim = 4, action_dim = 2, chunk = 4;
+  std::int64_t sensor_window = 8, sensor_channels = 3;
+  int images = 1;                ///< per sample
+  int smallest_side = 56;        ///< pixels of an image's side, a multiple of 28; sides vary up to the largest
+  int largest_side = 112;
+  int smallest_text = 8, largest_text = 40;  ///< text tokens
+  int heavy_every = 0;           ///< every n-th sample has twice the largest side; 0: none
+  std::int64_t vocabulary = 512; ///< text tokens are below this
+  std::int64_t image_token = 0, vision_start_token = 0, vision_end_token = 0;  ///< of the model
+  std::int64_t not_a_number = -1;  ///< this sample's first action is NaN
+};
+std::unique_ptr<SampleSource> make_synthetic_source(const SyntheticOptions& options);
+
+}  // namespace plimsoll::data
