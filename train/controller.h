@@ -1,0 +1,43 @@
+#pragma once
+// From reports to plans: gathers windows, asks the policy, escalates after a failed step. Equal on every rank.
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "ddp/agreement.h"
+#include "ddp/report.h"
+#include "memory/planning/policy.h"
+
+namespace plimsoll::train {
+
+class Controller {
+ public:
+  /// `share`: the largest share of any rank. `language_blocks`: how many blocks can be recomputed.
+  Controller(const memory::PolicyConfig& config, int world, std::int64_t share, int language_blocks);
+
+  /// The baseline line before the first step.
+  memory::Decision start(std::int64_t step, const memory::Plan& plan, std::span<const std::int64_t> budgets);
+
+  /// What follows from one reduction: nothing; a decision at the end of a window (changed or not); or, after kReplay, the escalated
+  /// plan. Throws Error(kMemory) when a step failed and no plan is left: it says which sample, how many bytes, and what to set.
+  std::optional<memory::Decision> observe(std::int64_t step, std::span<const ddp::Report> reports, const ddp::Verdict& verdict,
+                                          const memory::Plan& plan);
+
+  const memory::PolicyConfig& config() const { return config_; }
+  /// Largest peak and its rank so far in this window, for the progress line.
+  const memory::WindowSummary& window() const { return window_.current(); }
+  memory::PolicyState& state() { return state_; }
+
+ private:
+  memory::Decision after_failure(std::int64_t step, std::span<const ddp::Report> reports, const ddp::Verdict& verdict,
+                                 const memory::Plan& plan);
+
+  memory::PolicyConfig config_;
+  std::int64_t share_;
+  int language_blocks_;
+  memory::WindowAccumulator window_;
+  memory::PolicyState state_;
+};
+
+}  // namespace plimsoll::train
