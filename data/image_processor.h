@@ -39,9 +39,6 @@ ImageSize resized_size(const ImageSize& size, const ImageProcessorOptions& optio
 /// or a picture that is small enough: as it is.
 ImageSize bounded_size(const ImageSize& size, std::int64_t resolution);
 
-/// Antialiased bicubic resize, 8 bits in and out. Returns a copy when the size is already right.
-Image resize_bicubic(const Image& image, const ImageSize& size);
-
 /// Appends the patches of `image` to `pixel_values`: rows of 3 * frames * patch * patch values (channel, frame, row, column), ordered
 /// by blocks of merge x merge patches. Returns (frames, patch rows, patch columns) = image_grid_thw. With `resolution` above 0
 /// the picture is first bounded by bounded_size(). Any thread. Throws Error(kData) as resized_size().
