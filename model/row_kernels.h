@@ -1,0 +1,41 @@
+#pragma once
+// What the hand-written row loops of model/ share: dispatch over the two dtypes of activations, sums that the compiler can
+// vectorise although floating-point addition may not be reordered.
+
+#include <torch/torch.h>
+
+#include <cstdint>
+
+namespace plimsoll::model::rows {
+
+/// Calls body(T{}) with T = c10::BFloat16 or float.
+template <class Body>
+void by_dtype(at::ScalarType type, Body body) {
+  if (type == at::kBFloat16) {
+    body(c10::BFloat16{});
+  } else {
+    body(0.0F);
+  }
+}
+
+/// Sum of term(i) for i in [0, n), in eight lanes that are added up in a fixed order.
+template <class Term>
+float sum(std::int64_t n, Term term) {
+  float lanes[8] = {};
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (std::int64_t j = 0; j < 8; ++j) lanes[j] += term(i + j);
+  }
+  for (; i < n; ++i) lanes[i & 7] += term(i);
+  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
+/// Runs body(g) for every g in [0, n), in parallel where the build has threads; each g writes what is its own.
+template <class Body>
+void each(std::int64_t n, Body body) {
+  at::parallel_for(0, n, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t g = begin; g < end; ++g) body(g);
+  });
+}
+
+}  // namespace plimsoll::model::rows
