@@ -326,9 +326,10 @@ void Mpi::close() noexcept {
     MPI_Finalize();
     std::error_code ignored;
     if (local_rank_ == 0) std::filesystem::remove(progress_path_, ignored);
-  } catch (const std::exception& error) {
-    // Nothing more to save here; mpirun ends what is left.
+  } catch (const Error& error) {
+    // A destructor cannot throw, and returning would let this rank claim success: leave as a caller would have.
     std::fprintf(stderr, "rank %d: the last barrier: %s\n", rank_, error.what());
+    abort(static_cast<int>(error.code()));
   }
 }
 
