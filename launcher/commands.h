@@ -1,0 +1,14 @@
+#pragma once
+// The subcommands. Each takes the arguments after its name and returns the program's exit code; what goes wrong is
+// thrown as Error. One file each: <name>_command.cpp.
+
+#include <string>
+#include <vector>
+
+namespace plimsoll {
+
+int run_launch(std::vector<std::string> args);
+int run_doctor(std::vector<std::string> args);
+int run_config(std::vector<std::string> args);
+
+}  // namespace plimsoll

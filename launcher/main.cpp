@@ -1,0 +1,73 @@
+// The program: finds the subcommand, and turns what it throws into a line on standard error and an exit code.
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <new>
+#include <string_view>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "launcher/commands.h"
+#include "launcher/version.h"
+
+namespace {
+
+struct Command {
+  std::string_view name;
+  int (*run)(std::vector<std::string>);
+  const char* summary;
+};
+
+constexpr std::array kCommands{
+    Command{"launch", plimsoll::run_launch, "start ranks under mpirun, restart and stop them"},
+    Command{"doctor", plimsoll::run_doctor, "say what this machine has and what is missing"},
+    Command{"config", plimsoll::run_config, "print the manual of all configuration keys, or a resolved configuration"},
+};
+
+void print_usage(std::FILE* to) {
+  fmt::print(to, "usage: plimsoll COMMAND [options]; plimsoll COMMAND --help says more\n\n");
+  for (const Command& command : kCommands) fmt::print(to, "  {:<12} {}\n", command.name, command.summary);
+}
+
+int run(std::vector<std::string> args) {
+  const std::string name = args.empty() ? "" : args[0];
+  if (name == "--help" || name == "-h" || name == "help") return print_usage(stdout), 0;
+  if (name == "--version") return fmt::print("plimsoll {}\n", plimsoll::kVersion), 0;
+  const auto* command =
+      std::find_if(kCommands.begin(), kCommands.end(), [&](const Command& c) { return c.name == name; });
+  if (command == kCommands.end()) {
+    print_usage(stderr);
+    plimsoll::fail(plimsoll::ExitCode::kUsage, "{}",
+                   name.empty() ? "no command given" : "unknown command \"" + name + "\"");
+  }
+  plimsoll::start_logging("info");
+  args.erase(args.begin());
+  return command->run(std::move(args));
+}
+
+int complain(plimsoll::ExitCode code, std::string_view kind, std::string_view text) {
+  // libtorch's errors end in a stack trace that helps nobody here.
+  text = text.substr(0, text.find("\nException raised from"));
+  fmt::print(stderr, "plimsoll: error: {}{}\n", kind, text);
+  return static_cast<int>(code);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using plimsoll::ExitCode;
+  try {
+    return run(std::vector<std::string>(argv + 1, argv + argc));
+  } catch (const plimsoll::Error& error) {
+    return complain(error.code(), "", error.what());
+  } catch (const std::bad_alloc&) {
+    return complain(ExitCode::kMemory, "",
+                    "host memory is exhausted; lower data.prefetch, data.workers or memory.budget");
+  } catch (const std::filesystem::filesystem_error& error) {
+    return complain(ExitCode::kData, "", error.what());
+  } catch (const std::exception& error) {
+    return complain(ExitCode::kData, "internal error: ", error.what());
+  }
+}
