@@ -1,0 +1,48 @@
+#include <algorithm>
+
+#include "core/error.h"
+#include "memory/planning/policy.h"
+
+namespace plimsoll::memory {
+namespace {
+
+void merge(const RankUsage& step, RankUsage& window) {
+  window.budget_bytes = step.budget_bytes;
+  window.peak_bytes = std::max(window.peak_bytes, step.peak_bytes);
+  window.retries += step.retries;
+  window.allocator_retries += step.allocator_retries;
+  window.failed_request_bytes = std::max(window.failed_request_bytes, step.failed_request_bytes);
+  window.failed = window.failed || step.failed;
+}
+
+}  // namespace
+
+WindowAccumulator::WindowAccumulator(int adjustment_frequency, int world)
+    : frequency_(adjustment_frequency), world_(world) {
+  if (adjustment_frequency < 1 || world < 1) {
+    fail(ExitCode::kUsage, "a window of {} steps over {} ranks: memory.adjustment_frequency must be at least 1",
+         adjustment_frequency, world);
+  }
+}
+
+std::optional<WindowSummary> WindowAccumulator::add(std::int64_t step, std::span<const RankUsage> reports,
+                                                    bool concluded) {
+  if (reports.size() != static_cast<std::size_t>(world_)) {
+    fail(ExitCode::kUsage, "step {} brought {} reports for a world of {}", step, reports.size(), world_);
+  }
+  if (current_.ranks.empty()) {
+    current_.first_step = step;
+    current_.ranks.resize(reports.size());
+  }
+  current_.last_step = step;
+  for (std::size_t rank = 0; rank < reports.size(); ++rank) merge(reports[rank], current_.ranks[rank]);
+  if (concluded) ++current_.steps;
+  if (current_.steps < frequency_) return std::nullopt;
+  WindowSummary full = std::move(current_);
+  restart();
+  return full;
+}
+
+void WindowAccumulator::restart() { current_ = {}; }
+
+}  // namespace plimsoll::memory
