@@ -1,0 +1,70 @@
+#include "report/records.h"
+
+#include <nlohmann/json.hpp>
+
+namespace plimsoll::report {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json view(const PlanView& plan) {
+  return {{"micro_batch", plan.micro_batch},
+          {"accumulation", plan.accumulation},
+          {"resolution", plan.resolution},
+          {"recompute_blocks", plan.recompute_blocks},
+          {"hash", plan.hash}};
+}
+
+Json view(const std::vector<RankMemory>& ranks) {
+  Json list = Json::array();
+  for (const RankMemory& rank : ranks) {
+    list.push_back(
+        {{"peak", rank.peak}, {"predicted", rank.predicted}, {"budget", rank.budget}, {"retries", rank.retries}});
+  }
+  return list;
+}
+
+/// One line whatever names and reasons hold.
+std::string line(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+}  // namespace
+
+std::string to_json(const StepRecord& record) {
+  Json tasks = Json::object();
+  for (const auto& [name, loss] : record.task_losses) tasks[name] = loss;
+  return line(
+      {{"step", record.step},
+       {"epoch", record.epoch},
+       {"loss", record.loss},
+       {"task_losses", tasks},
+       {"grad_norm", record.grad_norm},
+       {"lr", record.lr},
+       {"vl_lr", record.vl_lr},
+       {"samples", record.samples},
+       {"first_sample", record.first_sample},
+       {"samples_per_second", record.step_ms > 0 ? static_cast<double>(record.samples) / record.step_ms * 1e3 : 0.0},
+       {"step_ms", record.step_ms},
+       {"load_ms", record.load_ms},
+       {"skipped", record.skipped},
+       {"plan", view(record.plan)},
+       {"memory", view(record.ranks)},
+       {"attempt", record.attempt}});
+}
+
+std::string to_json(const DecisionRecord& record) {
+  return line({{"step", record.step},
+               {"window", record.window},
+               {"policy", record.policy},
+               {"memory", view(record.ranks)},
+               {"worst_rank", record.worst_rank},
+               {"peak_fraction", record.peak_fraction},
+               {"target", record.target},
+               {"margin", record.margin},
+               {"before", view(record.before)},
+               {"after", view(record.after)},
+               {"predicted_peak", record.predicted_peak ? Json(*record.predicted_peak) : Json(nullptr)},
+               {"changed", record.changed},
+               {"reason", record.reason}});
+}
+
+}  // namespace plimsoll::report

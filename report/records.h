@@ -1,0 +1,67 @@
+#pragma once
+// What a run writes down: a line a step (metrics.jsonl) and a line a decision (decisions.jsonl). Plain structs and pure
+// functions to one line of JSON; JsonLines puts them into files. Bytes are bytes, times are milliseconds, numbers that
+// are not finite become null.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace plimsoll::report {
+
+/// One rank's memory in a step.
+struct RankMemory {
+  std::int64_t peak = 0;       ///< most bytes live at once in this step
+  std::int64_t predicted = 0;  ///< what the dry run said; 0: nothing
+  std::int64_t budget = 0;
+  std::int64_t retries = 0;  ///< pieces that ran out of memory and were replayed smaller
+};
+
+/// A plan as it is shown; no other room's type, so that this room needs none.
+struct PlanView {
+  std::int64_t micro_batch = 1;
+  std::int64_t accumulation = 1;  ///< micro-batches of this step on the rank that had the most
+  std::int64_t resolution = 0;    ///< longer side in pixels; 0: images as they are
+  std::int64_t recompute_blocks = 0;
+  std::uint32_t hash = 0;
+};
+
+/// One optimiser step over the whole world.
+struct StepRecord {
+  std::int64_t step = 0;                                    ///< from 1
+  double epoch = 0.0;                                       ///< passes over the data so far
+  double loss = 0.0;                                        ///< mean over the effective batch
+  std::vector<std::pair<std::string, double>> task_losses;  ///< name, mean
+  double grad_norm = 0.0;                                   ///< before clipping
+  double lr = 0.0;
+  double vl_lr = 0.0;
+  std::int64_t samples = 0;       ///< of this step: the effective batch
+  std::int64_t first_sample = 0;  ///< position of its first sample in the sample stream
+  double step_ms = 0.0;           ///< wall clock, the slowest rank
+  double load_ms = 0.0;           ///< waited for the loader, the slowest rank
+  bool skipped = false;           ///< values were not finite: nothing was updated
+  PlanView plan;
+  std::vector<RankMemory> ranks;  ///< in rank order
+  std::int64_t attempt = 1;       ///< of the run: one more with every restart
+};
+std::string to_json(const StepRecord& record);
+
+/// One decision: what was seen, what was predicted, what was chosen and why. Also written when nothing changes.
+struct DecisionRecord {
+  std::int64_t step = 0;    ///< last step of the window that was looked at
+  std::int64_t window = 0;  ///< from 1
+  std::string policy;
+  std::vector<RankMemory> ranks;  ///< peaks are the window's
+  std::int64_t worst_rank = 0;    ///< the one with the largest fraction of its budget
+  double peak_fraction = 0.0;     ///< that fraction
+  double target = 0.0, margin = 0.0;
+  PlanView before, after;
+  std::optional<std::int64_t> predicted_peak;  ///< of `after`, on the worst rank
+  bool changed = false;
+  std::string reason;  ///< a sentence for a person
+};
+std::string to_json(const DecisionRecord& record);
+
+}  // namespace plimsoll::report
