@@ -10,6 +10,7 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/philox.h"
@@ -32,7 +33,8 @@ struct Segments {
 };
 using SegmentsPtr = std::shared_ptr<const Segments>;
 
-/// The only matrix products of the model: out = a b^T (+ bias), a: [n, in], b: [out, in]. Not an autograd node.
+/// The only matrix products of the model: out = a b^T (+ bias), a: [n, in], b: [out, in]. Not an autograd node. Operands and
+/// result have a's dtype.
 Tensor matmul_nt(const Tensor& a, const Tensor& b, const Tensor& bias = {});
 /// out = a b, a: [n, k], b: [k, m].
 Tensor matmul_nn(const Tensor& a, const Tensor& b);
@@ -43,8 +45,11 @@ Tensor matmul_tn(const Tensor& a, const Tensor& b);
 /// they differ. Gradients go only where they are required; x is saved only if W requires one.
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, at::ScalarType compute);
 
-/// Where dropout is applied and with which keys: element (row t, channel c) is dropped when the 32-bit Philox word of
-/// (mixed[t], counter (token[t], c)) is below rate * 2^32. One mixed key per row because rows belong to different samples.
+/// Where dropout is applied and with which keys: element (row t, channel c) is dropped when its 32-bit Philox word is below
+/// rate * 2^32, else multiplied by 1 / (1 - rate). The word: key = the two words of keys[t][0] (low half first, mix(RandomKey)
+/// of core/philox.h), counter = (keys[t][1], 8 floor(c / 32) + c mod 8, site, 0), word number floor((c mod 32) / 8) of the four.
+/// So one Philox call serves four channels and eight neighbouring calls serve 32 in order of memory. One key per row because
+/// rows belong to different samples; nothing depends on what else is in the batch.
 /// `keys`: [n, 2] int64 tensor on the device: key words packed in 64 bits, token index within the sample.
 struct Dropout {
   float rate = 0.0F;   ///< 0 turns it off
@@ -56,6 +61,19 @@ struct Dropout {
 /// Saves x and the r-wide product; dropout is drawn again in backward.
 Tensor lora_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& a, const Tensor& b, float scale,
                    const Dropout& dropout, at::ScalarType compute);
+
+/// One layer of a group that reads the same x.
+struct LoraLayer {
+  Tensor weight;  ///< [out, in], frozen
+  Tensor bias;    ///< [out], frozen, or undefined
+  Tensor a, b;    ///< [r, in], [out, r], fp32, trainable; undefined both: a frozen layer without adapter
+  std::uint32_t site = 0;  ///< of its dropout
+};
+
+/// Several lora_linear over one x (q, k, v; gate, up) as one node: x is saved once and its gradient is summed in fp32 inside.
+/// `dropout.site` is not read, each layer has its own. Outputs in the order of `layers`.
+std::vector<Tensor> lora_linears(const Tensor& x, const std::vector<LoraLayer>& layers, float scale, const Dropout& dropout,
+                                 at::ScalarType compute);
 
 /// y = x / sqrt(mean(x^2) + eps), cast to x's dtype, times weight (Qwen2.5-VL's order: cast before the product). `weight`
 /// undefined: no weight. Saves x, weight and one fp32 per row. Gradient to weight only if it requires one.
@@ -78,5 +96,41 @@ Tensor gather_rows(const Tensor& table, const Tensor& indices);
 
 /// A copy of x [n, d] in which rows `indices` [m] are replaced by `rows` [m, d]. Gradients to both, where required.
 Tensor place_rows(const Tensor& x, const Tensor& indices, const Tensor& rows);
+
+/// 0.5 x (1 + erf(x / sqrt 2)). Saves x.
+Tensor gelu(const Tensor& x);
+/// The tanh approximation of gelu (torch's approximate="tanh"). Saves x.
+Tensor gelu_tanh(const Tensor& x);
+/// x sigmoid(x). Saves x.
+Tensor silu(const Tensor& x);
+
+/// x + y of the same shape and dtype. Saves nothing; the gradient goes to both as it is.
+Tensor add(const Tensor& x, const Tensor& y);
+
+/// x in another dtype; x itself when it has that dtype.
+Tensor cast(const Tensor& x, at::ScalarType dtype);
+
+/// Adaptive modulation: x (1 + scale) + shift. x: [groups * rows, d] (or [groups, rows, d]); scale, shift: [groups, d], each row for
+/// the rows of one group; they may be slices of a wider tensor (at::chunk: its backward joins the slices in one
+/// allocation). Saves x if scale requires a gradient, and scale.
+Tensor modulate(const Tensor& x, const Tensor& scale, const Tensor& shift);
+
+/// Gated residual: x + gate y. x, y: [groups * rows, d] (or [groups, rows, d]), gate: [groups, d] as above. Saves y and gate; x's
+/// gradient is the incoming one.
+Tensor gated_add(const Tensor& x, const Tensor& y, const Tensor& gate);
+
+/// Loss per sample [samples] fp32: sum of weight (prediction - target)^2 / (draws * A * sum of weight). prediction: [samples * draws,
+/// N, A]; target alike, fp32; weight: [samples, N] fp32, no gradient to either; a sample whose weights are all 0 has loss 0.
+/// A row of weight 0 is not read into the sum, whatever it holds. Saves prediction, target, weight.
+Tensor sample_mse(const Tensor& prediction, const Tensor& target, const Tensor& weight);
+
+/// Most bytes of library scratch (core/scope.h) that `attention` takes at once, forward and backward, for these segments: what
+/// the CPU's workspace arena must hold. Exact for one thread a worker; fewer workers take less.
+std::int64_t attention_scratch_bytes(const Segments& segments, std::int64_t head_dim, at::ScalarType dtype, int threads);
+
+/// The same for one linear or lora_linear(s) layer of a group with `outs` outputs each: n rows, `in` inputs, low rank `rank` (0: none).
+/// `weights` is the dtype of the frozen or trained weight: another one than `compute` is converted in scratch.
+std::int64_t linear_scratch_bytes(std::int64_t n, std::int64_t in, const std::vector<std::int64_t>& outs, std::int64_t rank,
+                                  at::ScalarType weights, at::ScalarType compute);
 
 }  // namespace plimsoll::model

@@ -1,0 +1,360 @@
+// Operators that go element by element or row by row, as graph nodes.
+
+#include "model/ops_node.h"
+
+namespace plimsoll::model {
+namespace {
+
+void check_same(const Tensor& x, const Tensor& y, const char* what) {
+  if (x.sizes() != y.sizes() || x.scalar_type() != y.scalar_type()) {
+    fail(ExitCode::kUsage, "{}: operands differ in shape or dtype ({} {} elements, {} {} elements)", what, x.numel(),
+         c10::toString(x.scalar_type()), y.numel(), c10::toString(y.scalar_type()));
+  }
+}
+
+class RmsNormNode final : public OpNode<3> {
+ public:
+  void keep(const Tensor& x, const Tensor& weight, const Tensor& rstd) {
+    save(0, x);
+    save(1, weight);
+    save(2, rstd);
+  }
+
+ protected:
+  variable_list backward(const variable_list& grads) override {
+    const Tensor grad = grads[0].contiguous(), x = saved(0), weight = saved(1);
+    Tensor dx = needs(0) ? make_like(x) : Tensor(), dweight = needs(1) ? make_like(weight) : Tensor();
+    kernels_for(x).rms_norm_backward(grad, x, weight, saved(2), dx, dweight);
+    return {dx, dweight};
+  }
+};
+
+class SwigluNode final : public OpNode<2> {
+ public:
+  void keep(const Tensor& gate, const Tensor& up) {
+    save(0, gate);
+    save(1, up);
+  }
+
+ protected:
+  variable_list backward(const variable_list& grads) override {
+    const Tensor gate = saved(0), up = saved(1);
+    Tensor dgate = make_like(gate), dup = make_like(up);
+    kernels_for(gate).swiglu_backward(grads[0].contiguous(), gate, up, dgate, dup);
+    return {dgate, dup};
+  }
+};
+
+class ActivationNode final : public OpNode<1> {
+ public:
+  void keep(Activation kind, const Tensor& x) {
+    kind_ = kind;
+    save(0, x);
+  }
+
+ protected:
+  variable_list backward(const variable_list& grads) override {
+    const Tensor x = saved(0);
+    Tensor dx = make_like(x);
+    kernels_for(x).activation_backward(kind_, grads[0].contiguous(), x, dx);
+    return {dx};
+  }
+
+ private:
+  Activation kind_ = Activation::kSilu;
+};
+
+Tensor activation(Activation kind, const Tensor& x_in) {
+  const Tensor x = x_in.contiguous();
+  Tensor out = make_like(x);
+  kernels_for(x).activation_forward(kind, x, out);
+  if (!wants_graph(x)) return out;
+  auto node = make_node<ActivationNode>(x);
+  node->keep(kind, x);
+  torch::autograd::set_history(out, node);
+  return out;
+}
+
+class RotaryNode final : public OpNode<2> {
+ public:
+  void keep(const Tensor& cos, const Tensor& sin) {
+    save(0, cos);
+    save(1, sin);
+  }
+
+ protected:
+  variable_list backward(const variable_list& grads) override {
+    const Tensor grad = contiguous_heads(grads[0]);
+    Tensor dx = make_like(grad);
+    kernels_for(grad).rotary(grad, saved(0), saved(1), true, dx);
+    return {dx};
+  }
+};
+
+class AddNode final : public OpNode<0> {
+ protected:
+  variable_list backward(const variable_list& grads) override { return {grads[0], grads[0]}; }
+};
+
+class CastNode final : public OpNode<0> {
+ public:
+  void keep(at::ScalarType from) { from_ = from; }
+
+ protected:
+  variable_list backward(const variable_list& grads) override {
+    const Tensor grad = grads[0].contiguous();
+    Tensor dx = make(grad.sizes(), from_, grad);
+    kernels_for(grad).cast(grad, dx);
+    return {dx};
+  }
+
+ private:
+  at::ScalarType from_ = at::kFloat;
+};
+
+class GatherNode final : public OpNode<1> {
+ public:
+  void keep(const Tensor& table, const Tensor& indices) {
+    save(0, indices);
+    sizes_ = table.sizes().vec();
+    dtype_ = table.scalar_type();
+  }
+
+ protected:
+  variable_list backward(const variable_list& grads) override {
+    const Tensor grad = grads[0].contiguous();
+    Tensor dtable = make(sizes_, dtype_, grad);
+    kernels_for(grad).scatter_add_rows(grad, saved(0), dtable);
+    return {dtable};
+  }
+
+ private:
+  std::vector<std::int64_t> sizes_;
+  at::ScalarType dtype_ = at::kFloat;
+};
+
+class PlaceNode final : public OpNode<1> {
+ public:
+  void keep(const Tensor& indices) { save(0, indices); }
+
+ protected:
+  variable_list backward(const variable_list& grads) override {
+    const Tensor grad = grads[0].contiguous(), indices = saved(0);
+    const Kernels& kernels = kernels_for(grad);
+    variable_list out(2);
+    if (needs(0)) {
+      out[0] = make_like(grad);
+      kernels.place_rows(grad, indices, {}, out[0]);
+    }
+    if (needs(1)) {
+      out[1] = make({indices.numel(), grad.size(1)}, grad.scalar_type(), grad);
+      kernels.gather_rows(grad, indices, out[1]);
+    }
+    return out;
+  }
+};
+
+/// One row per group, channels together; rows may be slices of a wider tensor.
+Tensor group_rows(const Tensor& x, const Tensor& rows, const char* what) {
+  const std::int64_t count = x.size(-1) == 0 ? 0 : x.numel() / x.size(-1);
+  if (rows.dim() != 2 || rows.size(1) != x.size(-1) || (rows.size(0) == 0 ? count != 0 : count % rows.size(0) != 0)) {
+    fail(ExitCode::kUsage, "{}: {} elements in rows of {} do not fall into the groups of a [{}, {}] tensor", what, x.numel(),
+         x.size(-1), rows.size(0), rows.size(-1));
+  }
+  const Tensor same = cast(rows, x.scalar_type());
+  return same.stride(1) == 1 ? same : same.contiguous();
+}
+
+class ModulateNode final : public OpNode<2> {
+ public:
+  void keep(const Tensor& x, const Tensor& scale) {
+    if (scale.requires_grad()) save(0, x);
+    save(1, scale);
+  }
+
+ protected:
+  variable_list backward(const variable_list& grads) override {
+    const Tensor grad = grads[0].contiguous(), scale = saved(1);
+    Tensor dx = needs(0) ? make_like(grad) : Tensor();
+    Tensor dscale = needs(1) ? make(scale.sizes(), scale.scalar_type(), grad) : Tensor();
+    Tensor dshift = needs(2) ? make(scale.sizes(), scale.scalar_type(), grad) : Tensor();
+    kernels_for(grad).modulate_backward(grad, dscale.defined() ? saved(0) : Tensor(), scale, dx, dscale, dshift);
+    return {dx, dscale, dshift};
+  }
+};
+
+class GatedAddNode final : public OpNode<2> {
+ public:
+  void keep(const Tensor& y, const Tensor& gate) {
+    save(0, y);
+    save(1, gate);
+  }
+
+ protected:
+  variable_list backward(const variable_list& grads) override {
+    const Tensor grad = grads[0].contiguous(), y = saved(0), gate = saved(1);
+    Tensor dy = needs(1) ? make_like(grad) : Tensor();
+    Tensor dgate = needs(2) ? make(gate.sizes(), gate.scalar_type(), grad) : Tensor();
+    kernels_for(grad).gated_add_backward(grad, y, gate, dy, dgate);
+    return {needs(0) ? grad : Tensor(), dy, dgate};
+  }
+};
+
+class SampleMseNode final : public OpNode<3> {
+ public:
+  void keep(const Tensor& prediction, const Tensor& target, const Tensor& weight) {
+    save(0, prediction);
+    save(1, target);
+    save(2, weight);
+  }
+
+ protected:
+  variable_list backward(const variable_list& grads) override {
+    const Tensor prediction = saved(0);
+    Tensor dprediction = make_like(prediction);
+    kernels_for(prediction).sample_mse_backward(grads[0].contiguous(), prediction, saved(1), saved(2), dprediction);
+    return {dprediction};
+  }
+};
+
+}  // namespace
+
+Tensor rms_norm(const Tensor& x_in, const Tensor& weight_in, double eps) {
+  const Tensor x = x_in.contiguous();
+  if (weight_in.defined() && weight_in.numel() != x.size(-1)) {
+    fail(ExitCode::kUsage, "rms_norm: weight of {} over rows of {}", weight_in.numel(), x.size(-1));
+  }
+  const Tensor weight = weight_in.defined() ? cast(weight_in, x.scalar_type()) : Tensor();
+  const bool graph = wants_graph(x, weight);
+  Tensor out = make_like(x);
+  Tensor rstd = graph ? make({x.size(-1) == 0 ? 0 : x.numel() / x.size(-1)}, at::kFloat, x) : Tensor();
+  kernels_for(x).rms_norm_forward(x, weight, eps, out, rstd);
+  if (!graph) return out;
+  auto node = make_node<RmsNormNode>(x, weight);
+  node->keep(x, weight, rstd);
+  torch::autograd::set_history(out, node);
+  return out;
+}
+
+Tensor swiglu(const Tensor& gate_in, const Tensor& up_in) {
+  check_same(gate_in, up_in, "swiglu");
+  const Tensor gate = gate_in.contiguous(), up = up_in.contiguous();
+  Tensor out = make_like(gate);
+  kernels_for(gate).swiglu_forward(gate, up, out);
+  if (!wants_graph(gate, up)) return out;
+  auto node = make_node<SwigluNode>(gate, up);
+  node->keep(gate, up);
+  torch::autograd::set_history(out, node);
+  return out;
+}
+
+Tensor gelu(const Tensor& x) { return activation(Activation::kGeluErf, x); }
+Tensor gelu_tanh(const Tensor& x) { return activation(Activation::kGeluTanh, x); }
+Tensor silu(const Tensor& x) { return activation(Activation::kSilu, x); }
+
+Tensor rotary(const Tensor& x_in, const Tensor& cos_in, const Tensor& sin_in) {
+  const Tensor x = contiguous_heads(x_in), cos = cos_in.contiguous(), sin = sin_in.contiguous();
+  check_same(cos, sin, "rotary");
+  if (x.dim() != 3 || x.size(2) % 2 != 0 || cos.numel() != x.size(0) * x.size(2)) {
+    fail(ExitCode::kUsage, "rotary: a table of {} values for {} rows of heads of {}", cos.numel(), x.size(0), x.size(-1));
+  }
+  Tensor out = make(x.sizes(), x.scalar_type(), x);
+  kernels_for(x).rotary(x, cos, sin, false, out);
+  if (!wants_graph(x)) return out;
+  auto node = make_node<RotaryNode>(x);
+  node->keep(cos, sin);
+  torch::autograd::set_history(out, node);
+  return out;
+}
+
+Tensor add(const Tensor& x_in, const Tensor& y_in) {
+  check_same(x_in, y_in, "add");
+  const Tensor x = x_in.contiguous(), y = y_in.contiguous();
+  Tensor out = make_like(x);
+  kernels_for(x).add(x, y, out);
+  if (wants_graph(x, y)) torch::autograd::set_history(out, make_node<AddNode>(x, y));
+  return out;
+}
+
+Tensor cast(const Tensor& x_in, at::ScalarType dtype) {
+  if (x_in.scalar_type() == dtype) return x_in;
+  const Tensor x = x_in.contiguous();
+  Tensor out = make(x.sizes(), dtype, x);
+  kernels_for(x).cast(x, out);
+  if (!wants_graph(x)) return out;
+  auto node = make_node<CastNode>(x);
+  node->keep(x.scalar_type());
+  torch::autograd::set_history(out, node);
+  return out;
+}
+
+Tensor gather_rows(const Tensor& table_in, const Tensor& indices_in) {
+  const Tensor table = table_in.contiguous(), indices = indices_in.contiguous();
+  Tensor out = make({indices.numel(), table.size(1)}, table.scalar_type(), table);
+  kernels_for(table).gather_rows(table, indices, out);
+  if (!wants_graph(table)) return out;
+  auto node = make_node<GatherNode>(table);
+  node->keep(table, indices);
+  torch::autograd::set_history(out, node);
+  return out;
+}
+
+Tensor place_rows(const Tensor& x_in, const Tensor& indices_in, const Tensor& rows_in) {
+  const Tensor x = x_in.contiguous(), indices = indices_in.contiguous(), rows = rows_in.contiguous();
+  if (x.dim() != 2 || rows.dim() != 2 || x.size(1) != rows.size(1) || indices.numel() != rows.size(0) ||
+      x.scalar_type() != rows.scalar_type()) {
+    fail(ExitCode::kUsage, "place_rows: {} indices for {} rows of {} into rows of {}", indices.numel(), rows.size(0), rows.size(-1),
+         x.size(-1));
+  }
+  Tensor out = make_like(x);
+  kernels_for(x).place_rows(x, indices, rows, out);
+  if (!wants_graph(x, rows)) return out;
+  auto node = make_node<PlaceNode>(x, rows);
+  node->keep(indices);
+  torch::autograd::set_history(out, node);
+  return out;
+}
+
+Tensor modulate(const Tensor& x_in, const Tensor& scale_in, const Tensor& shift_in) {
+  const Tensor x = x_in.contiguous();
+  const Tensor scale = group_rows(x, scale_in, "modulate"), shift = group_rows(x, shift_in, "modulate");
+  check_same(scale, shift, "modulate");
+  Tensor out = make_like(x);
+  kernels_for(x).modulate_forward(x, scale, shift, out);
+  if (!wants_graph(x, scale, shift)) return out;
+  auto node = make_node<ModulateNode>(x, scale, shift);
+  node->keep(x, scale);
+  torch::autograd::set_history(out, node);
+  return out;
+}
+
+Tensor gated_add(const Tensor& x_in, const Tensor& y_in, const Tensor& gate_in) {
+  check_same(x_in, y_in, "gated_add");
+  const Tensor x = x_in.contiguous(), y = y_in.contiguous(), gate = group_rows(x, gate_in, "gated_add");
+  Tensor out = make_like(x);
+  kernels_for(x).gated_add_forward(x, y, gate, out);
+  if (!wants_graph(x, y, gate)) return out;
+  auto node = make_node<GatedAddNode>(x, y, gate);
+  node->keep(y, gate);
+  torch::autograd::set_history(out, node);
+  return out;
+}
+
+Tensor sample_mse(const Tensor& prediction_in, const Tensor& target_in, const Tensor& weight_in) {
+  const Tensor prediction = prediction_in.contiguous(), target = target_in.contiguous(), weight = weight_in.contiguous();
+  if (prediction.dim() != 3 || weight.dim() != 2 || prediction.sizes() != target.sizes() || prediction.size(1) != weight.size(1) ||
+      target.scalar_type() != at::kFloat || weight.scalar_type() != at::kFloat ||
+      (weight.size(0) == 0 ? prediction.numel() != 0 : prediction.size(0) % weight.size(0) != 0)) {
+    fail(ExitCode::kUsage, "sample_mse: prediction [samples * draws, N, A], fp32 target alike, fp32 weight [samples, N]; given {}, {}, {} elements",
+         prediction.numel(), target.numel(), weight.numel());
+  }
+  Tensor losses = make({weight.size(0)}, at::kFloat, prediction);
+  kernels_for(prediction).sample_mse_forward(prediction, target, weight, losses);
+  if (!wants_graph(prediction)) return losses;
+  auto node = make_node<SampleMseNode>(prediction);
+  node->keep(prediction, target, weight);
+  torch::autograd::set_history(losses, node);
+  return losses;
+}
+
+}  // namespace plimsoll::model

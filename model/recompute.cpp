@@ -1,0 +1,80 @@
+#include "model/recompute.h"
+
+#include <torch/csrc/autograd/autograd.h>
+
+#include "model/ops_node.h"
+
+namespace plimsoll::model {
+namespace {
+
+/// Inputs x and the block's trainable tensors.
+class RecomputeNode final : public torch::autograd::Node {
+ public:
+  void keep(std::function<Tensor(const Tensor&)> block, const Tensor& x, const std::vector<Tensor>& trainable) {
+    block_ = std::move(block);
+    x_ = SavedVariable(x, false);
+    for (const Tensor& tensor : trainable) trainable_.emplace_back(tensor, false);
+  }
+  void release_variables() override {
+    x_.reset_data();
+    for (auto& variable : trainable_) variable.reset_data();
+    block_ = nullptr;
+  }
+
+ protected:
+  variable_list apply(variable_list&& grads) override {
+    variable_list out(1 + trainable_.size());
+    if (!grads[0].defined()) return out;
+    const Tensor x = x_.unpack().detach().requires_grad_(task_should_compute_output(0));
+    variable_list wanted;
+    std::vector<std::size_t> places;
+    const auto want = [&](const Tensor& tensor, std::size_t place) {
+      if (!task_should_compute_output(place)) return;
+      wanted.push_back(tensor);
+      places.push_back(place);
+    };
+    want(x, 0);
+    for (std::size_t i = 0; i < trainable_.size(); ++i) want(trainable_[i].unpack(), 1 + i);
+    if (wanted.empty()) return out;
+    variable_list found = run_again(x, grads[0], wanted);
+    for (std::size_t i = 0; i < places.size(); ++i) out[places[i]] = std::move(found[i]);
+    return out;
+  }
+
+ private:
+  variable_list run_again(const Tensor& x, const Tensor& grad, const variable_list& wanted) {
+    Tensor y;
+    {
+      const at::AutoGradMode with_graph(true);
+      y = block_(x);
+    }
+    return torch::autograd::grad({y}, wanted, {grad}, /*retain_graph=*/false, /*create_graph=*/false, /*allow_unused=*/true);
+  }
+
+  std::function<Tensor(const Tensor&)> block_;
+  SavedVariable x_;
+  std::vector<SavedVariable> trainable_;
+};
+
+bool any_requires_grad(const std::vector<Tensor>& tensors) {
+  return std::any_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return t.defined() && t.requires_grad(); });
+}
+
+}  // namespace
+
+Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, const std::vector<Tensor>& trainable) {
+  if (!at::GradMode::is_enabled() || !(x.requires_grad() || any_requires_grad(trainable))) return block(x);
+  Tensor y;
+  {
+    const at::NoGradGuard no_graph;
+    y = block(x);
+  }
+  variable_list inputs{x};
+  inputs.insert(inputs.end(), trainable.begin(), trainable.end());
+  auto node = make_node<RecomputeNode>(inputs);
+  node->keep(std::move(block), x, trainable);
+  torch::autograd::set_history(y, node);
+  return y;
+}
+
+}  // namespace plimsoll::model
