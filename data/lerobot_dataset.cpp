@@ -1,0 +1,254 @@
+#include "data/lerobot_dataset.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <set>
+#include <utility>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "data/lease_pool.h"
+#include "data/parquet_table.h"
+#include "data/video.h"
+
+namespace plimsoll::data {
+namespace {
+
+/// A feature of numbers, all rows one after another.
+struct Numbers {
+  std::string name;
+  std::size_t width = 0;
+  std::vector<float> values;
+};
+
+/// Sizes of a camera's pictures: one for a video feature, else one a row, stored as 32 bits a side.
+struct Camera {
+  const LeRobotFeature* feature = nullptr;
+  std::size_t slot = 0;  // in LeRobotEpisode::videos
+  std::vector<std::array<std::int32_t, 2>> sizes;
+};
+
+/// Rows of one data file, [begin, begin + rows).
+struct DataFile {
+  std::string path;
+  std::int64_t begin = 0;
+};
+
+}  // namespace
+
+struct LeRobotDataset::Parts {
+  Parts(const std::string& root, const LeRobotOptions& chosen)
+      : info(read_lerobot_info(root)), options(chosen), decoders(chosen.idle_decoders), tables(chosen.idle_decoders) {
+    choose_features();
+    read_data_files();
+    check_rows();
+    for (Camera& camera : cameras) {
+      if (camera.feature->kind == FeatureKind::kVideo) check_videos(camera);
+    }
+  }
+
+  bool wanted(const std::string& name) const {
+    return !options.features || std::find(options.features->begin(), options.features->end(), name) != options.features->end();
+  }
+
+  void choose_features() {
+    for (const std::string& name : options.features.value_or(std::vector<std::string>())) {
+      if (!info.find(name)) no_feature(name);
+    }
+    for (const LeRobotFeature& feature : info.features) {
+      if (feature.kind == FeatureKind::kNumbers && wanted(feature.name))
+        numbers.push_back({feature.name, static_cast<std::size_t>(feature.width()), {}});
+    }
+    const auto names = info.cameras();
+    for (std::size_t slot = 0; slot < names.size(); ++slot) {
+      if (wanted(names[slot])) cameras.push_back({info.find(names[slot]), slot, {}});
+    }
+  }
+
+  [[noreturn]] void no_feature(const std::string& name) const {
+    std::vector<std::string> known;
+    for (const LeRobotFeature& feature : info.features) known.push_back(feature.name);
+    fail(ExitCode::kData, "{}/meta/info.json: has no feature \"{}\" of that kind; its features are: {}", info.root, name, fmt::join(known, ", "));
+  }
+
+  /// Episodes follow each other through the data files; each file holds whole episodes.
+  void read_data_files() {
+    for (std::size_t i = 0; i < info.episodes.size();) {
+      const LeRobotEpisode& first = info.episodes[i];
+      std::int64_t end = first.end;
+      for (++i; i < info.episodes.size() && info.episodes[i].data_chunk == first.data_chunk && info.episodes[i].data_file == first.data_file; ++i)
+        end = info.episodes[i].end;
+      read_data_file(info.data_file(first.data_chunk, first.data_file), first.begin, end - first.begin);
+    }
+  }
+
+  void read_data_file(const std::string& path, std::int64_t begin, std::int64_t rows) {
+    const ParquetTable table(path);
+    if (table.rows() != rows) fail(ExitCode::kData, "{}: has {} rows, but meta/episodes says {}; the file is damaged or of another dataset", path, table.rows(), rows);
+    files.push_back({path, begin});
+    table.append("timestamp", 1, timestamps);
+    table.append("frame_index", 1, frame_indices);
+    table.append("episode_index", 1, episode_indices);
+    table.append("index", 1, indices);
+    table.append("task_index", 1, task_indices);
+    for (Numbers& feature : numbers) table.append(feature.name, static_cast<std::int64_t>(feature.width), feature.values);
+    for (Camera& camera : cameras) {
+      if (camera.feature->kind == FeatureKind::kImage) read_sizes(table, camera);
+    }
+  }
+
+  static void read_sizes(const ParquetTable& table, Camera& camera) {
+    table.for_each_image(camera.feature->name, [&](std::int64_t row, std::span<const std::uint8_t> bytes) {
+      const ImageSize size = encoded_image_size(bytes, picture_name(table.path(), camera.feature->name, row));
+      camera.sizes.push_back({static_cast<std::int32_t>(size.height), static_cast<std::int32_t>(size.width)});
+    });
+  }
+
+  static std::string picture_name(const std::string& path, const std::string& column, std::int64_t row) {
+    return fmt::format("{}: column {}: row {}", path, column, row);
+  }
+
+  const DataFile& file_of(std::int64_t index) const {
+    return *std::prev(std::upper_bound(files.begin(), files.end(), index, [](std::int64_t i, const DataFile& file) { return i < file.begin; }));
+  }
+
+  [[noreturn]] void refuse_row(const char* column, std::int64_t index, std::int64_t found, const std::string& expected) const {
+    const DataFile& file = file_of(index);
+    fail(ExitCode::kData, "{}: column {}: row {} is {}, but {}", file.path, column, index - file.begin, found, expected);
+  }
+
+  void check_rows() const {
+    for (std::size_t e = 0; e < info.episodes.size(); ++e) {
+      for (std::int64_t i = info.episodes[e].begin; i < info.episodes[e].end; ++i) check_row(static_cast<std::size_t>(i), static_cast<std::int64_t>(e));
+    }
+  }
+
+  void check_row(std::size_t row, std::int64_t episode) const {
+    const auto index = static_cast<std::int64_t>(row);
+    const std::int64_t frame = index - info.episodes[static_cast<std::size_t>(episode)].begin;
+    if (indices[row] != index) refuse_row("index", index, indices[row], fmt::format("global index {} is due", index));
+    if (episode_indices[row] != episode) refuse_row("episode_index", index, episode_indices[row], fmt::format("meta/episodes says {}", episode));
+    if (frame_indices[row] != frame) refuse_row("frame_index", index, frame_indices[row], fmt::format("frame {} of its episode is due", frame));
+    if (task_indices[row] < 0 || task_indices[row] >= static_cast<std::int64_t>(info.tasks.size()))
+      refuse_row("task_index", index, task_indices[row], fmt::format("meta/tasks.parquet has {} tasks", info.tasks.size()));
+  }
+
+  const std::string& name(const Camera& camera) const { return camera.feature->name; }
+
+  /// Every file exists and reaches to the last frame that an episode wants of it.
+  void check_videos(Camera& camera) {
+    std::map<std::string, std::pair<double, std::size_t>> last;  // by file: seconds of the last frame, and its episode
+    for (std::size_t e = 0; e < info.episodes.size(); ++e) {
+      const LeRobotEpisode& episode = info.episodes[e];
+      const VideoSpan& span = episode.videos[camera.slot];
+      auto& entry = last[info.video_file(name(camera), span)];
+      const double seconds = span.from + static_cast<double>(episode.end - episode.begin - 1) / info.fps;
+      if (seconds >= entry.first) entry = {seconds, e};
+    }
+    for (const auto& [path, wanted_of_it] : last) check_video(camera, path, wanted_of_it.first, wanted_of_it.second);
+  }
+
+  void check_video(Camera& camera, const std::string& path, double seconds, std::size_t episode) {
+    const VideoInfo video = decoders.with(path, [](VideoDecoder& decoder) { return decoder.info(); });
+    const std::int64_t frames = std::llround(seconds * video.average_fps) + 1;
+    if (video.frames > 0 && frames > video.frames)
+      fail(ExitCode::kData, "{}: has {} frames, but episode {} needs {}: the video is shorter than its parquet; copy or record it again", path, video.frames, episode, frames);
+    const std::array<std::int32_t, 2> size{static_cast<std::int32_t>(video.height), static_cast<std::int32_t>(video.width)};
+    if (camera.sizes.empty()) camera.sizes.push_back(size);
+    if (camera.sizes[0] != size)
+      fail(ExitCode::kData, "{}: is {} x {} pixels, but the camera's other files are {} x {}", path, size[0], size[1], camera.sizes[0][0], camera.sizes[0][1]);
+    picture_files.insert(path);
+  }
+
+  const LeRobotEpisode& episode_of(std::int64_t index) const { return info.episodes[static_cast<std::size_t>(episode_indices[static_cast<std::size_t>(index)])]; }
+
+  Image video_frame(const Camera& camera, std::int64_t index) {
+    const VideoSpan& span = episode_of(index).videos[camera.slot];
+    const double seconds = span.from + static_cast<double>(timestamps[static_cast<std::size_t>(index)]);
+    return decoders.with(info.video_file(name(camera), span), [&](VideoDecoder& decoder) { return decoder.frame_at(seconds, options.tolerance); });
+  }
+
+  Image column_picture(const Camera& camera, std::int64_t index) {
+    const DataFile& file = file_of(index);
+    const std::int64_t row = index - file.begin;
+    const auto bytes = tables.with(file.path, [&](ParquetTable& table) { return table.image(name(camera), row); });
+    return decode_image(bytes, picture_name(file.path, name(camera), row));
+  }
+
+  LeRobotInfo info;
+  LeRobotOptions options;
+  std::vector<Numbers> numbers;
+  std::vector<Camera> cameras;
+  std::vector<DataFile> files;
+  std::set<std::string> picture_files;
+  std::vector<float> timestamps;
+  std::vector<std::int64_t> frame_indices, episode_indices, indices, task_indices;
+  LeasePool<VideoDecoder> decoders;
+  LeasePool<ParquetTable> tables;
+};
+
+LeRobotDataset::LeRobotDataset(const std::string& root, const LeRobotOptions& options) : parts_(std::make_unique<Parts>(root, options)) {}
+LeRobotDataset::~LeRobotDataset() = default;
+LeRobotDataset::LeRobotDataset(LeRobotDataset&&) noexcept = default;
+
+const LeRobotInfo& LeRobotDataset::info() const { return parts_->info; }
+
+RowIndex LeRobotDataset::row(std::int64_t index) const {
+  const auto i = static_cast<std::size_t>(index);
+  return {parts_->timestamps.at(i), parts_->indices[i], parts_->frame_indices[i], parts_->episode_indices[i], parts_->task_indices[i]};
+}
+
+const LeRobotEpisode& LeRobotDataset::episode_of(std::int64_t index) const { return parts_->episode_of(index); }
+
+const std::string& LeRobotDataset::task(std::int64_t index) const {
+  return parts_->info.tasks[static_cast<std::size_t>(parts_->task_indices[static_cast<std::size_t>(index)])];
+}
+
+std::size_t LeRobotDataset::numbers(const std::string& feature) const {
+  for (std::size_t i = 0; i < parts_->numbers.size(); ++i) {
+    if (parts_->numbers[i].name == feature) return i;
+  }
+  parts_->no_feature(feature);
+}
+
+std::span<const float> LeRobotDataset::values(std::size_t numbers, std::int64_t index) const {
+  const Numbers& feature = parts_->numbers[numbers];
+  return std::span(feature.values).subspan(static_cast<std::size_t>(index) * feature.width, feature.width);
+}
+
+std::size_t LeRobotDataset::camera(const std::string& feature) const {
+  for (std::size_t i = 0; i < parts_->cameras.size(); ++i) {
+    if (parts_->cameras[i].feature->name == feature) return i;
+  }
+  parts_->no_feature(feature);
+}
+
+Image LeRobotDataset::image(std::size_t camera, std::int64_t index) const {
+  const Camera& wanted = parts_->cameras[camera];
+  return wanted.feature->kind == FeatureKind::kVideo ? parts_->video_frame(wanted, index) : parts_->column_picture(wanted, index);
+}
+
+ImageSize LeRobotDataset::image_size(std::size_t camera, std::int64_t index) const {
+  const Camera& wanted = parts_->cameras[camera];
+  const auto size = wanted.feature->kind == FeatureKind::kVideo ? wanted.sizes[0] : wanted.sizes[static_cast<std::size_t>(index)];
+  return {size[0], size[1]};
+}
+
+std::uint64_t LeRobotDataset::hash() const {
+  Hasher hasher;
+  const auto add = [&](const auto& values) { hasher.update(std::as_bytes(std::span(values))); };
+  add(parts_->timestamps);
+  add(parts_->task_indices);
+  for (const Numbers& feature : parts_->numbers) add(feature.name), add(feature.values);
+  for (const std::string& task : parts_->info.tasks) add(task);
+  std::set<std::string> paths = parts_->picture_files;
+  for (const DataFile& file : parts_->files) paths.insert(file.path);
+  for (const std::string& path : paths) {
+    add(path.substr(parts_->info.root.size()));
+    add(std::array{static_cast<std::uint64_t>(std::filesystem::file_size(path))});
+  }
+  return hasher.digest_64();
+}
+
+}  // namespace plimsoll::data

@@ -1,0 +1,245 @@
+#include "data/lerobot_info.h"
+
+#include <fmt/args.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "data/parquet_table.h"
+
+namespace plimsoll::data {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::array kIndexColumns{"timestamp", "frame_index", "episode_index", "index", "task_index"};
+
+Json read_json(const std::string& path) {
+  try {
+    return Json::parse(read_file(path));
+  } catch (const Json::exception& error) {
+    fail(ExitCode::kData, "{}: is not JSON: {}", path, error.what());
+  }
+}
+
+/// `json[key]` as T, or an error that names both.
+template <class T>
+T entry(const Json& json, const std::string& path, const std::string& key) {
+  const auto found = json.find(key);
+  if (found == json.end()) fail(ExitCode::kData, "{}: lacks \"{}\"", path, key);
+  try {
+    return found->template get<T>();
+  } catch (const Json::exception&) {
+    fail(ExitCode::kData, "{}: \"{}\" is {}, which is of another type than LeRobot v3.0 has there", path, key, found->dump().substr(0, 80));
+  }
+}
+
+void check_version(const Json& info, const std::string& path) {
+  const auto version = entry<std::string>(info, path, "codebase_version");
+  if (version.starts_with("v3.")) return;
+  if (version.starts_with("v2.") || version.starts_with("v1."))
+    fail(ExitCode::kData,
+         "{}: codebase_version is \"{}\", but Plimsoll reads v3.0; convert it with `python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`", path, version);
+  fail(ExitCode::kData, "{}: codebase_version is \"{}\", but Plimsoll reads v3.0", path, version);
+}
+
+FeatureKind kind_of(const std::string& dtype, const std::string& name, const std::string& path) {
+  static const std::array numbers{"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"};
+  if (dtype == "video") return FeatureKind::kVideo;
+  if (dtype == "image") return FeatureKind::kImage;
+  if (std::find(numbers.begin(), numbers.end(), dtype) == numbers.end())
+    fail(ExitCode::kData, "{}: feature \"{}\" has dtype \"{}\"; known are image, video and number types", path, name, dtype);
+  return FeatureKind::kNumbers;
+}
+
+LeRobotFeature read_feature(const std::string& name, const Json& json, const std::string& path) {
+  const std::string where = path + ": feature \"" + name + "\"";
+  LeRobotFeature feature{name, entry<std::string>(json, where, "dtype"), entry<std::vector<std::int64_t>>(json, where, "shape"), {}};
+  feature.kind = kind_of(feature.dtype, name, path);
+  constexpr std::int64_t kMost = 1 << 24;
+  std::int64_t width = 1;
+  for (const std::int64_t side : feature.shape) {
+    if (side < 1 || side > kMost || (width *= side) > kMost) fail(ExitCode::kData, "{}: has the shape [{}]", where, fmt::join(feature.shape, ", "));
+  }
+  if (feature.kind != FeatureKind::kNumbers && feature.shape.size() != 3)
+    fail(ExitCode::kData, "{}: pictures need a shape of height, width, channels, not [{}]", where, fmt::join(feature.shape, ", "));
+  return feature;
+}
+
+void read_features(const Json& info, const std::string& path, LeRobotInfo& out) {
+  const auto features = entry<Json>(info, path, "features");
+  if (!features.is_object()) fail(ExitCode::kData, "{}: \"features\" is no object", path);
+  for (const auto& [name, json] : features.items()) {
+    if (std::find(kIndexColumns.begin(), kIndexColumns.end(), name) != kIndexColumns.end()) continue;
+    out.features.push_back(read_feature(name, json, path));
+  }
+}
+
+void read_info(LeRobotInfo& out) {
+  const std::string path = out.root + "/meta/info.json";
+  const Json info = read_json(path);
+  if (!info.is_object()) fail(ExitCode::kData, "{}: is no JSON object", path);
+  check_version(info, path);
+  out.fps = entry<double>(info, path, "fps");
+  if (!(out.fps > 0)) fail(ExitCode::kData, "{}: fps is {}, but must be above 0", path, out.fps);
+  out.data_path = entry<std::string>(info, path, "data_path");
+  read_features(info, path, out);
+  const bool videos = std::any_of(out.features.begin(), out.features.end(), [](const auto& f) { return f.kind == FeatureKind::kVideo; });
+  if (videos) out.video_path = entry<std::string>(info, path, "video_path");
+}
+
+void read_tasks(LeRobotInfo& out) {
+  const ParquetTable table(out.root + "/meta/tasks.parquet");
+  std::vector<std::int64_t> indices;
+  table.append("task_index", 1, indices);
+  const std::string column = table.has("task") ? "task" : "__index_level_0__";
+  auto texts = table.texts(column);
+  out.tasks.resize(texts.size());
+  std::vector<bool> seen(texts.size());
+  for (std::size_t row = 0; row < texts.size(); ++row) {
+    const auto index = static_cast<std::size_t>(indices[row]);
+    if (index >= texts.size() || seen[index])
+      fail(ExitCode::kData, "{}: column task_index: row {} is {}; the indices of {} tasks must be 0 .. {}, each once", table.path(), row, indices[row], texts.size(),
+           texts.size() - 1);
+    seen[index] = true;
+    out.tasks[index] = std::move(texts[row]);
+  }
+}
+
+std::vector<std::string> episode_files(const std::string& root) {
+  const std::filesystem::path folder = root + "/meta/episodes";
+  std::vector<std::string> files;
+  std::error_code error;
+  for (std::filesystem::recursive_directory_iterator item(folder, error), end; !error && item != end; item.increment(error)) {
+    if (item->path().extension() == ".parquet") files.push_back(item->path().string());
+  }
+  if (files.empty()) fail(ExitCode::kData, "{}: holds no parquet file; a LeRobot v3.0 dataset lists its episodes there", folder.string());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::vector<std::int64_t> integers(const ParquetTable& table, const std::string& column) {
+  std::vector<std::int64_t> values;
+  table.append(column, 1, values);
+  return values;
+}
+
+void read_video_spans(const ParquetTable& table, const std::string& camera, std::size_t slot, std::span<LeRobotEpisode> episodes) {
+  const std::string prefix = "videos/" + camera + "/";
+  const auto chunks = integers(table, prefix + "chunk_index");
+  const auto files = integers(table, prefix + "file_index");
+  std::vector<double> from;
+  table.append(prefix + "from_timestamp", 1, from);
+  for (std::size_t i = 0; i < episodes.size(); ++i) episodes[i].videos[slot] = {chunks[i], files[i], from[i]};
+}
+
+void read_episode_file(const std::string& path, const std::vector<std::string>& cameras, LeRobotInfo& out) {
+  const ParquetTable table(path);
+  const auto index = integers(table, "episode_index"), length = integers(table, "length");
+  const auto chunk = integers(table, "data/chunk_index"), file = integers(table, "data/file_index");
+  const auto from = integers(table, "dataset_from_index"), to = integers(table, "dataset_to_index");
+  const std::size_t first = out.episodes.size();
+  for (std::size_t row = 0; row < index.size(); ++row) {
+    if (index[row] != static_cast<std::int64_t>(out.episodes.size()))
+      fail(ExitCode::kData, "{}: column episode_index: row {} is {}, but the next episode is {}", path, row, index[row], out.episodes.size());
+    if (from[row] != out.frames || length[row] < 1 || to[row] != from[row] + length[row])
+      fail(ExitCode::kData, "{}: row {}: episode {} of length {} has frames {} to {}, but must begin at {} and have at least one", path, row, index[row], length[row],
+           from[row], to[row], out.frames);
+    out.episodes.push_back({from[row], to[row], chunk[row], file[row], std::vector<VideoSpan>(cameras.size())});
+    out.frames = to[row];
+  }
+  for (std::size_t slot = 0; slot < cameras.size(); ++slot) {
+    if (out.find(cameras[slot])->kind == FeatureKind::kVideo)
+      read_video_spans(table, cameras[slot], slot, std::span(out.episodes).subspan(first));
+  }
+}
+
+/// Numbers of nested lists, flattened: image statistics are [3][1][1].
+void flatten(const Json& json, std::vector<double>& out, const std::string& where) {
+  if (json.is_array()) {
+    for (const Json& item : json) flatten(item, out, where);
+  } else if (json.is_number() || json.is_boolean()) {
+    out.push_back(json.is_boolean() ? (json.get<bool>() ? 1.0 : 0.0) : json.get<double>());
+  } else {
+    fail(ExitCode::kData, "{}: {} is no number", where, json.dump().substr(0, 40));
+  }
+}
+
+void read_statistics(LeRobotInfo& out) {
+  const std::string path = out.root + "/meta/stats.json";
+  if (!std::filesystem::exists(path)) return;  // an error only for those who normalise by them
+  const Json json = read_json(path);
+  for (const LeRobotFeature& feature : out.features) {
+    const auto found = json.find(feature.name);
+    if (found == json.end()) continue;
+    FeatureStatistics& statistics = out.statistics[feature.name];
+    const std::pair<const char*, std::vector<double>*> parts[] = {{"mean", &statistics.mean}, {"std", &statistics.std}, {"min", &statistics.min},
+                                                                  {"max", &statistics.max},   {"q01", &statistics.q01}, {"q99", &statistics.q99}};
+    for (const auto& [name, values] : parts) {
+      if (const auto part = found->find(name); part != found->end()) flatten(*part, *values, path + ": " + feature.name + "." + name);
+    }
+  }
+}
+
+std::string fill_template(const std::string& root, const std::string& pattern, const std::string& camera, std::int64_t chunk, std::int64_t file) {
+  try {
+    return root + "/" +
+           fmt::format(fmt::runtime(pattern), fmt::arg("chunk_index", chunk), fmt::arg("file_index", file), fmt::arg("video_key", camera));
+  } catch (const fmt::format_error& error) {
+    fail(ExitCode::kData, "{}/meta/info.json: the path \"{}\" is no template of chunk_index, file_index and video_key: {}", root, pattern, error.what());
+  }
+}
+
+}  // namespace
+
+std::int64_t LeRobotFeature::width() const { return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()); }
+
+const LeRobotFeature* LeRobotInfo::find(const std::string& name) const {
+  const auto found = std::find_if(features.begin(), features.end(), [&](const auto& feature) { return feature.name == name; });
+  return found == features.end() ? nullptr : &*found;
+}
+
+std::vector<std::string> LeRobotInfo::cameras() const {
+  std::vector<std::string> names;
+  for (const LeRobotFeature& feature : features) {
+    if (feature.kind != FeatureKind::kNumbers) names.push_back(feature.name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string LeRobotInfo::data_file(std::int64_t chunk, std::int64_t file) const { return fill_template(root, data_path, "", chunk, file); }
+
+std::string LeRobotInfo::video_file(const std::string& camera, const VideoSpan& span) const {
+  return fill_template(root, video_path, camera, span.chunk, span.file);
+}
+
+const FeatureStatistics& LeRobotInfo::statistics_of(const LeRobotFeature& feature) const {
+  const auto found = statistics.find(feature.name);
+  if (found == statistics.end()) fail(ExitCode::kData, "{}/meta/stats.json: has no statistics of \"{}\", which normalisation needs", root, feature.name);
+  const auto width = static_cast<std::size_t>(feature.width());
+  for (const auto* values : {&found->second.mean, &found->second.std, &found->second.min, &found->second.max, &found->second.q01, &found->second.q99}) {
+    if (!values->empty() && values->size() != width)
+      fail(ExitCode::kData, "{}/meta/stats.json: a statistic of \"{}\" has {} values, but the feature has {}", root, feature.name, values->size(), width);
+  }
+  return found->second;
+}
+
+LeRobotInfo read_lerobot_info(const std::string& root) {
+  LeRobotInfo info;
+  info.root = root;
+  read_info(info);
+  read_tasks(info);
+  const auto cameras = info.cameras();
+  for (const std::string& path : episode_files(root)) read_episode_file(path, cameras, info);
+  if (info.episodes.empty()) fail(ExitCode::kData, "{}/meta/episodes: lists no episode; the dataset is empty", root);
+  read_statistics(info);
+  return info;
+}
+
+}  // namespace plimsoll::data

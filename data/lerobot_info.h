@@ -1,0 +1,68 @@
+#pragma once
+// The folder meta/ of a LeRobot dataset, format v3.0: features, episodes, task texts, statistics.
+//
+// meta/info.json, meta/tasks.parquet, meta/episodes/chunk-*/file-*.parquet, meta/stats.json; data and video files are named by
+// the templates in info.json. https://huggingface.co/docs/lerobot/lerobot-dataset-v3
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace plimsoll::data {
+
+/// How a feature is stored.
+enum class FeatureKind { kNumbers, kImage, kVideo };
+
+/// One feature of info.json. Numbers: a column of the data files. Image: a column of encoded pictures. Video: mp4 files.
+struct LeRobotFeature {
+  std::string name;
+  std::string dtype;  ///< "float32", "int64", "bool", ..., "image", "video"
+  std::vector<std::int64_t> shape;  ///< pictures: height, width, channels
+  FeatureKind kind = FeatureKind::kNumbers;
+  std::int64_t width() const;  ///< values of one row
+};
+
+/// Part of a video file that holds one episode of one camera.
+struct VideoSpan {
+  std::int64_t chunk = 0, file = 0;
+  double from = 0;  ///< seconds in that file at which the episode's frame 0 is
+};
+
+struct LeRobotEpisode {
+  std::int64_t begin = 0, end = 0;  ///< global indices of its frames, [begin, end)
+  std::int64_t data_chunk = 0, data_file = 0;
+  std::vector<VideoSpan> videos;  ///< in the order of LeRobotInfo::cameras(); empty spans for image columns
+};
+
+/// Statistics of a feature over the dataset, one value per element; vectors that stats.json lacks are empty.
+struct FeatureStatistics {
+  std::vector<double> mean, std, min, max, q01, q99;
+};
+
+/// Everything under meta/, checked. Immutable.
+struct LeRobotInfo {
+  std::string root;
+  double fps = 0;  ///< frames per second
+  std::int64_t frames = 0;
+  std::vector<LeRobotFeature> features;  ///< without the five index columns
+  std::vector<LeRobotEpisode> episodes;  ///< in order: begin of each is end of the one before
+  std::vector<std::string> tasks;        ///< text by task_index
+  std::map<std::string, FeatureStatistics> statistics;
+  std::string data_path, video_path;     ///< templates
+
+  const LeRobotFeature* find(const std::string& name) const;
+  /// Names of the image and video features, sorted.
+  std::vector<std::string> cameras() const;
+  std::string data_file(std::int64_t chunk, std::int64_t file) const;
+  std::string video_file(const std::string& camera, const VideoSpan& span) const;
+  /// Throws Error(kData) naming meta/stats.json when the feature has no statistics of its width.
+  const FeatureStatistics& statistics_of(const LeRobotFeature& feature) const;
+};
+
+/// Reads and checks `root`/meta. Throws Error(kData) naming file and key, column or row: another format version, no episodes, episodes
+/// that overlap or leave gaps, task indices that are not 0 .. n - 1, a missing or mistyped entry.
+LeRobotInfo read_lerobot_info(const std::string& root);
+
+}  // namespace plimsoll::data
