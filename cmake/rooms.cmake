@@ -62,49 +62,38 @@ function(plimsoll_program name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
 endfunction()
 
-# What every test program is linked and run with. Its results lie in test-results/, one file a program (and rank).
-function(plimsoll_test_program target room links torch)
-  plimsoll_options(${target})
-  target_link_libraries(${target} PRIVATE plimsoll_${room} ${links} GTest::gtest GTest::gmock)
-  if(TARGET rapidcheck_gtest)
-    target_link_libraries(${target} PRIVATE rapidcheck rapidcheck_gtest)
-  endif()
-  if(torch)
-    plimsoll_torch(${target})
-  endif()
-endfunction()
+# What CTest runs leaves its cases in test-results/<test>.xml (under mpirun: one file a rank, by tools/run_rank.sh), which
+# tools/run_tests.py counts. As root, OpenMPI refuses to run without the first two.
+set(PLIMSOLL_RESULTS ${CMAKE_BINARY_DIR}/test-results)
+set(PLIMSOLL_MPI_ENVIRONMENT OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
 
-# tests/<room>/*_test.cpp is one program; *_ranks_test.cpp is another, run by mpirun with 2 and with 3 ranks: these files
-# bring a main() of their own when they need one before the tests.
 function(plimsoll_tests name)
   cmake_parse_arguments(ROOM "TORCH" "FOLDER" "LINKS" ${ARGN})
   if(NOT ROOM_FOLDER)
     set(ROOM_FOLDER tests/${name})
   endif()
-  set(results ${CMAKE_BINARY_DIR}/test-results)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${ROOM_FOLDER}/*_test.cpp)
-  file(GLOB rank_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${ROOM_FOLDER}/*_ranks_test.cpp)
-  if(rank_sources)
-    list(REMOVE_ITEM sources ${rank_sources})
-    set(target tests_${name}_ranks)
-    add_executable(${target} ${rank_sources})
-    plimsoll_test_program(${target} ${name} "${ROOM_LINKS};GTest::gtest_main" "${ROOM_TORCH}")
-    foreach(ranks 2 3)
-      set(test ${name}_${ranks}_ranks)
-      add_test(NAME ${test} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
-        COMMAND mpirun --oversubscribe -n ${ranks} ${CMAKE_SOURCE_DIR}/tools/run_rank.sh $<TARGET_FILE:${target}>)
-      set_tests_properties(${test} PROPERTIES PROCESSORS ${ranks} TIMEOUT 900 ENVIRONMENT
-        "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMP_NUM_THREADS=1;PLIMSOLL_RESULTS=${results}/${test}")
-    endforeach()
+  if(NOT sources)
+    return()
   endif()
-  if(sources)
-    set(target tests_${name})
-    add_executable(${target} ${sources})
-    plimsoll_test_program(${target} ${name} "${ROOM_LINKS};GTest::gtest_main" "${ROOM_TORCH}")
-    add_test(NAME ${name} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-    set_tests_properties(${name} PROPERTIES TIMEOUT 900 ENVIRONMENT
-      "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;GTEST_OUTPUT=xml:${results}/${name}.xml")
+  set(target tests_${name})
+  add_executable(${target} ${sources})
+  plimsoll_options(${target})
+  target_link_libraries(${target} PRIVATE plimsoll_${name} ${ROOM_LINKS} GTest::gtest GTest::gmock GTest::gtest_main)
+  if(ROOM_TORCH)
+    plimsoll_torch(${target})
   endif()
+  add_test(NAME ${name} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 900 ENVIRONMENT
+    "${PLIMSOLL_MPI_ENVIRONMENT};GTEST_OUTPUT=xml:${PLIMSOLL_RESULTS}/${name}.xml")
+endfunction()
+
+# The same program as so many ranks under mpirun; more environment variables may follow.
+function(plimsoll_ranks_test name target world)
+  add_test(NAME ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} COMMAND
+    ${MPIEXEC_EXECUTABLE} --oversubscribe -n ${world} ${CMAKE_SOURCE_DIR}/tools/run_rank.sh $<TARGET_FILE:${target}>)
+  set_tests_properties(${name} PROPERTIES PROCESSORS ${world} TIMEOUT 300 ENVIRONMENT
+    "${PLIMSOLL_MPI_ENVIRONMENT};PLIMSOLL_RESULTS=${PLIMSOLL_RESULTS}/${name};${ARGN}")
 endfunction()
 
 # Every bench/*_bench.cpp is a program of its own.

@@ -122,7 +122,7 @@ def run_pytest(tally, section, folder):
     results = ROOT / "build" / f"pytest-{section}.xml"
     results.unlink(missing_ok=True)
     status = run([sys.executable, "-m", "pytest", "-q", "-rfEs", "-p", "no:cacheprovider", f"--junitxml={results}", folder],
-                 PLIMSOLL_BUILD="build", PYTHONDONTWRITEBYTECODE="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+                 PLIMSOLL_BUILD=str(ROOT / "build"), PYTHONDONTWRITEBYTECODE="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     ran, failed = tally.add_results(section, [results] if results.exists() else [])
     if (status != 0 and not failed) or not ran:
         tally.add(f"{section}: pytest", f"ended with status {status}")
