@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Makes a minimal Debian 12 or Ubuntu 24.04 with debootstrap, installs make and git in it as the README says, clones the
+# committed HEAD there and runs the commands. Needs root. Usage: tools/proof_bare_system.sh bookworm|noble [command ...]
+# (default: "make demo" "make test"). Packages and wheels come from where this machine gets its own.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+suite=$1
+shift
+commands=("$@")
+if [ ${#commands[@]} -eq 0 ]; then commands=("make demo" "make test"); fi
+case $suite in
+  bookworm) name="Debian 12" keyring=/usr/share/keyrings/debian-archive-keyring.gpg components=main ;;
+  noble) name="Ubuntu 24.04" keyring=/usr/share/keyrings/ubuntu-archive-keyring.gpg components=main,universe ;;
+  *) echo "no suite $suite: bookworm or noble" >&2; exit 2 ;;
+esac
+
+untried() {
+  echo "$name: not tried, $*"
+  exit 77
+}
+
+# Mirrors in this machine's apt configuration; for the other distribution the same host's other folder.
+candidates() {
+  apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' | sort -u
+  apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' | sort -u | sed -n 's#/debian/*$#/ubuntu/#p'
+}
+
+find_mirror() {
+  local uri
+  for uri in ${PLIMSOLL_MIRROR:-} $(candidates); do
+    if wget -q --tries=1 --timeout=20 -O /dev/null "${uri%/}/dists/$suite/Release"; then
+      echo "${uri%/}"
+      return
+    fi
+  done
+  return 1
+}
+
+[ "$(id -u)" -eq 0 ] || untried "debootstrap needs root"
+command -v debootstrap >/dev/null || apt-get install -q -y --no-install-recommends debootstrap wget >/dev/null
+mirror=$(find_mirror) || untried "packages cannot be reached from here"
+
+root=$(pwd -P)/.proofs/bare-$suite
+repository=$(git rev-parse --path-format=absolute --git-common-dir)
+script=/usr/share/debootstrap/scripts/$suite
+[ -e "$script" ] || script=/usr/share/debootstrap/scripts/gutsy
+options=(--variant=minbase --components="$components")
+if [ -e "$keyring" ]; then options+=(--keyring="$keyring"); else options+=(--no-check-gpg); fi
+rm -rf --one-file-system "$root"
+mkdir -p "$root"
+debootstrap "${options[@]}" "$suite" "$root" "$mirror" "$script"
+
+# How this machine reaches the network, and nothing else of it.
+copy_in() {
+  if [ -e "$1" ]; then
+    mkdir -p "$root$(dirname "$1")"
+    cp -rL "$1" "$root$(dirname "$1")/"
+  fi
+}
+for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /usr/local/share/ca-certificates; do copy_in "$file"; done
+for file in $(grep -lsE 'Proxy|Verify|CaInfo|Check-' /etc/apt/apt.conf /etc/apt/apt.conf.d/* || true); do copy_in "$file"; done
+kept=()
+for variable in PIP_CERT SSL_CERT_FILE; do
+  if [ -n "${!variable:-}" ]; then
+    cp -L "${!variable}" "$root/etc/certificates-of-the-host.pem"
+    kept+=("$variable=/etc/certificates-of-the-host.pem")
+  fi
+done
+for variable in PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT http_proxy https_proxy no_proxy; do
+  if [ -n "${!variable:-}" ]; then kept+=("$variable=${!variable}"); fi
+done
+copy_in /etc/pip.conf
+if [ -e "$root/etc/pip.conf" ] && [ -e "$root/etc/certificates-of-the-host.pem" ]; then
+  sed -i 's#^cert *=.*#cert = /etc/certificates-of-the-host.pem#' "$root/etc/pip.conf"
+fi
+
+mkdir -p "$root/mnt/repository"
+cat >"$root/root/newcomer.sh" <<'INSIDE'
+set -euo pipefail
+cd /root
+apt-get -q update
+DEBIAN_FRONTEND=noninteractive apt-get -q -y install make git
+git config --global --add safe.directory '*'
+git clone -q /mnt/repository plimsoll
+cd plimsoll
+for command in "$@"; do
+  start=$SECONDS
+  echo "+ $command"
+  $command
+  echo "FIGURE $NAME, bare, $command = $((SECONDS - start)) s"
+done
+INSIDE
+
+# A mount namespace of its own: nothing stays mounted, whatever happens.
+export root repository
+unshare --mount --pid --fork --propagation private bash -euo pipefail -c '
+  mount -t proc proc "$root/proc"
+  mount --bind "$repository" "$root/mnt/repository"
+  mount -o remount,bind,ro "$root/mnt/repository"
+  mkdir -p "$root/dev/shm"
+  mount -t tmpfs tmpfs "$root/dev/shm"
+  exec chroot "$root" /usr/bin/env -i "$@"
+' bare "${kept[@]}" NAME="$name" HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
+  bash /root/newcomer.sh "${commands[@]}" </dev/null
+if [ -z "${KEEP:-}" ]; then rm -rf --one-file-system "$root"; fi

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Runs the scripts of tools/proofs.d/ and writes the figures they print to docs/benchmarks.md.
+
+A proof is an executable script; its first comment line says what it shows. Lines `FIGURE name = value unit` in its
+output are collected; everything else goes to its log. Exit status 0 passes; 77 means "could not be tried here", and the
+last line of the output says why. A stamp per proof and commit makes a second call continue where the first ended; in a
+tree with uncommitted changes the stamps belong to "<commit>-changed" and are never trusted.
+"""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FOLDER = ROOT / ".proofs"
+PAGE = "docs/benchmarks.md"
+BEGIN, END = "<!-- proofs:begin (written by make proofs) -->", "<!-- proofs:end -->"
+FIGURE = re.compile(r"^FIGURE\s+(?P<name>.+?)\s*=\s*(?P<value>\S+)\s*(?P<unit>.*?)\s*$")
+UNTRIED = 77
+
+
+def git(*arguments):
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit():
+    """HEAD, marked when the tree differs from it. The page of figures is ours to write and does not count."""
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{PAGE}")
+    return git("rev-parse", "--short=12", "HEAD") + ("-changed" if changed else "")
+
+
+def title(script):
+    for line in script.read_text().splitlines()[1:]:
+        if line.startswith("# "):
+            return line[2:].rstrip(".")
+    return script.stem
+
+
+class Proof:
+    """One script with its stamp, which holds the outcome and the figures as they were printed."""
+
+    def __init__(self, script, revision):
+        self.name = script.stem
+        self.title = title(script)
+        self.script = script
+        self.log = FOLDER / "logs" / revision / f"{self.name}.log"
+        self.stamp = FOLDER / "stamps" / revision / self.name
+        self.outcome, self.figures = "not run", []
+
+    def restore(self):
+        if not self.stamp.exists():
+            return False
+        self.outcome, *self.figures = self.stamp.read_text().splitlines()
+        return self.outcome.startswith("passed")
+
+    def run(self):
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.stamp.parent.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        self.figures, last = [], ""
+        environment = {**os.environ, "PLIMSOLL_PROOFS": "1"}
+        with self.log.open("w") as log, subprocess.Popen(
+            [str(self.script)], cwd=ROOT, env=environment, text=True, errors="replace",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process:
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                last = line.strip() or last
+                if FIGURE.match(line):
+                    self.figures.append(line.strip())
+        self.outcome = self.describe(process.returncode, time.monotonic() - start, last)
+        self.stamp.write_text("\n".join([self.outcome, *self.figures]) + "\n")
+
+    @staticmethod
+    def describe(status, seconds, last):
+        if status == 0:
+            return f"passed in {seconds:.0f} s"
+        if status == UNTRIED:
+            return f"not tried: {last}"
+        return f"FAILED after {seconds:.0f} s: {last}"
+
+    @property
+    def failed(self):
+        return self.outcome.startswith("FAILED")
+
+
+def write_page(revision, proofs):
+    page = ROOT / PAGE
+    text = page.read_text()
+    if BEGIN not in text or END not in text:
+        sys.exit(f"{PAGE}: the lines `{BEGIN}` and `{END}` are missing; put them back")
+    rows = [f"Commit `{revision}`, {time.strftime('%Y-%m-%d')}, {machine()}.", "", "| proof | outcome |", "|---|---|"]
+    rows += [f"| {proof.title} | {proof.outcome} |" for proof in proofs]
+    figures = [FIGURE.match(line) for proof in proofs for line in proof.figures]
+    if figures:
+        rows += ["", "| figure | value | unit |", "|---|---:|---|"]
+        rows += [f"| {figure['name']} | {figure['value']} | {figure['unit']} |" for figure in figures]
+    head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    page.write_text(head + BEGIN + "\n" + "\n".join(rows) + "\n" + END + tail)
+
+
+def machine():
+    model = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    memory = int(re.search(r"^MemTotal:\s*(\d+)", pathlib.Path("/proc/meminfo").read_text(), re.MULTILINE)[1]) / 2**20
+    return f"{len(os.sched_getaffinity(0))} cores ({model[1] if model else 'unknown'}), {memory:.0f} GiB of memory"
+
+
+def main():
+    revision = commit()
+    scripts = sorted((ROOT / "tools" / "proofs.d").glob("*.sh"))
+    wanted = sys.argv[1:]
+    unknown = [name for name in wanted if name not in [script.stem for script in scripts]]
+    if unknown:
+        sys.exit(f"no proof {unknown[0]}; there are: {' '.join(script.stem for script in scripts)}")
+    trusted = not os.environ.get("FORCE") and not revision.endswith("-changed")
+    proofs = [Proof(script, revision) for script in scripts]
+    for proof in proofs:
+        if proof.restore() and trusted:
+            print(f"{proof.name}: {proof.outcome} before", flush=True)
+            continue
+        if wanted and proof.name not in wanted:
+            continue
+        print(f"{proof.name}: {proof.title} (log: {proof.log.relative_to(ROOT)})", flush=True)
+        proof.run()
+        print(f"{proof.name}: {proof.outcome}", flush=True)
+        write_page(revision, proofs)
+    write_page(revision, proofs)
+    failed = [proof.name for proof in proofs if proof.failed]
+    passed = sum(proof.outcome.startswith("passed") for proof in proofs)
+    other = len(proofs) - passed - len(failed)
+    print(f"{passed} passed, {len(failed)} failed" + (f", {other} skipped" if other else ""))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
