@@ -18,7 +18,8 @@ AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> tokens) : tokens_(std
   std::erase_if(tokens_, [](const AddedToken& token) { return token.content.empty(); });
   std::stable_sort(tokens_.begin(), tokens_.end(),
                    [](const AddedToken& a, const AddedToken& b) { return a.content.size() > b.content.size(); });
-  for (std::uint32_t i = 0; i < tokens_.size(); ++i) by_first_byte_[static_cast<std::uint8_t>(tokens_[i].content[0])].push_back(i);
+  for (std::uint32_t i = 0; i < tokens_.size(); ++i)
+    by_first_byte_[static_cast<std::uint8_t>(tokens_[i].content[0])].push_back(i);
 }
 
 const AddedToken* AddedTokenFinder::longest_at(std::string_view text, std::size_t at) const {

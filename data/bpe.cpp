@@ -47,7 +47,8 @@ std::vector<Symbol> link(const std::vector<std::uint32_t>& ids) {
 
 }  // namespace
 
-Bpe::Bpe(const BpeModel& model, const std::string& path) : fuse_unknown_(model.fuse_unknown), ignore_merges_(model.ignore_merges) {
+Bpe::Bpe(const BpeModel& model, const std::string& path)
+    : fuse_unknown_(model.fuse_unknown), ignore_merges_(model.ignore_merges) {
   read_vocabulary(model, path);
   read_merges(model, path);
   for (int byte = 0; byte < 256; ++byte) {
@@ -63,9 +64,11 @@ Bpe::Bpe(const BpeModel& model, const std::string& path) : fuse_unknown_(model.f
 void Bpe::read_vocabulary(const BpeModel& model, const std::string& path) {
   ids_.reserve(model.vocabulary.size());
   for (const auto& [token, id] : model.vocabulary) {
-    if (id < 0 || id > kLargestId) fail(ExitCode::kData, "{}: token \"{}\" has the id {}, which cannot be", path, token, id);
+    if (id < 0 || id > kLargestId)
+      fail(ExitCode::kData, "{}: token \"{}\" has the id {}, which cannot be", path, token, id);
     if (id >= static_cast<std::int64_t>(tokens_.size())) tokens_.resize(id + 1);
-    if (!tokens_[id].empty()) fail(ExitCode::kData, "{}: tokens \"{}\" and \"{}\" have the same id {}", path, tokens_[id], token, id);
+    if (!tokens_[id].empty())
+      fail(ExitCode::kData, "{}: tokens \"{}\" and \"{}\" have the same id {}", path, tokens_[id], token, id);
     tokens_[id] = token;
     ids_.emplace(token, static_cast<Id>(id));
   }
@@ -78,7 +81,8 @@ void Bpe::read_merges(const BpeModel& model, const std::string& path) {
     const auto a = ids_.find(left), b = ids_.find(right), whole = ids_.find(left + right);
     for (const auto& [found, token] : {std::pair{a, left}, {b, right}, {whole, left + right}})
       if (found == ids_.end())
-        fail(ExitCode::kData, "{}: merge {} (\"{}\" + \"{}\") needs token \"{}\", which the vocabulary lacks", path, rank, left, right, token);
+        fail(ExitCode::kData, "{}: merge {} (\"{}\" + \"{}\") needs token \"{}\", which the vocabulary lacks", path,
+             rank, left, right, token);
     merges_.insert_or_assign(pair_of(a->second, b->second), Merge{static_cast<std::uint32_t>(rank), whole->second});
   }
 }
@@ -147,7 +151,8 @@ void Bpe::keep(std::string_view piece, const std::vector<Id>& merged) const {
 
 void Bpe::encode(std::string_view piece, std::vector<std::int64_t>& ids) const {
   if (ignore_merges_) {
-    if (const auto whole = ids_.find(ByteAlphabet::spell(piece)); whole != ids_.end()) return ids.push_back(whole->second);
+    if (const auto whole = ids_.find(ByteAlphabet::spell(piece)); whole != ids_.end())
+      return ids.push_back(whole->second);
   }
   const bool cacheable = piece.size() <= kLongestCached;
   if (cacheable && find_cached(piece, ids)) return;

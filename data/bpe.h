@@ -1,8 +1,8 @@
 #pragma once
 // Byte-pair merging: the bytes of one piece of text to token ids, by the rank of the merges.
 //
-// Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (ACL 2016), section 3.2; always the lowest
-// rank first, leftmost among equals.
+// Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (ACL 2016), section 3.2; always the
+// lowest rank first, leftmost among equals.
 
 #include <array>
 #include <cstdint>
@@ -20,7 +20,8 @@ namespace plimsoll::data {
 /// Immutable but for a cache of pieces behind a lock: any thread may use one object.
 class Bpe {
  public:
-  /// Throws Error(kData) that starts with `path` when two tokens share an id, or a merge names or makes a token that is not there.
+  /// Throws Error(kData) that starts with `path` when two tokens share an id, or a merge names or makes a token that is
+  /// not there.
   Bpe(const BpeModel& model, const std::string& path);
 
   /// Appends the ids of `piece` (raw bytes, a piece after splitting).
@@ -39,7 +40,9 @@ class Bpe {
     Id result;
   };
   struct PairHash {
-    std::size_t operator()(std::uint64_t pair) const noexcept { return (pair ^ pair >> 29) * 0x9E3779B97F4A7C15ull >> 13; }
+    std::size_t operator()(std::uint64_t pair) const noexcept {
+      return (pair ^ pair >> 29) * 0x9E3779B97F4A7C15ull >> 13;
+    }
   };
   struct TextHash {
     using is_transparent = void;

@@ -21,28 +21,15 @@ struct Added {
   const char* content;
   bool special;
 };
-constexpr std::array<Added, 22> kAdded{{{"<|endoftext|>", true},
-                                        {"<|im_start|>", true},
-                                        {"<|im_end|>", true},
-                                        {"<|object_ref_start|>", true},
-                                        {"<|object_ref_end|>", true},
-                                        {"<|box_start|>", true},
-                                        {"<|box_end|>", true},
-                                        {"<|quad_start|>", true},
-                                        {"<|quad_end|>", true},
-                                        {"<|vision_start|>", true},
-                                        {"<|vision_end|>", true},
-                                        {"<|vision_pad|>", true},
-                                        {"<|image_pad|>", true},
-                                        {"<|video_pad|>", true},
-                                        {"<tool_call>", false},
-                                        {"</tool_call>", false},
-                                        {"<|fim_prefix|>", false},
-                                        {"<|fim_middle|>", false},
-                                        {"<|fim_suffix|>", false},
-                                        {"<|fim_pad|>", false},
-                                        {"<|repo_name|>", false},
-                                        {"<|file_sep|>", false}}};
+constexpr std::array<Added, 22> kAdded{
+    {{"<|endoftext|>", true},        {"<|im_start|>", true},       {"<|im_end|>", true},
+     {"<|object_ref_start|>", true}, {"<|object_ref_end|>", true}, {"<|box_start|>", true},
+     {"<|box_end|>", true},          {"<|quad_start|>", true},     {"<|quad_end|>", true},
+     {"<|vision_start|>", true},     {"<|vision_end|>", true},     {"<|vision_pad|>", true},
+     {"<|image_pad|>", true},        {"<|video_pad|>", true},      {"<tool_call>", false},
+     {"</tool_call>", false},        {"<|fim_prefix|>", false},    {"<|fim_middle|>", false},
+     {"<|fim_suffix|>", false},      {"<|fim_pad|>", false},       {"<|repo_name|>", false},
+     {"<|file_sep|>", false}}};
 constexpr auto kAddedCount = static_cast<std::int64_t>(kAdded.size());
 
 constexpr const char* kPattern =
@@ -77,12 +64,14 @@ constexpr const char* kChatTemplate =
 
 std::int64_t first_added(std::int64_t vocabulary_size) {
   if (vocabulary_size < kBytes + kAddedCount)
-    fail(ExitCode::kUsage, "a vocabulary of {} tokens is too small: {} bytes and {} special tokens need {}", vocabulary_size, kBytes, kAddedCount, kBytes + kAddedCount);
+    fail(ExitCode::kUsage, "a vocabulary of {} tokens is too small: {} bytes and {} special tokens need {}",
+         vocabulary_size, kBytes, kAddedCount, kBytes + kAddedCount);
   return std::min(vocabulary_size - kAddedCount, kFirstAdded);
 }
 
 Json added_token(const Added& token) {
-  return {{"content", token.content}, {"single_word", false}, {"lstrip", false}, {"rstrip", false}, {"normalized", false}, {"special", token.special}};
+  return {{"content", token.content}, {"single_word", false}, {"lstrip", false},
+          {"rstrip", false},          {"normalized", false},  {"special", token.special}};
 }
 
 Json added_tokens(std::int64_t first) {
@@ -98,15 +87,25 @@ Json bpe_json(const BpeModel& bpe) {
   Json vocabulary = Json::object(), merges = Json::array();
   for (const auto& [token, id] : bpe.vocabulary) vocabulary[token] = id;
   for (const auto& [left, right] : bpe.merges) merges.push_back(left + " " + right);
-  return {{"type", "BPE"},          {"dropout", nullptr},     {"unk_token", nullptr},   {"continuing_subword_prefix", ""},
-          {"end_of_word_suffix", ""}, {"fuse_unk", false},    {"byte_fallback", false}, {"ignore_merges", false},
-          {"vocab", vocabulary},    {"merges", merges}};
+  return {{"type", "BPE"},
+          {"dropout", nullptr},
+          {"unk_token", nullptr},
+          {"continuing_subword_prefix", ""},
+          {"end_of_word_suffix", ""},
+          {"fuse_unk", false},
+          {"byte_fallback", false},
+          {"ignore_merges", false},
+          {"vocab", vocabulary},
+          {"merges", merges}};
 }
 
-Json byte_level() { return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", false}, {"use_regex", false}}; }
+Json byte_level() {
+  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", false}, {"use_regex", false}};
+}
 
 Json tokenizer_json(std::int64_t first) {
-  const Json split = {{"type", "Split"}, {"pattern", {{"Regex", kPattern}}}, {"behavior", "Isolated"}, {"invert", false}};
+  const Json split = {
+      {"type", "Split"}, {"pattern", {{"Regex", kPattern}}}, {"behavior", "Isolated"}, {"invert", false}};
   return {{"version", "1.0"},
           {"truncation", nullptr},
           {"padding", nullptr},
@@ -144,8 +143,12 @@ Json tokenizer_config(std::int64_t first) {
           {"unk_token", nullptr}};
 }
 
-void write_text(const std::string& dir, const char* name, std::string_view text) { write_file_durably(dir + "/" + name, text, ExitCode::kData); }
-void write_json(const std::string& dir, const char* name, const Json& json) { write_text(dir, name, json.dump(2) + "\n"); }
+void write_text(const std::string& dir, const char* name, std::string_view text) {
+  write_file_durably(dir + "/" + name, text, ExitCode::kData);
+}
+void write_json(const std::string& dir, const char* name, const Json& json) {
+  write_text(dir, name, json.dump(2) + "\n");
+}
 
 }  // namespace
 
@@ -167,9 +170,12 @@ SpecialIds write_tokenizer(const std::string& dir, std::int64_t vocabulary_size)
   write_json(dir, "tokenizer.json", tokenizer_json(first));
   write_json(dir, "tokenizer_config.json", tokenizer_config(first));
   write_json(dir, "special_tokens_map.json",
-             {{"additional_special_tokens", extra_special_tokens()}, {"eos_token", "<|im_end|>"}, {"pad_token", "<|endoftext|>"}});
+             {{"additional_special_tokens", extra_special_tokens()},
+              {"eos_token", "<|im_end|>"},
+              {"pad_token", "<|endoftext|>"}});
   write_text(dir, "chat_template.jinja", kChatTemplate);
-  write_json(dir, "generation_config.json", {{"bos_token_id", ids.pad}, {"pad_token_id", ids.pad}, {"eos_token_id", {ids.im_end, ids.pad}}});
+  write_json(dir, "generation_config.json",
+             {{"bos_token_id", ids.pad}, {"pad_token_id", ids.pad}, {"eos_token_id", {ids.im_end, ids.pad}}});
   return ids;
 }
 

@@ -38,7 +38,8 @@ struct Source {
   std::string name;
 
   [[noreturn]] void refuse(const std::string& reason) const {
-    fail(ExitCode::kData, "{}: does not decode as an image ({} bytes): {}; replace it or take it out of the data", name, bytes.size(), reason);
+    fail(ExitCode::kData, "{}: does not decode as an image ({} bytes): {}; replace it or take it out of the data", name,
+         bytes.size(), reason);
   }
   bool starts_with(std::string_view magic, std::size_t at = 0) const {
     return bytes.size() >= at + magic.size() && std::memcmp(bytes.data() + at, magic.data(), magic.size()) == 0;
@@ -74,12 +75,15 @@ std::string describe(int error) {
 
 Owned<AVPacket> packet_of(const Source& source) {
   Owned<AVPacket> packet(av_packet_alloc());
-  if (!packet || av_new_packet(packet.get(), static_cast<int>(source.bytes.size())) < 0) source.refuse("no memory for it");
+  if (!packet || av_new_packet(packet.get(), static_cast<int>(source.bytes.size())) < 0)
+    source.refuse("no memory for it");
   std::memcpy(packet->data, source.bytes.data(), source.bytes.size());
   return packet;
 }
 
 Owned<AVFrame> decode_frame(const Source& source) {
+  // What is wrong is told by our own error, once.
+  [[maybe_unused]] static const bool silenced = (av_log_set_level(AV_LOG_QUIET), true);
   const AVCodec* codec = avcodec_find_decoder(codec_of(source));
   if (!codec) source.refuse("this build of FFmpeg has no decoder for it");
   Owned<AVCodecContext> context(avcodec_alloc_context3(codec));
@@ -97,26 +101,47 @@ Owned<AVFrame> decode_frame(const Source& source) {
   return frame;
 }
 
-/// Grey, palette and RGB of any depth: component by component, exact for 8 bits; deeper ones keep their upper 8.
+Image blank(const AVFrame& frame) {
+  return {
+      frame.height, frame.width,
+      std::vector<std::uint8_t>(static_cast<std::size_t>(frame.height) * static_cast<std::size_t>(frame.width) * 3)};
+}
+
+/// Grey and RGB of any depth: component by component, exact for 8 bits; deeper ones keep their upper 8.
 Image copy_components(const AVFrame& frame, const AVPixFmtDescriptor& format) {
-  Image image{frame.height, frame.width, std::vector<std::uint8_t>(static_cast<std::size_t>(frame.height) * frame.width * 3)};
-  const bool palette = (format.flags & AV_PIX_FMT_FLAG_PAL) != 0, grey = !palette && format.nb_components < 3;
+  Image image = blank(frame);
   std::vector<std::uint16_t> line(frame.width);
   for (int c = 0; c < 3; ++c) {
-    const int component = grey ? 0 : c, depth = palette ? 8 : format.comp[component].depth;
+    const int component = format.nb_components < 3 ? 0 : c, depth = format.comp[component].depth;
     for (int y = 0; y < frame.height; ++y) {
-      av_read_image_line2(line.data(), const_cast<const std::uint8_t**>(frame.data), frame.linesize, &format, 0, y, component, frame.width, palette ? 1 : 0, 2);
+      av_read_image_line2(line.data(), const_cast<const std::uint8_t**>(frame.data), frame.linesize, &format, 0, y,
+                          component, frame.width, 0, 2);
       std::uint8_t* out = image.pixels.data() + static_cast<std::size_t>(y) * frame.width * 3 + c;
       for (int x = 0; x < frame.width; ++x)
-        out[x * 3] = static_cast<std::uint8_t>(depth >= 8 ? line[x] >> (depth - 8) : line[x] * 255 / ((1 << depth) - 1));
+        out[x * 3] =
+            static_cast<std::uint8_t>(depth >= 8 ? line[x] >> (depth - 8) : line[x] * 255 / ((1 << depth) - 1));
     }
+  }
+  return image;
+}
+
+/// Indices into a table of 0xAARRGGBB.
+Image copy_palette(const AVFrame& frame) {
+  Image image = blank(frame);
+  std::array<std::uint32_t, 256> colours;
+  std::memcpy(colours.data(), frame.data[1], sizeof colours);
+  std::uint8_t* out = image.pixels.data();
+  for (int y = 0; y < frame.height; ++y) {
+    const std::uint8_t* in = frame.data[0] + static_cast<std::ptrdiff_t>(y) * frame.linesize[0];
+    for (int x = 0; x < frame.width; ++x)
+      for (const int shift : {16, 8, 0}) *out++ = static_cast<std::uint8_t>(colours[in[x]] >> shift);
   }
   return image;
 }
 
 /// Packed 8-bit RGB, with or without a fourth value to drop: the usual PNG, worth a path without component arithmetic.
 Image copy_packed(const AVFrame& frame, int step) {
-  Image image{frame.height, frame.width, std::vector<std::uint8_t>(static_cast<std::size_t>(frame.height) * frame.width * 3)};
+  Image image = blank(frame);
   std::uint8_t* out = image.pixels.data();
   for (int y = 0; y < frame.height; ++y) {
     const std::uint8_t* in = frame.data[0] + static_cast<std::ptrdiff_t>(y) * frame.linesize[0];
@@ -127,10 +152,11 @@ Image copy_packed(const AVFrame& frame, int step) {
 
 /// Lossy WebP and the like: colour conversion by libswscale.
 Image convert_colours(const AVFrame& frame, const Source& source) {
-  Image image{frame.height, frame.width, std::vector<std::uint8_t>(static_cast<std::size_t>(frame.height) * frame.width * 3)};
+  Image image = blank(frame);
   const auto format = static_cast<AVPixelFormat>(frame.format);
   const int flags = SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP;
-  const Owned<SwsContext> context(sws_getContext(frame.width, frame.height, format, frame.width, frame.height, AV_PIX_FMT_RGB24, flags, nullptr, nullptr, nullptr));
+  const Owned<SwsContext> context(sws_getContext(frame.width, frame.height, format, frame.width, frame.height,
+                                                 AV_PIX_FMT_RGB24, flags, nullptr, nullptr, nullptr));
   if (!context) source.refuse(fmt::format("its pixel format {} is unknown", av_get_pix_fmt_name(format)));
   std::uint8_t* planes[] = {image.pixels.data()};
   const int strides[] = {frame.width * 3};
@@ -142,9 +168,10 @@ Image to_rgb(const AVFrame& frame, const Source& source) {
   source.check_size(frame.height, frame.width);
   if (frame.format == AV_PIX_FMT_RGB24) return copy_packed(frame, 3);
   if (frame.format == AV_PIX_FMT_RGBA) return copy_packed(frame, 4);
+  if (frame.format == AV_PIX_FMT_PAL8) return copy_palette(frame);
   const AVPixFmtDescriptor* format = av_pix_fmt_desc_get(static_cast<AVPixelFormat>(frame.format));
   if (!format) source.refuse("its pixel format is unknown");
-  const bool rgb = (format->flags & (AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_PAL)) != 0, grey = format->nb_components < 3;
+  const bool rgb = (format->flags & AV_PIX_FMT_FLAG_RGB) != 0, grey = format->nb_components < 3;
   const bool floating = (format->flags & AV_PIX_FMT_FLAG_FLOAT) != 0, inverted = frame.format == AV_PIX_FMT_MONOWHITE;
   return (rgb || grey) && !floating && !inverted ? copy_components(frame, *format) : convert_colours(frame, source);
 }
@@ -177,7 +204,8 @@ class Jpeg {
     decompress(cmyk.data(), TJPF_CMYK);
     // Adobe's files, the only CMYK ones in use, hold inverted inks: what is left of the light is their product.
     for (std::size_t i = 0; i < pixels(); ++i)
-      for (int c = 0; c < 3; ++c) image.pixels[i * 3 + c] = static_cast<std::uint8_t>((cmyk[i * 4 + c] * cmyk[i * 4 + 3] + 127) / 255);
+      for (int c = 0; c < 3; ++c)
+        image.pixels[i * 3 + c] = static_cast<std::uint8_t>((cmyk[i * 4 + c] * cmyk[i * 4 + 3] + 127) / 255);
     return image;
   }
 

@@ -23,9 +23,9 @@ struct Image {
   ImageSize size() const { return {height, width}; }
 };
 
-/// Decodes the first picture of an encoded file in memory. Alpha is dropped (not composited), grey and palettes become RGB,
-/// 16 bits are cut to the upper 8, CMYK JPEGs are converted. EXIF rotation is not applied (transformers does not either).
-/// Any thread. Throws Error(kData) that starts with `name` when it does not decode or has no pixels.
+/// Decodes the first picture of an encoded file in memory. Alpha is dropped (not composited), grey and palettes become
+/// RGB, 16 bits are cut to the upper 8, CMYK JPEGs are converted. EXIF rotation is not applied (transformers does not
+/// either). Any thread. Throws Error(kData) that starts with `name` when it does not decode or has no pixels.
 Image decode_image(std::span<const std::uint8_t> bytes, std::string_view name);
 
 /// The same from a file; errors name `path`.

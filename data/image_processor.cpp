@@ -30,7 +30,8 @@ Json parse_json(const std::string& path) {
   }
 }
 
-/// The image processor's settings and the file they are in. What transformers 5 nests in processor_config.json goes first.
+/// The image processor's settings and the file they are in. What transformers 5 nests in processor_config.json goes
+/// first.
 std::pair<Json, std::string> find_settings(const std::string& dir) {
   const std::string nested = dir + "/processor_config.json", plain = dir + "/preprocessor_config.json";
   if (std::filesystem::exists(nested)) {
@@ -42,7 +43,8 @@ std::pair<Json, std::string> find_settings(const std::string& dir) {
 
 void expect(const Json& json, const char* key, const Json& wanted, const std::string& path) {
   if (json.contains(key) && !json.at(key).is_null() && json.at(key) != wanted)
-    fail(ExitCode::kData, "{}: {} is {}, but Plimsoll's image processor needs {}; {}", path, key, json.at(key).dump(), wanted.dump(), kAdvice);
+    fail(ExitCode::kData, "{}: {} is {}, but Plimsoll's image processor needs {}; {}", path, key, json.at(key).dump(),
+         wanted.dump(), kAdvice);
 }
 
 void check_settings(const Json& json, const std::string& path) {
@@ -52,7 +54,8 @@ void check_settings(const Json& json, const std::string& path) {
   for (const char* key : {"do_resize", "do_rescale", "do_normalize"}) expect(json, key, true, path);
   expect(json, "resample", kBicubic, path);
   const double factor = json.value("rescale_factor", 1.0 / 255.0);
-  if (std::fabs(factor * 255.0 - 1.0) > 1e-6) fail(ExitCode::kData, "{}: rescale_factor is {}, expected 1/255; {}", path, factor, kAdvice);
+  if (std::fabs(factor * 255.0 - 1.0) > 1e-6)
+    fail(ExitCode::kData, "{}: rescale_factor is {}, expected 1/255; {}", path, factor, kAdvice);
 }
 
 void read_integer(const Json& json, const char* key, std::int64_t& value) {
@@ -60,10 +63,13 @@ void read_integer(const Json& json, const char* key, std::int64_t& value) {
 }
 
 void check_options(const ImageProcessorOptions& options, const std::string& path) {
-  for (const auto& [key, value] : {std::pair{"patch_size", options.patch}, {"merge_size", options.merge}, {"temporal_patch_size", options.frames}})
-    if (value < 1 || value > 256) fail(ExitCode::kData, "{}: {} is {}, expected 1 to 256; {}", path, key, value, kAdvice);
+  for (const auto& [key, value] :
+       {std::pair{"patch_size", options.patch}, {"merge_size", options.merge}, {"temporal_patch_size", options.frames}})
+    if (value < 1 || value > 256)
+      fail(ExitCode::kData, "{}: {} is {}, expected 1 to 256; {}", path, key, value, kAdvice);
   if (options.min_pixels < 1 || options.max_pixels < options.min_pixels)
-    fail(ExitCode::kData, "{}: min_pixels {} and max_pixels {} do not bound anything; {}", path, options.min_pixels, options.max_pixels, kAdvice);
+    fail(ExitCode::kData, "{}: min_pixels {} and max_pixels {} do not bound anything; {}", path, options.min_pixels,
+         options.max_pixels, kAdvice);
   for (const float std : options.std)
     if (!(std > 0.0f)) fail(ExitCode::kData, "{}: image_std has {}, expected above 0; {}", path, std, kAdvice);
 }
@@ -87,9 +93,15 @@ ImageProcessorOptions read_options(const Json& json, const std::string& path) {
 }
 
 /// Python's round(): halves go to the even neighbour. The default rounding mode of nearbyint.
-std::int64_t round_to(double value, std::int64_t factor) { return static_cast<std::int64_t>(std::nearbyint(value / static_cast<double>(factor))) * factor; }
-std::int64_t floor_to(double value, std::int64_t factor) { return static_cast<std::int64_t>(std::floor(value / static_cast<double>(factor))) * factor; }
-std::int64_t ceil_to(double value, std::int64_t factor) { return static_cast<std::int64_t>(std::ceil(value / static_cast<double>(factor))) * factor; }
+std::int64_t round_to(double value, std::int64_t factor) {
+  return static_cast<std::int64_t>(std::nearbyint(value / static_cast<double>(factor))) * factor;
+}
+std::int64_t floor_to(double value, std::int64_t factor) {
+  return static_cast<std::int64_t>(std::floor(value / static_cast<double>(factor))) * factor;
+}
+std::int64_t ceil_to(double value, std::int64_t factor) {
+  return static_cast<std::int64_t>(std::ceil(value / static_cast<double>(factor))) * factor;
+}
 
 /// Normalised value of each byte in each channel: what fp32 arithmetic gives, once instead of per pixel.
 using ValueTable = std::array<std::array<float, 256>, 3>;
@@ -104,12 +116,14 @@ ValueTable value_table(const ImageProcessorOptions& options) {
 }
 
 /// One channel of one patch, a frame of it: [patch, patch] values from `corner` on.
-void copy_patch(const std::uint8_t* corner, std::int64_t row_bytes, std::int64_t patch, const std::array<float, 256>& values, float* out) {
+void copy_patch(const std::uint8_t* corner, std::int64_t row_bytes, std::int64_t patch,
+                const std::array<float, 256>& values, float* out) {
   for (std::int64_t y = 0; y < patch; ++y)
     for (std::int64_t x = 0; x < patch; ++x) *out++ = values[corner[y * row_bytes + x * 3]];
 }
 
-void write_row(const Image& image, std::int64_t top, std::int64_t left, const ImageProcessorOptions& options, const ValueTable& table, float* out) {
+void write_row(const Image& image, std::int64_t top, std::int64_t left, const ImageProcessorOptions& options,
+               const ValueTable& table, float* out) {
   const std::int64_t area = options.patch * options.patch, row_bytes = image.width * 3;
   for (int c = 0; c < 3; ++c) {
     float* frame = out + c * options.frames * area;
@@ -125,7 +139,8 @@ void write_patches(const Image& image, const ImageProcessorOptions& options, flo
   for (std::int64_t top = 0; top < image.height; top += block)
     for (std::int64_t left = 0; left < image.width; left += block)
       for (std::int64_t y = top; y < top + block; y += side)
-        for (std::int64_t x = left; x < left + block; x += side, out += values) write_row(image, y, x, options, table, out);
+        for (std::int64_t x = left; x < left + block; x += side, out += values)
+          write_row(image, y, x, options, table, out);
 }
 
 }  // namespace
@@ -140,11 +155,13 @@ ImageProcessorOptions read_image_processor_options(const std::string& dir) {
 }
 
 ImageSize resized_size(const ImageSize& size, const ImageProcessorOptions& options, const std::string& name) {
-  if (size.height <= 0 || size.width <= 0) fail(ExitCode::kData, "{}: has {} x {} pixels; take it out of the data", name, size.height, size.width);
+  if (size.height <= 0 || size.width <= 0)
+    fail(ExitCode::kData, "{}: has {} x {} pixels; take it out of the data", name, size.height, size.width);
   const double height = static_cast<double>(size.height), width = static_cast<double>(size.width);
   const double ratio = std::max(height, width) / std::min(height, width);
   if (ratio > kMostElongated)
-    fail(ExitCode::kData, "{}: {} x {} pixels is {:.1f} times as long as wide, at most {} are possible; crop it", name, size.height, size.width, ratio, kMostElongated);
+    fail(ExitCode::kData, "{}: {} x {} pixels is {:.1f} times as long as wide, at most {} are possible; crop it", name,
+         size.height, size.width, ratio, kMostElongated);
   const std::int64_t factor = options.patch * options.merge;
   ImageSize result{round_to(height, factor), round_to(width, factor)};
   if (result.height * result.width > options.max_pixels) {
@@ -155,21 +172,26 @@ ImageSize resized_size(const ImageSize& size, const ImageProcessorOptions& optio
     result = {ceil_to(height * beta, factor), ceil_to(width * beta, factor)};
   }
   if (result.height <= 0 || result.width <= 0)
-    fail(ExitCode::kData, "{}: {} x {} pixels become {} x {}; it is too small for min_pixels {}", name, size.height, size.width, result.height, result.width, options.min_pixels);
+    fail(ExitCode::kData, "{}: {} x {} pixels become {} x {}; it is too small for min_pixels {}", name, size.height,
+         size.width, result.height, result.width, options.min_pixels);
   return result;
 }
 
 ImageSize bounded_size(const ImageSize& size, std::int64_t resolution) {
   const std::int64_t longer = std::max(size.height, size.width);
   if (resolution <= 0 || longer <= resolution) return size;
-  const auto scaled = [&](std::int64_t side) { return std::max<std::int64_t>(1, (2 * side * resolution + longer) / (2 * longer)); };
+  const auto scaled = [&](std::int64_t side) {
+    return std::max<std::int64_t>(1, (2 * side * resolution + longer) / (2 * longer));
+  };
   return {scaled(size.height), scaled(size.width)};
 }
 
-std::array<std::int64_t, 3> append_patches(const Image& image, const ImageProcessorOptions& options, std::int64_t resolution,
-                                           std::vector<float>& pixel_values, const std::string& name) {
+std::array<std::int64_t, 3> append_patches(const Image& image, const ImageProcessorOptions& options,
+                                           std::int64_t resolution, std::vector<float>& pixel_values,
+                                           const std::string& name) {
   const ImageSize bounded = bounded_size(image.size(), resolution), size = resized_size(bounded, options, name);
-  const Image resized = bounded == image.size() ? resize_bicubic(image, size) : resize_bicubic(resize_bicubic(image, bounded), size);
+  const Image resized =
+      bounded == image.size() ? resize_bicubic(image, size) : resize_bicubic(resize_bicubic(image, bounded), size);
   const std::size_t before = pixel_values.size();
   pixel_values.resize(before + size.height * size.width * 3 * options.frames);
   write_patches(resized, options, pixel_values.data() + before);

@@ -2,8 +2,8 @@
 // Pictures to rows of patches, as Qwen2.5-VL's image processor of transformers 5 makes them (its torchvision variant).
 //
 // A picture is resized so that both sides are multiples of patch * merge and the pixel count is within bounds, with an
-// antialiased bicubic filter on 8-bit values in fixed point: horizontal pass, rounded to 8 bits, then vertical pass. Then
-// (x - 255 mean) / (255 std) in fp32, cut into patches. Equals transformers bit for bit where tested.
+// antialiased bicubic filter on 8-bit values in fixed point: horizontal pass, rounded to 8 bits, then vertical pass.
+// Then (x - 255 mean) / (255 std) in fp32, cut into patches. Equals transformers bit for bit where tested.
 //
 // Keys, "Cubic convolution interpolation for digital image processing" (IEEE TASSP 1981), a = -0.5.
 
@@ -27,22 +27,25 @@ struct ImageProcessorOptions {
   std::array<float, 3> std{0.26862954f, 0.26130258f, 0.27577711f};
 };
 
-/// Reads `dir`/preprocessor_config.json (or processor_config.json, as transformers 5 writes it). Throws Error(kData) naming file
-/// and key when it is missing, of another processor, or asks for something that is not done here.
+/// Reads `dir`/preprocessor_config.json (or processor_config.json, as transformers 5 writes it). Throws Error(kData)
+/// naming file and key when it is missing, of another processor, or asks for something that is not done here.
 ImageProcessorOptions read_image_processor_options(const std::string& dir);
 
-/// Size after transformers' smart resizing: sides rounded half to even to multiples of patch * merge, then scaled into the
-/// pixel bounds. Throws Error(kData) that starts with `name` for an empty picture or one more than 200 times as long as wide.
+/// Size after transformers' smart resizing: sides rounded half to even to multiples of patch * merge, then scaled into
+/// the pixel bounds. Throws Error(kData) that starts with `name` for an empty picture or one more than 200 times as
+/// long as wide.
 ImageSize resized_size(const ImageSize& size, const ImageProcessorOptions& options, const std::string& name = "image");
 
-/// The size with its longer side cut down to `resolution` pixels, aspect kept (rounded to nearest, at least 1). `resolution` 0,
-/// or a picture that is small enough: as it is.
+/// The size with its longer side cut down to `resolution` pixels, aspect kept (rounded to nearest, at least 1).
+/// `resolution` 0, or a picture that is small enough: as it is.
 ImageSize bounded_size(const ImageSize& size, std::int64_t resolution);
 
-/// Appends the patches of `image` to `pixel_values`: rows of 3 * frames * patch * patch values (channel, frame, row, column), ordered
-/// by blocks of merge x merge patches. Returns (frames, patch rows, patch columns) = image_grid_thw. With `resolution` above 0
-/// the picture is first bounded by bounded_size(). Any thread. Throws Error(kData) as resized_size().
-std::array<std::int64_t, 3> append_patches(const Image& image, const ImageProcessorOptions& options, std::int64_t resolution,
-                                           std::vector<float>& pixel_values, const std::string& name = "image");
+/// Appends the patches of `image` to `pixel_values`: rows of 3 * frames * patch * patch values (channel, frame, row,
+/// column), ordered by blocks of merge x merge patches. Returns (frames, patch rows, patch columns) = image_grid_thw.
+/// With `resolution` above 0 the picture is first bounded by bounded_size(). Any thread. Throws Error(kData) as
+/// resized_size().
+std::array<std::int64_t, 3> append_patches(const Image& image, const ImageProcessorOptions& options,
+                                           std::int64_t resolution, std::vector<float>& pixel_values,
+                                           const std::string& name = "image");
 
 }  // namespace plimsoll::data

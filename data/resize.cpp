@@ -48,7 +48,9 @@ Kernel kernel_at(std::int64_t pixel, double scale, std::int64_t from) {
 
 int precision_for(double largest) {
   int precision = 0;
-  while (precision < kMostPrecision && static_cast<int>(0.5 + largest * static_cast<double>(1 << (precision + 1))) < (1 << 15)) ++precision;
+  while (precision < kMostPrecision &&
+         static_cast<int>(0.5 + largest * static_cast<double>(1 << (precision + 1))) < (1 << 15))
+    ++precision;
   return precision;
 }
 
@@ -58,7 +60,8 @@ std::int16_t to_fixed(double weight, int precision) {
 }
 
 /// out[j] = sum over k of weights[k] * in[k * stride + j], rounded and clamped, for kLanes values of j.
-void weigh(const std::uint8_t* in, std::int64_t stride, const std::int16_t* weights, const ResampleAxis& axis, std::uint8_t* out) {
+void weigh(const std::uint8_t* in, std::int64_t stride, const std::int16_t* weights, const ResampleAxis& axis,
+           std::uint8_t* out) {
   std::int32_t sums[kLanes];
   std::fill_n(sums, kLanes, axis.precision > 0 ? 1 << (axis.precision - 1) : 0);
   for (std::int64_t k = 0; k < axis.taps; ++k) {
@@ -136,14 +139,16 @@ ResampleAxis resample_axis(std::int64_t from, std::int64_t to) {
     axis.start.push_back(std::min(kernels[i].start, from - axis.taps));
     const std::int64_t shift = kernels[i].start - axis.start.back();
     for (std::size_t k = 0; k < kernels[i].weights.size(); ++k)
-      axis.weights[i * axis.taps + shift + static_cast<std::int64_t>(k)] = to_fixed(kernels[i].weights[k], axis.precision);
+      axis.weights[i * axis.taps + shift + static_cast<std::int64_t>(k)] =
+          to_fixed(kernels[i].weights[k], axis.precision);
   }
   return axis;
 }
 
 Image resize_bicubic(const Image& image, const ImageSize& size) {
   if (image.height <= 0 || image.width <= 0 || size.height <= 0 || size.width <= 0)
-    fail(ExitCode::kData, "an image of {} x {} pixels cannot be resized to {} x {}", image.height, image.width, size.height, size.width);
+    fail(ExitCode::kData, "an image of {} x {} pixels cannot be resized to {} x {}", image.height, image.width,
+         size.height, size.width);
   Image result = image.width == size.width ? image : resize_width(image, size.width);
   if (result.height != size.height) result = resize_height(result, size.height);
   return result;

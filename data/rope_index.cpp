@@ -40,8 +40,9 @@ class Positions {
 
 }  // namespace
 
-std::vector<std::int64_t> rope_index(std::span<const std::int64_t> input_ids, std::span<const std::array<std::int64_t, 3>> grids,
-                                     std::int64_t image_token_id, std::int64_t merge) {
+std::vector<std::int64_t> rope_index(std::span<const std::int64_t> input_ids,
+                                     std::span<const std::array<std::int64_t, 3>> grids, std::int64_t image_token_id,
+                                     std::int64_t merge) {
   Positions positions(input_ids.size());
   std::size_t picture = 0;
   for (std::size_t i = 0; i < input_ids.size();) {
@@ -53,15 +54,19 @@ std::vector<std::int64_t> rope_index(std::span<const std::int64_t> input_ids, st
     const std::size_t start = i;
     while (i < input_ids.size() && input_ids[i] == image_token_id) ++i;
     const auto run = static_cast<std::int64_t>(i - start);
-    if (picture == grids.size()) fail(ExitCode::kData, "the prompt has image tokens for picture {}, but there are only {} pictures", picture, grids.size());
+    if (picture == grids.size())
+      fail(ExitCode::kData, "the prompt has image tokens for picture {}, but there are only {} pictures", picture,
+           grids.size());
     const auto [frames, rows, columns] = grids[picture];
     if (frames * (rows / merge) * (columns / merge) != run)
-      fail(ExitCode::kData, "picture {} has a grid of {} x {} x {} patches, which makes {} tokens, but the prompt has {} for it", picture, frames, rows, columns,
-           frames * (rows / merge) * (columns / merge), run);
+      fail(ExitCode::kData,
+           "picture {} has a grid of {} x {} x {} patches, which makes {} tokens, but the prompt has {} for it",
+           picture, frames, rows, columns, frames * (rows / merge) * (columns / merge), run);
     positions.picture(frames, rows / merge, columns / merge);
     ++picture;
   }
-  if (picture != grids.size()) fail(ExitCode::kData, "the prompt has image tokens for {} pictures, but there are {}", picture, grids.size());
+  if (picture != grids.size())
+    fail(ExitCode::kData, "the prompt has image tokens for {} pictures, but there are {}", picture, grids.size());
   return positions.take();
 }
 

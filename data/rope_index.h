@@ -13,10 +13,11 @@
 
 namespace plimsoll::data {
 
-/// [3, L] row-major (time, height, width) for a prompt of L tokens. `grids` holds one (frames, patch rows, patch columns) a
-/// picture, in order of appearance; each picture is a run of frames * rows * columns / merge^2 tokens `image_token_id`.
-/// Throws Error(kData) when runs and grids do not match.
-std::vector<std::int64_t> rope_index(std::span<const std::int64_t> input_ids, std::span<const std::array<std::int64_t, 3>> grids,
-                                     std::int64_t image_token_id, std::int64_t merge = 2);
+/// [3, L] row-major (time, height, width) for a prompt of L tokens. `grids` holds one (frames, patch rows, patch
+/// columns) a picture, in order of appearance; each picture is a run of frames * rows * columns / merge^2 tokens
+/// `image_token_id`. Throws Error(kData) when runs and grids do not match.
+std::vector<std::int64_t> rope_index(std::span<const std::int64_t> input_ids,
+                                     std::span<const std::array<std::int64_t, 3>> grids, std::int64_t image_token_id,
+                                     std::int64_t merge = 2);
 
 }  // namespace plimsoll::data

@@ -58,8 +58,11 @@ TextSplitter::TextSplitter(const std::vector<SplitPattern>& patterns, const std:
     const std::uint32_t options = pattern.literal ? PCRE2_UTF | PCRE2_LITERAL : PCRE2_UTF | PCRE2_UCP;
     int error = 0;
     PCRE2_SIZE where = 0;
-    pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), options, &error, &where, nullptr);
-    if (!code) fail(ExitCode::kData, "{}: its split pattern does not compile: {} at {} of {}", path, message_of(error), where, text);
+    pcre2_code* code =
+        pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), options, &error, &where, nullptr);
+    if (!code)
+      fail(ExitCode::kData, "{}: its split pattern does not compile: {} at {} of {}", path, message_of(error), where,
+           text);
     pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);  // where there is no JIT, matching interprets
     patterns_.push_back({std::unique_ptr<pcre2_code, FreeCode>(code)});
   }
@@ -72,7 +75,8 @@ void TextSplitter::split(std::string_view text, const std::function<void(std::st
   if (!text.empty()) split_from(0, text, take);
 }
 
-void TextSplitter::split_from(std::size_t pattern, std::string_view text, const std::function<void(std::string_view)>& take) const {
+void TextSplitter::split_from(std::size_t pattern, std::string_view text,
+                              const std::function<void(std::string_view)>& take) const {
   if (pattern == patterns_.size()) return take(text);
   const pcre2_code* code = patterns_[pattern].code.get();
   const std::unique_ptr<pcre2_match_data, FreeMatch> match(pcre2_match_data_create_from_pattern(code, nullptr));
@@ -86,7 +90,9 @@ void TextSplitter::split_from(std::size_t pattern, std::string_view text, const 
     if (found == PCRE2_ERROR_JIT_STACKLIMIT)
       found = pcre2_match(code, subject, text.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match.get(), nullptr);
     if (found == PCRE2_ERROR_NOMATCH) break;
-    if (found < 0) fail(ExitCode::kData, "a text of {} bytes cannot be split into pieces: {}; shorten it", text.size(), message_of(found));
+    if (found < 0)
+      fail(ExitCode::kData, "a text of {} bytes cannot be split into pieces: {}; shorten it", text.size(),
+           message_of(found));
     const PCRE2_SIZE* range = pcre2_get_ovector_pointer(match.get());
     pass_on(done, range[0]);
     pass_on(range[0], range[1]);

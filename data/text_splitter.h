@@ -1,5 +1,6 @@
 #pragma once
-// Cutting text into pieces by a tokenizer's regular expressions, the way Oniguruma (which `tokenizers` uses) matches them.
+// Cutting text into pieces by a tokenizer's regular expressions, the way Oniguruma (which `tokenizers` uses) matches
+// them.
 
 #include <functional>
 #include <memory>
@@ -19,8 +20,8 @@ class TextSplitter {
   ~TextSplitter();
   TextSplitter(TextSplitter&&) noexcept;
 
-  /// Calls `take` with every piece of `text` (valid UTF-8), in order: matches and what lies between them, nothing lost. Several
-  /// patterns cut one after another.
+  /// Calls `take` with every piece of `text` (valid UTF-8), in order: matches and what lies between them, nothing lost.
+  /// Several patterns cut one after another.
   void split(std::string_view text, const std::function<void(std::string_view)>& take) const;
 
  private:

@@ -30,15 +30,28 @@ AddedTokenFinder finder_of(const TokenizerFile& file, bool normalized) {
 
 struct Tokenizer::Parts {
   explicit Parts(const TokenizerFile& file)
-      : bpe(file.bpe, file.path), splitter(file.splits, file.path), original(finder_of(file, false)), normalized(finder_of(file, true)), to_nfc(file.nfc) {
-    const std::vector<std::string>& base = bpe.tokens();
+      : bpe(file.bpe, file.path),
+        splitter(file.splits, file.path),
+        original(finder_of(file, false)),
+        normalized(finder_of(file, true)),
+        to_nfc(file.nfc) {
     for (const AddedToken& token : file.added_tokens) {
-      const bool base_token = token.id >= 0 && token.id < static_cast<std::int64_t>(base.size()) && !base[token.id].empty();
-      if (token.id < 0 || (base_token && base[token.id] != token.content) || (added.contains(token.id) && added[token.id] != token.content))
-        fail(ExitCode::kData, "{}: added token \"{}\" has the id {}, which is taken or no id", file.path, token.content, token.id);
+      check_id(token, file.path);
       added[token.id] = token.content;
       added_ids[token.content] = token.id;
     }
+  }
+
+  void check_id(const AddedToken& token, const std::string& path) const {
+    const std::vector<std::string>& base = bpe.tokens();
+    const bool in_base = token.id >= 0 && token.id < static_cast<std::int64_t>(base.size()) && !base[token.id].empty();
+    const auto earlier = added.find(token.id);
+    const bool taken =
+        (in_base && base[token.id] != token.content) || (earlier != added.end() && earlier->second != token.content);
+    if (token.id < 0 || taken || bpe.id_of(token.content).value_or(token.id) != token.id)
+      fail(ExitCode::kData,
+           "{}: added token \"{}\" has the id {}, which is another token's or not its id in the vocabulary", path,
+           token.content, token.id);
   }
 
   void encode_text(std::string_view text, std::vector<std::int64_t>& ids) const {
@@ -49,7 +62,8 @@ struct Tokenizer::Parts {
   void encode_stretch(std::string_view text, std::vector<std::int64_t>& ids) const {
     const std::string composed = to_nfc ? nfc(text) : std::string(text);
     normalized.cut(
-        composed, [&](std::string_view between) { encode_text(between, ids); }, [&](const AddedToken& token) { ids.push_back(token.id); });
+        composed, [&](std::string_view between) { encode_text(between, ids); },
+        [&](const AddedToken& token) { ids.push_back(token.id); });
   }
 
   Bpe bpe;
@@ -68,7 +82,8 @@ Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 std::vector<std::int64_t> Tokenizer::encode(std::string_view text) const {
   std::vector<std::int64_t> ids;
   parts_->original.cut(
-      valid_utf8(text), [&](std::string_view stretch) { parts_->encode_stretch(stretch, ids); }, [&](const AddedToken& token) { ids.push_back(token.id); });
+      valid_utf8(text), [&](std::string_view stretch) { parts_->encode_stretch(stretch, ids); },
+      [&](const AddedToken& token) { ids.push_back(token.id); });
   return ids;
 }
 

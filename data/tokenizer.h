@@ -21,18 +21,20 @@ namespace plimsoll::data {
 /// Immutable once read, but for a cache of pieces behind a lock: any thread may use one object.
 class Tokenizer {
  public:
-  /// Reads `path`. Throws Error(kData) naming the file when it is missing, no JSON, damaged (an id twice, a merge of unknown
-  /// tokens), or of another kind (Unigram, WordPiece, byte fallback, other normalisers or splitters): the text says which
-  /// kind was found.
+  /// Reads `path`. Throws Error(kData) naming the file when it is missing, no JSON, damaged (an id twice, a merge of
+  /// unknown tokens), or of another kind (Unigram, WordPiece, byte fallback, other normalisers or splitters): the text
+  /// says which kind was found.
   explicit Tokenizer(const std::string& path);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  /// Ids of `text`, special tokens inside it parsed as such (as transformers does). Bytes that are no UTF-8 become U+FFFD.
+  /// Ids of `text`, special tokens inside it parsed as such (as transformers does). Bytes that are no UTF-8 become
+  /// U+FFFD.
   std::vector<std::int64_t> encode(std::string_view text) const;
 
-  /// The text of `ids`, special tokens spelled out. Unknown ids throw Error(kData); bytes that form no UTF-8 are returned as is.
+  /// The text of `ids`, special tokens spelled out. Unknown ids throw Error(kData); bytes that form no UTF-8 are
+  /// returned as is.
   std::string decode(std::span<const std::int64_t> ids) const;
 
   /// Id of a whole token by its text ("<|image_pad|>"), base or added; nothing when there is none.

@@ -11,10 +11,12 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr const char* kAdvice = "Plimsoll reads byte-level BPE of Qwen's kind; use the tokenizer.json that belongs to a Qwen2.5-VL model";
+constexpr const char* kAdvice =
+    "Plimsoll reads byte-level BPE of Qwen's kind; use the tokenizer.json that belongs to a Qwen2.5-VL model";
 
 /// GPT-2's splitter, which a ByteLevel pre-tokenizer with use_regex applies by itself.
-constexpr const char* kByteLevelPattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr const char* kByteLevelPattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 [[noreturn]] void refuse(const std::string& path, const std::string& found) {
   fail(ExitCode::kData, "{}: {}; {}", path, found, kAdvice);
@@ -25,7 +27,9 @@ std::string type_of(const Json& part) { return part.is_object() ? part.value("ty
 bool absent(const Json& json, const char* key) { return !json.contains(key) || json.at(key).is_null(); }
 
 /// A string that is null, missing or empty counts as empty.
-std::string optional_text(const Json& json, const char* key) { return absent(json, key) ? "" : json.at(key).get<std::string>(); }
+std::string optional_text(const Json& json, const char* key) {
+  return absent(json, key) ? "" : json.at(key).get<std::string>();
+}
 
 /// The members of a "Sequence" under `list`, or the part itself as the only one; none for null.
 std::vector<Json> sequence(const Json& root, const char* key, const char* list) {
@@ -46,7 +50,8 @@ AddedToken read_added_token(const Json& json) {
 
 void read_normalizer(const Json& root, TokenizerFile& file) {
   for (const Json& part : sequence(root, "normalizer", "normalizers")) {
-    if (type_of(part) != "NFC") refuse(file.path, fmt::format("its normaliser is {}, expected NFC or none", type_of(part)));
+    if (type_of(part) != "NFC")
+      refuse(file.path, fmt::format("its normaliser is {}, expected NFC or none", type_of(part)));
     file.nfc = true;
   }
 }
@@ -69,7 +74,8 @@ void read_splits(const Json& root, TokenizerFile& file) {
       file.splits.push_back(read_split(part, file.path));
     } else if (type == "ByteLevel") {
       byte_level = true;
-      if (part.value("add_prefix_space", true)) refuse(file.path, "its ByteLevel pre-tokenizer adds a space in front (add_prefix_space)");
+      if (part.value("add_prefix_space", true))
+        refuse(file.path, "its ByteLevel pre-tokenizer adds a space in front (add_prefix_space)");
       if (part.value("use_regex", true)) file.splits.push_back({kByteLevelPattern, false});
     } else {
       refuse(file.path, fmt::format("its pre-tokenizer is {}, expected Split and ByteLevel", type));
@@ -80,7 +86,8 @@ void read_splits(const Json& root, TokenizerFile& file) {
 
 void check_ends(const Json& root, const std::string& path) {
   for (const Json& part : sequence(root, "post_processor", "processors"))
-    if (type_of(part) != "ByteLevel") refuse(path, fmt::format("its post-processor is {}, expected ByteLevel or none", type_of(part)));
+    if (type_of(part) != "ByteLevel")
+      refuse(path, fmt::format("its post-processor is {}, expected ByteLevel or none", type_of(part)));
   for (const Json& part : sequence(root, "decoder", "decoders"))
     if (type_of(part) != "ByteLevel") refuse(path, fmt::format("its decoder is {}, expected ByteLevel", type_of(part)));
 }
@@ -98,9 +105,11 @@ void check_model(const Json& model, const std::string& path) {
   const std::string type = model.contains("type") ? type_of(model) : (model.contains("merges") ? "BPE" : "untyped");
   if (type != "BPE") refuse(path, fmt::format("its model is {}, expected BPE", type));
   if (model.value("byte_fallback", false)) refuse(path, "its model is BPE with byte_fallback (SentencePiece's kind)");
-  if (!absent(model, "dropout") && model.at("dropout").get<double>() != 0.0) refuse(path, "its merges are dropped at random (dropout)");
+  if (!absent(model, "dropout") && model.at("dropout").get<double>() != 0.0)
+    refuse(path, "its merges are dropped at random (dropout)");
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
-    if (!optional_text(model, key).empty()) refuse(path, fmt::format("its {} is \"{}\", expected none", key, optional_text(model, key)));
+    if (!optional_text(model, key).empty())
+      refuse(path, fmt::format("its {} is \"{}\", expected none", key, optional_text(model, key)));
 }
 
 BpeModel read_bpe(const Json& model, const std::string& path) {
@@ -134,7 +143,8 @@ TokenizerFile read_tokenizer_file(const std::string& path) {
   try {
     return read_parts(Json::parse(text), path);
   } catch (const Json::parse_error& error) {
-    fail(ExitCode::kData, "{}: is no JSON, at byte {} of {} ({}); fetch the file again", path, error.byte, text.size(), error.what());
+    fail(ExitCode::kData, "{}: is no JSON, at byte {} of {} ({}); fetch the file again", path, error.byte, text.size(),
+         error.what());
   } catch (const Json::exception& error) {
     fail(ExitCode::kData, "{}: an entry is missing or of the wrong type ({}); {}", path, error.what(), kAdvice);
   }

@@ -1,5 +1,6 @@
 #pragma once
-// A Hugging Face tokenizer.json, read and checked: the parts that a byte-level BPE needs, and nothing that it cannot honour.
+// A Hugging Face tokenizer.json, read and checked: the parts that a byte-level BPE needs, and nothing that it cannot
+// honour.
 
 #include <cstdint>
 #include <optional>
@@ -37,13 +38,13 @@ struct BpeModel {
 struct TokenizerFile {
   std::string path;
   std::vector<AddedToken> added_tokens;
-  bool nfc = false;  ///< normalise to NFC (Unicode Standard Annex 15)
+  bool nfc = false;                  ///< normalise to NFC (Unicode Standard Annex 15)
   std::vector<SplitPattern> splits;  ///< applied one after another
   BpeModel bpe;
 };
 
-/// Reads `path`. Throws Error(kData) naming file and what was found: not JSON, a missing or mistyped entry, a model other than
-/// byte-level BPE, a normaliser, splitter, post-processor or option that Plimsoll does not do.
+/// Reads `path`. Throws Error(kData) naming file and what was found: not JSON, a missing or mistyped entry, a model
+/// other than byte-level BPE, a normaliser, splitter, post-processor or option that Plimsoll does not do.
 TokenizerFile read_tokenizer_file(const std::string& path);
 
 }  // namespace plimsoll::data

@@ -20,12 +20,16 @@ namespace {
 constexpr const char* kWords =
     "the red green blue yellow pad to and of on in move gripper reach pick up place put block then a it with is "
     "whose colour slowly carefully go touch keep hold until done stop there over above left right push pull open close "
-    "helpful assistant system user You are purple orange pink cyan white black brown grey cube bowl plate cup box drawer "
+    "helpful assistant system user You are purple orange pink cyan white black brown grey cube bowl plate cup box "
+    "drawer "
     "door object table robot arm hand from into onto next near behind front under between grasp lift lower rotate turn "
-    "stack slide press insert remove take bring drop pour wipe fold release sort button handle lid bottle can mug spoon "
-    "fork knife pan pot tray towel cloth peg hole socket plug cable switch lever knob ball cylinder circle square triangle "
+    "stack slide press insert remove take bring drop pour wipe fold release sort button handle lid bottle can mug "
+    "spoon "
+    "fork knife pan pot tray towel cloth peg hole socket plug cable switch lever knob ball cylinder circle square "
+    "triangle "
     "target goal colored color one two three first second last all both other same small large big little long short "
-    "before after while again back down away toward towards forward along around across through at by for that this not "
+    "before after while again back down away toward towards forward along around across through at by for that this "
+    "not "
     "do without any touching hitting holding moving please your its be make sure force contact pressure gently quickly "
     "Pick Place Put Move Push Pull Open Close Reach Take Grasp Lift Stack Turn Slide Press Go Touch The";
 
@@ -61,7 +65,8 @@ using Pair = std::pair<std::string, std::string>;
 std::pair<Pair, std::int64_t> heaviest_pair(const std::vector<Word>& words) {
   std::map<Pair, std::int64_t> weights;
   for (const Word& word : words)
-    for (std::size_t i = 0; i + 1 < word.symbols.size(); ++i) weights[{word.symbols[i], word.symbols[i + 1]}] += word.weight;
+    for (std::size_t i = 0; i + 1 < word.symbols.size(); ++i)
+      weights[{word.symbols[i], word.symbols[i + 1]}] += word.weight;
   std::pair<Pair, std::int64_t> best;
   for (const auto& [pair, weight] : weights)
     if (weight > best.second) best = {pair, weight};
@@ -71,7 +76,8 @@ std::pair<Pair, std::int64_t> heaviest_pair(const std::vector<Word>& words) {
 void merge_in(Word& word, const Pair& pair) {
   std::vector<std::string> merged;
   for (std::size_t i = 0; i < word.symbols.size(); ++i) {
-    const bool here = i + 1 < word.symbols.size() && word.symbols[i] == pair.first && word.symbols[i + 1] == pair.second;
+    const bool here =
+        i + 1 < word.symbols.size() && word.symbols[i] == pair.first && word.symbols[i + 1] == pair.second;
     merged.push_back(here ? pair.first + pair.second : word.symbols[i]);
     if (here) ++i;
   }

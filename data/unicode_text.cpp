@@ -20,7 +20,8 @@ struct Character {
 Character first(std::string_view text) {
   Character result;
   if (text.empty()) return result;
-  const auto taken = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()), &result.code);
+  const auto taken = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                      static_cast<utf8proc_ssize_t>(text.size()), &result.code);
   result.bytes = taken > 0 ? static_cast<std::size_t>(taken) : 1;
   return result;
 }
@@ -72,10 +73,12 @@ std::string valid_utf8(std::string_view text) {
 std::string nfc(std::string_view text) {
   if (is_ascii(text)) return std::string(text);
   utf8proc_uint8_t* composed = nullptr;
-  const auto length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()), &composed,
-                                   static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  const auto length =
+      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
+                   &composed, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
   const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(composed, &std::free);
-  if (length < 0) fail(ExitCode::kData, "a text of {} bytes cannot be normalised: {}", text.size(), utf8proc_errmsg(length));
+  if (length < 0)
+    fail(ExitCode::kData, "a text of {} bytes cannot be normalised: {}", text.size(), utf8proc_errmsg(length));
   return {reinterpret_cast<const char*>(composed), static_cast<std::size_t>(length)};
 }
 

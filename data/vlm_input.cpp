@@ -26,7 +26,11 @@ std::string excerpt(std::string_view text) { return std::string(text.substr(0, 8
 
 struct VlmProcessor::Parts {
   explicit Parts(const std::string& model_dir)
-      : path(model_dir + "/tokenizer.json"), tokenizer(path), options(read_image_processor_options(model_dir)), image_token(token("<|image_pad|>")), video_token(token("<|video_pad|>")) {
+      : path(model_dir + "/tokenizer.json"),
+        tokenizer(path),
+        options(read_image_processor_options(model_dir)),
+        image_token(token("<|image_pad|>")),
+        video_token(token("<|video_pad|>")) {
     for (const char* needed : {"<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"}) token(needed);
   }
 
@@ -36,8 +40,8 @@ struct VlmProcessor::Parts {
     return *id;
   }
 
-  /// Ids of the whole prompt with one image token a picture. What a picture becomes does not change how text is cut, because
-  /// special tokens are cut out first.
+  /// Ids of the whole prompt with one image token a picture. What a picture becomes does not change how text is cut,
+  /// because special tokens are cut out first.
   std::vector<std::int64_t> short_prompt(std::string_view text, std::size_t pictures) const {
     std::string prompt = kBefore;
     for (std::size_t i = 0; i < pictures; ++i) prompt += kPicture;
@@ -45,11 +49,16 @@ struct VlmProcessor::Parts {
     const auto ids = tokenizer.encode(prompt);
     const auto image_tokens = static_cast<std::size_t>(std::count(ids.begin(), ids.end(), image_token));
     if (image_tokens != pictures || std::count(ids.begin(), ids.end(), video_token) != 0)
-      fail(ExitCode::kData, "the instruction \"{}\" contains <|image_pad|> or <|video_pad|>, which stand for pictures; take them out of it", excerpt(text));
+      fail(ExitCode::kData,
+           "the instruction \"{}\" contains <|image_pad|> or <|video_pad|>, which stand for pictures; take them out of "
+           "it",
+           excerpt(text));
     return ids;
   }
 
-  std::int64_t tokens_of(const Grid& grid) const { return grid[0] * (grid[1] / options.merge) * (grid[2] / options.merge); }
+  std::int64_t tokens_of(const Grid& grid) const {
+    return grid[0] * (grid[1] / options.merge) * (grid[2] / options.merge);
+  }
 
   /// The prompt with each image token repeated as often as its picture has tokens.
   std::vector<std::int64_t> prompt(std::string_view text, std::span<const Grid> grids) const {
@@ -93,22 +102,27 @@ VlmInput VlmProcessor::prepare(std::string_view text, std::span<const Image> ima
   return parts_->assemble(text, std::move(pixel_values), std::move(grids));
 }
 
-VlmInput VlmProcessor::prepare_pixels(std::string_view text, std::vector<float> pixel_values, std::vector<Grid> image_grid_thw) const {
+VlmInput VlmProcessor::prepare_pixels(std::string_view text, std::vector<float> pixel_values,
+                                      std::vector<Grid> image_grid_thw) const {
   std::int64_t patches = 0;
   for (const Grid& grid : image_grid_thw) {
     const auto [frames, rows, columns] = grid;
     const std::int64_t merge = parts_->options.merge;
     constexpr std::int64_t kMost = 1 << 20;
-    if (std::min({frames, rows, columns}) < 1 || std::max({frames, rows, columns}) > kMost || rows % merge != 0 || columns % merge != 0)
-      fail(ExitCode::kData, "image_grid_thw has {} x {} x {} patches; rows and columns must be multiples of {}", frames, rows, columns, merge);
+    if (std::min({frames, rows, columns}) < 1 || std::max({frames, rows, columns}) > kMost || rows % merge != 0 ||
+        columns % merge != 0)
+      fail(ExitCode::kData, "image_grid_thw has {} x {} x {} patches; rows and columns must be multiples of {}", frames,
+           rows, columns, merge);
     patches += frames * rows * columns;
   }
   if (patches * parts_->row_values() != static_cast<std::int64_t>(pixel_values.size()))
-    fail(ExitCode::kData, "pixel_values has {} values, but image_grid_thw asks for {} patches of {}", pixel_values.size(), patches, parts_->row_values());
+    fail(ExitCode::kData, "pixel_values has {} values, but image_grid_thw asks for {} patches of {}",
+         pixel_values.size(), patches, parts_->row_values());
   return parts_->assemble(text, std::move(pixel_values), std::move(image_grid_thw));
 }
 
-SampleShape VlmProcessor::shape(std::string_view text, std::span<const ImageSize> images, std::int64_t resolution) const {
+SampleShape VlmProcessor::shape(std::string_view text, std::span<const ImageSize> images,
+                                std::int64_t resolution) const {
   SampleShape shape;
   shape.tokens = static_cast<std::int64_t>(parts_->short_prompt(text, images.size()).size());
   for (std::size_t i = 0; i < images.size(); ++i) {

@@ -27,11 +27,13 @@ class VlmProcessor {
   explicit VlmProcessor(const std::string& model_dir);
   ~VlmProcessor();
 
-  /// Everything the VLM reads for `text` and `images`, in that order of pictures. `resolution` bounds the longer side of every
-  /// picture in pixels before the processor's own resizing; 0 leaves it. Errors of a picture start with "image <i>".
+  /// Everything the VLM reads for `text` and `images`, in that order of pictures. `resolution` bounds the longer side
+  /// of every picture in pixels before the processor's own resizing; 0 leaves it. Errors of a picture start with "image
+  /// <i>".
   VlmInput prepare(std::string_view text, std::span<const Image> images, std::int64_t resolution = 0) const;
 
-  /// The same from given patches in place of pictures (`pixel_values` [patches, 1176], a grid per picture): for comparisons.
+  /// The same from given patches in place of pictures (`pixel_values` [patches, 1176], a grid per picture): for
+  /// comparisons.
   VlmInput prepare_pixels(std::string_view text, std::vector<float> pixel_values,
                           std::vector<std::array<std::int64_t, 3>> image_grid_thw) const;
 

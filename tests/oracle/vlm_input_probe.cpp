@@ -2,7 +2,8 @@
 //
 //   vlm_input_probe REQUESTS.json RESULTS.json
 //
-// A list of objects in, a list of objects out. Arrays of values go into raw files that the request names. An Error becomes
+// A list of objects in, a list of objects out. Arrays of values go into raw files that the request names. An Error
+// becomes
 // {"error": text, "code": number}.
 
 #include <fmt/format.h>
@@ -52,7 +53,8 @@ Json decode(const Json& request) {
 }
 
 Json to_json(const plimsoll::VlmInput& input) {
-  return {{"input_ids", input.input_ids}, {"position_ids", input.position_ids}, {"image_grid_thw", input.image_grid_thw}};
+  return {
+      {"input_ids", input.input_ids}, {"position_ids", input.position_ids}, {"image_grid_thw", input.image_grid_thw}};
 }
 
 Json prepare(const Json& request) {
@@ -79,8 +81,14 @@ Json write_model(const Json& request) {
   const auto dir = request.at("dir").get<std::string>();
   const data::SpecialIds ids = data::write_tokenizer(dir, request.at("vocabulary").get<std::int64_t>());
   data::write_image_processor(dir, {});
-  return {{"pad", ids.pad},           {"im_start", ids.im_start},     {"im_end", ids.im_end},       {"vision_start", ids.vision_start},
-          {"vision_end", ids.vision_end}, {"vision_pad", ids.vision_pad}, {"image_pad", ids.image_pad}, {"video_pad", ids.video_pad}};
+  return {{"pad", ids.pad},
+          {"im_start", ids.im_start},
+          {"im_end", ids.im_end},
+          {"vision_start", ids.vision_start},
+          {"vision_end", ids.vision_end},
+          {"vision_pad", ids.vision_pad},
+          {"image_pad", ids.image_pad},
+          {"video_pad", ids.video_pad}};
 }
 
 Json answer(const Json& request) {
