@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/scope.h"
+#include "model/recompute.h"
 #include "model/towers.h"
 
 namespace plimsoll::model {
@@ -42,29 +43,45 @@ Tensor LanguageModel::embed(const PackedBatch& batch, const Tensor& image_featur
 
 Tensor LanguageModel::attend(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
   const std::int64_t tokens = x.size(0), width = config_.head_dim();
-  const auto heads = [&](const Linear& layer, int count) { return layer(x, keys, compute_).view({tokens, count, width}); };
-  const Tensor q = rotary(heads(block.q, config_.heads), batch.text_cos, batch.text_sin);
-  const Tensor k = rotary(heads(block.k, config_.kv_heads), batch.text_cos, batch.text_sin);
-  return attention(q, k, heads(block.v, config_.kv_heads), batch.tokens, true).view({tokens, config_.hidden});
+  auto qkv = apply_group({&block.q, &block.k, &block.v}, x, keys, compute_);
+  const Tensor v = qkv[2].view({tokens, config_.kv_heads, width});
+  const Tensor q = rotary(qkv[0].view({tokens, config_.heads, width}), batch.text_cos, batch.text_sin);
+  const Tensor k = rotary(qkv[1].view({tokens, config_.kv_heads, width}), batch.text_cos, batch.text_sin);
+  qkv.clear();  // rotated copies are all that attention needs
+  return attention(q, k, v, batch.tokens, true).view({tokens, config_.hidden});
+}
+
+Tensor LanguageModel::expand(const Block& block, const Tensor& x, const Tensor& keys) const {
+  const auto wide = apply_group({&block.gate, &block.up}, rms_norm(x, block.norm2, config_.norm_eps), keys, compute_);
+  return swiglu(wide[0], wide[1]);
 }
 
 // Sums go into the branch's result, which nothing has saved: no allocation for them.
 Tensor LanguageModel::run_block(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
   Tensor middle = block.o(attend(block, rms_norm(x, block.norm1, config_.norm_eps), batch, keys), keys, compute_);
   middle.add_(x);
-  const Tensor normed = rms_norm(middle, block.norm2, config_.norm_eps);
-  Tensor out = block.down(swiglu(block.gate(normed, keys, compute_), block.up(normed, keys, compute_)), keys, compute_);
+  Tensor out = block.down(expand(block, middle, keys), keys, compute_);
   return out.add_(middle);
 }
 
-Tensor LanguageModel::forward(const PackedBatch& batch, const Tensor& image_features, [[maybe_unused]] int recomputed, bool training) const {
+Tensor LanguageModel::run_labelled(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
+  const AllocationLabel label("language.recompute");
+  return run_block(block, x, batch, keys);
+}
+
+Tensor LanguageModel::forward(const PackedBatch& batch, const Tensor& image_features, int recomputed, bool training) const {
   const AllocationLabel label("language.block");
   const Tensor none;
   const Tensor& keys = training ? batch.dropout_keys : none;
   Tensor x = embed(batch, image_features);
   for (int i = 0; i < blocks(); ++i) {
     const Block& block = blocks_[i];
-    x = run_block(block, x, batch, keys);
+    if (i < recomputed) {
+      // Captured by value: the batch's tensors must outlive this call, and they are only references.
+      x = recompute([this, &block, batch, keys](const Tensor& input) { return run_labelled(block, input, batch, keys); }, x, block.trainable);
+    } else {
+      x = run_block(block, x, batch, keys);
+    }
   }
   return rms_norm(x, norm_, config_.norm_eps);
 }

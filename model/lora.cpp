@@ -36,8 +36,22 @@ std::vector<float> initial_a(std::uint64_t seed, std::uint64_t number, std::int6
 
 Tensor Linear::operator()(const Tensor& x, const Tensor& keys, at::ScalarType compute) const {
   if (!adapted()) return linear(x, weight, bias, compute);
-  const Dropout dropout{keys.defined() ? rate : 0.0F, keys, site};
+  const bool drop = keys.defined() && rate > 0;
+  const Dropout dropout{drop ? rate : 0.0F, drop ? keys : Tensor(), site};
   return lora_linear(x, weight, bias, a, b, scale, dropout, compute);
+}
+
+std::vector<Tensor> apply_group(std::initializer_list<const Linear*> layers, const Tensor& x, const Tensor& keys, at::ScalarType compute) {
+  std::vector<LoraLayer> group;
+  float scale = 1.0F;
+  Dropout dropout;
+  for (const Linear* layer : layers) {
+    group.push_back({layer->weight, layer->bias, layer->a, layer->b, layer->site});
+    if (!layer->adapted()) continue;
+    scale = layer->scale;  // the same for all adapters of a set
+    if (keys.defined() && layer->rate > 0) dropout = {layer->rate, keys, 0};
+  }
+  return lora_linears(x, group, scale, dropout, compute);
 }
 
 AdapterSet::AdapterSet(const LoraOptions* options, std::uint64_t seed, at::Device device)

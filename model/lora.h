@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <regex>
 #include <string>
@@ -28,6 +29,9 @@ struct Linear {
   /// `keys`: dropout keys of x's rows (ops.h, Dropout), undefined: no dropout. Result in `compute`.
   Tensor operator()(const Tensor& x, const Tensor& keys, at::ScalarType compute) const;
 };
+
+/// Several layers that read the same x, with or without adapters: x is saved once for all of them. Results in the order of `layers`.
+std::vector<Tensor> apply_group(std::initializer_list<const Linear*> layers, const Tensor& x, const Tensor& keys, at::ScalarType compute);
 
 /// Makes the adapters while the model is built, in the order of calls. Without options it makes none.
 class AdapterSet {

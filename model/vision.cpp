@@ -57,19 +57,23 @@ Tensor VisionTower::attend(const Block& block, const Tensor& x, const PackedBatc
   return attention(q, k, qkv.select(1, 2), segments, false).view({patches, config_.hidden});
 }
 
+Tensor VisionTower::expand(const Block& block, const Tensor& x, const Tensor& keys) const {
+  const auto wide = apply_group({&block.gate, &block.up}, rms_norm(x, block.norm2, kNormEps), keys, compute_);
+  return swiglu(wide[0], wide[1]);
+}
+
 // Sums go into the branch's result, which nothing has saved: no allocation for them.
 Tensor VisionTower::run_block(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
   Tensor middle = block.proj(attend(block, rms_norm(x, block.norm1, kNormEps), batch, keys), keys, compute_);
   middle.add_(x);
-  const Tensor normed = rms_norm(middle, block.norm2, kNormEps);
-  Tensor out = block.down(swiglu(block.gate(normed, keys, compute_), block.up(normed, keys, compute_)), keys, compute_);
+  Tensor out = block.down(expand(block, middle, keys), keys, compute_);
   return out.add_(middle);
 }
 
 Tensor VisionTower::merge(const Tensor& x, const Tensor& keys) const {
   const std::int64_t unit = config_.merge * config_.merge;
   const Tensor rows = rms_norm(x, merger_norm_, kNormEps).view({x.size(0) / unit, unit * config_.hidden});
-  return merger_out_(at::gelu(merger_in_(rows, keys, compute_)), keys, compute_);
+  return merger_out_(gelu(merger_in_(rows, keys, compute_)), keys, compute_);
 }
 
 Tensor VisionTower::forward(const PackedBatch& batch, bool training) const {
