@@ -9,6 +9,9 @@ namespace plimsoll {
 
 int run_launch(std::vector<std::string> args);
 int run_doctor(std::vector<std::string> args);
+int run_init_model(std::vector<std::string> args);
+int run_features(std::vector<std::string> args);
 int run_config(std::vector<std::string> args);
+int run_demo_data(std::vector<std::string> args);
 
 }  // namespace plimsoll
