@@ -154,8 +154,8 @@ Tensor ActionExpert::start_rows(const Tensor& noisy, const Tensor& state) const 
 
 Tensor ActionExpert::predict(const Tensor& noisy, const Tensor& times, const Tensor& state, const ExpertContext& context) const {
   const AllocationLabel label("expert");
-  const Tensor hidden = at::silu(multiply(times, time_in_.weight, time_in_.bias));
-  const Tensor time = at::silu(multiply(hidden, time_out_.weight, time_out_.bias));
+  const Tensor hidden = swish(multiply(times, time_in_.weight, time_in_.bias));
+  const Tensor time = swish(multiply(hidden, time_out_.weight, time_out_.bias));
   Tensor rows = start_rows(noisy, state);
   for (std::size_t i = 0; i < blocks_.size(); ++i) rows = run_block(i, rows, time, context);
   const auto m = split_columns(multiply(time, final_modulation_.weight, final_modulation_.bias), 2);

@@ -101,22 +101,6 @@ class Kernels {
   virtual void scatter_add_rows(const Tensor& /*rows*/, const Tensor& /*indices*/, Tensor& /*out*/) const {}
   /// out = x, then out[indices[i]] = rows[i]; zeros when `rows` is undefined.
   virtual void place_rows(const Tensor& /*x*/, const Tensor& /*indices*/, const Tensor& /*rows*/, Tensor& /*out*/) const {}
-
-  /// out = x (1 + scale) + shift, rows of x in equal groups, one row of scale and shift (any row stride) per group.
-  virtual void modulate_forward(const Tensor& /*x*/, const Tensor& /*scale*/, const Tensor& /*shift*/, Tensor& /*out*/) const {}
-  /// dx undefined when not wanted; dscale, dshift: [groups, d] or undefined.
-  virtual void modulate_backward(const Tensor& /*grad*/, const Tensor& /*x*/, const Tensor& /*scale*/, Tensor& /*dx*/,
-                                 Tensor& /*dscale*/, Tensor& /*dshift*/) const {}
-  /// out = x + gate y, one row of gate (any row stride) per group of rows.
-  virtual void gated_add_forward(const Tensor& /*x*/, const Tensor& /*y*/, const Tensor& /*gate*/, Tensor& /*out*/) const {}
-  virtual void gated_add_backward(const Tensor& /*grad*/, const Tensor& /*y*/, const Tensor& /*gate*/, Tensor& /*dy*/,
-                                  Tensor& /*dgate*/) const {}
-
-  /// losses: [samples] fp32.
-  virtual void sample_mse_forward(const Tensor& /*prediction*/, const Tensor& /*target*/, const Tensor& /*weight*/,
-                                  Tensor& /*losses*/) const {}
-  virtual void sample_mse_backward(const Tensor& /*grad*/, const Tensor& /*prediction*/, const Tensor& /*target*/,
-                                   const Tensor& /*weight*/, Tensor& /*dprediction*/) const {}
 };
 
 /// The implementation for the tensor's device. Throws Error(kUsage) when there is none.

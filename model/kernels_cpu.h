@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "core/error.h"
 #include "core/scope.h"
 #include "model/kernels.h"
 
@@ -112,14 +113,6 @@ class CpuKernels final : public Kernels {
   void gather_rows(const Tensor& table, const Tensor& indices, Tensor& out) const override;
   void scatter_add_rows(const Tensor& rows, const Tensor& indices, Tensor& out) const override;
   void place_rows(const Tensor& x, const Tensor& indices, const Tensor& rows, Tensor& out) const override;
-  void modulate_forward(const Tensor& x, const Tensor& scale, const Tensor& shift, Tensor& out) const override;
-  void modulate_backward(const Tensor& grad, const Tensor& x, const Tensor& scale, Tensor& dx, Tensor& dscale,
-                         Tensor& dshift) const override;
-  void gated_add_forward(const Tensor& x, const Tensor& y, const Tensor& gate, Tensor& out) const override;
-  void gated_add_backward(const Tensor& grad, const Tensor& y, const Tensor& gate, Tensor& dy, Tensor& dgate) const override;
-  void sample_mse_forward(const Tensor& prediction, const Tensor& target, const Tensor& weight, Tensor& losses) const override;
-  void sample_mse_backward(const Tensor& grad, const Tensor& prediction, const Tensor& target, const Tensor& weight,
-                           Tensor& dprediction) const override;
 };
 
 }  // namespace plimsoll::model::cpu

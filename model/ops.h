@@ -97,32 +97,18 @@ Tensor gather_rows(const Tensor& table, const Tensor& indices);
 /// A copy of x [n, d] in which rows `indices` [m] are replaced by `rows` [m, d]. Gradients to both, where required.
 Tensor place_rows(const Tensor& x, const Tensor& indices, const Tensor& rows);
 
-/// 0.5 x (1 + erf(x / sqrt 2)). Saves x.
-Tensor gelu(const Tensor& x);
+/// 0.5 x (1 + erf(x / sqrt 2)). Saves x. (Names that at:: has too would be ambiguous at every call.)
+Tensor gelu_erf(const Tensor& x);
 /// The tanh approximation of gelu (torch's approximate="tanh"). Saves x.
 Tensor gelu_tanh(const Tensor& x);
-/// x sigmoid(x). Saves x.
-Tensor silu(const Tensor& x);
+/// silu: x sigmoid(x). Saves x.
+Tensor swish(const Tensor& x);
 
 /// x + y of the same shape and dtype. Saves nothing; the gradient goes to both as it is.
-Tensor add(const Tensor& x, const Tensor& y);
+Tensor add_residual(const Tensor& x, const Tensor& y);
 
 /// x in another dtype; x itself when it has that dtype.
 Tensor cast(const Tensor& x, at::ScalarType dtype);
-
-/// Adaptive modulation: x (1 + scale) + shift. x: [groups * rows, d] (or [groups, rows, d]); scale, shift: [groups, d], each row for
-/// the rows of one group; they may be slices of a wider tensor (at::chunk: its backward joins the slices in one
-/// allocation). Saves x if scale requires a gradient, and scale.
-Tensor modulate(const Tensor& x, const Tensor& scale, const Tensor& shift);
-
-/// Gated residual: x + gate y. x, y: [groups * rows, d] (or [groups, rows, d]), gate: [groups, d] as above. Saves y and gate; x's
-/// gradient is the incoming one.
-Tensor gated_add(const Tensor& x, const Tensor& y, const Tensor& gate);
-
-/// Loss per sample [samples] fp32: sum of weight (prediction - target)^2 / (draws * A * sum of weight). prediction: [samples * draws,
-/// N, A]; target alike, fp32; weight: [samples, N] fp32, no gradient to either; a sample whose weights are all 0 has loss 0.
-/// A row of weight 0 is not read into the sum, whatever it holds. Saves prediction, target, weight.
-Tensor sample_mse(const Tensor& prediction, const Tensor& target, const Tensor& weight);
 
 /// Most bytes of library scratch (core/scope.h) that `attention` takes at once, forward and backward, for these segments: what
 /// the CPU's workspace arena must hold. Exact for one thread a worker; fewer workers take less.

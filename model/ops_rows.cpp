@@ -154,69 +154,6 @@ class PlaceNode final : public OpNode<1> {
   }
 };
 
-/// One row per group, channels together; rows may be slices of a wider tensor.
-Tensor group_rows(const Tensor& x, const Tensor& rows, const char* what) {
-  const std::int64_t count = x.size(-1) == 0 ? 0 : x.numel() / x.size(-1);
-  if (rows.dim() != 2 || rows.size(1) != x.size(-1) || (rows.size(0) == 0 ? count != 0 : count % rows.size(0) != 0)) {
-    fail(ExitCode::kUsage, "{}: {} elements in rows of {} do not fall into the groups of a [{}, {}] tensor", what, x.numel(),
-         x.size(-1), rows.size(0), rows.size(-1));
-  }
-  const Tensor same = cast(rows, x.scalar_type());
-  return same.stride(1) == 1 ? same : same.contiguous();
-}
-
-class ModulateNode final : public OpNode<2> {
- public:
-  void keep(const Tensor& x, const Tensor& scale) {
-    if (scale.requires_grad()) save(0, x);
-    save(1, scale);
-  }
-
- protected:
-  variable_list backward(const variable_list& grads) override {
-    const Tensor grad = grads[0].contiguous(), scale = saved(1);
-    Tensor dx = needs(0) ? make_like(grad) : Tensor();
-    Tensor dscale = needs(1) ? make(scale.sizes(), scale.scalar_type(), grad) : Tensor();
-    Tensor dshift = needs(2) ? make(scale.sizes(), scale.scalar_type(), grad) : Tensor();
-    kernels_for(grad).modulate_backward(grad, dscale.defined() ? saved(0) : Tensor(), scale, dx, dscale, dshift);
-    return {dx, dscale, dshift};
-  }
-};
-
-class GatedAddNode final : public OpNode<2> {
- public:
-  void keep(const Tensor& y, const Tensor& gate) {
-    save(0, y);
-    save(1, gate);
-  }
-
- protected:
-  variable_list backward(const variable_list& grads) override {
-    const Tensor grad = grads[0].contiguous(), y = saved(0), gate = saved(1);
-    Tensor dy = needs(1) ? make_like(grad) : Tensor();
-    Tensor dgate = needs(2) ? make(gate.sizes(), gate.scalar_type(), grad) : Tensor();
-    kernels_for(grad).gated_add_backward(grad, y, gate, dy, dgate);
-    return {needs(0) ? grad : Tensor(), dy, dgate};
-  }
-};
-
-class SampleMseNode final : public OpNode<3> {
- public:
-  void keep(const Tensor& prediction, const Tensor& target, const Tensor& weight) {
-    save(0, prediction);
-    save(1, target);
-    save(2, weight);
-  }
-
- protected:
-  variable_list backward(const variable_list& grads) override {
-    const Tensor prediction = saved(0);
-    Tensor dprediction = make_like(prediction);
-    kernels_for(prediction).sample_mse_backward(grads[0].contiguous(), prediction, saved(1), saved(2), dprediction);
-    return {dprediction};
-  }
-};
-
 }  // namespace
 
 Tensor rms_norm(const Tensor& x_in, const Tensor& weight_in, double eps) {
@@ -248,9 +185,9 @@ Tensor swiglu(const Tensor& gate_in, const Tensor& up_in) {
   return out;
 }
 
-Tensor gelu(const Tensor& x) { return activation(Activation::kGeluErf, x); }
+Tensor gelu_erf(const Tensor& x) { return activation(Activation::kGeluErf, x); }
 Tensor gelu_tanh(const Tensor& x) { return activation(Activation::kGeluTanh, x); }
-Tensor silu(const Tensor& x) { return activation(Activation::kSilu, x); }
+Tensor swish(const Tensor& x) { return activation(Activation::kSilu, x); }
 
 Tensor rotary(const Tensor& x_in, const Tensor& cos_in, const Tensor& sin_in) {
   const Tensor x = contiguous_heads(x_in), cos = cos_in.contiguous(), sin = sin_in.contiguous();
@@ -267,8 +204,8 @@ Tensor rotary(const Tensor& x_in, const Tensor& cos_in, const Tensor& sin_in) {
   return out;
 }
 
-Tensor add(const Tensor& x_in, const Tensor& y_in) {
-  check_same(x_in, y_in, "add");
+Tensor add_residual(const Tensor& x_in, const Tensor& y_in) {
+  check_same(x_in, y_in, "add_residual");
   const Tensor x = x_in.contiguous(), y = y_in.contiguous();
   Tensor out = make_like(x);
   kernels_for(x).add(x, y, out);
@@ -313,48 +250,6 @@ Tensor place_rows(const Tensor& x_in, const Tensor& indices_in, const Tensor& ro
   node->keep(indices);
   torch::autograd::set_history(out, node);
   return out;
-}
-
-Tensor modulate(const Tensor& x_in, const Tensor& scale_in, const Tensor& shift_in) {
-  const Tensor x = x_in.contiguous();
-  const Tensor scale = group_rows(x, scale_in, "modulate"), shift = group_rows(x, shift_in, "modulate");
-  check_same(scale, shift, "modulate");
-  Tensor out = make_like(x);
-  kernels_for(x).modulate_forward(x, scale, shift, out);
-  if (!wants_graph(x, scale, shift)) return out;
-  auto node = make_node<ModulateNode>(x, scale, shift);
-  node->keep(x, scale);
-  torch::autograd::set_history(out, node);
-  return out;
-}
-
-Tensor gated_add(const Tensor& x_in, const Tensor& y_in, const Tensor& gate_in) {
-  check_same(x_in, y_in, "gated_add");
-  const Tensor x = x_in.contiguous(), y = y_in.contiguous(), gate = group_rows(x, gate_in, "gated_add");
-  Tensor out = make_like(x);
-  kernels_for(x).gated_add_forward(x, y, gate, out);
-  if (!wants_graph(x, y, gate)) return out;
-  auto node = make_node<GatedAddNode>(x, y, gate);
-  node->keep(y, gate);
-  torch::autograd::set_history(out, node);
-  return out;
-}
-
-Tensor sample_mse(const Tensor& prediction_in, const Tensor& target_in, const Tensor& weight_in) {
-  const Tensor prediction = prediction_in.contiguous(), target = target_in.contiguous(), weight = weight_in.contiguous();
-  if (prediction.dim() != 3 || weight.dim() != 2 || prediction.sizes() != target.sizes() || prediction.size(1) != weight.size(1) ||
-      target.scalar_type() != at::kFloat || weight.scalar_type() != at::kFloat ||
-      (weight.size(0) == 0 ? prediction.numel() != 0 : prediction.size(0) % weight.size(0) != 0)) {
-    fail(ExitCode::kUsage, "sample_mse: prediction [samples * draws, N, A], fp32 target alike, fp32 weight [samples, N]; given {}, {}, {} elements",
-         prediction.numel(), target.numel(), weight.numel());
-  }
-  Tensor losses = make({weight.size(0)}, at::kFloat, prediction);
-  kernels_for(prediction).sample_mse_forward(prediction, target, weight, losses);
-  if (!wants_graph(prediction)) return losses;
-  auto node = make_node<SampleMseNode>(prediction);
-  node->keep(prediction, target, weight);
-  torch::autograd::set_history(losses, node);
-  return losses;
 }
 
 }  // namespace plimsoll::model
