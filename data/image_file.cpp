@@ -191,7 +191,10 @@ class Jpeg {
   Jpeg(const Jpeg&) = delete;
   Jpeg& operator=(const Jpeg&) = delete;
 
-  ImageSize image_size() const { return {height_, width_}; }
+  ImageSize image_size() const {
+    source_.check_size(height_, width_);
+    return {height_, width_};
+  }
 
   Image decode() {
     source_.check_size(height_, width_);
@@ -252,9 +255,10 @@ Image read_image(const std::string& path) {
 ImageSize encoded_image_size(std::span<const std::uint8_t> bytes, std::string_view name) {
   const Source source{bytes, std::string(name)};
   if (is_jpeg(source)) return Jpeg(source).image_size();
-  if (source.starts_with(kPng) && bytes.size() >= kPngSize + 8)
-    return {big_endian(bytes.data() + kPngSize + 4), big_endian(bytes.data() + kPngSize)};
-  return decode_image(bytes, name).size();
+  if (!source.starts_with(kPng) || bytes.size() < kPngSize + 8) return decode_image(bytes, name).size();
+  const ImageSize size{big_endian(bytes.data() + kPngSize + 4), big_endian(bytes.data() + kPngSize)};
+  source.check_size(size.height, size.width);
+  return size;
 }
 
 }  // namespace plimsoll::data
