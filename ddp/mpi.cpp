@@ -29,7 +29,7 @@ constexpr double kSpin = 50e-6;           // a collective of ranks that are all 
 constexpr double kYield = 2e-3;           // then let another rank on this core work
 constexpr double kLongestSleep = 500e-6;  // then sleep: someone is late
 constexpr double kLookAround = 0.1;       // seconds between two looks at the peers' records
-constexpr double kGrace = 2.0;            // seconds that abort() gives the peers to leave by themselves
+constexpr double kGrace = 3.0;            // seconds that abort() gives the peers to leave by themselves
 
 volatile sig_atomic_t abort_code = 0;
 extern "C" void leave_now(int) { _exit(static_cast<int>(abort_code)); }
