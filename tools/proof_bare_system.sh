@@ -38,7 +38,7 @@ find_mirror() {
 }
 
 [ "$(id -u)" -eq 0 ] || untried "debootstrap needs root"
-command -v debootstrap >/dev/null || apt-get install -q -y --no-install-recommends debootstrap wget >/dev/null
+dpkg-query -W debootstrap wget >/dev/null 2>&1 || apt-get install -q -y --no-install-recommends debootstrap wget >/dev/null
 mirror=$(find_mirror) || untried "packages cannot be reached from here"
 
 root=$(pwd -P)/.proofs/bare-$suite
@@ -46,6 +46,7 @@ repository=$(git rev-parse --path-format=absolute --git-common-dir)
 script=/usr/share/debootstrap/scripts/$suite
 [ -e "$script" ] || script=/usr/share/debootstrap/scripts/gutsy
 options=(--variant=minbase --components="$components")
+# Debian 12 has no package with Ubuntu's keys; the system is thrown away and trusted with nothing.
 if [ -e "$keyring" ]; then options+=(--keyring="$keyring"); else options+=(--no-check-gpg); fi
 rm -rf --one-file-system "$root"
 mkdir -p "$root"
@@ -75,6 +76,8 @@ if [ -e "$root/etc/pip.conf" ] && [ -e "$root/etc/certificates-of-the-host.pem" 
   sed -i 's#^cert *=.*#cert = /etc/certificates-of-the-host.pem#' "$root/etc/pip.conf"
 fi
 
+# The system is thrown away, so dpkg need not wait for the disk.
+echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io"
 mkdir -p "$root/mnt/repository"
 cat >"$root/root/newcomer.sh" <<'INSIDE'
 set -euo pipefail
@@ -94,11 +97,13 @@ INSIDE
 
 # A mount namespace of its own: nothing stays mounted, whatever happens.
 export root repository
-unshare --mount --pid --fork --propagation private bash -euo pipefail -c '
+# A session of its own: dpkg would stop at the terminal of a background job.
+unshare --mount --pid --fork --kill-child --propagation private setsid --wait bash -euo pipefail -c '
   mount -t proc proc "$root/proc"
   mount --bind "$repository" "$root/mnt/repository"
   mount -o remount,bind,ro "$root/mnt/repository"
-  mkdir -p "$root/dev/shm"
+  mkdir -p "$root/dev/pts" "$root/dev/shm"
+  mount -t devpts devpts "$root/dev/pts"
   mount -t tmpfs tmpfs "$root/dev/shm"
   exec chroot "$root" /usr/bin/env -i "$@"
 ' bare "${kept[@]}" NAME="$name" HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
