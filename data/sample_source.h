@@ -26,6 +26,10 @@ class SampleSource {
   virtual SampleShape shape_of(std::int64_t index) const = 0;
   /// Decodes and processes one sample. Throws Error(kData) naming file, column and row.
   virtual Sample load(std::int64_t index) const = 0;
+  /// The same with the longer side of pictures cut down to `resolution` pixels (0: as they are) in place of the source's own setting. A source
+  /// without pictures of its own takes no notice.
+  virtual SampleShape shape_at(std::int64_t index, std::int64_t) const { return shape_of(index); }
+  virtual Sample load_at(std::int64_t index, std::int64_t) const { return load(index); }
   /// Samples that are trained on, and those of the held-out episodes, as numbers of this source.
   virtual const std::vector<std::int64_t>& training() const = 0;
   virtual const std::vector<std::int64_t>& held_out() const = 0;

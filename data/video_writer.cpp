@@ -59,7 +59,7 @@ struct VideoWriter::Parts {
     codec->max_b_frames = 0;
     codec->thread_count = 1;  // equal files on every machine
     codec->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
-    av_opt_set(codec->priv_data, "preset", "veryfast", 0);
+    av_opt_set(codec->priv_data, "preset", "superfast", 0);
     av_opt_set(codec->priv_data, "x264-params", "scenecut=0:rc-lookahead=0:sync-lookahead=0", 0);
     av_opt_set(codec->priv_data, "forced-idr", "1", 0);
     av_opt_set_int(codec->priv_data, "crf", options.quality, 0);

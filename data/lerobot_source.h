@@ -1,0 +1,66 @@
+#pragma once
+// Training samples out of LeRobot datasets: camera frames and instruction processed for the VLM, state, sensor window and action chunk
+// normalised.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/lerobot_dataset.h"
+#include "data/normaliser.h"
+#include "data/sample_source.h"
+#include "data/vlm_input.h"
+
+namespace plimsoll::data {
+
+struct LeRobotSourceOptions {
+  std::vector<std::string> paths;    ///< datasets, one after another; all need the features below, of equal width
+  std::vector<std::string> cameras;  ///< picture features in this order; empty: all of the first dataset, sorted by name
+  std::string state = "observation.state";  ///< empty: no state
+  std::string action = "action";
+  std::string sensor;                ///< feature of the sensor's channels; empty: no sensor
+  std::int64_t sensor_window = 0;    ///< rows of the sensor window; 0: no sensor
+  std::int64_t chunk = 1;            ///< actions of a sample
+  std::int64_t resolution = 0;       ///< longer side of a picture in pixels; 0: as it is
+  double eval_fraction = 0;          ///< of each dataset's episodes, the last ones, held out (rounded up to whole episodes)
+  Normalisation normalisation = Normalisation::kMeanStd;  ///< each dataset by its own statistics
+};
+
+/// Samples are numbered through the datasets, frame by frame. A sample at frame t of an episode has
+///   state    row t
+///   sensor   rows t - window + 1 .. t; rows before the episode's start repeat its first
+///   actions  rows t .. t + chunk - 1; rows past the episode's end repeat its last and are marked as padding
+/// Task indices go on counting from one dataset to the next. load() and shapes may be asked for from any thread.
+class LeRobotSource final : public SampleSource {
+ public:
+  /// Opens all datasets and works out every sample's shape. `processor` is the model's. Throws Error(kData) naming file, column and row, and
+  /// Error(kUsage) naming the key of an option that does not fit.
+  LeRobotSource(const LeRobotSourceOptions& options, std::shared_ptr<const VlmProcessor> processor);
+  ~LeRobotSource() override;
+
+  std::int64_t size() const override;
+  SampleDims dims() const override;
+  SampleShape shape_of(std::int64_t index) const override;
+  Sample load(std::int64_t index) const override;
+  const std::vector<std::int64_t>& training() const override;
+  const std::vector<std::int64_t>& held_out() const override;
+  std::uint64_t hash() const override;
+
+  /// The same with another resolution than the options'.
+  SampleShape shape_at(std::int64_t index, std::int64_t resolution) const override;
+  Sample load_at(std::int64_t index, std::int64_t resolution) const override;
+
+  /// Texts by a sample's task_index.
+  const std::vector<std::string>& tasks() const;
+  /// What a model's actions go through, and what its state comes through, in a closed loop; of the first dataset.
+  const Normaliser& action_normaliser() const;
+  const Normaliser* state_normaliser() const;  ///< null without a state
+  const Normaliser* sensor_normaliser() const; ///< null without a sensor
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace plimsoll::data
