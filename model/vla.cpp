@@ -7,6 +7,7 @@
 #include "model/diffusion.h"
 #include "model/expert.h"
 #include "model/initial.h"
+#include "model/peft.h"
 #include "model/qwen.h"
 #include "model/sensor.h"
 
@@ -49,6 +50,7 @@ struct VlaModel::Parts {
     expert.emplace(o.expert, ports_of(o, vlm.hidden_size()), own);
     all = vlm.adapters();
     all.insert(all.end(), own.all().begin(), own.all().end());
+    if (!o.adapter.empty() && !device.is_meta()) load_adapter(o.adapter, o.lora, vlm.adapters());
     diffusion.sampling_times(o.expert.sampling_steps);  // a wrong number of steps is an error now, not after training
   }
 
