@@ -8,6 +8,7 @@
 namespace plimsoll {
 
 int run_launch(std::vector<std::string> args);
+int run_train(std::vector<std::string> args);
 int run_doctor(std::vector<std::string> args);
 int run_init_model(std::vector<std::string> args);
 int run_features(std::vector<std::string> args);

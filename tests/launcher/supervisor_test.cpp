@@ -210,6 +210,45 @@ kill -9 $$
   EXPECT_FALSE(alive(logged_pid()));
 }
 
+/// The same scripts as two ranks under the real mpirun.
+Supervision under_mpirun(Supervision what) {
+  std::vector<std::string> command{"mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2"};
+  command.insert(command.end(), what.command.begin(), what.command.end());
+  what.command = std::move(command);
+  what.resend_pause = 0.3;
+  what.kill_grace = 5.0;
+  return what;
+}
+
+bool has_mpirun() { return std::system("mpirun --version > /dev/null 2>&1") == 0; }
+
+TEST_F(Launch, MpirunHandsTheRequestToAllRanks) {
+  if (!has_mpirun()) GTEST_SKIP() << "no mpirun in PATH";
+  constexpr const char* kRank = R"(
+trap 'log stopping $OMPI_COMM_WORLD_RANK; [ $OMPI_COMM_WORLD_RANK = 1 ] || finish 75; exit 0' USR1
+log ready $OMPI_COMM_WORLD_RANK
+while :; do sleep 0.02; done
+)";
+  const int code = in_process(under_mpirun(supervision(kRank)), [&](pid_t pid) {
+    wait_for("ready 0");
+    wait_for("ready 1");
+    ::kill(pid, SIGTERM);
+  });
+  EXPECT_EQ(code, 75);
+  EXPECT_THAT(log(), ::testing::AllOf(HasSubstr("stopping 0"), HasSubstr("stopping 1")));
+}
+
+TEST_F(Launch, ARankKilledUnderMpirunIsRestarted) {
+  if (!has_mpirun()) GTEST_SKIP() << "no mpirun in PATH";
+  constexpr const char* kRank = R"(
+if [ $PLIMSOLL_ATTEMPT = 2 ]; then [ $OMPI_COMM_WORLD_RANK = 1 ] || finish 0; exit 0; fi
+[ $OMPI_COMM_WORLD_RANK = 1 ] && kill -9 $$
+while :; do sleep 0.02; done
+)";
+  EXPECT_EQ(supervise(under_mpirun(supervision(kRank))), 0);
+  EXPECT_THAT(log(), HasSubstr("start 2 --config c.toml --resume"));
+}
+
 TEST_F(Launch, AProgramThatIsNotThereIsNamed) {
   Supervision what = supervision("");
   what.command = {"no-such-mpirun", "-n", "2"};
