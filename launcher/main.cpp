@@ -22,6 +22,7 @@ struct Command {
 
 constexpr std::array kCommands{
     Command{"launch", plimsoll::run_launch, "start ranks under mpirun, restart and stop them"},
+    Command{"dataset", plimsoll::run_dataset, "show single rows of a LeRobot dataset"},
     Command{"demo-data", plimsoll::run_demo_data, "simulate a small tabletop task and write it as a LeRobot dataset"},
     Command{"init-model", plimsoll::run_init_model, "write a randomly initialised Qwen2.5-VL directory"},
     Command{"features", plimsoll::run_features, "write what the VLM computes for one prompt"},

@@ -1,0 +1,191 @@
+#include "data/loader.h"
+
+#include <condition_variable>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "core/error.h"
+#include "data/sample_stream.h"
+
+namespace plimsoll::data {
+namespace {
+
+enum class Phase { kQueued, kLoading, kReady, kFailed };
+
+/// A sample of the window. `ticket` tells a slot from an earlier one at the same position.
+struct Slot {
+  std::int64_t index = 0;
+  std::uint64_t ticket = 0;
+  Phase phase = Phase::kQueued;
+  std::shared_ptr<const Sample> sample;
+  std::exception_ptr error;
+};
+
+/// What a worker was given to do.
+struct Job {
+  std::uint64_t position = 0, ticket = 0;
+  std::int64_t index = 0, resolution = -1;
+};
+
+}  // namespace
+
+struct Loader::Parts {
+  Parts(const SampleSource& from, const LoaderOptions& chosen) : source(from), options(chosen), stream(from.training(), chosen.seed) {
+    if (options.workers < 1) fail(ExitCode::kUsage, "data.workers is {}, but must be at least 1", options.workers);
+    if (options.prefetch < 0) fail(ExitCode::kUsage, "data.prefetch is {}, but must be at least 0", options.prefetch);
+    go_to(options.first_step);
+    resize(options.workers);
+  }
+
+  ~Parts() { resize(0); }
+
+  // Under the lock: the window of steps [step, step + prefetch] of this rank.
+
+  void go_to(std::int64_t first) {
+    slots.clear();
+    step = next_step = first;
+    extend();
+  }
+
+  void extend() {
+    for (; next_step <= step + options.prefetch; ++next_step) {
+      const StreamRange share = share_of_step(next_step, options.effective_batch, options.rank, options.world);
+      for (std::uint64_t position = share.begin; position < share.end; ++position) slots[position] = {stream.at(position), ++tickets, Phase::kQueued, nullptr, nullptr};
+    }
+    work.notify_all();
+  }
+
+  void advance_to(std::int64_t wanted) {
+    if (wanted == step) return;
+    if (wanted < step || wanted >= next_step) return go_to(wanted);
+    step = wanted;
+    slots.erase(slots.begin(), slots.lower_bound(share_of_step(step, options.effective_batch, options.rank, options.world).begin));
+    extend();
+  }
+
+  bool take_job(Job& job) {
+    for (auto& [position, slot] : slots) {
+      if (slot.phase != Phase::kQueued) continue;
+      slot.phase = Phase::kLoading;
+      job = {position, slot.ticket, slot.index, options.resolution};
+      return true;
+    }
+    return false;
+  }
+
+  void store(const Job& job, std::shared_ptr<const Sample> sample, std::exception_ptr error) {
+    const auto found = slots.find(job.position);
+    if (found == slots.end() || found->second.ticket != job.ticket) return;  // nobody wants it any more
+    found->second.phase = error ? Phase::kFailed : Phase::kReady;
+    found->second.sample = std::move(sample);
+    found->second.error = std::move(error);
+    ready.notify_all();
+  }
+
+  // Without the lock.
+
+  std::shared_ptr<const Sample> load(const Job& job) const {
+    try {
+      return std::make_shared<const Sample>(job.resolution < 0 ? source.load(job.index) : source.load_at(job.index, job.resolution));
+    } catch (const Error& error) {
+      throw Error(error.code(), fmt::format("sample {}: {}", job.index, error.what()));
+    }
+  }
+
+  void run(std::size_t number) {
+    std::unique_lock lock(mutex);
+    for (;;) {
+      Job job;
+      work.wait(lock, [&] { return number >= wanted_workers || take_job(job); });
+      if (number >= wanted_workers && job.ticket == 0) return;
+      lock.unlock();
+      std::shared_ptr<const Sample> sample;
+      std::exception_ptr error;
+      try {
+        sample = load(job);
+      } catch (...) {
+        error = std::current_exception();
+      }
+      lock.lock();
+      store(job, std::move(sample), std::move(error));
+    }
+  }
+
+  void resize(int workers) {
+    {
+      const std::lock_guard lock(mutex);
+      wanted_workers = static_cast<std::size_t>(workers);
+    }
+    work.notify_all();
+    for (std::size_t i = wanted_workers; i < threads.size(); ++i) threads[i].join();
+    threads.resize(std::min(threads.size(), wanted_workers));
+    while (threads.size() < wanted_workers) threads.emplace_back([this, number = threads.size()] { run(number); });
+  }
+
+  std::shared_ptr<const Sample> get(std::uint64_t position) {
+    std::unique_lock lock(mutex);
+    advance_to(static_cast<std::int64_t>(position / static_cast<std::uint64_t>(options.effective_batch)) + 1);
+    const auto found = slots.find(position);
+    if (found == slots.end()) fail(ExitCode::kUsage, "position {} of the sample stream belongs to another rank than {} of {}", position, options.rank, options.world);
+    Slot& slot = found->second;  // stays where it is: only this thread removes slots
+    if (slot.phase == Phase::kQueued || slot.phase == Phase::kLoading) {
+      const auto start = std::chrono::steady_clock::now();
+      ready.wait(lock, [&] { return slot.phase == Phase::kReady || slot.phase == Phase::kFailed; });
+      waited += std::chrono::steady_clock::now() - start;
+    }
+    if (slot.phase == Phase::kReady) return slot.sample;
+    slot.phase = Phase::kQueued;
+    const auto error = std::exchange(slot.error, nullptr);
+    work.notify_one();
+    std::rethrow_exception(error);
+  }
+
+  const SampleSource& source;
+  LoaderOptions options;
+  SampleStream stream;
+  std::mutex mutex;
+  std::condition_variable work, ready;
+  std::map<std::uint64_t, Slot> slots;  // by position
+  std::int64_t step = 1, next_step = 1;
+  std::uint64_t tickets = 0;
+  std::size_t wanted_workers = 0;
+  std::vector<std::thread> threads;
+  std::chrono::nanoseconds waited{0};
+};
+
+Loader::Loader(const SampleSource& source, const LoaderOptions& options) : parts_(std::make_unique<Parts>(source, options)) {}
+Loader::~Loader() = default;
+
+std::shared_ptr<const Sample> Loader::get(std::uint64_t position) { return parts_->get(position); }
+
+void Loader::seek(std::int64_t step) {
+  const std::lock_guard lock(parts_->mutex);
+  parts_->go_to(step);
+}
+
+void Loader::set_workers(int workers) {
+  if (workers < 1) fail(ExitCode::kUsage, "data.workers is {}, but must be at least 1", workers);
+  parts_->resize(workers);
+}
+
+void Loader::set_prefetch(std::int64_t steps) {
+  const std::lock_guard lock(parts_->mutex);
+  parts_->options.prefetch = std::max<std::int64_t>(0, steps);
+  // Steps beyond a smaller window stay: dropping them would load them twice.
+  parts_->extend();
+}
+
+void Loader::set_resolution(std::int64_t resolution) {
+  const std::lock_guard lock(parts_->mutex);
+  if (parts_->options.resolution == resolution) return;
+  parts_->options.resolution = resolution;
+  parts_->go_to(parts_->step);
+}
+
+std::chrono::nanoseconds Loader::waited() const { return parts_->waited; }
+
+}  // namespace plimsoll::data
