@@ -1,0 +1,101 @@
+#pragma once
+// Writes down what a piece of code allocates and frees on the CPU or on meta, so that tests can compare the two lists.
+// The rules are the budgeted allocator's: under 64 bytes nothing counts, nor does what a library asks for inside a LibraryScratch.
+
+#include <c10/core/CPUAllocator.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <functional>
+#include <vector>
+
+#include "core/scope.h"
+
+namespace plimsoll::model::testing {
+
+/// Bytes of each allocation (positive) and free (negative) of the calling thread, in order.
+using EventList = std::vector<std::int64_t>;
+
+inline EventList*& recording() {
+  thread_local EventList* list = nullptr;
+  return list;
+}
+
+/// Over all threads and both devices.
+struct Totals {
+  std::atomic<std::int64_t> live{0};     ///< counted bytes
+  std::atomic<std::int64_t> count{0};    ///< counted allocations so far
+  std::atomic<std::int64_t> fail_at{0};  ///< the counted allocation that throws c10::OutOfMemoryError; 0: none
+  std::atomic<std::int64_t> scratch{0}, scratch_peak{0};  ///< inside LibraryScratch
+};
+
+inline Totals& totals() {
+  static Totals value;
+  return value;
+}
+
+struct Block {
+  void* data;
+  std::int64_t bytes;
+  bool counted;
+  bool scratch;
+};
+
+inline void count_block(const Block& block) {
+  Totals& t = totals();
+  if (block.scratch) t.scratch_peak = std::max<std::int64_t>(t.scratch_peak, t.scratch += block.bytes);
+  if (!block.counted) return;
+  TORCH_CHECK_WITH(OutOfMemoryError, ++t.count != t.fail_at, "injected");
+  t.live += block.bytes;
+  if (recording() != nullptr) recording()->push_back(block.bytes);
+}
+
+inline void drop_block(void* context) {
+  auto* block = static_cast<Block*>(context);
+  if (block->scratch) totals().scratch -= block->bytes;
+  if (block->counted) totals().live -= block->bytes;
+  if (block->counted && recording() != nullptr) recording()->push_back(-block->bytes);
+  std::free(block->data);
+  delete block;
+}
+
+/// Serves both devices; on meta there is nothing behind the pointer.
+class RecordingAllocator final : public c10::Allocator {
+ public:
+  explicit RecordingAllocator(c10::DeviceType device) : device_(device) {}
+  c10::DataPtr allocate(std::size_t bytes) override {
+    const bool scratch = LibraryScratch::active(), counted = bytes >= 64 && !scratch;
+    count_block({nullptr, static_cast<std::int64_t>(bytes), counted, scratch});
+    void* data = nullptr;
+    if (device_ == c10::kCPU && bytes > 0 && posix_memalign(&data, 64, bytes) != 0) throw std::bad_alloc();
+    auto* block = new Block{data, static_cast<std::int64_t>(bytes), counted, scratch};
+    return {data, block, &drop_block, c10::Device(device_)};
+  }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override { std::memcpy(to, from, bytes); }
+
+ private:
+  c10::DeviceType device_;
+};
+
+inline void install_recorder() {
+  static RecordingAllocator cpu(c10::kCPU), meta(c10::kMeta);
+  static const bool once = [] {
+    c10::SetCPUAllocator(&cpu, 200);
+    c10::SetAllocator(c10::kMeta, &meta, 200);
+    return true;
+  }();
+  (void)once;
+}
+
+/// What `body` allocates and frees. Tensors made before and freed inside count as frees on both devices.
+inline EventList events_of(const std::function<void()>& body) {
+  EventList list;
+  recording() = &list;
+  body();
+  recording() = nullptr;
+  return list;
+}
+
+}  // namespace plimsoll::model::testing
