@@ -93,9 +93,8 @@ TEST_F(Program, AMistakeInTheConfigurationIsToldBeforeAnyRankStarts) {
     return outcome.err;
   };
   const std::string file = (folder_ / "c.toml").string();
-  EXPECT_EQ(
-      refusal("[train]\nlearning = 1\n", ""),
-      "plimsoll: error: " + file + ":2: unknown key train.learning; the nearest known one is train.warmup_steps\n");
+  EXPECT_EQ(refusal("[train]\nmax_step = 1\n", ""),
+            "plimsoll: error: " + file + ":2: unknown key train.max_step; the nearest known one is train.max_steps\n");
   EXPECT_THAT(refusal("[trian]\nlr = 1\n", ""),
               HasSubstr(file + ":1: unknown table [trian]; the nearest known one is [train]"));
   EXPECT_THAT(refusal("[train]\nlr = \"fast\"\n", ""), HasSubstr(file + ":2: train.lr = \"fast\""));
