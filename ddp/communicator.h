@@ -9,12 +9,20 @@
 #include <string>
 #include <vector>
 
+#include "core/error.h"
+
 namespace plimsoll::ddp {
 
+/// Another rank ended the run by abort(): its exit code, but its own message and exit record say why.
+class PeerLeft : public Error {
+ public:
+  using Error::Error;
+};
+
 /// All calls come from the main thread of a rank, in the same order on every rank. A peer that is lost or late ends in
-/// Error(kPeer) that names the ranks behind; a peer of this node that called abort(code) ends in Error(code) naming it,
-/// so that all ranks leave with the culprit's exit code. After either, abort() is the only call allowed: buffers given
-/// to the broken collective may still be written to until the process ends.
+/// Error(kPeer) that names the ranks behind; a peer of this node that called abort(code) ends in PeerLeft(code) naming
+/// it, so that all ranks leave with the culprit's exit code. After either, abort() is the only call allowed: buffers
+/// given to the broken collective may still be written to until the process ends.
 ///
 /// The end: destroying the communicator passes a last barrier, so finish durable work before. Destroyed by an exception
 /// that unwinds the stack, it does not wait for the peers. A rank that fails alone catches its Error while the

@@ -193,8 +193,8 @@ void Mpi::look_for_lost_peers(const char* doing) const {
     const RankView view = progress_->look(peer);
     if (peer == rank_ || view.state == RankState::kElsewhere || view.state == RankState::kFinished) continue;
     if (view.state == RankState::kLeaving) {
-      fail(static_cast<ExitCode>(view.exit_code), "rank {} ended the run with exit code {}; see its message", peer,
-           view.exit_code);
+      throw PeerLeft(static_cast<ExitCode>(view.exit_code),
+                     fmt::format("rank {} ended the run with exit code {}; see its message", peer, view.exit_code));
     }
     if (!view.alive) {
       fail(ExitCode::kPeer, "{} is dead, found by rank {} in {}; restart from the last checkpoint",

@@ -65,7 +65,8 @@ int run_fault(std::string_view fault, const std::string& folder) {
     communicator.reset();
     return 0;
   } catch (const Error& error) {
-    note(std::to_string(static_cast<int>(error.code())) + " " + error.what());
+    const bool told = dynamic_cast<const PeerLeft*>(&error) != nullptr;
+    note((told ? "told " : "") + std::to_string(static_cast<int>(error.code())) + " " + error.what());
     std::fprintf(stderr, "rank %d: %s\n", rank, error.what());
     communicator->abort(static_cast<int>(error.code()));
     return 1;  // never reached
