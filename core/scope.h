@@ -1,6 +1,8 @@
 #pragma once
 // Two facts about the calling thread that allocators read and the model sets, so that neither room includes the other.
 
+#include <cstdint>
+
 namespace plimsoll {
 
 /// While one lives, allocations of this thread are a library's own scratch (oneDNN's scratchpads, an attention kernel's
@@ -19,6 +21,16 @@ class LibraryScratch {
     thread_local int value = 0;
     return value;
   }
+};
+
+/// Where operators on meta tensors write down how much library scratch their kernel would take, so that a dry run can say how large the
+/// workspace arena must be. Per thread.
+struct ScratchNote {
+  static std::int64_t& largest() noexcept {
+    thread_local std::int64_t value = 0;
+    return value;
+  }
+  static void take(std::int64_t bytes) noexcept { largest() = bytes > largest() ? bytes : largest(); }
 };
 
 /// Names what this thread allocates ("weights", "adapters", "vision.block", ...) for the breakdown of a peak. `name` must be a

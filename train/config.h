@@ -49,7 +49,7 @@ struct LoraConfig {
 
 struct ExpertConfig {
   std::string kind = "ddpm";
-  std::int64_t width = 512, depth = 8, heads = 8, draws = 4, chunk = 16, diffusion_steps = 100, sampling_steps = 10;
+  std::int64_t width = 384, depth = 8, heads = 6, draws = 4, chunk = 16, diffusion_steps = 100, sampling_steps = 10;
 
   template <class V>
   void visit(V& v) {

@@ -3,6 +3,7 @@
 #include <numeric>
 #include <vector>
 
+#include "core/scope.h"
 #include "memory/dry_run.h"
 #include "train/flat_buffers.h"
 #include "train/step.h"
@@ -30,10 +31,8 @@ struct DryStep::Parts {
   memory::Breakdown breakdown;
 };
 
-DryStep::DryStep(const model::VlaOptions& options, const model::PackingRules& rules, std::int64_t effective_batch,
-                 std::int64_t extra)
+DryStep::DryStep(const model::VlaOptions& options, std::uint64_t seed, std::int64_t effective_batch, std::int64_t extra)
     : parts_(std::make_unique<Parts>()) {
-  parts_->rules = rules;
   parts_->effective_batch = effective_batch;
   const auto ledger = memory::dry_run(
       [&] {
@@ -41,6 +40,7 @@ DryStep::DryStep(const model::VlaOptions& options, const model::PackingRules& ru
         parts_->buffers = std::make_unique<FlatBuffers>(parts_->model->parameters(), extra);
       },
       true);
+  parts_->rules = parts_->model->packing_rules(seed, false);
   for (const auto& event : ledger.events()) parts_->breakdown[event.label] += event.bytes;
   std::erase_if(parts_->breakdown, [](const auto& entry) { return entry.second == 0; });
 }
@@ -69,6 +69,14 @@ memory::Ledger DryStep::micro_batch(const memory::MicroBatchShape& shape, int re
         forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {recompute_blocks}, parts_->effective_batch);
       },
       true);
+}
+
+std::int64_t DryStep::scratch_bytes(std::span<const SampleShape> shapes) const {
+  ScratchNote::largest() = 0;
+  memory::dry_run([&] {
+    forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {0}, parts_->effective_batch);
+  });
+  return ScratchNote::largest();
 }
 
 int DryStep::language_blocks() const { return parts_->model->language_blocks(); }

@@ -127,7 +127,7 @@ double Step::update(const StepInput& input) {
       return all.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
     };
     adamw_update(cut(buffers_.parameters()), cut(buffers_.gradients()), cut(buffers_.first_moment()),
-                 cut(buffers_.second_moment()), scale, input.step, options);
+                 cut(buffers_.second_moment()), scale, input.updates + 1, options);
   }
   return norm;
 }

@@ -29,7 +29,8 @@ struct StepOptions {
 
 /// What a step is asked to do.
 struct StepInput {
-  std::int64_t step = 1;                         ///< optimiser step, from 1
+  std::int64_t step = 1;                         ///< from 1; skipped steps count
+  std::int64_t updates = 0;                      ///< updates applied before this step: AdamW's time
   std::span<const model::StreamSample> samples;  ///< this rank's share, all loaded
   memory::Plan plan;
   double learning_rate_factor = 1.0;

@@ -1,0 +1,112 @@
+#include "train/loop.h"
+
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+
+#include "core/bytes.h"
+#include "train/options.h"
+#include "train/schedule.h"
+#include "train/stop_request.h"
+
+namespace plimsoll::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+}  // namespace
+
+Loop::Loop(Session& session, RunLog& log) : session_(session), log_(log), last_checkpoint_(session.state.step) {}
+
+Outcome Loop::run() {
+  RunState& state = session_.state;
+  log_.baseline(session_.controller->start(state.step, session_.plan, session_.budgets));
+  while (state.step < session_.steps) {
+    const std::int64_t step = state.step + 1;
+    const StepResult result = one_step(step);
+    follow(step, result);
+    replaying_ = result.verdict.action == ddp::Action::kReplay;
+    if (!replaying_) state.step = step;
+    if (result.verdict.action == ddp::Action::kApply) ++state.updates;
+    if (result.verdict.stop) {
+      checkpoint();
+      return {ExitCode::kStopped, "stopped on request"};
+    }
+    if (!replaying_ && step % session_.config.train.checkpoint_every == 0) checkpoint();
+  }
+  checkpoint();
+  return {};
+}
+
+StepResult Loop::one_step(std::int64_t step) {
+  const auto start = Clock::now();
+  session_.communicator.enter(step, "load");
+  std::vector<std::shared_ptr<const Sample>> hold;
+  StepInput input;
+  const auto samples = session_.load_share(step, hold);
+  input.step = step;
+  input.updates = session_.state.updates;
+  input.samples = samples;
+  input.plan = session_.plan;
+  input.learning_rate_factor = learning_rate_factor(session_.state.updates, session_.config.train.warmup_steps, session_.steps);
+  input.hash_weights = step % session_.config.memory.adjustment_frequency == 0;
+  input.stop_requested = stop_requested();
+  input.load_ms = static_cast<std::int64_t>(milliseconds_since(start));
+  if (!replaying_) apply_budget_changes(step);
+  StepResult result = session_.step->run(input);
+  if (result.verdict.action != ddp::Action::kReplay) {
+    log_.step({step, session_.plan, input.learning_rate_factor, result, milliseconds_since(start)});
+  }
+  return result;
+}
+
+void Loop::apply_budget_changes(std::int64_t step) {
+  for (const auto& change : session_.config.memory.budget_changes) {
+    if (change.step != step || change.rank != session_.communicator.rank()) continue;
+    const std::int64_t budget = changed_budget(change, session_.budget);
+    spdlog::info("budget changes from {} to {} after {} allocations of step {}", format_bytes(session_.meter.budget()),
+                 format_bytes(budget), change.after_allocations, step);
+    if (change.after_allocations == 0) {
+      session_.meter.set_budget(budget);
+    } else {
+      session_.meter.change_budget_after(change.after_allocations, budget);
+    }
+  }
+}
+
+void Loop::follow(std::int64_t step, const StepResult& result) {
+  if (!result.verdict.text.empty()) log_.line(result.verdict.text);
+  if (result.guardian.retries > 0) {
+    spdlog::info("step {}: out of memory, {} wanted; drained and replayed the same samples in smaller pieces ({} replayed)", step,
+                 format_bytes(result.guardian.failed_request), result.guardian.retries);
+  }
+  try {
+    const auto decision = session_.controller->observe(step, result.reports, result.verdict, session_.plan);
+    if (!decision) return;
+    log_.decision(*decision, result.reports);
+    session_.plan = decision->plan;
+  } catch (const Error&) {
+    checkpoint();  // no plan fits: what was learned so far is kept
+    throw;
+  }
+}
+
+void Loop::checkpoint() {
+  RunState& state = session_.state;
+  if (state.step == last_checkpoint_) return;
+  session_.communicator.enter(state.step, "checkpoint");
+  state.skips_in_row = session_.step->agreement().skips_in_row;
+  state.resolution = session_.plan.resolution;
+  state.micro_batch = session_.plan.micro_batch;
+  state.recompute_blocks = session_.plan.recompute_blocks;
+  state.policy = memory::to_json(session_.controller->state());
+  log_.sync();
+  session_.write_checkpoint();
+  last_checkpoint_ = state.step;
+}
+
+}  // namespace plimsoll::train

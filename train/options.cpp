@@ -1,0 +1,115 @@
+#include "train/options.h"
+
+#include <algorithm>
+#include <fstream>
+#include <string>
+
+#include "core/bytes.h"
+#include "core/error.h"
+
+namespace plimsoll::train {
+namespace {
+
+std::int64_t size_or_fraction(const Setting& value, std::int64_t whole, const char* key) {
+  if (value.is_string()) return parse_bytes(value.as_string(), key);
+  if (value.is_integer()) return value.as_integer();
+  return static_cast<std::int64_t>(value.as_double() * static_cast<double>(whole));
+}
+
+}  // namespace
+
+model::VlaOptions vla_options(const Config& config, const data::SampleDims& dims) {
+  model::VlaOptions options;
+  options.path = config.model.path;
+  options.adapter = config.model.adapter;
+  const auto dtype = config.model.dtype == "bf16" ? at::kBFloat16 : at::kFloat;
+  options.precision = {dtype, dtype};
+  options.stage = static_cast<int>(config.train.stage);
+  options.lora = {static_cast<int>(config.lora.rank), config.lora.alpha, config.lora.dropout, config.lora.targets};
+  const auto& e = config.expert;
+  options.expert.kind = e.kind;
+  options.expert.width = static_cast<int>(e.width);
+  options.expert.depth = static_cast<int>(e.depth);
+  options.expert.heads = static_cast<int>(e.heads);
+  options.expert.draws = static_cast<int>(e.draws);
+  options.expert.chunk = static_cast<int>(e.chunk);
+  options.expert.diffusion_steps = static_cast<int>(e.diffusion_steps);
+  options.expert.sampling_steps = static_cast<int>(e.sampling_steps);
+  options.sensor.window = static_cast<int>(dims.sensor_window);
+  options.sensor.channels = static_cast<int>(dims.sensor_channels);
+  options.sensor.patch = static_cast<int>(config.sensor.patch);
+  options.sensor.width = static_cast<int>(config.sensor.width);
+  options.state_dim = static_cast<int>(dims.state);
+  options.action_dim = static_cast<int>(dims.action);
+  options.seed = static_cast<std::uint64_t>(config.run.seed);
+  return options;
+}
+
+memory::PolicyConfig policy_config(const Config& config) {
+  const auto& m = config.memory;
+  memory::PolicyConfig policy = m.profile == "classic" ? memory::classic_profile() : memory::PolicyConfig{};
+  policy.kind = memory::parse_policy(m.policy);
+  policy.target = memory::parse_fraction(m.target, "memory.target");
+  policy.margin = m.margin == 0 ? 0 : memory::parse_fraction(m.margin, "memory.margin");
+  policy.adjustment_frequency = static_cast<int>(m.adjustment_frequency);
+  if (m.profile != "classic") {
+    policy.knobs = memory::parse_knobs(m.knobs);
+    policy.micro_batch = {static_cast<int>(config.batch.min_micro), static_cast<int>(config.batch.max_micro), 1};
+    policy.resolution = {static_cast<int>(config.data.min_resolution), static_cast<int>(config.data.max_resolution), 28};
+  }
+  memory::check(policy);
+  return policy;
+}
+
+StepOptions step_options(const Config& config) {
+  const auto& t = config.train;
+  StepOptions options;
+  options.effective_batch = config.batch.effective;
+  options.clip_norm = t.clip_norm;
+  options.expert = {t.lr, t.beta1, t.beta2, 1e-8, t.weight_decay};
+  options.adapters = {t.vl_lr, t.beta1, t.beta2, 1e-8, t.weight_decay};
+  return options;
+}
+
+std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world, std::int64_t available) {
+  const auto values = config.budget.items();
+  if (values.size() != 1 && values.size() != static_cast<std::size_t>(world)) {
+    fail(ExitCode::kUsage, "memory.budget has {} entries for {} ranks; give one for all, or one per rank", values.size(), world);
+  }
+  const Setting& value = values[values.size() == 1 ? 0 : static_cast<std::size_t>(rank)];
+  return value.is("auto") ? available : size_or_fraction(value, available, "memory.budget");
+}
+
+std::int64_t changed_budget(const memory::BudgetChange& change, std::int64_t budget) {
+  return size_or_fraction(change.budget, budget, "memory.budget_changes");
+}
+
+std::optional<int> configured_recompute(const memory::MemoryConfig& config, int language_blocks) {
+  const Setting& value = config.recompute;
+  if (value.is("auto")) return std::nullopt;
+  if (value.is("none")) return 0;
+  if (value.is("all")) return language_blocks;
+  const std::int64_t blocks = value.as_integer();
+  if (blocks > language_blocks) {
+    fail(ExitCode::kUsage, "memory.recompute is {} and the language model has {} blocks; give at most that, or \"all\"", blocks,
+         language_blocks);
+  }
+  return static_cast<int>(blocks);
+}
+
+std::int64_t available_memory(int local_ranks) {
+  std::ifstream file("/proc/meminfo");
+  std::string word;
+  while (file >> word) {
+    std::int64_t kilobytes = 0;
+    if (word == "MemAvailable:" && file >> kilobytes) return kilobytes * 1024 / std::max(1, local_ranks);
+  }
+  fail(ExitCode::kMemory, "/proc/meminfo does not say how much memory is free; set memory.budget to a size");
+}
+
+std::int64_t total_steps(const Config& config, std::int64_t training_samples) {
+  if (config.train.max_steps > 0) return config.train.max_steps;
+  return std::max<std::int64_t>(1, config.train.epochs * training_samples / config.batch.effective);
+}
+
+}  // namespace plimsoll::train

@@ -1,0 +1,35 @@
+#pragma once
+// From the configuration's words to the options of the parts.
+
+#include <cstdint>
+#include <span>
+
+#include "data/sample_source.h"
+#include "memory/planning/policy.h"
+#include "model/vla.h"
+#include "train/config.h"
+#include "train/step.h"
+
+namespace plimsoll::train {
+
+model::VlaOptions vla_options(const Config& config, const data::SampleDims& dims);
+memory::PolicyConfig policy_config(const Config& config);
+StepOptions step_options(const Config& config);
+
+/// Bytes that rank `rank` may use: its entry of memory.budget, or the only one. `available` is what the node has for one of its ranks ("auto",
+/// and what a fraction is a fraction of). Throws Error(kUsage) naming memory.budget when there are neither one nor `world` entries.
+std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world, std::int64_t available);
+
+/// The new budget of a change, of `budget` at start.
+std::int64_t changed_budget(const memory::BudgetChange& change, std::int64_t budget);
+
+/// Blocks to recompute for memory.recompute "none", "all" or a number; nothing for "auto". Throws Error(kUsage) when there are fewer blocks.
+std::optional<int> configured_recompute(const memory::MemoryConfig& config, int language_blocks);
+
+/// Bytes of this machine's memory that are free now, divided by the ranks on it.
+std::int64_t available_memory(int local_ranks);
+
+/// Steps of the run: train.max_steps, or what the epochs have.
+std::int64_t total_steps(const Config& config, std::int64_t training_samples);
+
+}  // namespace plimsoll::train

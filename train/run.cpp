@@ -1,0 +1,95 @@
+#include "train/run.h"
+
+#include <ATen/Parallel.h>
+#include <spdlog/spdlog.h>
+
+#include <exception>
+#include <filesystem>
+#include <thread>
+
+#include "core/file.h"
+#include "core/log.h"
+#include "report/exit_file.h"
+#include "train/evaluate.h"
+#include "train/loop.h"
+#include "train/source.h"
+#include "train/stop_request.h"
+
+namespace plimsoll::train {
+namespace {
+
+void set_threads(const RunConfig& config, int world) {
+  const auto cores = static_cast<std::int64_t>(std::max(1U, std::thread::hardware_concurrency()));
+  const auto threads = config.threads > 0 ? config.threads : std::max<std::int64_t>(1, cores / world);
+  at::set_num_threads(static_cast<int>(threads));
+}
+
+void write_exit(const Config& config, ddp::Communicator& communicator, const Outcome& outcome, std::int64_t step) {
+  if (communicator.rank() != 0) return;
+  const auto newest = newest_checkpoint(std::filesystem::path(config.run.dir) / "checkpoints");
+  report::write_exit_record(config.run.dir, {outcome.code, outcome.reason, step,
+                                             newest ? std::optional(newest->string()) : std::nullopt, report::attempt_number()});
+}
+
+std::string error_line(const char* when, const ActionError& error) {
+  return fmt::format("held-out action error at the {}: {:.4f} (best constant action {:.4f}), {} samples of unseen episodes", when,
+                     error.sampled, error.best_constant, error.samples);
+}
+
+Outcome train_one(const Config& config, const RunOptions& options, ddp::Communicator& communicator, std::int64_t& step) {
+  memory::CpuAllocator::install();
+  set_threads(config.run, communicator.world());
+  const auto source = make_source(config);
+  Session session(config, communicator, *source);
+  session.resume(options.resume);
+  step = session.state.step;
+  RunLog log(session, session.state.step);
+  log.line(session.plan_text());
+  if (options.plan_only) return {ExitCode::kDone, "plan only"};
+  if (communicator.rank() == 0) {
+    write_file_durably(std::filesystem::path(config.run.dir) / "config.toml", config_to_toml(config));
+  }
+  const std::int64_t samples = config.train.eval_samples;
+  if (samples > 0 && step == 0) log.line(error_line("start", measure_action_error(session, samples)));
+  Loop loop(session, log);
+  const Outcome outcome = loop.run();
+  step = session.state.step;
+  if (samples > 0 && outcome.code == ExitCode::kDone) log.line(error_line("end", measure_action_error(session, samples)));
+  if (const auto newest = newest_checkpoint(session.checkpoint_root())) {
+    log.line(fmt::format("{} after step {}; checkpoint {}{}", outcome.reason, step, newest->string(),
+                         std::filesystem::exists(*newest / "adapter") ? ", adapter " + (*newest / "adapter").string() : ""));
+  }
+  return outcome;
+}
+
+}  // namespace
+
+ExitCode run(const Config& config, const RunOptions& options) {
+  std::filesystem::create_directories(config.run.dir);
+  const auto communicator = ddp::make_communicator(config.run.dir, config.launch.timeout);
+  start_logging("info", communicator->rank(), communicator->world());
+  watch_for_stop_requests();
+  std::int64_t step = 0;
+  Outcome outcome;
+  try {
+    outcome = train_one(config, options, *communicator, step);
+    communicator->barrier();  // all durable work is done: only now may anybody leave
+  } catch (const Error& error) {
+    outcome = {error.code(), error.what()};
+  } catch (const std::exception& error) {
+    outcome = {ExitCode::kData, std::string("internal error: ") + error.what()};
+  }
+  if (outcome.code == ExitCode::kDone || outcome.code == ExitCode::kStopped) {
+    if (!options.plan_only) write_exit(config, *communicator, outcome, step);
+    return outcome.code;
+  }
+  spdlog::error("{}", outcome.reason);
+  // Errors are mostly met by all ranks at once; where they are not, the others must not wait for this one.
+  if (outcome.code != ExitCode::kPeer) {
+    report::write_exit_record(config.run.dir, {outcome.code, outcome.reason, step, std::nullopt, report::attempt_number()});
+  }
+  if (communicator->world() > 1) communicator->abort(static_cast<int>(outcome.code));
+  return outcome.code;
+}
+
+}  // namespace plimsoll::train

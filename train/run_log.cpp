@@ -1,0 +1,143 @@
+#include "train/run_log.h"
+
+#include <cstdio>
+
+#include "core/error.h"
+#include "report/exit_file.h"
+
+namespace plimsoll::train {
+namespace {
+
+constexpr double kWhole = 10000.0;  // the policy's fractions are whole numbers of 1/10000
+
+std::vector<report::RankMemory> rank_memory(const std::vector<ddp::Report>& reports) {
+  std::vector<report::RankMemory> ranks;
+  for (const auto& r : reports) ranks.push_back({r.measured_peak_bytes, r.predicted_peak_bytes, r.budget_bytes, r.retries});
+  return ranks;
+}
+
+// The rank whose peak is the largest part of its budget: the one that the policy looks at.
+const ddp::Report& fullest(const std::vector<ddp::Report>& reports) {
+  const ddp::Report* worst = &reports.front();
+  for (const auto& r : reports) {
+    if (static_cast<double>(r.measured_peak_bytes) * static_cast<double>(worst->budget_bytes) >
+        static_cast<double>(worst->measured_peak_bytes) * static_cast<double>(r.budget_bytes)) {
+      worst = &r;
+    }
+  }
+  return *worst;
+}
+
+std::int64_t slowest(const std::vector<ddp::Report>& reports, std::int64_t ddp::Report::*field) {
+  std::int64_t most = 0;
+  for (const auto& r : reports) most = std::max(most, r.*field);
+  return most;
+}
+
+}  // namespace
+
+RunLog::RunLog(const Session& session, std::int64_t resume_step) : session_(session), active_(session.communicator.rank() == 0) {
+  if (!active_) return;
+  const std::filesystem::path dir = session.config.run.dir;
+  std::filesystem::create_directories(dir);
+  metrics_ = std::make_unique<report::JsonLines>(dir / "metrics.jsonl", resume_step);
+  decisions_ = std::make_unique<report::JsonLines>(dir / "decisions.jsonl", resume_step);
+  console_ = std::make_unique<report::Console>(stdout, report::watched_by_a_person(), session.config.report.every,
+                                               report::terminal_columns());
+}
+
+void RunLog::line(const std::string& text) {
+  if (active_) console_->line(text);
+}
+
+report::PlanView RunLog::view(const memory::Plan& plan) const {
+  const std::int64_t accumulation = (session_.share + plan.micro_batch - 1) / plan.micro_batch;
+  return {plan.micro_batch, accumulation, plan.resolution, plan.recompute_blocks, memory::plan_hash(plan)};
+}
+
+void RunLog::baseline(const memory::Decision& decision) {
+  if (!active_) return;
+  line(decision.reason);
+  status(decision, 0);
+}
+
+void RunLog::status(const memory::Decision& decision, std::int64_t window) {
+  report::MemoryStatus status;
+  status.window = window;
+  status.rank = decision.worst_rank;
+  status.world = session_.communicator.world();
+  status.current = session_.meter.live();
+  status.peak = window == 0 ? session_.meter.peak() : decision.peak_bytes;
+  status.budget = decision.budget_bytes > 0 ? decision.budget_bytes : session_.budget;
+  status.target = static_cast<double>(session_.controller->config().target) / kWhole;
+  status.plan = view(decision.before);
+  status.blocks = session_.model->language_blocks();
+  const auto& knobs = session_.controller->config().knobs;
+  if (std::find(knobs.begin(), knobs.end(), memory::Knob::kResolution) != knobs.end()) {
+    status.min_resolution = session_.controller->config().resolution.minimum;
+    status.max_resolution = session_.controller->config().resolution.maximum;
+  }
+  status.retries = decision.retries;
+  status.note = window == 0 ? "" : decision.reason;
+  line(report::status_line(status));
+}
+
+void RunLog::step(const StepView& v) {
+  if (!active_) return;
+  const auto& result = v.result;
+  const auto& config = session_.config;
+  report::StepRecord record;
+  record.step = v.step;
+  record.epoch = static_cast<double>(v.step * config.batch.effective) / static_cast<double>(session_.stream.epoch_length());
+  record.loss = result.loss;
+  record.grad_norm = result.gradient_norm;
+  record.lr = config.train.lr * v.learning_rate_factor;
+  record.vl_lr = config.train.vl_lr * v.learning_rate_factor;
+  record.samples = config.batch.effective;
+  record.first_sample = (v.step - 1) * config.batch.effective;
+  record.step_ms = static_cast<double>(slowest(result.reports, &ddp::Report::step_ms));
+  record.load_ms = static_cast<double>(slowest(result.reports, &ddp::Report::load_ms));
+  record.skipped = result.verdict.action == ddp::Action::kSkip;
+  record.plan = view(v.plan);
+  record.ranks = rank_memory(result.reports);
+  record.attempt = report::attempt_number();
+  metrics_->append(report::to_json(record));
+
+  smooth_ms_ = smooth_ms_ == 0.0 ? v.wall_ms : 0.9 * smooth_ms_ + 0.1 * v.wall_ms;
+  const auto& worst = fullest(result.reports);
+  report::Progress progress{v.step,
+                            session_.steps,
+                            result.loss,
+                            1000.0 * static_cast<double>(config.batch.effective) / smooth_ms_,
+                            worst.measured_peak_bytes,
+                            worst.budget_bytes,
+                            std::chrono::duration<double>(smooth_ms_ / 1000.0 * static_cast<double>(session_.steps - v.step))};
+  console_->progress(progress);
+}
+
+void RunLog::decision(const memory::Decision& decision, const std::vector<ddp::Report>& reports) {
+  if (!active_) return;
+  report::DecisionRecord record;
+  record.step = decision.step;
+  record.window = ++windows_;
+  record.policy = session_.config.memory.policy;
+  record.ranks = rank_memory(reports);
+  record.worst_rank = decision.worst_rank;
+  record.peak_fraction = static_cast<double>(decision.usage) / kWhole;
+  record.target = static_cast<double>(decision.target) / kWhole;
+  record.margin = static_cast<double>(decision.margin) / kWhole;
+  record.before = view(decision.before);
+  record.after = view(decision.plan);
+  record.changed = decision.changed;
+  record.reason = decision.reason;
+  decisions_->append(report::to_json(record));
+  status(decision, windows_);
+}
+
+void RunLog::sync() {
+  if (!active_) return;
+  metrics_->sync();
+  decisions_->sync();
+}
+
+}  // namespace plimsoll::train

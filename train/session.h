@@ -1,0 +1,70 @@
+#pragma once
+// Everything a rank holds during a run, built once, in an order in which every mistake is found before anything large is made.
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/sample_source.h"
+#include "data/sample_stream.h"
+#include "ddp/communicator.h"
+#include "memory/cpu_allocator.h"
+#include "memory/planning/first_plan.h"
+#include "model/vla.h"
+#include "train/checkpoint.h"
+#include "train/config.h"
+#include "train/controller.h"
+#include "train/dry_step.h"
+#include "train/step.h"
+
+namespace plimsoll::train {
+
+/// Parts of one rank. Members are public: the loop is their only user.
+struct Session {
+  /// Builds all parts. `communicator` and `source` outlive the session. Collective: every rank calls it. Throws Error(kMemory) when not even
+  /// one sample fits, Error(kUsage) when ranks or settings disagree.
+  Session(const Config& config, ddp::Communicator& communicator, const data::SampleSource& source);
+
+  Config config;
+  ddp::Communicator& communicator;
+  const data::SampleSource& source;
+  memory::CpuAllocator& meter;
+  std::int64_t budget;  ///< of this rank at start
+  model::VlaOptions options;
+  std::unique_ptr<DryStep> dry;
+  std::unique_ptr<model::VlaModel> model;
+  std::unique_ptr<FlatBuffers> buffers;
+  std::unique_ptr<memory::Predictor> predictor;
+  std::unique_ptr<Step> step;
+  std::unique_ptr<Controller> controller;
+  data::SampleStream stream;
+  std::vector<SampleShape> heaviest;       ///< of the training samples, heaviest first, as many as a share has
+  std::vector<std::int64_t> budgets;       ///< of all ranks at start
+  std::int64_t steps = 0;                  ///< of the whole run
+  std::int64_t share = 0;                  ///< largest of any rank
+  memory::Plan plan;
+  RunState state;
+
+  /// This rank's share of a step, loaded; `hold` keeps the samples alive.
+  std::vector<model::StreamSample> load_share(std::int64_t step, std::vector<std::shared_ptr<const Sample>>& hold);
+  std::filesystem::path checkpoint_root() const;
+  /// Predicted peak of the heaviest micro-batch of `plan`, live bytes included.
+  std::int64_t predicted_peak(const memory::Plan& plan);
+  /// Rank 0 writes `state` and all tensors to run.dir/checkpoints; the others wait. Collective. Throws Error(kCheckpoint) on all ranks when
+  /// the disk refuses.
+  void write_checkpoint();
+  /// Reads the newest checkpoint under run.dir, if there is one; else the weights of train.stage1_checkpoint, if set. Collective.
+  void resume(bool from_newest);
+  /// The text that `train` prints before the first step: the plan and what its peak is made of.
+  std::string plan_text();
+
+ private:
+  void size_workspace();
+  void choose_plan();
+  void shake_hands();
+  void adopt_saved_plan();
+};
+
+}  // namespace plimsoll::train

@@ -1,0 +1,35 @@
+#include "train/source.h"
+
+#include "core/error.h"
+#include "model/qwen_config.h"
+
+namespace plimsoll::train {
+namespace {
+
+std::unique_ptr<data::SampleSource> synthetic(const Config& config) {
+  const auto vlm = model::read_qwen_config(config.model.path);
+  data::SyntheticOptions options;
+  options.samples = config.data.synthetic_samples;
+  options.seed = static_cast<std::uint64_t>(config.run.seed);
+  options.chunk = config.expert.chunk;
+  options.sensor_window = config.sensor.window;
+  options.image_token = vlm.image_token_id;
+  options.vision_start_token = vlm.image_token_id - 3;  // Qwen's order of its special tokens
+  options.vision_end_token = vlm.image_token_id - 2;
+  options.vocabulary = vlm.image_token_id - 12;
+  options.heavy_every = 16;
+  return data::make_synthetic_source(options);
+}
+
+}  // namespace
+
+std::unique_ptr<data::SampleSource> make_source(const Config& config) {
+  if (config.model.path.empty()) fail(ExitCode::kUsage, "model.path is empty; give the Hugging Face directory of a Qwen2.5-VL model");
+  if (config.data.synthetic_samples > 0) return synthetic(config);
+  if (config.data.path.size() != 1) {
+    fail(ExitCode::kUsage, "data.path has {} entries; give the directory of one LeRobot dataset", config.data.path.size());
+  }
+  fail(ExitCode::kUsage, "{}", "datasets are read soon");
+}
+
+}  // namespace plimsoll::train

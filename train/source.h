@@ -1,0 +1,15 @@
+#pragma once
+// The samples that the configuration asks for.
+
+#include <memory>
+
+#include "data/sample_source.h"
+#include "train/config.h"
+
+namespace plimsoll::train {
+
+/// The dataset at data.path, processed for model.path, or synthetic samples if data.synthetic_samples is set. Throws Error(kUsage) when neither
+/// is given, Error(kData) as the source does.
+std::unique_ptr<data::SampleSource> make_source(const Config& config);
+
+}  // namespace plimsoll::train
