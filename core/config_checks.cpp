@@ -66,7 +66,7 @@ Check either(std::vector<Check> alternatives) {
 }
 
 Check each(Check check) {
-  return {check.expects + " (one, or a list of such)", [holds = check.holds](const Setting& v) {
+  return {check.expects + " (one, or a list of such)", [holds = std::move(check.holds)](const Setting& v) {
             const Setting::List items = v.items();
             return !items.empty() && std::all_of(items.begin(), items.end(), holds);
           }};

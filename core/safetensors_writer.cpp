@@ -57,6 +57,8 @@ std::string header_of(const std::vector<TensorSource>& tensors, const std::map<s
   return text;
 }
 
+// By value: what the source holds is let go of once it is written.
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
 void write_tensor(DurableFile& out, TensorSource tensor, const std::string& file, ExitCode code) {
   if (!tensor.make) return out.write(tensor.bytes);
   const std::vector<std::byte> made = tensor.make();
