@@ -3,8 +3,19 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Written under another name first: what was interrupted is made anew.
+make_once() {
+  local folder=$1
+  shift
+  if [ -e "$folder" ]; then return; fi
+  rm -rf "$folder.partial"
+  "$@" --out "$folder.partial"
+  mv "$folder.partial" "$folder"
+}
+
 tools/setup.sh
 tools/build.sh -- plimsoll
-if [ ! -f demo/model/config.json ]; then build/plimsoll init-model --size tiny --out demo/model; fi
-if [ ! -f demo/data/meta/info.json ]; then build/plimsoll demo-data --out demo/data; fi
+mkdir -p demo
+make_once demo/model build/plimsoll init-model --size tiny
+make_once demo/data build/plimsoll demo-data
 exec build/plimsoll launch -n 2 --config configs/demo.toml
