@@ -9,9 +9,9 @@ tools/build.sh
 for source in bench/*_bench.cpp; do
   name=$(basename "$source" .cpp)
   echo "== $name"
-  "build/$name"
+  "build/$name" --benchmark_out="build/$name.json" --benchmark_out_format=json
+  .venv/bin/python tools/figures.py "build/$name.json"
 done
-for script in bench/peers/*.sh; do
-  echo "== $script"
-  bash "$script"
-done
+echo "== our step and PyTorch's, side by side"
+.venv/bin/python bench/peers/step_peer.py --build build | tee build/step_peer.jsonl
+.venv/bin/python tools/figures.py build/step_peer.jsonl

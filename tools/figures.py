@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""Turns results of benchmarks into lines `FIGURE name = value unit` for docs/benchmarks.md. Usage: figures.py FILE
+
+FILE is either Google Benchmark's JSON or JSON lines of bench/peers/step_peer.py.
+"""
+import json
+import sys
+
+
+def benchmark_figures(document):
+    for row in document["benchmarks"]:
+        if row.get("run_type") == "aggregate" or row.get("error_occurred"):
+            continue
+        yield row["name"], row["real_time"], row["time_unit"]
+        for counter in ("bytes_per_second", "items_per_second"):
+            if counter in row:
+                yield f"{row['name']} {counter.split('_')[0]}", row[counter], "1/s"
+
+
+def peer_figures(rows):
+    for row in rows:
+        setting = f"{row['size']}, batch {row['batch']}, recompute {row['recompute']}, {row['dtype']}, {row['threads']} threads"
+        yield f"step {setting}: ours", row["ours_samples_per_second"], "samples/s"
+        yield f"step {setting}: PyTorch", row["peer_samples_per_second"], "samples/s"
+        yield f"step {setting}: speed, ours by PyTorch's", row["speed"], ""
+        yield f"step {setting}: bytes, ours by PyTorch's", row["bytes"], ""
+
+
+def main():
+    text = open(sys.argv[1]).read()
+    if sys.argv[1].endswith(".jsonl"):
+        figures = peer_figures(json.loads(line) for line in text.splitlines() if line)
+    else:
+        figures = benchmark_figures(json.loads(text))
+    for name, value, unit in figures:
+        print(f"FIGURE {name} = {value:.4g} {unit}".rstrip())
+
+
+if __name__ == "__main__":
+    main()

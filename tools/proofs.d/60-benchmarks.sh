@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# The benchmarks, and our step beside PyTorch's.
+set -euo pipefail
+tools/bench.sh
