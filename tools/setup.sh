@@ -22,10 +22,11 @@ as_root() {
 listed() { sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' "$1"; }
 
 missing_packages() {
-  local package
-  for package in $(listed tools/packages.txt); do
-    if [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then echo "$package"; fi
-  done
+  local installed
+  # A package that dpkg has never heard of makes it end with 1, and is just missing.
+  installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' $(listed tools/packages.txt) 2>/dev/null || true)
+  installed=$(sed -n 's/^installed //p' <<<"$installed")
+  listed tools/packages.txt | grep -vxF -e "$installed" || true
 }
 
 install_packages() {
@@ -42,7 +43,7 @@ install_packages() {
 
 # The distribution's own Python, whatever environment is active: python3-venv belongs to it.
 make_environment() {
-  if .venv/bin/python -c 'import pip' 2>/dev/null; then return; fi
+  if [ -x .venv/bin/pip ] && .venv/bin/python -c '' 2>/dev/null; then return; fi
   echo "setup: making .venv"
   rm -rf .venv
   /usr/bin/python3 -m venv .venv
