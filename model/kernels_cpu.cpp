@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "model/kernels_cpu.h"
+#include "model/kernels_meta.h"
 
 // The BLAS that libtorch_cpu.so carries and exports. Called directly: for the small products of a small model, ATen's way there
 // costs more than the product.
@@ -24,11 +25,10 @@ namespace {
 
 std::array<const Kernels*, c10::COMPILE_TIME_MAX_DEVICE_TYPES>& table() {
   static const cpu::CpuKernels cpu_kernels;
-  static const Kernels shapes_only;
   static std::array<const Kernels*, c10::COMPILE_TIME_MAX_DEVICE_TYPES> kernels = [] {
     std::array<const Kernels*, c10::COMPILE_TIME_MAX_DEVICE_TYPES> built_in{};
     built_in[static_cast<std::size_t>(at::kCPU)] = &cpu_kernels;
-    built_in[static_cast<std::size_t>(at::kMeta)] = &shapes_only;
+    built_in[static_cast<std::size_t>(at::kMeta)] = &meta_kernels();
     return built_in;
   }();
   return kernels;

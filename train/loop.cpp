@@ -88,6 +88,9 @@ void Loop::follow(std::int64_t step, const StepResult& result) {
     const auto decision = session_.controller->observe(step, result.reports, result.verdict, session_.plan);
     if (!decision) return;
     log_.decision(*decision, result.reports);
+    if (session_.loader && decision->plan.resolution != session_.plan.resolution) {
+      session_.loader->set_resolution(decision->plan.resolution);
+    }
     session_.plan = decision->plan;
   } catch (const Error&) {
     checkpoint();  // no plan fits: what was learned so far is kept

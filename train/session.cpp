@@ -147,10 +147,22 @@ void Session::choose_plan() {
 
 std::vector<model::StreamSample> Session::load_share(std::int64_t number, std::vector<std::shared_ptr<const Sample>>& hold) {
   const auto [begin, end] = data::share_of_step(number, config.batch.effective, communicator.rank(), communicator.world());
+  if (!loader) {
+    data::LoaderOptions with;
+    with.workers = static_cast<int>(config.data.workers);
+    with.prefetch = config.data.prefetch;
+    with.effective_batch = config.batch.effective;
+    with.rank = communicator.rank();
+    with.world = communicator.world();
+    with.seed = static_cast<std::uint64_t>(config.run.seed);
+    with.resolution = plan.resolution;
+    with.first_step = number;
+    loader = std::make_unique<data::Loader>(source, with);
+  }
   std::vector<model::StreamSample> samples;
   hold.clear();
   for (std::uint64_t position = begin; position < end; ++position) {
-    hold.push_back(std::make_shared<const Sample>(source.load(stream.at(position))));
+    hold.push_back(loader->get(position));
     samples.push_back({hold.back().get(), position});
   }
   return samples;

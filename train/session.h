@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "data/loader.h"
 #include "data/sample_source.h"
 #include "data/sample_stream.h"
 #include "ddp/communicator.h"
@@ -40,6 +41,7 @@ struct Session {
   std::unique_ptr<Step> step;
   std::unique_ptr<Controller> controller;
   data::SampleStream stream;
+  std::unique_ptr<data::Loader> loader;    ///< made with the first share
   std::vector<SampleShape> heaviest;       ///< of the training samples, heaviest first, as many as a share has
   std::vector<std::int64_t> budgets;       ///< of all ranks at start
   std::int64_t steps = 0;                  ///< of the whole run
@@ -47,7 +49,7 @@ struct Session {
   memory::Plan plan;
   RunState state;
 
-  /// This rank's share of a step, loaded; `hold` keeps the samples alive.
+  /// This rank's share of a step, waiting for the loader; `hold` keeps the samples alive.
   std::vector<model::StreamSample> load_share(std::int64_t step, std::vector<std::shared_ptr<const Sample>>& hold);
   std::filesystem::path checkpoint_root() const;
   /// Predicted peak of the heaviest micro-batch of `plan`, live bytes included.

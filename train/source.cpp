@@ -1,6 +1,7 @@
 #include "train/source.h"
 
 #include "core/error.h"
+#include "data/lerobot_source.h"
 #include "model/qwen_config.h"
 
 namespace plimsoll::train {
@@ -26,10 +27,19 @@ std::unique_ptr<data::SampleSource> synthetic(const Config& config) {
 std::unique_ptr<data::SampleSource> make_source(const Config& config) {
   if (config.model.path.empty()) fail(ExitCode::kUsage, "model.path is empty; give the Hugging Face directory of a Qwen2.5-VL model");
   if (config.data.synthetic_samples > 0) return synthetic(config);
-  if (config.data.path.size() != 1) {
-    fail(ExitCode::kUsage, "data.path has {} entries; give the directory of one LeRobot dataset", config.data.path.size());
-  }
-  fail(ExitCode::kUsage, "{}", "datasets are read soon");
+  if (config.data.path.empty()) fail(ExitCode::kUsage, "data.path is empty; give the directory of a LeRobot dataset");
+  data::LeRobotSourceOptions options;
+  options.paths = config.data.path;
+  options.cameras = config.data.cameras;
+  options.state = config.data.state;
+  options.action = config.data.action;
+  options.sensor = config.sensor.feature;
+  options.sensor_window = config.sensor.feature.empty() ? 0 : config.sensor.window;
+  options.chunk = config.expert.chunk;
+  options.resolution = config.data.resolution;
+  options.eval_fraction = config.data.eval_fraction;
+  options.normalisation = data::parse_normalisation(config.data.normalisation);
+  return std::make_unique<data::LeRobotSource>(options, std::make_shared<data::VlmProcessor>(config.model.path));
 }
 
 }  // namespace plimsoll::train
