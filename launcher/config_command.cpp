@@ -1,8 +1,7 @@
 #include <fmt/format.h>
 
 #include "launcher/commands.h"
-#include "launcher/options.h"
-#include "train/config.h"
+#include "launcher/run_config.h"
 
 namespace plimsoll {
 namespace {
@@ -19,16 +18,14 @@ constexpr const char* kPreface =
 int run_config(std::vector<std::string> args) {
   cxxopts::Options options("plimsoll config",
                            "Print the manual of all configuration keys (Markdown), or a resolved configuration (TOML)");
-  options.add_options()("config", "Resolve this file instead", cxxopts::value<std::string>())(
-      "set", "Override table.key=value; may be repeated", cxxopts::value<std::vector<std::string>>());
+  add_config_options(options);
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;
   if (parsed->count("config") + parsed->count("set") == 0) {
-    fmt::print("{}{}", kPreface, config_reference<train::Config>());
+    fmt::print("{}{}", kPreface, run_config_reference());
     return 0;
   }
-  const std::string path = parsed->count("config") > 0 ? (*parsed)["config"].as<std::string>() : "";
-  fmt::print("{}", config_to_toml(load_config<train::Config>(path, values(*parsed, "set"))));
+  fmt::print("{}", run_config_to_toml(read_config(*parsed)));
   return 0;
 }
 

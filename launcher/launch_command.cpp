@@ -6,9 +6,8 @@
 
 #include "core/error.h"
 #include "launcher/commands.h"
-#include "launcher/options.h"
+#include "launcher/run_config.h"
 #include "launcher/supervisor.h"
-#include "train/config.h"
 
 namespace plimsoll {
 namespace {
@@ -19,10 +18,9 @@ cxxopts::Options describe() {
       "Start ranks of `plimsoll train` under mpirun, restart them from the last checkpoint when one is "
       "lost, and stop them with a checkpoint on SIGTERM, SIGINT or at the time limit.\n"
       "What follows -- goes to mpirun as it is. PLIMSOLL_MPIRUN names another mpirun.");
+  add_config_options(options);
   auto add = options.add_options();
   add("n", "Number of ranks (default: launch.ranks)", cxxopts::value<std::int64_t>());
-  add("config", "Configuration file (TOML)", cxxopts::value<std::string>());
-  add("set", "Override table.key=value; may be repeated", cxxopts::value<std::vector<std::string>>());
   add("host", "mpirun's --host", cxxopts::value<std::string>());
   add("hostfile", "mpirun's --hostfile", cxxopts::value<std::string>());
   add("resume", "Continue from the newest complete checkpoint of the run");
@@ -94,7 +92,8 @@ int run_launch(std::vector<std::string> args) {
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;
   // Read here too: a mistake is told once and at once, before any rank starts.
-  const auto config = load_config<train::Config>(required(*parsed, "config"), values(*parsed, "set"));
+  required(*parsed, "config");
+  const train::Config config = read_config(*parsed);
   const std::int64_t ranks = parsed->count("n") > 0 ? (*parsed)["n"].as<std::int64_t>() : config.launch.ranks;
   if (ranks < 1) fail(ExitCode::kUsage, "-n {} is not allowed; expected: at least 1", ranks);
   std::vector<std::string> mpirun_arguments = config.launch.mpirun_args;

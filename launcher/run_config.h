@@ -1,0 +1,23 @@
+#pragma once
+// The configuration of a run as commands read it. The templates behind it are instantiated in one file only: each
+// instance costs the compiler ten seconds.
+
+#include <string>
+#include <vector>
+
+#include "launcher/options.h"
+#include "train/config.h"
+
+namespace plimsoll {
+
+/// Adds `--config` and `--set` to a command's options.
+void add_config_options(cxxopts::Options& options);
+
+/// What `--config` (optional here: without it, the defaults) and `--set` say. Throws Error(kUsage) naming what is
+/// wrong.
+train::Config read_config(const cxxopts::ParseResult& parsed);
+
+std::string run_config_reference();
+std::string run_config_to_toml(const train::Config& config);
+
+}  // namespace plimsoll
