@@ -29,11 +29,11 @@ struct Product {
   at::ScalarType compute = at::kFloat;
 };
 
-/// One frozen linear layer with its low-rank pair, as lora_linear sees it.
+/// One linear layer with its low-rank pair, as lora_linear sees it.
 struct LoraTensors {
   const Tensor& weight;  ///< [out, in]
   const Tensor& bias;    ///< [out] or undefined
-  const Tensor& a;       ///< [r, in] fp32
+  const Tensor& a;       ///< [r, in] fp32; a and b undefined: no pair
   const Tensor& b;       ///< [out, r] fp32
   float scale = 1.0F;
   std::uint32_t site = 0;  ///< of its dropout
@@ -42,7 +42,7 @@ struct LoraTensors {
 /// Gradients of one layer of a group: da, db undefined when not wanted.
 struct LoraGradients {
   const Tensor& grad_output;  ///< [n, out]
-  const Tensor& u;            ///< [n, r] as saved by the forward
+  const Tensor& u;            ///< [n, r] as saved by the forward; undefined without a pair
   Tensor da, db;              ///< fp32, overwritten
 };
 
@@ -65,20 +65,22 @@ class Kernels {
   /// u = dropout(x) a^T; y = x w^T + bias + scale u b^T. keys and rate as in Dropout, the site is the layer's.
   virtual void lora_forward(const Tensor& /*x*/, const LoraTensors&, const Dropout&, at::ScalarType /*compute*/, Tensor& /*u*/,
                             Tensor& /*y*/) const {}
-  /// dx = sum over layers of g w + dropout'(scale g b a), and each layer's da = (scale g b)^T dropout(x), db = scale g^T u.
+  /// dx = sum over layers of g w + dropout'(scale g b a), and each layer's da = (scale g b)^T dropout(x), db = scale g^T u. x is
+  /// undefined when no da is wanted.
   virtual void lora_backward(const Tensor& /*x*/, const std::vector<LoraTensors>&, const Dropout&, at::ScalarType /*compute*/,
                              std::vector<LoraGradients>&, Tensor& /*dx or undefined*/) const {}
   /// out[c] = sum over rows of x[:, c].
   virtual void sum_rows(const Tensor& /*x*/, Tensor& /*out*/) const {}
   virtual void cast(const Tensor& /*x*/, Tensor& /*out*/) const {}
+  /// out may be x or y.
   virtual void add(const Tensor& /*x*/, const Tensor& /*y*/, Tensor& /*out*/) const {}
 
   /// rstd: [rows] fp32 or undefined.
   virtual void rms_norm_forward(const Tensor& /*x*/, const Tensor& /*weight*/, double /*eps*/, Tensor& /*out*/,
                                 Tensor& /*rstd*/) const {}
-  /// dx, dweight undefined when not wanted.
+  /// dx = residual (or 0, when undefined) + the norm's gradient. dx, dweight undefined when not wanted; dx may be grad itself.
   virtual void rms_norm_backward(const Tensor& /*grad*/, const Tensor& /*x*/, const Tensor& /*weight*/, const Tensor& /*rstd*/,
-                                 Tensor& /*dx*/, Tensor& /*dweight*/) const {}
+                                 const Tensor& /*residual*/, Tensor& /*dx*/, Tensor& /*dweight*/) const {}
 
   virtual void swiglu_forward(const Tensor& /*gate*/, const Tensor& /*up*/, Tensor& /*out*/) const {}
   virtual void swiglu_backward(const Tensor& /*grad*/, const Tensor& /*gate*/, const Tensor& /*up*/, Tensor& /*dgate*/,

@@ -100,8 +100,8 @@ class CpuKernels final : public Kernels {
   void cast(const Tensor& x, Tensor& out) const override;
   void add(const Tensor& x, const Tensor& y, Tensor& out) const override;
   void rms_norm_forward(const Tensor& x, const Tensor& weight, double eps, Tensor& out, Tensor& rstd) const override;
-  void rms_norm_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& rstd, Tensor& dx,
-                         Tensor& dweight) const override;
+  void rms_norm_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& residual,
+                         Tensor& dx, Tensor& dweight) const override;
   void swiglu_forward(const Tensor& gate, const Tensor& up, Tensor& out) const override;
   void swiglu_backward(const Tensor& grad, const Tensor& gate, const Tensor& up, Tensor& dgate, Tensor& dup) const override;
   void activation_forward(Activation kind, const Tensor& x, Tensor& out) const override;

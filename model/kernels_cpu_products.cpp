@@ -81,6 +81,17 @@ void prefill_row(const Prefill& with, const U* u, std::int64_t out_columns, std:
   });
 }
 
+template <class X>
+void store_tile(const float* from, const Tile& tile, std::int64_t width, X* to) {
+  for_rows(tile.rows, tile.columns, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t row = first; row < last; ++row) {
+      X* out = to + (tile.row + row) * width + tile.column;
+      lanes::for_each(tile.columns,
+                      [&](std::int64_t i, auto count) { store(out + i, load(from + row * tile.columns + i, count), count); });
+    }
+  });
+}
+
 /// out = a b + prefill, T operands, O output. fp32 output is multiplied in place; bf16 goes through an fp32 tile.
 template <class T, class U, class O>
 void tiled_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, const Prefill& with, const U* u,
@@ -103,13 +114,7 @@ void tiled_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, 
       if (with.any()) fill(tile, tile_buffer, tile.columns);
       gemm(tile.rows, tile.columns, k, 1.0F, shifted(a, tile.row, 0), shifted(b, 0, tile.column), with.any() ? 1.0F : 0.0F,
            tile_buffer, tile.columns);
-      for_rows(tile.rows, tile.columns, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t row = first; row < last; ++row) {
-          O* to = out + (tile.row + row) * n + tile.column;
-          const float* from = tile_buffer + row * tile.columns;
-          lanes::for_each(tile.columns, [&](std::int64_t i, auto count) { store(to + i, load(from + i, count), count); });
-        }
-      });
+      store_tile(tile_buffer, tile, n, out);
     });
   }
 }
@@ -238,30 +243,34 @@ void lora_forward_as(const Tensor& x, const LoraTensors& layer, const Dropout& d
                 data<T>(y), kHalf ? scratch.take<float>(tile_elements(n, out)) : nullptr);
 }
 
-/// One layer's scratch in a backward pass.
+/// One layer's scratch in a backward pass; all but the first two are null without a low-rank pair.
 template <class T>
 struct BackwardPieces {
-  const T *grad, *weight, *a, *b;
-  float* du32;  ///< scale g b, [n, r]
-  T* du;        ///< the same, rounded
+  const T *grad, *weight, *a = nullptr, *b = nullptr;
+  float* du32 = nullptr;  ///< scale g b, [n, r]
+  T* du = nullptr;        ///< the same, rounded
 };
 
 template <class T>
 std::int64_t backward_bytes(const LoraTensors& layer, const LoraGradients& gradients, std::int64_t n) {
   constexpr auto kType = c10::CppTypeToScalarType<T>::value;
+  const std::int64_t base = converted_bytes(gradients.grad_output, kType) + converted_bytes(layer.weight, kType);
+  if (!layer.a.defined()) return base;
   const std::int64_t rank = layer.a.size(0);
-  return converted_bytes(gradients.grad_output, kType) + converted_bytes(layer.weight, kType) + converted_bytes(layer.a, kType) +
-         converted_bytes(layer.b, kType) + Scratch::padded(n * rank * 4) +
+  return base + converted_bytes(layer.a, kType) + converted_bytes(layer.b, kType) + Scratch::padded(n * rank * 4) +
          Scratch::padded(n * rank * static_cast<std::int64_t>(sizeof(T)));
 }
 
 template <class T>
-BackwardPieces<T> begin_backward(const LoraTensors& layer, LoraGradients& gradients, std::int64_t n, bool wants_weight,
+BackwardPieces<T> begin_backward(const LoraTensors& layer, LoraGradients& gradients, std::int64_t n, bool wants_input,
                                  Scratch& scratch) {
+  BackwardPieces<T> pieces{as<T>(gradients.grad_output, scratch), wants_input ? as<T>(layer.weight, scratch) : nullptr};
+  if (!layer.a.defined()) return pieces;
   const std::int64_t out = layer.weight.size(0), rank = layer.a.size(0);
-  BackwardPieces<T> pieces{as<T>(gradients.grad_output, scratch), wants_weight ? as<T>(layer.weight, scratch) : nullptr,
-                           as<T>(layer.a, scratch), as<T>(layer.b, scratch), scratch.take<float>(n * rank),
-                           scratch.take<T>(n * rank)};
+  pieces.a = as<T>(layer.a, scratch);
+  pieces.b = as<T>(layer.b, scratch);
+  pieces.du32 = scratch.take<float>(n * rank);
+  pieces.du = scratch.take<T>(n * rank);
   gemm(n, rank, out, layer.scale, Matrix<T>{pieces.grad, out}, Matrix<T>{pieces.b, rank}, 0.0F, pieces.du32, rank);
   convert(pieces.du32, pieces.du, n * rank);
   if (gradients.db.defined()) {
@@ -292,9 +301,11 @@ void add_down_gradient(const Tensor& x, const LoraTensors& layer, const Dropout&
 template <class T>
 void add_input_gradient(const LoraTensors& layer, const Dropout& dropout, const BackwardPieces<T>& pieces, const Tile& tile,
                         std::int64_t in, bool first, float* low_rank, float* to, std::int64_t stride_to) {
-  const std::int64_t out = layer.weight.size(0), rank = layer.a.size(0);
+  const std::int64_t out = layer.weight.size(0);
   gemm(tile.rows, tile.columns, out, 1.0F, Matrix<T>{pieces.grad + tile.row * out, out}, Matrix<T>{pieces.weight + tile.column, in},
        first ? 0.0F : 1.0F, to, stride_to);
+  if (!layer.a.defined()) return;
+  const std::int64_t rank = layer.a.size(0);
   const Matrix<T> du{pieces.du + tile.row * rank, rank}, a{pieces.a + tile.column, in};
   if (dropout.rate == 0.0F) {
     gemm(tile.rows, tile.columns, rank, 1.0F, du, a, 1.0F, to, stride_to);
@@ -304,12 +315,26 @@ void add_input_gradient(const LoraTensors& layer, const Dropout& dropout, const 
   add_dropped(low_rank, tile, dropout, layer.site, to, stride_to);
 }
 
+/// The tiles of a backward pass: one for dropout(x), one for the low-rank part, one that sums dx when dx is not fp32.
+struct BackwardTiles {
+  std::int64_t dropped, low_rank, sum;  ///< elements
+};
+
+BackwardTiles backward_tiles(const std::vector<LoraTensors>& layers, std::int64_t n, std::int64_t in, bool sums) {
+  const bool adapted = std::any_of(layers.begin(), layers.end(), [](const LoraTensors& layer) { return layer.a.defined(); });
+  const std::int64_t whole = tile_elements(n, in);
+  return {adapted ? whole : 0, adapted ? whole : 0, sums ? whole : 0};
+}
+
 template <class T, class X>
 void lora_backward_as(const Tensor& x, const std::vector<LoraTensors>& layers, const Dropout& dropout,
                       std::vector<LoraGradients>& gradients, Tensor& dx) {
-  const std::int64_t n = rows(x), in = columns(x);
-  const std::int64_t tile_bytes = Scratch::padded(tile_elements(n, in) * 4);
-  std::int64_t bytes = 3 * tile_bytes;
+  constexpr bool kInPlace = std::is_same_v<X, float>;
+  const Tensor& shape = x.defined() ? x : dx;
+  const std::int64_t n = rows(shape), in = columns(shape);
+  const BackwardTiles tiles = backward_tiles(layers, n, in, !kInPlace);
+  std::int64_t bytes = Scratch::padded(tiles.dropped * static_cast<std::int64_t>(sizeof(T))) +
+                       Scratch::padded(tiles.low_rank * 4) + Scratch::padded(tiles.sum * 4);
   for (std::size_t i = 0; i < layers.size(); ++i) bytes += backward_bytes<T>(layers[i], gradients[i], n);
   Scratch scratch(bytes);
   std::vector<BackwardPieces<T>> pieces;
@@ -317,31 +342,18 @@ void lora_backward_as(const Tensor& x, const std::vector<LoraTensors>& layers, c
     pieces.push_back(begin_backward<T>(layers[i], gradients[i], n, dx.defined(), scratch));
     if (n == 0 && gradients[i].da.defined()) std::memset(data<float>(gradients[i].da), 0, gradients[i].da.nbytes());
   }
-  T* dropped = scratch.take<T>(tile_elements(n, in));
-  float* low_rank = scratch.take<float>(tile_elements(n, in));
-  float* sum = scratch.take<float>(tile_elements(n, in));
+  T* dropped = scratch.take<T>(tiles.dropped);
+  float *low_rank = scratch.take<float>(tiles.low_rank), *sum = scratch.take<float>(tiles.sum);
   for_tiles(n, in, [&](const Tile& tile) {
-    constexpr bool kInPlace = std::is_same_v<X, float>;
-    X* out = dx.defined() ? data<X>(dx) + tile.row * in + tile.column : nullptr;
+    float* to = sum;
+    if constexpr (kInPlace) to = dx.defined() ? data<float>(dx) + tile.row * in + tile.column : nullptr;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       if (gradients[i].da.defined()) add_down_gradient(x, layers[i], dropout, pieces[i], tile, dropped, gradients[i].da);
-      if (out == nullptr) continue;
-      if constexpr (kInPlace) {
-        add_input_gradient(layers[i], dropout, pieces[i], tile, in, i == 0, low_rank, out, in);
-      } else {
-        add_input_gradient(layers[i], dropout, pieces[i], tile, in, i == 0, low_rank, sum, tile.columns);
+      if (dx.defined()) {
+        add_input_gradient(layers[i], dropout, pieces[i], tile, in, i == 0, low_rank, to, kInPlace ? in : tile.columns);
       }
     }
-    if constexpr (!kInPlace) {
-      if (out == nullptr) return;
-      for_rows(tile.rows, tile.columns, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t row = first; row < last; ++row) {
-          lanes::for_each(tile.columns, [&](std::int64_t i, auto count) {
-            store(out + row * in + i, load(sum + row * tile.columns + i, count), count);
-          });
-        }
-      });
-    }
+    if (!kInPlace && dx.defined()) store_tile(sum, tile, in, data<X>(dx));
   });
 }
 
@@ -374,7 +386,7 @@ void CpuKernels::lora_forward(const Tensor& x, const LoraTensors& layer, const D
 void CpuKernels::lora_backward(const Tensor& x, const std::vector<LoraTensors>& layers, const Dropout& dropout,
                                at::ScalarType compute, std::vector<LoraGradients>& gradients, Tensor& dx) const {
   with_type(compute, [&](auto type) {
-    with_type(x.scalar_type(), [&](auto x_type) {
+    with_type((x.defined() ? x : dx).scalar_type(), [&](auto x_type) {
       lora_backward_as<decltype(type), decltype(x_type)>(x, layers, dropout, gradients, dx);
     });
   });

@@ -70,7 +70,7 @@ void norm_row(const T* x, const T* weight, std::int64_t n, float eps, T* out, fl
 }
 
 template <class T>
-void norm_row_backward(const T* grad, const T* x, const T* weight, float rstd, std::int64_t n, T* dx) {
+void norm_row_backward(const T* grad, const T* x, const T* weight, float rstd, const T* residual, std::int64_t n, T* dx) {
   F8 dots{};
   lanes::for_each(n, [&](std::int64_t i, auto count) {
     F8 g = load(grad + i, count);
@@ -81,7 +81,9 @@ void norm_row_backward(const T* grad, const T* x, const T* weight, float rstd, s
   lanes::for_each(n, [&](std::int64_t i, auto count) {
     F8 g = load(grad + i, count);
     if (weight != nullptr) g = g * load(weight + i, count);
-    store(dx + i, (g - load(x + i, count) * mean) * rstd, count);
+    F8 v = (g - load(x + i, count) * mean) * rstd;
+    if (residual != nullptr) v = v + load(residual + i, count);
+    store(dx + i, v, count);
   });
 }
 
@@ -176,27 +178,28 @@ void CpuKernels::rms_norm_forward(const Tensor& x, const Tensor& weight, double 
   });
 }
 
-void CpuKernels::rms_norm_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& rstd, Tensor& dx,
-                                   Tensor& dweight) const {
+void CpuKernels::rms_norm_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& rstd,
+                                   const Tensor& residual, Tensor& dx, Tensor& dweight) const {
   const std::int64_t n = rows(x), width = columns(x);
   with_type(x.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    const T *g = data<T>(grad), *from = data<T>(x);
+    const T *g = data<T>(grad), *from = data<T>(x), *more = data<T>(residual);
     const float* r = data<float>(rstd);
-    if (dx.defined()) {
-      for_rows(n, 5 * width, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t row = first; row < last; ++row) {
-          norm_row_backward(g + row * width, from + row * width, data<T>(weight), r[row], width, data<T>(dx) + row * width);
-        }
-      });
-    }
-    if (dweight.defined()) {
+    if (dweight.defined()) {  // before dx, which may overwrite grad
       for_column_blocks(n, width, [&](std::int64_t begin, std::int64_t end) {
         sum_columns(0, n, begin, end, data<T>(dweight), [&](std::int64_t row, std::int64_t column, auto count) {
           return load(g + row * width + column, count) * load(from + row * width + column, count) * r[row];
         });
       });
     }
+    if (!dx.defined()) return;
+    for_rows(n, 5 * width, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t row = first; row < last; ++row) {
+        const std::int64_t at = row * width;
+        norm_row_backward(g + at, from + at, data<T>(weight), r[row], more == nullptr ? nullptr : more + at, width,
+                          data<T>(dx) + at);
+      }
+    });
   });
 }
 

@@ -9,6 +9,7 @@
 
 #include <torch/torch.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -62,22 +63,32 @@ struct Dropout {
 Tensor lora_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& a, const Tensor& b, float scale,
                    const Dropout& dropout, at::ScalarType compute);
 
-/// One layer of a group that reads the same x.
+/// One layer of a group that reads the same x. Weight and bias: frozen or trainable, as in `linear`.
 struct LoraLayer {
-  Tensor weight;  ///< [out, in], frozen
-  Tensor bias;    ///< [out], frozen, or undefined
-  Tensor a, b;    ///< [r, in], [out, r], fp32, trainable; undefined both: a frozen layer without adapter
+  Tensor weight;  ///< [out, in]
+  Tensor bias;    ///< [out] or undefined
+  Tensor a, b;    ///< [r, in], [out, r], fp32, trainable; both undefined: no adapter
   std::uint32_t site = 0;  ///< of its dropout
 };
 
-/// Several lora_linear over one x (q, k, v; gate, up) as one node: x is saved once and its gradient is summed in fp32 inside.
-/// `dropout.site` is not read, each layer has its own. Outputs in the order of `layers`.
+/// Several linear or lora_linear layers over one x (q, k, v; gate, up) as one node: x is saved once and its gradient is summed in
+/// fp32 inside. `dropout.site` is not read, each layer has its own. Outputs in the order of `layers`.
 std::vector<Tensor> lora_linears(const Tensor& x, const std::vector<LoraLayer>& layers, float scale, const Dropout& dropout,
                                  at::ScalarType compute);
+
+/// x twice, over the same memory: use one each where x is read in two places. The sum of the two gradients is made here, in place
+/// where the memory is nobody else's. Left to the autograd engine it would be made in place on the CPU but not on
+/// meta (ATen takes every meta tensor for a tensor subclass), and the dry run would differ. Every tensor that requires a
+/// gradient and is read by more than one operator goes through a fork, a chain of forks for more than two readers.
+std::array<Tensor, 2> fork(const Tensor& x);
 
 /// y = x / sqrt(mean(x^2) + eps), cast to x's dtype, times weight (Qwen2.5-VL's order: cast before the product). `weight`
 /// undefined: no weight. Saves x, weight and one fp32 per row. Gradient to weight only if it requires one.
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps);
+
+/// {x, rms_norm(x)}: the fork at the start of a residual branch, as one node. Its gradient is the sum of both, made in the
+/// memory of the norm's incoming gradient where that is nobody else's.
+std::array<Tensor, 2> rms_norm_fork(const Tensor& x, const Tensor& weight, double eps);
 
 /// silu(gate) * up, element by element. Saves both inputs.
 Tensor swiglu(const Tensor& gate, const Tensor& up);

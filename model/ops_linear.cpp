@@ -32,54 +32,21 @@ void check_linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   }
 }
 
-/// y = x W^T + bias; inputs x, W, bias.
-class LinearNode final : public OpNode<2> {
- public:
-  void keep(const Tensor& x, const Tensor& weight, at::ScalarType compute) {
-    if (weight.requires_grad()) save(0, x);
-    save(1, weight);
-    x_sizes_ = x.sizes().vec();
-    x_dtype_ = x.scalar_type();
-    compute_ = compute;
-  }
-
- protected:
-  variable_list backward(const variable_list& grads) override {
-    const Tensor grad = as_matrix(grads[0].contiguous());
-    const Tensor weight = saved(1);
-    const Kernels& kernels = kernels_for(grad);
-    variable_list out(3);
-    if (needs(0)) {
-      out[0] = make(x_sizes_, x_dtype_, grad);
-      Tensor flat = as_matrix(out[0]);
-      kernels.product({grad, false, weight, false, kNone, 0.0F, compute_}, flat);
-    }
-    if (needs(1)) {
-      out[1] = make_like(weight);
-      kernels.product({grad, true, as_matrix(saved(0)), false, kNone, 0.0F, compute_}, out[1]);
-    }
-    if (needs(2)) {
-      out[2] = make({weight.size(0)}, at::kFloat, grad);
-      kernels.sum_rows(grad, out[2]);
-    }
-    return out;
-  }
-
- private:
-  std::vector<std::int64_t> x_sizes_;
-  at::ScalarType x_dtype_ = at::kFloat, compute_ = at::kFloat;
-};
-
-/// A group of adapted layers over one x; inputs x, then a and b of each layer.
-class LoraNode final : public torch::autograd::Node {
+/// A group of layers over one x; inputs x, then weight, bias, a and b of each layer.
+class LinearNode final : public torch::autograd::Node {
  public:
   void keep(const Tensor& x, const std::vector<LoraLayer>& layers, const std::vector<Tensor>& u, float scale,
             const Dropout& dropout, at::ScalarType compute) {
-    x_ = SavedVariable(x, false);
+    bool needs_x = false;
     for (std::size_t i = 0; i < layers.size(); ++i) {
-      saved_.push_back({SavedVariable(layers[i].weight, false), SavedVariable(layers[i].a, false),
-                        SavedVariable(layers[i].b, false), SavedVariable(u[i], false), layers[i].site});
+      const LoraLayer& layer = layers[i];
+      saved_.push_back({SavedVariable(layer.weight, false), SavedVariable(layer.bias, false), SavedVariable(layer.a, false),
+                        SavedVariable(layer.b, false), SavedVariable(u[i], false), layer.site});
+      needs_x = needs_x || layer.weight.requires_grad() || layer.a.defined();
     }
+    if (needs_x) x_ = SavedVariable(x, false);
+    x_sizes_ = x.sizes().vec();
+    x_dtype_ = x.scalar_type();
     scale_ = scale;
     dropout_ = dropout;
     compute_ = compute;
@@ -88,7 +55,7 @@ class LoraNode final : public torch::autograd::Node {
   void release_variables() override {
     x_.reset_data();
     for (auto& layer : saved_) {
-      for (auto* variable : {&layer.weight, &layer.a, &layer.b, &layer.u}) variable->reset_data();
+      for (auto* variable : {&layer.weight, &layer.bias, &layer.a, &layer.b, &layer.u}) variable->reset_data();
     }
   }
 
@@ -96,53 +63,80 @@ class LoraNode final : public torch::autograd::Node {
   variable_list apply(variable_list&& grads) override;
 
  private:
+  static constexpr std::size_t kPerLayer = 4;
   struct Saved {
-    SavedVariable weight, a, b, u;
+    SavedVariable weight, bias, a, b, u;
     std::uint32_t site;
   };
   /// One layer's tensors while its gradients are computed.
   struct Live {
-    Tensor grad, weight, a, b, u;
+    Tensor grad, weight, bias, a, b, u;
     std::size_t layer;
   };
   std::vector<Live> live_layers(const variable_list& grads) {
     std::vector<Live> live;
     for (std::size_t i = 0; i < saved_.size(); ++i) {
       if (!grads[i].defined()) continue;
-      live.push_back({grads[i].contiguous(), saved_[i].weight.unpack(), saved_[i].a.unpack(), saved_[i].b.unpack(),
-                      saved_[i].u.unpack(), i});
+      const Saved& s = saved_[i];
+      live.push_back({as_matrix(grads[i].contiguous()), s.weight.unpack(), s.bias.unpack(), s.a.unpack(), s.b.unpack(),
+                      s.u.unpack(), i});
     }
     return live;
   }
+  bool needs(const Live& live, std::size_t which) { return task_should_compute_output(1 + kPerLayer * live.layer + which); }
+  void low_rank_and_input(const std::vector<Live>& live, const Tensor& x, variable_list& out);
+  void weight_and_bias(const Live& live, const Tensor& x, variable_list& out);
 
   SavedVariable x_;
   std::vector<Saved> saved_;
+  std::vector<std::int64_t> x_sizes_;
+  at::ScalarType x_dtype_ = at::kFloat, compute_ = at::kFloat;
   float scale_ = 1.0F;
   Dropout dropout_;
-  at::ScalarType compute_ = at::kFloat;
 };
 
-variable_list LoraNode::apply(variable_list&& grads) {
-  variable_list out(1 + 2 * saved_.size());
-  const std::vector<Live> live = live_layers(grads);
-  if (live.empty()) return out;
-  const Tensor x = x_.unpack();
-  Tensor dx = task_should_compute_output(0) ? make_like(x) : Tensor();
+void LinearNode::low_rank_and_input(const std::vector<Live>& live, const Tensor& x, variable_list& out) {
+  Tensor dx = task_should_compute_output(0) ? make(x_sizes_, x_dtype_, live.front().grad) : Tensor();
+  bool wanted = dx.defined();
   std::vector<LoraTensors> tensors;
   std::vector<LoraGradients> gradients;
   for (const Live& one : live) {
     tensors.push_back({one.weight, kNone, one.a, one.b, scale_, saved_[one.layer].site});
-    LoraGradients wanted{one.grad, one.u, {}, {}};
-    if (task_should_compute_output(1 + 2 * one.layer)) wanted.da = make_like(one.a);
-    if (task_should_compute_output(2 + 2 * one.layer)) wanted.db = make_like(one.b);
-    gradients.push_back(std::move(wanted));
+    gradients.push_back({one.grad, one.u, {}, {}});
+    if (one.a.defined() && needs(one, 2)) gradients.back().da = make_like(one.a);
+    if (one.b.defined() && needs(one, 3)) gradients.back().db = make_like(one.b);
+    wanted = wanted || gradients.back().da.defined() || gradients.back().db.defined();
   }
-  kernels_for(x).lora_backward(x, tensors, dropout_, compute_, gradients, dx);
+  if (!wanted) return;
+  kernels_for(live.front().grad).lora_backward(x, tensors, dropout_, compute_, gradients, dx);
   out[0] = dx;
   for (std::size_t i = 0; i < live.size(); ++i) {
-    out[1 + 2 * live[i].layer] = gradients[i].da;
-    out[2 + 2 * live[i].layer] = gradients[i].db;
+    out[1 + kPerLayer * live[i].layer + 2] = gradients[i].da;
+    out[1 + kPerLayer * live[i].layer + 3] = gradients[i].db;
   }
+}
+
+void LinearNode::weight_and_bias(const Live& live, const Tensor& x, variable_list& out) {
+  const Kernels& kernels = kernels_for(live.grad);
+  const std::size_t first = 1 + kPerLayer * live.layer;
+  if (needs(live, 0)) {
+    out[first] = make_like(live.weight);
+    kernels.product({live.grad, true, as_matrix(x), false, kNone, 0.0F, compute_}, out[first]);
+  }
+  if (live.bias.defined() && needs(live, 1)) {
+    out[first + 1] = make_like(live.bias);
+    kernels.sum_rows(live.grad, out[first + 1]);
+  }
+}
+
+variable_list LinearNode::apply(variable_list&& grads) {
+  variable_list out(1 + kPerLayer * saved_.size());
+  const std::vector<Live> live = live_layers(grads);
+  grads.clear();
+  if (live.empty()) return out;
+  const Tensor x = x_.unpack();
+  low_rank_and_input(live, x, out);
+  for (const Live& one : live) weight_and_bias(one, x, out);
   return out;
 }
 
@@ -157,30 +151,47 @@ void check_lora(const Tensor& x, const LoraLayer& layer) {
   }
 }
 
-bool is_adapted(const LoraLayer& layer) { return layer.a.defined(); }
-
-/// Layers that all have adapters, as one node.
-std::vector<Tensor> adapted_group(const Tensor& x_in, const std::vector<LoraLayer>& layers, float scale, const Dropout& dropout,
-                                  at::ScalarType compute) {
-  const Tensor x = x_in.contiguous();
+void check_group(const Tensor& x, const std::vector<LoraLayer>& layers, const Dropout& dropout) {
+  bool adapted = false;
+  for (const LoraLayer& layer : layers) {
+    check_linear(x, layer.weight, layer.bias);
+    if (layer.a.defined()) check_lora(x, layer);
+    adapted = adapted || layer.a.defined();
+  }
   const std::int64_t n = x.size(-1) == 0 ? 0 : x.numel() / x.size(-1);
-  if (dropout.rate > 0.0F && (!dropout.keys.defined() || dropout.keys.numel() != 2 * n)) {
+  if (adapted && dropout.rate > 0.0F && (!dropout.keys.defined() || dropout.keys.numel() != 2 * n)) {
     fail(ExitCode::kUsage, "dropout of {} rows needs keys [{}, 2]", n, n);
   }
-  std::vector<Tensor> out, u;
+}
+
+/// One layer's output, and its r-wide product in `u` when it has a pair.
+Tensor run_layer(const Tensor& x, const LoraLayer& layer, float scale, const Dropout& dropout, at::ScalarType compute, Tensor& u) {
+  Tensor out = make(with_columns(x, layer.weight.size(0)), compute, x);
+  const Kernels& kernels = kernels_for(x);
+  if (layer.a.defined()) {
+    u = make({x.size(-1) == 0 ? 0 : x.numel() / x.size(-1), layer.a.size(0)}, compute, x);
+    kernels.lora_forward(x, {layer.weight, layer.bias, layer.a, layer.b, scale, layer.site}, dropout, compute, u, out);
+  } else {
+    Tensor flat = as_matrix(out);
+    kernels.product({as_matrix(x), false, layer.weight, true, layer.bias, 0.0F, compute}, flat);
+  }
+  return out;
+}
+
+std::vector<Tensor> run_group(const Tensor& x_in, const std::vector<LoraLayer>& layers, float scale, const Dropout& dropout,
+                              at::ScalarType compute) {
+  check_group(x_in, layers, dropout);
+  const Tensor x = x_in.contiguous();
+  std::vector<Tensor> out, u(layers.size()), inputs{x};
   bool graph = wants_graph(x);
-  for (const LoraLayer& layer : layers) {
-    check_lora(x, layer);
-    graph = graph || wants_graph(layer.a, layer.b);
-    out.push_back(make(with_columns(x, layer.weight.size(0)), compute, x));
-    u.push_back(make({n, layer.a.size(0)}, compute, x));
-    kernels_for(x).lora_forward(x, {layer.weight, layer.bias, layer.a, layer.b, scale, layer.site}, dropout, compute, u.back(),
-                                out.back());
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const LoraLayer& layer = layers[i];
+    graph = graph || wants_graph(layer.weight, layer.bias, layer.a, layer.b);
+    inputs.insert(inputs.end(), {layer.weight, layer.bias, layer.a, layer.b});
+    out.push_back(run_layer(x, layer, scale, dropout, compute, u[i]));
   }
   if (!graph) return out;
-  std::vector<Tensor> inputs{x};
-  for (const LoraLayer& layer : layers) inputs.insert(inputs.end(), {layer.a, layer.b});
-  auto node = make_node<LoraNode>(inputs);
+  auto node = make_node<LinearNode>(inputs);
   node->keep(x, layers, u, scale, dropout, compute);
   for (Tensor& y : out) torch::autograd::set_history(y, node);
   return out;
@@ -198,38 +209,18 @@ Tensor matmul_tn(const Tensor& a, const Tensor& b) {
   return product(a.contiguous(), true, b.contiguous(), false, kNone, a.scalar_type(), a.scalar_type());
 }
 
-Tensor linear(const Tensor& x_in, const Tensor& weight_in, const Tensor& bias, at::ScalarType compute) {
-  check_linear(x_in, weight_in, bias);
-  const Tensor x = x_in.contiguous(), weight = weight_in.contiguous();
-  Tensor out = make(with_columns(x, weight.size(0)), compute, x);
-  Tensor flat = as_matrix(out);
-  kernels_for(x).product({as_matrix(x), false, weight, true, bias, 0.0F, compute}, flat);
-  if (!wants_graph(x, weight, bias)) return out;
-  auto node = make_node<LinearNode>(x, weight, bias);
-  node->keep(x, weight, compute);
-  torch::autograd::set_history(out, node);
-  return out;
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, at::ScalarType compute) {
+  return run_group(x, {{weight.contiguous(), bias, {}, {}, 0}}, 1.0F, {}, compute).front();
 }
 
 Tensor lora_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& a, const Tensor& b, float scale,
                    const Dropout& dropout, at::ScalarType compute) {
-  return adapted_group(x, {{weight, bias, a, b, dropout.site}}, scale, dropout, compute).front();
+  return run_group(x, {{weight, bias, a, b, dropout.site}}, scale, dropout, compute).front();
 }
 
 std::vector<Tensor> lora_linears(const Tensor& x, const std::vector<LoraLayer>& layers, float scale, const Dropout& dropout,
                                  at::ScalarType compute) {
-  std::vector<LoraLayer> adapted;
-  for (const LoraLayer& layer : layers) {
-    if (is_adapted(layer)) adapted.push_back(layer);
-  }
-  std::vector<Tensor> from_group;
-  if (!adapted.empty()) from_group = adapted_group(x, adapted, scale, dropout, compute);
-  std::vector<Tensor> out;
-  std::size_t next = 0;
-  for (const LoraLayer& layer : layers) {
-    out.push_back(is_adapted(layer) ? from_group[next++] : linear(x, layer.weight, layer.bias, compute));
-  }
-  return out;
+  return run_group(x, layers, scale, dropout, compute);
 }
 
 }  // namespace plimsoll::model

@@ -42,6 +42,15 @@ inline Tensor contiguous_heads(const Tensor& x) {
   return x.stride(2) == 1 && x.stride(1) == x.size(2) ? x : x.contiguous();
 }
 
+/// True when nobody else can see this tensor's memory, so that a backward may write its result there. Counts references,
+/// which are the same on CPU and meta.
+inline bool is_ours(const Tensor& x) {
+  return x.defined() && x.is_contiguous() && x.use_count() == 1 && x.storage().use_count() == 1;
+}
+
+/// The same memory as another variable without history, for an output that passes an input through.
+inline Tensor pass_through(const Tensor& x) { return x.variable_data(); }
+
 /// A graph node with N saved tensors. Derived gives `variable_list backward(const variable_list& grads)`; it is not called when
 /// no gradient arrives.
 template <std::size_t N>

@@ -12,20 +12,51 @@ void check_same(const Tensor& x, const Tensor& y, const char* what) {
   }
 }
 
-class RmsNormNode final : public OpNode<3> {
+/// Outputs: the norm, or x and the norm. Inputs x and weight.
+class RmsNormNode final : public torch::autograd::Node {
  public:
   void keep(const Tensor& x, const Tensor& weight, const Tensor& rstd) {
-    save(0, x);
-    save(1, weight);
-    save(2, rstd);
+    x_ = SavedVariable(x, false);
+    weight_ = SavedVariable(weight, false);
+    rstd_ = SavedVariable(rstd, false);
+  }
+  void release_variables() override {
+    for (auto* variable : {&x_, &weight_, &rstd_}) variable->reset_data();
   }
 
  protected:
-  variable_list backward(const variable_list& grads) override {
-    const Tensor grad = grads[0].contiguous(), x = saved(0), weight = saved(1);
-    Tensor dx = needs(0) ? make_like(x) : Tensor(), dweight = needs(1) ? make_like(weight) : Tensor();
-    kernels_for(x).rms_norm_backward(grad, x, weight, saved(2), dx, dweight);
+  variable_list apply(variable_list&& grads) override {
+    Tensor grad = std::move(grads.back());
+    const Tensor residual = grads.size() > 1 && grads[0].defined() ? grads[0].contiguous() : Tensor();
+    grads.clear();
+    if (!grad.defined()) return {residual, Tensor()};
+    const Tensor x = x_.unpack(), weight = weight_.unpack();
+    const bool ours = is_ours(grad);
+    if (!ours) grad = grad.contiguous();
+    Tensor dweight = task_should_compute_output(1) ? make_like(weight) : Tensor();
+    Tensor dx;
+    if (task_should_compute_output(0)) dx = ours ? grad : make_like(x);
+    kernels_for(x).rms_norm_backward(grad, x, weight, rstd_.unpack(), residual, dx, dweight);
     return {dx, dweight};
+  }
+
+ private:
+  SavedVariable x_, weight_, rstd_;
+};
+
+/// Two outputs over x's memory; input x.
+class ForkNode final : public torch::autograd::Node {
+ protected:
+  variable_list apply(variable_list&& grads) override {
+    Tensor a = std::move(grads[0]), b = std::move(grads[1]);
+    grads.clear();
+    if (!a.defined() || !b.defined()) return {a.defined() ? a : b};
+    const bool into_a = is_ours(a), into_b = !into_a && is_ours(b);
+    a = a.contiguous();
+    b = b.contiguous();
+    Tensor sum = into_a ? a : into_b ? b : make_like(a);
+    kernels_for(a).add(a, b, sum);
+    return {sum};
   }
 };
 
@@ -156,8 +187,10 @@ class PlaceNode final : public OpNode<1> {
 
 }  // namespace
 
-Tensor rms_norm(const Tensor& x_in, const Tensor& weight_in, double eps) {
-  const Tensor x = x_in.contiguous();
+namespace {
+
+/// The norm of x, and its node when a graph is wanted (not yet attached to an output).
+std::pair<Tensor, std::shared_ptr<RmsNormNode>> run_norm(const Tensor& x, const Tensor& weight_in, double eps) {
   if (weight_in.defined() && weight_in.numel() != x.size(-1)) {
     fail(ExitCode::kUsage, "rms_norm: weight of {} over rows of {}", weight_in.numel(), x.size(-1));
   }
@@ -166,10 +199,35 @@ Tensor rms_norm(const Tensor& x_in, const Tensor& weight_in, double eps) {
   Tensor out = make_like(x);
   Tensor rstd = graph ? make({x.size(-1) == 0 ? 0 : x.numel() / x.size(-1)}, at::kFloat, x) : Tensor();
   kernels_for(x).rms_norm_forward(x, weight, eps, out, rstd);
-  if (!graph) return out;
+  if (!graph) return {out, nullptr};
   auto node = make_node<RmsNormNode>(x, weight);
   node->keep(x, weight, rstd);
+  return {out, node};
+}
+
+}  // namespace
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+  auto [out, node] = run_norm(x.contiguous(), weight, eps);
+  if (node) torch::autograd::set_history(out, node);
+  return out;
+}
+
+std::array<Tensor, 2> rms_norm_fork(const Tensor& x_in, const Tensor& weight, double eps) {
+  const Tensor x = x_in.contiguous();
+  auto [out, node] = run_norm(x, weight, eps);
+  if (!node) return {x, out};
+  Tensor same = pass_through(x);
+  torch::autograd::set_history(same, node);
   torch::autograd::set_history(out, node);
+  return {same, out};
+}
+
+std::array<Tensor, 2> fork(const Tensor& x) {
+  if (!wants_graph(x)) return {x, x};
+  auto node = make_node<ForkNode>(x);
+  std::array<Tensor, 2> out{pass_through(x), pass_through(x)};
+  for (Tensor& y : out) torch::autograd::set_history(y, node);
   return out;
 }
 

@@ -1,6 +1,8 @@
 // The list of allocations and frees of every operator, forward and backward, is the same on CPU and on meta; library scratch stays
 // within what ops.h says; a failed allocation leaves nothing behind.
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <numeric>
@@ -82,20 +84,20 @@ Block make_block(const Sizes& s, ScalarType type, at::Device device) {
 Tensor run_block(const Block& b, const Tensor& x) {
   const Sizes& s = b.sizes;
   const Dropout dropout{0.1F, b.keys, 0};
-  const Tensor h = rms_norm(x, b.norm, 1e-6);
+  const auto [rest, h] = rms_norm_fork(x, b.norm, 1e-6);
   const auto qkv = lora_linears(h, {{b.q, {}, b.a[0], b.b[0], 1}, {b.k, {}, b.a[1], b.b[1], 2}, {b.v, {}, b.a[2], b.b[2], 3}}, 2.0F,
                                 dropout, b.type);
   const auto heads = [&](const Tensor& t, std::int64_t count) { return t.view({s.tokens(), count, s.d}); };
   const Tensor q = rotary(heads(qkv[0], s.heads), b.cos, b.sin);
   const Tensor k = rotary(heads(qkv[1], s.kv_heads), b.cos_float, b.sin_float);
   const Tensor mixed = attention(q, k, heads(qkv[2], s.kv_heads), b.segments, true);
-  const Tensor y = add_residual(x, linear(mixed.view({s.tokens(), s.width()}), b.o, {}, b.type));
-  const Tensor z = rms_norm(y, {}, 1e-6);
+  const auto [y, y_again] = fork(add_residual(rest, linear(mixed.view({s.tokens(), s.width()}), b.o, {}, b.type)));
+  const auto [z, z_again] = fork(rms_norm(y_again, {}, 1e-6));
   const Tensor gate = lora_linear(z, b.gate, {}, b.a[3], b.b[3], 2.0F, {0.1F, b.keys, 4}, b.type);
-  const Tensor up = lora_linear(z, b.up, {}, b.a[4], b.b[4], 2.0F, {}, b.type);
-  const Tensor down = linear(swiglu(gelu_tanh(gate), swish(gelu_erf(up))), b.down, b.down_bias, b.type);
+  const Tensor up = lora_linear(z_again, b.up, {}, b.a[4], b.b[4], 2.0F, {}, b.type);
+  const auto [down, first] = fork(linear(swiglu(gelu_tanh(gate), swish(gelu_erf(up))), b.down, b.down_bias, b.type));
   const Tensor extra = cast(gather_rows(b.table, b.indices), b.type);
-  return add_residual(place_rows(add_residual(y, down), b.indices.slice(0, 0, 1), down.slice(0, 0, 1)), extra);
+  return add_residual(place_rows(add_residual(y, down), b.indices.slice(0, 0, 1), first.slice(0, 0, 1)), extra);
 }
 
 Tensors trainable(const Block& b) {
@@ -106,16 +108,31 @@ Tensors trainable(const Block& b) {
 }
 
 EventList block_events(const Sizes& sizes, ScalarType type, at::Device device, bool again) {
-  const Block b = make_block(sizes, type, device);
+  const Block b = make_block(sizes, type, device), second = make_block(sizes, type, device);
   const Tensor seed = filled({sizes.tokens(), sizes.width()}, type, device);
   const auto body = [&b](const Tensor& x) { return run_block(b, x); };
   return testing::events_of([&] {
     Tensor y = again ? recompute(body, b.x, trainable(b)) : run_block(b, b.x);
-    y = run_block(b, y);  // a second block: gradients of x meet those of the residual, and each weight gets two
+    y = run_block(second, y);
     torch::autograd::backward({y}, {seed});
+    for (const Tensor& t : trainable(second)) t.mutable_grad().reset();
     for (const Tensor& t : trainable(b)) t.mutable_grad().reset();
     b.x.mutable_grad().reset();
   });
+}
+
+/// Where two lists part, with what came before; empty when they are equal.
+std::string first_difference(const EventList& cpu, const EventList& meta) {
+  const auto [a, b] = std::mismatch(cpu.begin(), cpu.end(), meta.begin(), meta.end());
+  if (a == cpu.end() && b == meta.end()) return "";
+  auto text = fmt::format("event {} of {} and {}; before it, then CPU, then meta:", a - cpu.begin(), cpu.size(), meta.size());
+  const auto append = [&](EventList::const_iterator first, EventList::const_iterator last) {
+    text = fmt::format("{} | {}", text, fmt::join(first, last, " "));
+  };
+  append(a - std::min<std::ptrdiff_t>(a - cpu.begin(), 6), a);
+  append(a, a + std::min<std::ptrdiff_t>(cpu.end() - a, 12));
+  append(b, b + std::min<std::ptrdiff_t>(meta.end() - b, 12));
+  return text;
 }
 
 class Events : public ::testing::TestWithParam<std::tuple<ScalarType, int>> {
@@ -142,7 +159,7 @@ TEST_P(Events, AreEqualOnCpuAndMeta) {
     for (const bool again : {false, true}) {
       const EventList cpu = block_events(sizes, type(), at::kCPU, again), meta = block_events(sizes, type(), at::kMeta, again);
       EXPECT_GT(cpu.size(), 40U);
-      EXPECT_EQ(cpu, meta) << sizes.tokens() << " tokens, width " << sizes.width() << ", recompute " << again;
+      EXPECT_EQ(first_difference(cpu, meta), "") << sizes.tokens() << " tokens, width " << sizes.width() << ", recompute " << again;
       EXPECT_EQ(std::accumulate(cpu.begin(), cpu.end(), std::int64_t{0}), 0) << "something is left";
     }
   }
@@ -182,8 +199,8 @@ TEST_P(Events, AttentionScratchStaysWithinItsBound) {
 }
 
 TEST_P(Events, LinearScratchStaysWithinItsBound) {
-  for (const std::int64_t n : {1, 40, 600}) {
-    for (const std::int64_t in : {8, 100, 1100}) {
+  for (const std::int64_t n : {1, 520}) {
+    for (const std::int64_t in : {8, 1100}) {
       for (const std::int64_t out : {16, 1200}) {
         for (const ScalarType weights : {at::kFloat, type()}) {
           const Tensor x = filled({n, in}, type(), at::kCPU).requires_grad_(true);
@@ -206,6 +223,7 @@ TEST_P(Events, LinearScratchStaysWithinItsBound) {
 }
 
 TEST_P(Events, AFailedAllocationLeavesNothingBehind) {
+  if (at::get_num_threads() > 1) GTEST_SKIP() << "allocations are on the calling thread, as with one thread";
   const Sizes sizes{{9, 20}, 4, 2, 8, 40};
   const Block b = make_block(sizes, type(), at::kCPU);
   const Tensor seed = filled({sizes.tokens(), sizes.width()}, type(), at::kCPU);

@@ -181,6 +181,12 @@ TEST_P(Ops, LoraGroupEqualsSeparateLayers) {
         });
 }
 
+TEST_P(Ops, GroupOfTrainableLayers) {
+  check({random({21, 64}, type()), random({40, 64}) * 0.1, random({40}), random({24, 64}) * 0.1},
+        [&](const Tensors& t) { return lora_linears(t[0], {{t[1], t[2], {}, {}, 0}, {t[3], {}, {}, {}, 0}}, 1.0F, {}, type()); },
+        [](const Tensors& t) { return Tensors{at::linear(t[0], t[1], t[2]), at::linear(t[0], t[3])}; });
+}
+
 TEST_P(Ops, LoraOfAnUnusedOutputAndOfAFrozenInput) {
   const Tensor x = random({6, 32}, type()), w = random({16, 32}, type());
   const Tensor a = random({4, 32}).requires_grad_(true), b = random({16, 4}).requires_grad_(true);
@@ -212,6 +218,35 @@ TEST_P(Ops, RmsNorm) {
     check({random({width, 9}, type()).t(), random({width}, at::kFloat)},
           [](const Tensors& t) { return Tensors{rms_norm(t[0], t[1], 1e-6)}; }, reference);
   }
+}
+
+TEST_P(Ops, ForksSumTheirGradients) {
+  const Tensor w = random({24}, type());
+  const auto norm = [](const Tensor& x, const Tensor& weight) { return x * at::rsqrt(x.pow(2).mean(-1, true) + 1e-6) * weight; };
+  check({random({9, 24}, type()), w},
+        [](const Tensors& t) {
+          const auto [x, y] = rms_norm_fork(t[0] * 1, t[1], 1e-6);
+          return Tensors{x, y};
+        },
+        [&](const Tensors& t) { return Tensors{t[0] * 1, norm(t[0], t[1])}; });
+  check({random({9, 24}, type())},
+        [](const Tensors& t) {
+          const auto [x, y] = fork(t[0]);
+          return Tensors{add_residual(swish(x), y)};
+        },
+        [](const Tensors& t) { return Tensors{at::silu(t[0]) + t[0]}; });
+  const Tensor x = random({3, 4}, type()).requires_grad_(true), weight = at::ones({4}, type());
+  fork(x)[1].sum().backward();
+  rms_norm_fork(x, weight, 1e-6)[0].sum().backward();
+  EXPECT_TRUE(at::equal(x.grad(), at::full_like(x, 2)));
+}
+
+TEST_P(Ops, ForkDoesNotWriteIntoSomebodyElsesGradient) {
+  const Tensor x = random({3, 4}, type()).requires_grad_(true), seed = at::ones({3, 4}, type());
+  const auto [a, b] = fork(x * 1);
+  const auto grads = torch::autograd::grad({a, b}, {x}, {seed, seed});
+  EXPECT_TRUE(at::equal(seed, at::ones({3, 4}, type())));
+  EXPECT_TRUE(at::equal(grads[0], at::full({3, 4}, 2, at::dtype(type()))));
 }
 
 TEST_P(Ops, ElementWise) {
