@@ -5,15 +5,11 @@
 #include <cmath>
 #include <numbers>
 
-#include "core/error.h"
+#include "model/ops_node.h"
 #include "model/row_kernels.h"
 
 namespace plimsoll::model {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
 
 double cosine_signal(double t) {
   const double c = std::cos((t + 0.008) / 1.008 * std::numbers::pi / 2);
@@ -104,31 +100,31 @@ void fill_loss_gradient(const LossInputs& in, const ChunkSizes& sizes, const Ten
   });
 }
 
-struct DiffusionLoss : Function<DiffusionLoss> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& predicted, const Tensor& actions, const Tensor& noise,
-                        const Tensor& weight, bool flow) {
-    Tensor loss = at::empty({actions.size(0)}, actions.options());
-    ctx->save_for_backward({predicted, actions, noise, weight});
-    ctx->saved_data["flow"] = flow;
-    const LossInputs in{predicted, actions, noise, weight, flow};
-    if (!loss.is_meta()) {
-      rows::by_dtype(predicted.scalar_type(), [&](auto t) { fill_loss<decltype(t)>(in, ChunkSizes(actions, noise), loss); });
-    }
-    return loss;
+class DiffusionLossNode final : public OpNode<4> {
+ public:
+  void keep(const LossInputs& in) {
+    save(0, in.predicted);
+    save(1, in.actions);
+    save(2, in.noise);
+    save(3, in.weight);
+    flow_ = in.flow;
   }
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto saved = ctx->get_saved_variables();
-    const LossInputs in{saved[0], saved[1], saved[2], saved[3], ctx->saved_data["flow"].toBool()};
+ protected:
+  variable_list backward(const variable_list& grads) override {
+    const LossInputs in{saved(0), saved(1), saved(2), saved(3), flow_};
     const Tensor g = grads[0].contiguous();
-    Tensor d_predicted = at::empty(in.predicted.sizes(), in.predicted.options());
+    Tensor d_predicted = make_like(in.predicted);
     if (!g.is_meta()) {
       rows::by_dtype(in.predicted.scalar_type(), [&](auto t) {
         fill_loss_gradient<decltype(t)>(in, ChunkSizes(in.actions, in.noise), g, d_predicted);
       });
     }
-    return {d_predicted, Tensor(), Tensor(), Tensor(), Tensor()};
+    return {d_predicted};
   }
+
+ private:
+  bool flow_ = false;
 };
 
 void fill_noisy(const Tensor& actions, const Tensor& noise, const Tensor& times, const Tensor& table, Tensor& result) {
@@ -183,7 +179,16 @@ Tensor Diffusion::add_noise(const Tensor& actions, const Tensor& noise, const Te
 }
 
 Tensor Diffusion::loss(const Tensor& predicted, const Tensor& actions, const Tensor& noise, const Tensor& weight) const {
-  return DiffusionLoss::apply(predicted, actions, noise, weight, flow_);
+  const LossInputs in{predicted, actions, noise, weight, flow_};
+  Tensor losses = make({actions.size(0)}, at::kFloat, actions);
+  if (!losses.is_meta()) {
+    rows::by_dtype(predicted.scalar_type(), [&](auto t) { fill_loss<decltype(t)>(in, ChunkSizes(actions, noise), losses); });
+  }
+  if (!wants_graph(predicted)) return losses;
+  auto node = make_node<DiffusionLossNode>(predicted);
+  node->keep(in);
+  torch::autograd::set_history(losses, node);
+  return losses;
 }
 
 std::vector<double> Diffusion::sampling_times(int steps) const {

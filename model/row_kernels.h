@@ -4,7 +4,9 @@
 
 #include <torch/torch.h>
 
+#include <cmath>
 #include <cstdint>
+#include <vector>
 
 namespace plimsoll::model::rows {
 
@@ -28,6 +30,28 @@ float sum(std::int64_t n, Term term) {
   }
   for (; i < n; ++i) lanes[i & 7] += term(i);
   return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
+/// Elements of a contiguous tensor, to read and to write.
+template <class T>
+const T* in(const at::Tensor& t) {
+  return t.const_data_ptr<T>();
+}
+template <class T>
+T* out(at::Tensor& t) {
+  return t.mutable_data_ptr<T>();
+}
+
+/// 1 / sqrt(mean of x^2 + 1e-6) of one row.
+inline float inverse_rms(const float* x, std::int64_t width) {
+  const float squares = sum(width, [x](std::int64_t i) { return x[i] * x[i]; });
+  return 1.0F / std::sqrt(squares / static_cast<float>(width) + 1e-6F);
+}
+
+/// Rounds a row of sums into T.
+template <class T>
+void store(const std::vector<float>& from, T* to) {
+  for (std::size_t i = 0; i < from.size(); ++i) to[i] = static_cast<T>(from[i]);
 }
 
 /// Runs body(g) for every g in [0, n), in parallel where the build has threads; each g writes what is its own.

@@ -91,11 +91,14 @@ inline void install_recorder() {
 
 /// What `body` allocates and frees. Tensors made before and freed inside count as frees on both devices.
 inline EventList events_of(const std::function<void()>& body) {
-  EventList list;
-  recording() = &list;
+  struct Recording {
+    EventList list;
+    Recording() { recording() = &list; }
+    ~Recording() { recording() = nullptr; }  // also when body throws
+  };
+  Recording now;
   body();
-  recording() = nullptr;
-  return list;
+  return now.list;
 }
 
 }  // namespace plimsoll::model::testing

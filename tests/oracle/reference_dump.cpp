@@ -1,0 +1,302 @@
+// Runs training steps on made-up samples and writes everything that a PyTorch reference needs to run the same ones, and what came
+// out here: losses of each step and the gradients of the first. Driven by test_vla_parity.py and bench/peers/.
+//
+// OUT/options.json, OUT/trainable.safetensors (values before the first step), OUT/batches.safetensors
+// ("<step>/<sample>/<field>"), OUT/ours.safetensors ("losses" [steps, samples], "gradient/<name>").
+// With --time N: nothing but options, trainable values and batches is written, and one JSON line tells seconds per step and, under
+// bench/peers/malloc_counter.c, the bytes that a step takes at its peak.
+
+#include <ATen/Parallel.h>
+#include <dlfcn.h>
+#include <torch/torch.h>
+
+#include <chrono>
+#include <cxxopts.hpp>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/safetensors.h"
+#include "model/init_model.h"
+#include "model/vla.h"
+
+namespace plimsoll::model {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+struct Setting {
+  std::string out, init;
+  VlaOptions options;
+  int batch = 5, steps = 1, recompute = 0, timed = 0;
+  int images = 1, side = 112, text = 24;
+  double lr = 1e-4, vl_lr = 1e-5;
+};
+
+Setting parse(int argc, char** argv) {
+  cxxopts::Options options("reference_dump", "Dumps training steps for the PyTorch reference");
+  auto add = options.add_options();
+  add("model", "Hugging Face directory", cxxopts::value<std::string>())("out", "folder", cxxopts::value<std::string>());
+  add("stage", "1 or 2", cxxopts::value<int>()->default_value("2"))("kind", "ddpm or flow", cxxopts::value<std::string>()->default_value("ddpm"));
+  add("dtype", "fp32 or bf16", cxxopts::value<std::string>()->default_value("fp32"))("batch", "samples", cxxopts::value<int>()->default_value("5"));
+  add("steps", "training steps", cxxopts::value<int>()->default_value("1"))("recompute", "blocks", cxxopts::value<int>()->default_value("0"));
+  add("time", "timed steps", cxxopts::value<int>()->default_value("0"))("side", "image side", cxxopts::value<int>()->default_value("112"));
+  add("images", "images of a sample", cxxopts::value<int>()->default_value("1"))("text", "text tokens", cxxopts::value<int>()->default_value("24"));
+  add("width", "of the expert", cxxopts::value<int>()->default_value("64"))("depth", "of the expert", cxxopts::value<int>()->default_value("2"));
+  add("heads", "of the expert", cxxopts::value<int>()->default_value("4"))("lr", "", cxxopts::value<double>()->default_value("1e-4"));
+  add("vl-lr", "", cxxopts::value<double>()->default_value("1e-5"));
+  add("init", "make MODEL first, of this size", cxxopts::value<std::string>()->default_value(""));
+  const auto args = options.parse(argc, argv);
+  Setting s;
+  s.out = args["out"].as<std::string>();
+  s.init = args["init"].as<std::string>();
+  s.batch = args["batch"].as<int>();
+  s.steps = args["steps"].as<int>();
+  s.recompute = args["recompute"].as<int>();
+  s.timed = args["time"].as<int>();
+  s.side = args["side"].as<int>();
+  s.images = args["images"].as<int>();
+  s.text = args["text"].as<int>();
+  s.lr = args["lr"].as<double>();
+  s.vl_lr = args["vl-lr"].as<double>();
+  VlaOptions& o = s.options;
+  o.path = args["model"].as<std::string>();
+  o.stage = args["stage"].as<int>();
+  o.expert.kind = args["kind"].as<std::string>();
+  o.expert.width = args["width"].as<int>();
+  o.expert.depth = args["depth"].as<int>();
+  o.expert.heads = args["heads"].as<int>();
+  if (args["dtype"].as<std::string>() == "bf16") o.precision = {at::kBFloat16, at::kBFloat16};
+  return s;
+}
+
+void complete(VlaOptions& o) {
+  o.lora.dropout = 0.0;  // PyTorch's dropout draws other numbers
+  o.expert.draws = 4;
+  o.expert.chunk = 8;
+  o.sensor.window = 16;
+  o.sensor.channels = 6;
+  o.sensor.width = 32;
+  o.state_dim = 7;
+  o.action_dim = 4;
+  o.max_context = 512;
+  o.seed = 3;
+}
+
+std::vector<float> values(std::int64_t n, std::uint64_t position) {
+  std::vector<float> result(static_cast<std::size_t>(n));
+  fill_normal({99, position, 0, 11}, result.data(), n);
+  return result;
+}
+
+/// Lengths and image sizes differ from sample to sample.
+Sample make_sample(const PackingRules& rules, const Setting& s, std::int64_t number) {
+  Sample sample;
+  sample.index = number;
+  const auto seed = static_cast<std::uint64_t>(number) * 16;
+  const std::int64_t columns = s.side / 14, rows = s.timed > 0 ? columns : columns - 2 * (number % 3);
+  const std::int64_t text = s.timed > 0 ? s.text : s.text - number % 5;
+  auto& ids = sample.vlm.input_ids;
+  for (std::int64_t t = 0; t < text; ++t) ids.push_back((number * 31 + t * 17) % 900);
+  for (int image = 0; image < s.images; ++image) {
+    ids.insert(ids.begin() + 2, static_cast<std::size_t>(rows * columns / 4), rules.image_token_id);
+    sample.vlm.image_grid_thw.push_back({1, rows, columns});
+  }
+  const auto length = static_cast<std::int64_t>(ids.size());
+  for (const std::int64_t divisor : {1, 2, 3}) {
+    for (std::int64_t t = 0; t < length; ++t) sample.vlm.position_ids.push_back(t / divisor);
+  }
+  sample.vlm.pixel_values = values(s.images * rows * columns * rules.patch_values, seed);
+  sample.state = values(rules.state_dim, seed + 1);
+  sample.sensor = values(std::int64_t{rules.sensor_window} * rules.sensor_channels, seed + 2);
+  sample.actions = values(std::int64_t{rules.chunk} * rules.action_dim, seed + 3);
+  sample.action_is_pad.assign(static_cast<std::size_t>(rules.chunk), 0);
+  for (std::int64_t pad = 0; pad < number % 4; ++pad) sample.action_is_pad[static_cast<std::size_t>(rules.chunk - 1 - pad)] = 1;
+  return sample;
+}
+
+/// Tensors to be written, kept alive.
+class Archive {
+ public:
+  void add(const std::string& name, const Tensor& tensor) {
+    const Tensor t = tensor.detach().to(at::kCPU).contiguous();
+    kept_.push_back(t);
+    const auto* bytes = static_cast<const std::byte*>(t.const_data_ptr());
+    sources_.push_back({name, t.scalar_type() == at::kLong ? "I64" : "F32", t.sizes().vec(), {bytes, static_cast<std::size_t>(t.nbytes())}});
+  }
+  template <class T>
+  void add(const std::string& name, const std::vector<T>& data, std::vector<std::int64_t> shape) {
+    Tensor t = at::empty(shape, std::is_same_v<T, float> ? at::kFloat : at::kLong);
+    std::memcpy(t.mutable_data_ptr(), data.data(), data.size() * sizeof(T));
+    add(name, t);
+  }
+  void write(const fs::path& path) const { write_safetensors(path, sources_); }
+
+ private:
+  std::vector<Tensor> kept_;
+  std::vector<TensorSource> sources_;
+};
+
+void add_sample(Archive& archive, const std::string& prefix, const Sample& s, const PackedBatch& alone) {
+  const auto length = static_cast<std::int64_t>(s.vlm.input_ids.size());
+  std::vector<std::int64_t> grid;
+  for (const auto& image : s.vlm.image_grid_thw) grid.insert(grid.end(), image.begin(), image.end());
+  const auto patches = alone.pixel_values.size(0);
+  archive.add(prefix + "input_ids", s.vlm.input_ids, {length});
+  archive.add(prefix + "position_ids", s.vlm.position_ids, {3, length});
+  archive.add(prefix + "image_grid_thw", grid, {static_cast<std::int64_t>(grid.size() / 3), 3});
+  archive.add(prefix + "pixel_values", s.vlm.pixel_values, {patches, alone.pixel_values.size(1)});
+  for (const auto& [name, tensor] : std::initializer_list<std::pair<const char*, Tensor>>{
+           {"state", alone.state}, {"sensor", alone.sensor}, {"actions", alone.actions}, {"action_weight", alone.action_weight}}) {
+    archive.add(prefix + name, tensor[0]);
+  }
+  archive.add(prefix + "noise", alone.noise);
+  archive.add(prefix + "timesteps", alone.timesteps);
+}
+
+void write_options(const Setting& s) {
+  const auto& o = s.options;
+  const json root = {{"model", fs::absolute(o.path).string()}, {"stage", o.stage}, {"kind", o.expert.kind}, {"batch", s.batch},
+                     {"steps", s.steps}, {"recompute", s.recompute}, {"bf16", o.precision.compute == at::kBFloat16},
+                     {"lr", s.lr}, {"vl_lr", s.vl_lr}, {"weight_decay", 0.01},
+                     {"rank", o.lora.rank}, {"alpha", o.lora.alpha}, {"targets", o.lora.targets},
+                     {"width", o.expert.width}, {"depth", o.expert.depth}, {"heads", o.expert.heads}, {"draws", o.expert.draws},
+                     {"chunk", o.expert.chunk}, {"diffusion_steps", o.expert.diffusion_steps}, {"state_dim", o.state_dim},
+                     {"action_dim", o.action_dim}, {"max_context", o.max_context}, {"sensor_window", o.sensor.window},
+                     {"sensor_channels", o.sensor.channels}, {"sensor_patch", o.sensor.patch}, {"sensor_width", o.sensor.width}};
+  std::ofstream(fs::path(s.out) / "options.json") << root.dump(2) << "\n";
+}
+
+/// LoRA's B starts at zero, which would leave A without a gradient to compare.
+void prepare(const VlaModel& model, const Setting& s) {
+  Archive archive;
+  for (std::size_t i = 0; i < model.parameters().size(); ++i) {
+    const auto& p = model.parameters()[i];
+    if (p.name.find("lora_B") != std::string::npos) {
+      auto numbers = values(p.tensor.numel(), 1'000'000 + i);
+      p.tensor.detach().copy_(torch::from_blob(numbers.data(), p.tensor.sizes(), at::kFloat) * 0.05);
+    }
+    archive.add(p.name, p.tensor);
+  }
+  archive.write(fs::path(s.out) / "trainable.safetensors");
+}
+
+/// The samples of step k are k * batch and on; their position in the stream is their number.
+std::vector<Sample> samples_of(const Setting& s, const PackingRules& rules, int step) {
+  std::vector<Sample> samples;
+  for (int i = 0; i < s.batch; ++i) samples.push_back(make_sample(rules, s, std::int64_t{step} * s.batch + i));
+  return samples;
+}
+
+PackedBatch pack_all(const std::vector<Sample>& samples, const PackingRules& rules) {
+  std::vector<StreamSample> stream;
+  for (const auto& sample : samples) stream.push_back({&sample, static_cast<std::uint64_t>(sample.index)});
+  return pack(stream, rules, at::kCPU);
+}
+
+void write_batches(const Setting& s, const PackingRules& rules) {
+  Archive archive;
+  for (int step = 0; step < s.steps; ++step) {
+    const auto samples = samples_of(s, rules, step);
+    for (int i = 0; i < s.batch; ++i) {
+      const StreamSample one{&samples[static_cast<std::size_t>(i)], static_cast<std::uint64_t>(step * s.batch + i)};
+      add_sample(archive, fmt::format("{}/{}/", step, i), *one.sample, pack({&one, 1}, rules, at::kCPU));
+    }
+  }
+  archive.write(fs::path(s.out) / "batches.safetensors");
+}
+
+torch::optim::AdamW make_optimizer(const VlaModel& model, const Setting& s) {
+  std::vector<torch::optim::OptimizerParamGroup> groups;
+  for (const auto group : {ParameterGroup::kVlm, ParameterGroup::kExpert}) {
+    std::vector<Tensor> tensors;
+    for (const auto& p : model.parameters()) {
+      if (p.group == group) tensors.push_back(p.tensor);
+    }
+    auto options = std::make_unique<torch::optim::AdamWOptions>(group == ParameterGroup::kVlm ? s.vl_lr : s.lr);
+    options->weight_decay(0.01);
+    if (!tensors.empty()) groups.emplace_back(tensors, std::move(options));
+  }
+  return torch::optim::AdamW(groups);
+}
+
+void train_and_write(const VlaModel& model, const Setting& s, const PackingRules& rules) {
+  Archive archive;
+  auto optimizer = make_optimizer(model, s);
+  std::vector<float> losses;
+  for (int step = 0; step < s.steps; ++step) {
+    const auto samples = samples_of(s, rules, step);
+    optimizer.zero_grad();
+    const Tensor loss = model.sample_losses(pack_all(samples, rules), {s.recompute});
+    loss.mean().backward();
+    losses.insert(losses.end(), loss.const_data_ptr<float>(), loss.const_data_ptr<float>() + loss.numel());
+    for (const auto& p : model.parameters()) {
+      if (step == 0) archive.add("gradient/" + p.name, p.tensor.grad());
+    }
+    optimizer.step();
+  }
+  archive.add("losses", losses, {s.steps, s.batch});
+  archive.write(fs::path(s.out) / "ours.safetensors");
+}
+
+/// Functions of bench/peers/malloc_counter.c, or null when it is not loaded.
+std::int64_t counter(const char* name) {
+  auto* function = reinterpret_cast<std::int64_t (*)()>(dlsym(RTLD_DEFAULT, name));
+  return function == nullptr ? 0 : function();
+}
+
+/// Forward and backward only: the update is the same work on both sides. Gradients are there before the clock starts.
+void time_steps(const VlaModel& model, const Setting& s, const PackingRules& rules) {
+  const auto samples = samples_of(s, rules, 0);
+  const auto run = [&] {
+    const auto batch = pack_all(samples, rules);
+    model.sample_losses(batch, {s.recompute}).mean().backward();
+  };
+  for (int i = 0; i < 3; ++i) run();
+  const auto live = counter("malloc_counter_reset_peak");
+  run();
+  const auto peak = counter("malloc_counter_peak");
+  std::vector<double> seconds;
+  for (int i = 0; i < s.timed; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    run();
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::sort(seconds.begin(), seconds.end());
+  const double median = seconds[seconds.size() / 2];
+  const json result = {{"side", "ours"}, {"batch", s.batch}, {"recompute", s.recompute}, {"seconds", median},
+                       {"samples_per_second", s.batch / median}, {"step_bytes", peak - live}, {"threads", at::get_num_threads()}};
+  std::cout << result.dump() << std::endl;
+}
+
+int run(int argc, char** argv) {
+  Setting s = parse(argc, argv);
+  complete(s.options);
+  fs::create_directories(s.out);
+  if (!s.init.empty()) write_random_checkpoint(init_config(s.init), {.dir = s.options.path, .seed = 1, .bf16 = false});
+  const VlaModel model(s.options, at::kCPU);
+  const auto rules = model.packing_rules(17, false);
+  write_options(s);
+  prepare(model, s);
+  write_batches(s, rules);
+  s.timed > 0 ? time_steps(model, s, rules) : train_and_write(model, s, rules);
+  return 0;
+}
+
+}  // namespace
+}  // namespace plimsoll::model
+
+int main(int argc, char** argv) {
+  try {
+    return plimsoll::model::run(argc, argv);
+  } catch (const plimsoll::Error& e) {
+    std::cerr << "reference_dump: " << e.what() << "\n";
+    return static_cast<int>(e.code());
+  } catch (const std::exception& e) {
+    std::cerr << "reference_dump: " << e.what() << "\n";
+    return 2;
+  }
+}

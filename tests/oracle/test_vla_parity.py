@@ -1,0 +1,52 @@
+"""The whole stage-1 and stage-2 step against the same step in PyTorch (bench/peers/reference_model.py)."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("PLIMSOLL_BUILD", ROOT / "build"))
+sys.path.insert(0, str(ROOT / "bench" / "peers"))
+
+
+def dump(folder, *arguments):
+    model = folder / "model"
+    program = [str(BUILD / "reference_dump"), "--out", str(folder), "--model", str(model)]
+    made = subprocess.run(program + ["--init", "tiny"] + list(arguments), capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return load_file(str(folder / "ours.safetensors"))
+
+
+def distance(a, b):
+    return float((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-30))
+
+
+@pytest.mark.parametrize("arguments", [(), ("--kind", "flow", "--recompute", "2"), ("--stage", "1")])
+def test_losses_and_gradients_of_a_step(tmp_path, arguments):
+    from reference_step import run
+
+    ours = dump(tmp_path, "--batch", "3", *arguments)
+    losses, gradients = run(tmp_path)
+    assert distance(ours["losses"], losses) < 1e-4
+    for sample in range(3):
+        assert distance(ours["losses"][0, sample], losses[0, sample]) < 1e-4
+    assert {f"gradient/{name}" for name in gradients} == {name for name in ours if name != "losses"}
+    for name, gradient in gradients.items():
+        assert gradient.abs().max() > 0, name
+        assert distance(ours[f"gradient/{name}"], gradient) < 1e-4, name
+
+
+def test_losses_of_twenty_steps(tmp_path):
+    from reference_step import run
+
+    # Rates far above the usual ones, so that weights that were not updated alike would show.
+    ours = dump(tmp_path, "--batch", "2", "--steps", "20", "--lr", "1e-3", "--vl-lr", "1e-3")
+    losses, _ = run(tmp_path)
+    assert ours["losses"].shape == (20, 2)
+    worst = ((ours["losses"] - losses).abs() / losses.abs()).max()
+    assert worst < 1e-3, worst
