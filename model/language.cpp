@@ -41,9 +41,10 @@ Tensor LanguageModel::embed(const PackedBatch& batch, const Tensor& image_featur
   return image_features.defined() ? place_rows(x, batch.image_rows, image_features) : x;
 }
 
-Tensor LanguageModel::attend(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
+Tensor LanguageModel::attend(const Block& block, Tensor x, const PackedBatch& batch, const Tensor& keys) const {
   const std::int64_t tokens = x.size(0), width = config_.head_dim();
   auto qkv = apply_group({&block.q, &block.k, &block.v}, x, keys, compute_);
+  x.reset();
   const Tensor v = qkv[2].view({tokens, config_.kv_heads, width});
   const Tensor q = rotary(qkv[0].view({tokens, config_.heads, width}), batch.text_cos, batch.text_sin);
   const Tensor k = rotary(qkv[1].view({tokens, config_.kv_heads, width}), batch.text_cos, batch.text_sin);
@@ -51,16 +52,21 @@ Tensor LanguageModel::attend(const Block& block, const Tensor& x, const PackedBa
   return attention(q, k, v, batch.tokens, true).view({tokens, config_.hidden});
 }
 
-Tensor LanguageModel::expand(const Block& block, const Tensor& x, const Tensor& keys) const {
-  const auto wide = apply_group({&block.gate, &block.up}, rms_norm(x, block.norm2, config_.norm_eps), keys, compute_);
+Tensor LanguageModel::expand(const Block& block, Tensor x, const Tensor& keys) const {
+  const auto wide = apply_group({&block.gate, &block.up}, x, keys, compute_);
+  x.reset();
   return swiglu(wide[0], wide[1]);
 }
 
-// Sums go into the branch's result, which nothing has saved: no allocation for them.
+// Sums go into the branch's result, which nothing has saved: no allocation for them. The forks (ops.h) keep the sums of gradients
+// the same on meta; the normed rows are handed over so that they end where they were last read.
 Tensor LanguageModel::run_block(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
-  Tensor middle = block.o(attend(block, rms_norm(x, block.norm1, config_.norm_eps), batch, keys), keys, compute_);
-  middle.add_(x);
-  Tensor out = block.down(expand(block, middle, keys), keys, compute_);
+  auto [start, normed] = rms_norm_fork(x, block.norm1, config_.norm_eps);
+  Tensor sum = block.o(attend(block, std::move(normed), batch, keys), keys, compute_);
+  sum.add_(start);
+  auto [middle, normed_middle] = rms_norm_fork(sum, block.norm2, config_.norm_eps);
+  sum.reset();
+  Tensor out = block.down(expand(block, std::move(normed_middle), keys), keys, compute_);
   return out.add_(middle);
 }
 

@@ -48,25 +48,31 @@ VisionTower::Block VisionTower::make_block(int index, const ModuleLoader& loader
   return block;
 }
 
-Tensor VisionTower::attend(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
+Tensor VisionTower::attend(const Block& block, Tensor x, const PackedBatch& batch, const Tensor& keys) const {
   const std::int64_t patches = x.size(0);
   const Tensor qkv = block.qkv(x, keys, compute_).view({patches, 3, config_.heads, config_.head_dim()});
+  x.reset();
   const Tensor q = rotary(qkv.select(1, 0), batch.vision_cos, batch.vision_sin);
   const Tensor k = rotary(qkv.select(1, 1), batch.vision_cos, batch.vision_sin);
   const auto& segments = block.full ? batch.vision_frames : batch.vision_windows;
   return attention(q, k, qkv.select(1, 2), segments, false).view({patches, config_.hidden});
 }
 
-Tensor VisionTower::expand(const Block& block, const Tensor& x, const Tensor& keys) const {
-  const auto wide = apply_group({&block.gate, &block.up}, rms_norm(x, block.norm2, kNormEps), keys, compute_);
+Tensor VisionTower::expand(const Block& block, Tensor x, const Tensor& keys) const {
+  const auto wide = apply_group({&block.gate, &block.up}, x, keys, compute_);
+  x.reset();
   return swiglu(wide[0], wide[1]);
 }
 
-// Sums go into the branch's result, which nothing has saved: no allocation for them.
+// Sums go into the branch's result, which nothing has saved: no allocation for them. The forks (ops.h) keep the sums of gradients
+// the same on meta; the normed rows are handed over so that they end where they were last read.
 Tensor VisionTower::run_block(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
-  Tensor middle = block.proj(attend(block, rms_norm(x, block.norm1, kNormEps), batch, keys), keys, compute_);
-  middle.add_(x);
-  Tensor out = block.down(expand(block, middle, keys), keys, compute_);
+  auto [start, normed] = rms_norm_fork(x, block.norm1, kNormEps);
+  Tensor sum = block.proj(attend(block, std::move(normed), batch, keys), keys, compute_);
+  sum.add_(start);
+  auto [middle, normed_middle] = rms_norm_fork(sum, block.norm2, kNormEps);
+  sum.reset();
+  Tensor out = block.down(expand(block, std::move(normed_middle), keys), keys, compute_);
   return out.add_(middle);
 }
 
