@@ -41,8 +41,8 @@ class VisionTower {
     bool full = false;  ///< attends to the whole frame
   };
   Block make_block(int index, const ModuleLoader& loader) const;
-  Tensor attend(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const;
-  Tensor expand(const Block& block, const Tensor& x, const Tensor& keys) const;
+  Tensor attend(const Block& block, Tensor x, const PackedBatch& batch, const Tensor& keys) const;
+  Tensor expand(const Block& block, Tensor x, const Tensor& keys) const;
   Tensor run_block(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const;
   Tensor merge(const Tensor& x, const Tensor& keys) const;
 
@@ -72,8 +72,8 @@ class LanguageModel {
   };
   Block make_block(int index, const ModuleLoader& loader) const;
   Tensor embed(const PackedBatch& batch, const Tensor& image_features) const;
-  Tensor attend(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const;
-  Tensor expand(const Block& block, const Tensor& x, const Tensor& keys) const;
+  Tensor attend(const Block& block, Tensor x, const PackedBatch& batch, const Tensor& keys) const;
+  Tensor expand(const Block& block, Tensor x, const Tensor& keys) const;
   Tensor run_block(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const;
   Tensor run_labelled(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const;
 
