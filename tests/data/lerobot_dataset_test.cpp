@@ -1,0 +1,258 @@
+#include "data/lerobot_dataset.h"
+
+#include <gmock/gmock.h>
+
+#include <filesystem>
+#include <functional>
+#include <thread>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "data/parquet_writer.h"
+#include "tests/data/lerobot_files.h"
+#include "tests/data/model_files.h"
+
+namespace plimsoll::data {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::string error_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kData) << error.what();
+    return error.what();
+  }
+  return "no error";
+}
+
+class LeRobotDatasetTest : public ::testing::Test {
+ protected:
+  std::string root() const { return folder.file("set"); }
+  std::string in_set(const std::string& name) const { return root() + "/" + name; }
+  std::string opening_error() const {
+    return error_of([&] { LeRobotDataset opened(root()); });
+  }
+  void edit(const std::string& name, const std::function<void(nlohmann::json&)>& change) const {
+    auto json = nlohmann::json::parse(read_file(in_set(name)));
+    change(json);
+    std::ofstream(in_set(name)) << json.dump();
+  }
+  void cut(const std::string& name, std::uintmax_t bytes) const { std::filesystem::resize_file(in_set(name), std::filesystem::file_size(in_set(name)) - bytes); }
+  TestFolder folder;
+};
+
+void expect_counting_frame(const LeRobotDataset& dataset, std::int64_t index) {
+  const auto state = state_of(index);
+  EXPECT_THAT(dataset.values(dataset.numbers("observation.state"), index), ElementsAre(state[0], state[1]));
+  EXPECT_THAT(dataset.values(dataset.numbers("action"), index), ElementsAre(-state[0], -state[1]));
+  EXPECT_THAT(dataset.values(dataset.numbers("observation.force"), index), ElementsAre(index));
+  const auto top = dataset.camera("observation.images.top"), wrist = dataset.camera("observation.images.wrist");
+  const Image video = dataset.image(top, index), picture = dataset.image(wrist, index);
+  EXPECT_EQ(video.size(), (ImageSize{32, 48}));
+  EXPECT_EQ(dataset.image_size(top, index), video.size());
+  for (const std::uint8_t value : video.pixels) ASSERT_NEAR(value, level_of(index), 3) << "frame " << index;
+  EXPECT_EQ(picture.size(), (ImageSize{28 + 2 * (index % 3), 28}));
+  EXPECT_EQ(dataset.image_size(wrist, index), picture.size());
+  EXPECT_EQ(picture.pixels, grey(picture.height, picture.width, level_of(index)).pixels) << "frame " << index;
+}
+
+TEST_F(LeRobotDatasetTest, ReadsBackWhatWasWritten) {
+  write_counting_dataset(root(), {5, 1, 8, 3});
+  const LeRobotDataset dataset(root());
+  ASSERT_EQ(dataset.size(), 17);
+  EXPECT_THAT(dataset.info().tasks, ElementsAre("task 0", "task 1"));
+  EXPECT_THAT(dataset.info().cameras(), ElementsAre("observation.images.top", "observation.images.wrist"));
+  for (std::int64_t i = 0; i < dataset.size(); ++i) expect_counting_frame(dataset, i);
+  const RowIndex row = dataset.row(8);
+  EXPECT_EQ(row.index, 8);
+  EXPECT_EQ(row.frame_index, 2);
+  EXPECT_EQ(row.episode_index, 2);
+  EXPECT_EQ(row.task_index, 0);
+  EXPECT_FLOAT_EQ(row.timestamp, 0.2f);
+  EXPECT_EQ(dataset.task(5), "task 1");
+  EXPECT_EQ(dataset.episode_of(13).end, 14);
+}
+
+TEST_F(LeRobotDatasetTest, ReadsSeveralFilesWhoseNumbersDiffer) {
+  auto options = counting_options();
+  options.frames_per_data_file = 7;
+  options.frames_per_video_file = 4;
+  write_counting_dataset(root(), {5, 3, 4, 6, 2}, options);
+  EXPECT_TRUE(std::filesystem::exists(in_set("data/chunk-000/file-001.parquet")));
+  EXPECT_TRUE(std::filesystem::exists(in_set("videos/observation.images.top/chunk-000/file-003.mp4")));
+  const LeRobotDataset dataset(root());
+  for (const std::int64_t i : {19, 0, 7, 8, 18, 12, 4, 5, 11, 17}) expect_counting_frame(dataset, i);
+}
+
+TEST_F(LeRobotDatasetTest, GivesTheSameFramesToManyThreads) {
+  write_counting_dataset(root(), {8, 8});
+  LeRobotOptions options;
+  options.idle_decoders = 1;
+  const LeRobotDataset dataset(root(), options);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&dataset, t] {
+      for (std::int64_t i = 0; i < 16; ++i) expect_counting_frame(dataset, (5 * i + t) % 16);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST_F(LeRobotDatasetTest, ReadsOnlyTheFeaturesAskedFor) {
+  write_counting_dataset(root(), {4});
+  std::filesystem::remove_all(in_set("videos"));
+  LeRobotOptions options;
+  options.features = std::vector<std::string>{"action"};
+  const LeRobotDataset dataset(root(), options);
+  EXPECT_THAT(dataset.values(dataset.numbers("action"), 3), ElementsAre(-3, -94));
+  EXPECT_THAT(error_of([&] { dataset.numbers("observation.state"); }), HasSubstr("observation.state"));
+  options.features = std::vector<std::string>{"observation.pose"};
+  EXPECT_THAT(error_of([&] { LeRobotDataset opened(root(), options); }), AllOf(HasSubstr("observation.pose"), HasSubstr("action")));
+}
+
+TEST_F(LeRobotDatasetTest, HashesWhatItWouldReturn) {
+  write_counting_dataset(root(), {4, 4});
+  write_counting_dataset(folder.file("same"), {4, 4});
+  write_counting_dataset(folder.file("other"), {4, 5});
+  EXPECT_EQ(LeRobotDataset(root()).hash(), LeRobotDataset(folder.file("same")).hash());
+  EXPECT_NE(LeRobotDataset(root()).hash(), LeRobotDataset(folder.file("other")).hash());
+}
+
+TEST_F(LeRobotDatasetTest, RefusesOtherVersions) {
+  write_counting_dataset(root(), {4});
+  edit("meta/info.json", [](auto& json) { json["codebase_version"] = "v2.1"; });
+  EXPECT_THAT(opening_error(), AllOf(HasSubstr("info.json"), HasSubstr("v2.1"), HasSubstr("convert")));
+  edit("meta/info.json", [](auto& json) { json["codebase_version"] = "v4.0"; });
+  EXPECT_THAT(opening_error(), HasSubstr("v4.0"));
+}
+
+TEST_F(LeRobotDatasetTest, NamesWhatIsWrongInInfo) {
+  write_counting_dataset(root(), {4});
+  const auto original = read_file(in_set("meta/info.json"));
+  const auto error_after = [&](const std::function<void(nlohmann::json&)>& change) {
+    edit("meta/info.json", change);
+    auto error = opening_error();
+    std::ofstream(in_set("meta/info.json")) << original;
+    return error;
+  };
+  EXPECT_THAT(error_after([](auto& json) { json.erase("fps"); }), AllOf(HasSubstr("info.json"), HasSubstr("fps")));
+  EXPECT_THAT(error_after([](auto& json) { json["fps"] = 0; }), HasSubstr("fps"));
+  EXPECT_THAT(error_after([](auto& json) { json["fps"] = "ten"; }), HasSubstr("ten"));
+  EXPECT_THAT(error_after([](auto& json) { json["data_path"] = "data/{nobody}.parquet"; }), HasSubstr("nobody"));
+  EXPECT_THAT(error_after([](auto& json) { json["features"]["action"]["dtype"] = "text"; }), AllOf(HasSubstr("action"), HasSubstr("text")));
+  EXPECT_THAT(error_after([](auto& json) { json["features"]["action"]["shape"] = {3}; }),
+              AllOf(HasSubstr("file-000.parquet"), HasSubstr("column action"), HasSubstr("row 0"), HasSubstr("3")));
+  EXPECT_THAT(error_after([](auto& json) { json["features"]["observation.pose"] = {{"dtype", "float32"}, {"shape", {2}}}; }),
+              AllOf(HasSubstr("file-000.parquet"), HasSubstr("column observation.pose: is missing")));
+  EXPECT_THAT(error_after([](auto& json) { json["features"]["observation.state"]["dtype"] = "image"; }), HasSubstr("shape"));
+  EXPECT_THAT(error_after([](auto& json) {
+                json["features"]["observation.state"] = {{"dtype", "image"}, {"shape", {8, 8, 3}}};
+              }),
+              AllOf(HasSubstr("column observation.state"), HasSubstr("struct")));
+  std::ofstream(in_set("meta/info.json")) << "{";
+  EXPECT_THAT(opening_error(), HasSubstr("JSON"));
+}
+
+TEST_F(LeRobotDatasetTest, RefusesDamagedAndMissingFiles) {
+  write_counting_dataset(root(), {4});
+  cut("data/chunk-000/file-000.parquet", 20);
+  EXPECT_THAT(opening_error(), AllOf(HasSubstr("file-000.parquet"), HasSubstr("complete")));
+  std::filesystem::remove(in_set("data/chunk-000/file-000.parquet"));
+  EXPECT_THAT(opening_error(), HasSubstr("file-000.parquet"));
+  std::filesystem::remove_all(in_set("meta/episodes"));
+  EXPECT_THAT(opening_error(), HasSubstr("meta/episodes"));
+  std::filesystem::remove(in_set("meta/info.json"));
+  EXPECT_THAT(opening_error(), HasSubstr("info.json"));
+}
+
+TEST_F(LeRobotDatasetTest, RefusesVideosThatEndEarly) {
+  write_counting_dataset(root(), {4});
+  write_counting_dataset(folder.file("long"), {4, 8});
+  const std::string video = "videos/observation.images.top/chunk-000/file-000.mp4";
+  const auto replace = std::filesystem::copy_options::overwrite_existing;
+  std::filesystem::copy_file(in_set(video), folder.file("long/" + video), replace);
+  EXPECT_THAT(error_of([&] { LeRobotDataset opened(folder.file("long")); }),
+              AllOf(HasSubstr("file-000.mp4"), HasSubstr("has 4 frames"), HasSubstr("episode 1 needs 12"), HasSubstr("shorter")));
+  cut(video, 200);
+  EXPECT_THAT(opening_error(), HasSubstr("file-000.mp4"));
+  std::filesystem::remove(in_set(video));
+  EXPECT_THAT(opening_error(), HasSubstr("file-000.mp4"));
+}
+
+/// Replaces a data file's index columns.
+void write_rows(const std::string& path, const std::vector<std::array<std::int64_t, 4>>& rows) {
+  ParquetWriter writer(path, {{"timestamp", ColumnType::kFloat}, {"frame_index"}, {"episode_index"}, {"index"}, {"task_index"}, {"action", ColumnType::kFloats, 2}}, 64);
+  for (const auto& row : rows) writer.add({static_cast<double>(row[0]) / 10, row[0], row[1], row[2], row[3], std::vector<double>{0, 0}});
+  writer.finish();
+}
+
+TEST_F(LeRobotDatasetTest, ChecksTheIndexOfEveryRow) {
+  write_counting_dataset(root(), {2});
+  const std::string file = in_set("data/chunk-000/file-000.parquet");
+  LeRobotOptions options;
+  options.features = std::vector<std::string>{"action"};
+  const auto error_with = [&](const std::vector<std::array<std::int64_t, 4>>& rows) {
+    write_rows(file, rows);
+    return error_of([&] { LeRobotDataset opened(root(), options); });
+  };
+  EXPECT_EQ(error_with({{0, 0, 0, 0}, {1, 0, 1, 0}}), "no error");
+  EXPECT_THAT(error_with({{0, 0, 0, 0}, {1, 0, 1, 7}}), AllOf(HasSubstr(file), HasSubstr("column task_index: row 1 is 7"), HasSubstr("1 tasks")));
+  EXPECT_THAT(error_with({{0, 0, 0, 0}, {1, 0, 1, -1}}), HasSubstr("column task_index: row 1 is -1"));
+  EXPECT_THAT(error_with({{0, 0, 1, 0}, {1, 0, 0, 0}}), HasSubstr("column index: row 0 is 1"));
+  EXPECT_THAT(error_with({{0, 0, 0, 0}, {1, 5, 1, 0}}), HasSubstr("column episode_index: row 1 is 5"));
+  EXPECT_THAT(error_with({{1, 0, 0, 0}, {1, 0, 1, 0}}), HasSubstr("column frame_index: row 0 is 1"));
+  EXPECT_THAT(error_with({{0, 0, 0, 0}}), HasSubstr("has 1 rows, but meta/episodes says 2"));
+}
+
+TEST_F(LeRobotDatasetTest, RefusesNoEpisodesAndBrokenTaskTables) {
+  write_counting_dataset(root(), {2});
+  const std::vector<ColumnSpec> tasks{{"task_index"}, {"task", ColumnType::kText}};
+  const auto tasks_error = [&](const std::vector<std::int64_t>& indices) {
+    ParquetWriter writer(in_set("meta/tasks.parquet"), tasks, 8);
+    for (const std::int64_t index : indices) writer.add({index, std::string("a task")});
+    writer.finish();
+    return opening_error();
+  };
+  EXPECT_EQ(tasks_error({0}), "no error");
+  EXPECT_THAT(tasks_error({0, 0}), AllOf(HasSubstr("tasks.parquet"), HasSubstr("task_index"), HasSubstr("row 1")));
+  EXPECT_THAT(tasks_error({1}), HasSubstr("row 0 is 1"));
+  EXPECT_EQ(tasks_error({1, 0}), "no error");
+  ParquetWriter(in_set("meta/episodes/chunk-000/file-000.parquet"),
+                {{"episode_index"}, {"length"}, {"data/chunk_index"}, {"data/file_index"}, {"dataset_from_index"}, {"dataset_to_index"},
+                 {"videos/observation.images.top/chunk_index"}, {"videos/observation.images.top/file_index"},
+                 {"videos/observation.images.top/from_timestamp", ColumnType::kDouble}},
+                8)
+      .finish();
+  EXPECT_THAT(opening_error(), HasSubstr("no episode"));
+}
+
+TEST_F(LeRobotDatasetTest, WritesOnlyIntoNewFolders) {
+  write_counting_dataset(root(), {2});
+  try {
+    write_counting_dataset(root(), {2});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kUsage);
+    EXPECT_THAT(error.what(), HasSubstr(root()));
+  }
+}
+
+TEST_F(LeRobotDatasetTest, KeepsStatisticsOfAllFrames) {
+  write_counting_dataset(root(), {3, 2});
+  const LeRobotDataset dataset(root());
+  const FeatureStatistics& state = dataset.info().statistics_of(*dataset.info().find("observation.state"));
+  EXPECT_THAT(state.mean, ElementsAre(2, 96));
+  EXPECT_THAT(state.min, ElementsAre(0, 92));
+  EXPECT_THAT(state.max, ElementsAre(4, 100));
+  EXPECT_NEAR(state.std[0], std::sqrt(2.0), 1e-12);
+  EXPECT_NEAR(state.q01[0], 0.04, 1e-12);
+  EXPECT_NEAR(state.q99[0], 3.96, 1e-12);
+  EXPECT_EQ(dataset.info().statistics.at("observation.images.top").mean.size(), 3u);
+}
+
+}  // namespace
+}  // namespace plimsoll::data

@@ -1,0 +1,230 @@
+#include "data/loader.h"
+
+#include <gmock/gmock.h>
+
+#include <atomic>
+#include <numeric>
+#include <set>
+
+#include "core/error.h"
+#include "data/sample_stream.h"
+
+namespace plimsoll::data {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+/// Samples that hold nothing but their number; some cannot be loaded. Counts what is asked of it.
+class NumberedSource final : public SampleSource {
+ public:
+  explicit NumberedSource(std::int64_t size) : training_(static_cast<std::size_t>(size)) { std::iota(training_.begin(), training_.end(), 0); }
+  std::int64_t size() const override { return static_cast<std::int64_t>(training_.size()); }
+  SampleDims dims() const override { return {}; }
+  SampleShape shape_of(std::int64_t) const override { return {}; }
+  Sample load(std::int64_t index) const override { return load_at(index, 0); }
+  Sample load_at(std::int64_t index, std::int64_t resolution) const override {
+    ++loads;
+    if (index == broken && (repaired_after < 0 || ++attempts <= repaired_after)) fail(ExitCode::kData, "file.parquet: column action: row 3 is null");
+    Sample sample;
+    sample.index = index;
+    sample.state = {static_cast<float>(resolution)};
+    return sample;
+  }
+  const std::vector<std::int64_t>& training() const override { return training_; }
+  const std::vector<std::int64_t>& held_out() const override { return held_out_; }
+  std::uint64_t hash() const override { return 0; }
+
+  std::int64_t broken = -1, repaired_after = -1;
+  mutable std::atomic<std::int64_t> loads = 0, attempts = 0;
+
+ private:
+  std::vector<std::int64_t> training_, held_out_;
+};
+
+LoaderOptions options_for(std::int64_t batch, int workers = 1) {
+  LoaderOptions options;
+  options.workers = workers;
+  options.effective_batch = batch;
+  options.seed = 7;
+  return options;
+}
+
+std::vector<std::int64_t> drawn(Loader& loader, std::int64_t from_step, std::int64_t to_step, const LoaderOptions& options) {
+  std::vector<std::int64_t> indices;
+  for (std::int64_t step = from_step; step <= to_step; ++step) {
+    const StreamRange share = share_of_step(step, options.effective_batch, options.rank, options.world);
+    for (std::uint64_t position = share.begin; position < share.end; ++position) indices.push_back(loader.get(position)->index);
+  }
+  return indices;
+}
+
+std::vector<std::int64_t> expected(const NumberedSource& source, std::uint64_t from, std::uint64_t to) {
+  SampleStream stream(source.training(), 7);
+  std::vector<std::int64_t> indices;
+  for (std::uint64_t position = from; position < to; ++position) indices.push_back(stream.at(position));
+  return indices;
+}
+
+TEST(Loader, GivesTheStreamWhateverTheWorkers) {
+  const NumberedSource source(10);
+  for (const int workers : {1, 2, 5}) {
+    for (const std::int64_t prefetch : {0, 1, 4}) {
+      auto options = options_for(4, workers);
+      options.prefetch = prefetch;
+      Loader loader(source, options);
+      EXPECT_EQ(drawn(loader, 1, 8, options), expected(source, 0, 32));
+    }
+  }
+}
+
+TEST(Loader, RanksTogetherSeeTheStreamAtAnyWorld) {
+  const NumberedSource source(11);
+  for (const int world : {1, 2, 3}) {
+    std::vector<std::int64_t> all(7 * 6);
+    for (int rank = 0; rank < world; ++rank) {
+      auto options = options_for(7, 2);
+      options.rank = rank;
+      options.world = world;
+      Loader loader(source, options);
+      for (std::int64_t step = 1; step <= 6; ++step) {
+        const StreamRange share = share_of_step(step, 7, rank, world);
+        EXPECT_THAT(share.end - share.begin, ::testing::AnyOf(7u / static_cast<unsigned>(world), 7u / static_cast<unsigned>(world) + 1));
+        for (auto position = share.begin; position < share.end; ++position) all[position] = loader.get(position)->index;
+      }
+    }
+    EXPECT_EQ(all, expected(source, 0, 42)) << world;
+  }
+}
+
+TEST(Loader, ResumesAndSeeksInBothDirections) {
+  const NumberedSource source(10);
+  auto options = options_for(4, 2);
+  options.first_step = 6;
+  Loader loader(source, options);
+  EXPECT_EQ(drawn(loader, 6, 8, options), expected(source, 20, 32));
+  EXPECT_EQ(drawn(loader, 2, 3, options), expected(source, 4, 12));
+  loader.seek(100);
+  EXPECT_EQ(drawn(loader, 100, 101, options), expected(source, 396, 404));
+}
+
+TEST(Loader, KeepsAStepForItsReplay) {
+  const NumberedSource source(40);
+  auto options = options_for(4);
+  options.prefetch = 1;
+  Loader loader(source, options);
+  const auto first = drawn(loader, 1, 1, options);
+  EXPECT_EQ(drawn(loader, 1, 1, options), first);
+  drawn(loader, 2, 2, options);
+  EXPECT_LE(source.loads, 12) << "a sample was loaded twice";
+}
+
+TEST(Loader, HoldsNoMoreThanItsWindow) {
+  const NumberedSource source(1000);
+  auto options = options_for(5, 3);
+  options.prefetch = 2;
+  Loader loader(source, options);
+  drawn(loader, 1, 10, options);
+  loader.set_prefetch(0);
+  EXPECT_LE(source.loads, 5 * 12);
+}
+
+TEST(Loader, CarriesAnErrorToWhoAsksForTheSample) {
+  NumberedSource source(6);
+  source.broken = 4;
+  const auto options = options_for(6, 2);
+  Loader loader(source, options);
+  const auto order = expected(source, 0, 6);
+  for (std::uint64_t position = 0; position < 6; ++position) {
+    if (order[position] != 4) {
+      EXPECT_EQ(loader.get(position)->index, order[position]);
+      continue;
+    }
+    for (int again = 0; again < 2; ++again) {
+      try {
+        loader.get(position);
+        ADD_FAILURE() << "no error";
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ExitCode::kData);
+        EXPECT_THAT(error.what(), AllOf(HasSubstr("sample 4"), HasSubstr("file.parquet"), HasSubstr("row 3")));
+      }
+    }
+  }
+}
+
+TEST(Loader, TriesAgainAfterAnError) {
+  NumberedSource source(3);
+  source.broken = 1;
+  source.repaired_after = 1;
+  const auto options = options_for(3);
+  Loader loader(source, options);
+  const auto order = expected(source, 0, 3);
+  const auto position = static_cast<std::uint64_t>(std::find(order.begin(), order.end(), 1) - order.begin());
+  EXPECT_THROW(loader.get(position), Error);
+  EXPECT_EQ(loader.get(position)->index, 1);
+}
+
+TEST(Loader, RefusesPositionsOfOtherRanksAndBadOptions) {
+  const NumberedSource source(6);
+  auto options = options_for(4);
+  options.world = 2;
+  options.rank = 1;
+  Loader loader(source, options);
+  EXPECT_EQ(loader.get(2)->index, expected(source, 0, 4)[2]);
+  EXPECT_THROW(loader.get(0), Error);
+  options.workers = 0;
+  EXPECT_THROW(Loader(source, options), Error);
+  EXPECT_THROW(loader.set_workers(0), Error);
+}
+
+TEST(Loader, ChangesWorkersAndResolutionWhileItRuns) {
+  const NumberedSource source(10);
+  const auto options = options_for(4, 1);
+  Loader loader(source, options);
+  std::vector<std::int64_t> all;
+  for (std::int64_t step = 1; step <= 12; ++step) {
+    loader.set_workers(1 + static_cast<int>(step * 5 % 4));
+    const auto now = drawn(loader, step, step, options);
+    all.insert(all.end(), now.begin(), now.end());
+  }
+  EXPECT_EQ(all, expected(source, 0, 48));
+  loader.set_resolution(224);
+  EXPECT_EQ(loader.get(44)->state[0], 224);
+  EXPECT_EQ(loader.get(48)->state[0], 224);
+}
+
+TEST(Loader, StopsCleanlyAtAnyMoment) {
+  const NumberedSource source(1000);
+  for (int i = 0; i < 50; ++i) {
+    auto options = options_for(64, 4);
+    options.first_step = i + 1;
+    Loader loader(source, options);
+    if (i % 3 == 0) loader.seek(2 * i + 1);
+    if (i % 5 == 0) loader.get(static_cast<std::uint64_t>(64 * i));
+  }
+}
+
+TEST(SampleStream, EveryEpochHasEverySampleOnce) {
+  std::vector<std::int64_t> samples{3, 1, 4, 15, 9, 2, 6};
+  SampleStream stream(samples, 1);
+  std::set<std::vector<std::int64_t>> orders;
+  for (std::uint64_t epoch = 0; epoch < 20; ++epoch) {
+    std::vector<std::int64_t> order;
+    for (std::uint64_t i = 0; i < 7; ++i) order.push_back(stream.at(7 * epoch + i));
+    EXPECT_THAT(order, ::testing::UnorderedElementsAreArray(samples));
+    orders.insert(order);
+  }
+  EXPECT_GT(orders.size(), 15u);
+}
+
+TEST(SampleStream, DependsOnPositionAndSeedOnly) {
+  const std::vector<std::int64_t> samples{0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+  SampleStream forward(samples, 1), backward(samples, 1), other(samples, 2);
+  std::vector<std::int64_t> a(50), b(50), c(50);
+  for (std::size_t i = 0; i < 50; ++i) a[i] = forward.at(i), b[49 - i] = backward.at(49 - i), c[i] = other.at(i);
+  EXPECT_EQ(a, b);
+  EXPECT_NE(a, c);
+}
+
+}  // namespace
+}  // namespace plimsoll::data
