@@ -74,6 +74,12 @@ ExitCode run(const Config& config, const RunOptions& options) {
   try {
     outcome = train_one(config, options, *communicator, step);
     communicator->barrier();  // all durable work is done: only now may anybody leave
+  } catch (const ddp::PeerLeft& error) {
+    // The culprit has written exit.json; this rank only leaves with its code.
+    spdlog::error("{}", error.what());
+    communicator->abort(static_cast<int>(error.code()));
+  } catch (const c10::Error& error) {
+    outcome = {memory::is_out_of_memory() ? ExitCode::kMemory : ExitCode::kData, "internal error: " + error.msg()};
   } catch (const Error& error) {
     outcome = {error.code(), error.what()};
   } catch (const std::exception& error) {

@@ -1,0 +1,147 @@
+// Promise 2: the plan never changes the result. Every micro-batch x recompute x fault in this world against one reference, which world 1
+// writes to a file and the other worlds read. A gtest program that runs under mpirun: `PLIMSOLL_INVARIANCE=FOLDER mpirun -n W invariance_matrix`.
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "core/file.h"
+#include "train/source.h"
+#include "tests/train/tiny_run.h"
+
+namespace plimsoll::train {
+namespace {
+
+std::unique_ptr<ddp::Communicator> communicator;
+std::filesystem::path folder;
+
+constexpr int kSteps = 3;
+
+// Where an allocation of the first micro-batch of step 2 fails, as a part of all its allocations.
+enum class Fault { kNone, kForward, kBackward };
+
+struct Cell {
+  int micro_batch;  ///< 0: the whole share
+  int recompute;    ///< blocks of four
+  Fault fault;
+};
+
+Trained run_cell(const Cell& cell) {
+  const Config config = tiny_config((folder / "model").string());
+  const auto source = make_source(config);
+  Session session(config, *communicator, *source);
+  session.plan.micro_batch = cell.micro_batch == 0 ? static_cast<int>(session.share) : cell.micro_batch;
+  session.plan.recompute_blocks = cell.recompute;
+  Trained trained;
+  std::vector<std::shared_ptr<const Sample>> hold;
+  int retries = 0;
+  for (int step = 1; step <= kSteps; ++step) {
+    const auto samples = session.load_share(step, hold);
+    if (step == 2 && cell.fault != Fault::kNone && communicator->rank() == communicator->world() - 1) {
+      // A forward is about the first third of a micro-batch's allocations.
+      const auto shape = shape_of(std::span(samples).first(std::min(samples.size(), static_cast<std::size_t>(session.plan.micro_batch))));
+      const std::int64_t all = session.dry->micro_batch(shape, cell.recompute).allocations();
+      session.meter.fail_at(cell.fault == Fault::kForward ? all / 5 : all * 4 / 5);
+    }
+    StepInput input;
+    input.step = step;
+    input.updates = static_cast<std::int64_t>(trained.losses.size());
+    input.samples = samples;
+    input.plan = session.plan;
+    StepResult result = session.step->run(input);
+    retries += result.guardian.retries + (result.guardian.failed ? 1 : 0);
+    if (result.verdict.action == ddp::Action::kReplay) result = session.step->run(input);
+    trained.losses.push_back(result.loss);
+  }
+  if (cell.fault != Fault::kNone && communicator->rank() == communicator->world() - 1) {
+    EXPECT_EQ(retries, 1) << "the fault was not met";
+  }
+  const auto values = session.buffers->parameters();
+  trained.values.assign(values.begin(), values.end());
+  return trained;
+}
+
+void save(const Trained& trained, const std::filesystem::path& file) {
+  std::string bytes(reinterpret_cast<const char*>(trained.losses.data()), kSteps * sizeof(double));
+  bytes.append(reinterpret_cast<const char*>(trained.values.data()), trained.values.size() * sizeof(float));
+  write_file_durably(file, bytes);
+}
+
+Trained load(const std::filesystem::path& file) {
+  const std::string bytes = read_file(file);
+  Trained trained{std::vector<double>(kSteps), std::vector<float>((bytes.size() - kSteps * sizeof(double)) / sizeof(float))};
+  std::memcpy(trained.losses.data(), bytes.data(), kSteps * sizeof(double));
+  std::memcpy(trained.values.data(), bytes.data() + kSteps * sizeof(double), trained.values.size() * sizeof(float));
+  return trained;
+}
+
+const Trained& reference() {
+  static const Trained trained = load(folder / "reference.bin");
+  return trained;
+}
+
+std::string name_of(const Cell& cell) {
+  const char* fault = cell.fault == Fault::kNone ? "NoFault" : cell.fault == Fault::kForward ? "ForwardFault" : "BackwardFault";
+  return fmt::format("Micro{}Recompute{}{}", cell.micro_batch == 0 ? "All" : std::to_string(cell.micro_batch), cell.recompute, fault);
+}
+
+class InvarianceMatrix : public testing::TestWithParam<Cell> {};
+
+TEST_P(InvarianceMatrix, TheSameLossesAndWeights) {
+  const Trained trained = run_cell(GetParam());
+  for (int i = 0; i < kSteps; ++i) {
+    EXPECT_NEAR(trained.losses[static_cast<std::size_t>(i)] / reference().losses[static_cast<std::size_t>(i)], 1.0, 1e-5) << "step " << i + 1;
+  }
+  EXPECT_LT(relative_l2(trained.values, reference().values), 1e-5);
+}
+
+std::vector<Cell> all_cells() {
+  std::vector<Cell> cells;
+  for (const int micro : {1, 2, 5, 0}) {
+    for (const int recompute : {0, 2, 4}) {
+      for (const auto fault : {Fault::kNone, Fault::kForward, Fault::kBackward}) cells.push_back({micro, recompute, fault});
+    }
+  }
+  return cells;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, InvarianceMatrix, testing::ValuesIn(all_cells()), [](const auto& cell) { return name_of(cell.param); });
+
+// Training must have done something, or equality would mean nothing.
+TEST(InvarianceReference, Learns) {
+  const Config config = tiny_config((folder / "model").string());
+  const auto source = make_source(config);
+  Session session(config, *communicator, *source);
+  const auto before = session.buffers->parameters();
+  EXPECT_GT(relative_l2(std::vector<float>(before.begin(), before.end()), reference().values), 1e-3);
+}
+
+}  // namespace
+}  // namespace plimsoll::train
+
+int main(int argc, char** argv) {
+  using namespace plimsoll::train;
+  testing::InitGoogleTest(&argc, argv);
+  plimsoll::memory::CpuAllocator::install();
+  at::set_num_threads(1);
+  const char* given = std::getenv("PLIMSOLL_INVARIANCE");
+  folder = given != nullptr ? given : "invariance";
+  std::filesystem::create_directories(folder);
+  communicator = plimsoll::ddp::make_communicator(folder.string(), 120);
+  if (communicator->world() == 1) {
+    write_tiny_model((folder / "model").string());
+    save(run_cell({0, 0, Fault::kNone}), folder / "reference.bin");
+  }
+  int result = 1;
+  try {
+    result = RUN_ALL_TESTS();
+    communicator->barrier();
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "{}\n", error.what());
+    communicator->abort(1);
+  }
+  communicator.reset();
+  return result;
+}

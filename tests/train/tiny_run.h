@@ -1,0 +1,28 @@
+#pragma once
+// A run small enough for tests: a tiny random VLM written once per process, synthetic samples, a few steps.
+
+#include <string>
+
+#include "model/init_model.h"
+#include "train/session.h"
+
+namespace plimsoll::train {
+
+/// Writes the tiny checkpoint into `dir` (emptied first) and returns a configuration that trains on it: fp32, dropout on, LoRA, sensor,
+/// two draws, effective batch 6, no memory pressure.
+Config tiny_config(const std::string& dir);
+/// Writes only the checkpoint.
+void write_tiny_model(const std::string& dir);
+
+/// All trainable values, and the loss of each step.
+struct Trained {
+  std::vector<double> losses;
+  std::vector<float> values;
+};
+/// Runs `steps` steps of a session under its plan.
+Trained train_steps(Session& session, int steps);
+
+/// |a - b| / |b|.
+double relative_l2(const std::vector<float>& a, const std::vector<float>& b);
+
+}  // namespace plimsoll::train
