@@ -34,6 +34,11 @@ Check between(double low, double high) {
           [low, high](const Setting& v) { return v.is_number() && v.as_double() >= low && v.as_double() <= high; }};
 }
 
+Check count(std::int64_t low) {
+  return {fmt::format("an integer, at least {}", low),
+          [low](const Setting& v) { return v.is_integer() && v.as_integer() >= low; }};
+}
+
 Check one_of(std::vector<std::string> words) {
   std::string expects = words.size() == 1 ? "" : "one of ";
   for (const std::string& word : words) expects += fmt::format("{}\"{}\"", &word == &words[0] ? "" : ", ", word);

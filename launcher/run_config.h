@@ -1,6 +1,6 @@
 #pragma once
-// The configuration of a run as commands read it. The templates behind it are instantiated in one file only: each
-// instance costs the compiler ten seconds.
+// The configuration of a run as commands read it: the two options, and the templates behind them instantiated in one
+// file only. instance costs the compiler ten seconds.
 
 #include <string>
 #include <vector>

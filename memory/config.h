@@ -47,7 +47,7 @@ struct MemoryConfig {
     v("knobs", knobs, "What the policy may turn, in this order: \"micro_batch\", \"resolution\" (changes what the model sees).",
       each(one_of({"micro_batch", "resolution"})));
     v("recompute", recompute, "Language blocks that keep only their input: \"none\", \"all\", a number, or \"auto\" (none if a single sample then fits, else all).",
-      either({one_of({"auto", "none", "all"}), at_least(0)}));
+      either({one_of({"auto", "none", "all"}), count(0)}));
     v("workspace", workspace, "Bytes of the arena for library scratch, part of the budget: \"auto\" or a size.", either({one_of({"auto"}), byte_size()}));
   }
 };
@@ -62,11 +62,11 @@ struct BatchConfig {
   void visit(V& v) {
     v("effective", effective, "Samples in one optimiser step over all ranks; never changed by a plan.", at_least(1));
     v("micro", micro, "Samples in one forward and backward to start with: \"auto\" (the most that a dry run says fit) or a number.",
-      either({one_of({"auto"}), at_least(1)}));
+      either({one_of({"auto"}), count(1)}));
     v("min_micro", min_micro, "Smallest micro-batch that the policy chooses.", at_least(1));
     v("max_micro", max_micro, "Largest micro-batch that the policy chooses.", at_least(1));
     v("accumulation", accumulation, "Micro-batches per step and rank under policy \"fixed\": \"auto\", or a number that is checked against the effective batch.",
-      either({one_of({"auto"}), at_least(1)}));
+      either({one_of({"auto"}), count(1)}));
   }
 };
 

@@ -23,7 +23,7 @@ struct Change {
   }
 };
 struct MemoryTable {
-  Setting budget = "auto";
+  Setting budget = "auto", micro = "auto";
   double target = 0.85;
   std::string policy = "reactive";
   std::vector<Change> budget_changes;
@@ -31,6 +31,7 @@ struct MemoryTable {
   template <class V>
   void visit(V& v) {
     v("budget", budget, "Bytes | one or many.", each(either({one_of({"auto"}), byte_size(), fraction()})));
+    v("micro", micro, "Micro-batch.", either({one_of({"auto"}), count(1)}));
     v("target", target, "Aim.", between(0.1, 1.0));
     v("policy", policy, "Policy.", one_of({"fixed", "reactive"}));
     v("budget_changes", budget_changes, "Changes.");
@@ -151,6 +152,9 @@ TEST(Config, WrongTypesAndRangesNameLineKeyValueAndExpectation) {
   EXPECT_THAT(refusal("[memory]\nbudget = []\n"), HasSubstr("memory.budget = []"));
   EXPECT_THAT(refusal("[memory]\nbudget = -5\n"), HasSubstr("memory.budget = -5"));
   EXPECT_THAT(refusal("[memory]\nbudget = {a = 1}\n"), HasSubstr("list of them"));
+  EXPECT_THAT(refusal("[memory]\nmicro = 2.5\n"), HasSubstr("\"auto\", or an integer, at least 1"));
+  EXPECT_THAT(refusal("[memory]\nmicro = 0\n"), HasSubstr("memory.micro = 0"));
+  EXPECT_EQ(parse("[memory]\nmicro = 4\n").memory.micro, Setting(4));
   EXPECT_THAT(refusal("[[memory.budget_changes]]\nstep = 0\n"), HasSubstr("memory.budget_changes[0].step = 0"));
   EXPECT_THAT(refusal("[memory]\nbudget_changes = 3\n"), HasSubstr("list of tables"));
   EXPECT_THAT(refusal("[run]\ndir = 2020-01-01\n"), HasSubstr("demo.toml:2: no key takes a date"));
