@@ -1,6 +1,5 @@
 #pragma once
-// The configuration of a run as commands read it: the two options, and the templates behind them instantiated in one
-// file only. instance costs the compiler ten seconds.
+// The configuration of a run as commands read it: the two options, and the templates behind them instantiated once.
 
 #include <string>
 #include <vector>
