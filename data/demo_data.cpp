@@ -32,7 +32,8 @@ WriterFrame frame_of(TabletopObservation seen, std::vector<double> action) {
 
 DemoDataTotals write_demo_dataset(const std::string& root, const DemoDataOptions& options) {
   if (options.episodes < 1 || options.frames_per_episode < 1)
-    fail(ExitCode::kUsage, "{} episodes of {} frames were asked for; both must be at least 1", options.episodes, options.frames_per_episode);
+    fail(ExitCode::kUsage, "{} episodes of {} frames were asked for; both must be at least 1", options.episodes,
+         options.frames_per_episode);
   if (options.fps < 1) fail(ExitCode::kUsage, "{} frames a second were asked for; it must be at least 1", options.fps);
   Tabletop table(options.table);
   LeRobotWriter writer(root, writer_options(options));

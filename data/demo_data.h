@@ -10,8 +10,8 @@ namespace plimsoll::data {
 
 struct DemoDataOptions {
   TabletopOptions table;
-  std::int64_t episodes = 1000;          ///< one scene each
-  std::int64_t frames_per_episode = 8;   ///< few: a small model memorises scenes that it sees in many frames
+  std::int64_t episodes = 1000;         ///< one scene each
+  std::int64_t frames_per_episode = 8;  ///< few: a small model memorises scenes that it sees in many frames
   int fps = 10;
 };
 

@@ -9,16 +9,16 @@
 
 namespace plimsoll::data {
 
-/// Keeps up to `most_idle` objects of type T, each made from a path by T(path), ready for the next borrower of that path; the
-/// longest unused one is closed first. Any thread; opening and closing happen outside the lock. Each of n threads that
-/// borrow one object at a time finds its own, so at most n + most_idle exist.
+/// Keeps up to `most_idle` objects of type T, each made from a path by T(path), ready for the next borrower of that
+/// path; the longest unused one is closed first. Any thread; opening and closing happen outside the lock. Each of n
+/// threads that borrow one object at a time finds its own, so at most n + most_idle exist.
 template <class T>
 class LeasePool {
  public:
   explicit LeasePool(std::size_t most_idle) : most_idle_(most_idle) {}
 
-  /// Calls `use(T&)` with an object for `path` that nobody else holds. If `use` throws, the object is closed: its state is
-  /// not to be trusted any more.
+  /// Calls `use(T&)` with an object for `path` that nobody else holds. If `use` throws, the object is closed: its state
+  /// is not to be trusted any more.
   template <class Use>
   auto with(const std::string& path, Use&& use) {
     std::unique_ptr<T> object = take(path);

@@ -49,7 +49,8 @@ struct LeRobotDataset::Parts {
   }
 
   bool wanted(const std::string& name) const {
-    return !options.features || std::find(options.features->begin(), options.features->end(), name) != options.features->end();
+    return !options.features ||
+           std::find(options.features->begin(), options.features->end(), name) != options.features->end();
   }
 
   void choose_features() {
@@ -69,7 +70,8 @@ struct LeRobotDataset::Parts {
   [[noreturn]] void no_feature(const std::string& name) const {
     std::vector<std::string> known;
     for (const LeRobotFeature& feature : info.features) known.push_back(feature.name);
-    fail(ExitCode::kData, "{}/meta/info.json: has no feature \"{}\" of that kind; its features are: {}", info.root, name, fmt::join(known, ", "));
+    fail(ExitCode::kData, "{}/meta/info.json: has no feature \"{}\" of that kind; its features are: {}", info.root,
+         name, fmt::join(known, ", "));
   }
 
   /// Episodes follow each other through the data files; each file holds whole episodes.
@@ -77,7 +79,9 @@ struct LeRobotDataset::Parts {
     for (std::size_t i = 0; i < info.episodes.size();) {
       const LeRobotEpisode& first = info.episodes[i];
       std::int64_t end = first.end;
-      for (++i; i < info.episodes.size() && info.episodes[i].data_chunk == first.data_chunk && info.episodes[i].data_file == first.data_file; ++i)
+      for (++i; i < info.episodes.size() && info.episodes[i].data_chunk == first.data_chunk &&
+                info.episodes[i].data_file == first.data_file;
+           ++i)
         end = info.episodes[i].end;
       read_data_file(info.data_file(first.data_chunk, first.data_file), first.begin, end - first.begin);
     }
@@ -85,14 +89,17 @@ struct LeRobotDataset::Parts {
 
   void read_data_file(const std::string& path, std::int64_t begin, std::int64_t rows) {
     const ParquetTable table(path);
-    if (table.rows() != rows) fail(ExitCode::kData, "{}: has {} rows, but meta/episodes says {}; the file is damaged or of another dataset", path, table.rows(), rows);
+    if (table.rows() != rows)
+      fail(ExitCode::kData, "{}: has {} rows, but meta/episodes says {}; the file is damaged or of another dataset",
+           path, table.rows(), rows);
     files.push_back({path, begin});
     table.append("timestamp", 1, timestamps);
     table.append("frame_index", 1, frame_indices);
     table.append("episode_index", 1, episode_indices);
     table.append("index", 1, indices);
     table.append("task_index", 1, task_indices);
-    for (Numbers& feature : numbers) table.append(feature.name, static_cast<std::int64_t>(feature.width), feature.values);
+    for (Numbers& feature : numbers)
+      table.append(feature.name, static_cast<std::int64_t>(feature.width), feature.values);
     for (Camera& camera : cameras) {
       if (camera.feature->kind == FeatureKind::kImage) read_sizes(table, camera);
     }
@@ -110,17 +117,21 @@ struct LeRobotDataset::Parts {
   }
 
   const DataFile& file_of(std::int64_t index) const {
-    return *std::prev(std::upper_bound(files.begin(), files.end(), index, [](std::int64_t i, const DataFile& file) { return i < file.begin; }));
+    return *std::prev(std::upper_bound(files.begin(), files.end(), index,
+                                       [](std::int64_t i, const DataFile& file) { return i < file.begin; }));
   }
 
-  [[noreturn]] void refuse_row(const char* column, std::int64_t index, std::int64_t found, const std::string& expected) const {
+  [[noreturn]] void refuse_row(const char* column, std::int64_t index, std::int64_t found,
+                               const std::string& expected) const {
     const DataFile& file = file_of(index);
-    fail(ExitCode::kData, "{}: column {}: row {} is {}, but {}", file.path, column, index - file.begin, found, expected);
+    fail(ExitCode::kData, "{}: column {}: row {} is {}, but {}", file.path, column, index - file.begin, found,
+         expected);
   }
 
   void check_rows() const {
     for (std::size_t e = 0; e < info.episodes.size(); ++e) {
-      for (std::int64_t i = info.episodes[e].begin; i < info.episodes[e].end; ++i) check_row(static_cast<std::size_t>(i), static_cast<std::int64_t>(e));
+      for (std::int64_t i = info.episodes[e].begin; i < info.episodes[e].end; ++i)
+        check_row(static_cast<std::size_t>(i), static_cast<std::int64_t>(e));
     }
   }
 
@@ -128,10 +139,13 @@ struct LeRobotDataset::Parts {
     const auto index = static_cast<std::int64_t>(row);
     const std::int64_t frame = index - info.episodes[static_cast<std::size_t>(episode)].begin;
     if (indices[row] != index) refuse_row("index", index, indices[row], fmt::format("global index {} is due", index));
-    if (episode_indices[row] != episode) refuse_row("episode_index", index, episode_indices[row], fmt::format("meta/episodes says {}", episode));
-    if (frame_indices[row] != frame) refuse_row("frame_index", index, frame_indices[row], fmt::format("frame {} of its episode is due", frame));
+    if (episode_indices[row] != episode)
+      refuse_row("episode_index", index, episode_indices[row], fmt::format("meta/episodes says {}", episode));
+    if (frame_indices[row] != frame)
+      refuse_row("frame_index", index, frame_indices[row], fmt::format("frame {} of its episode is due", frame));
     if (task_indices[row] < 0 || task_indices[row] >= static_cast<std::int64_t>(info.tasks.size()))
-      refuse_row("task_index", index, task_indices[row], fmt::format("meta/tasks.parquet has {} tasks", info.tasks.size()));
+      refuse_row("task_index", index, task_indices[row],
+                 fmt::format("meta/tasks.parquet has {} tasks", info.tasks.size()));
   }
 
   const std::string& name(const Camera& camera) const { return camera.feature->name; }
@@ -153,20 +167,27 @@ struct LeRobotDataset::Parts {
     const VideoInfo video = decoders.with(path, [](VideoDecoder& decoder) { return decoder.info(); });
     const std::int64_t frames = std::llround(seconds * video.average_fps) + 1;
     if (video.frames > 0 && frames > video.frames)
-      fail(ExitCode::kData, "{}: has {} frames, but episode {} needs {}: the video is shorter than its parquet; copy or record it again", path, video.frames, episode, frames);
-    const std::array<std::int32_t, 2> size{static_cast<std::int32_t>(video.height), static_cast<std::int32_t>(video.width)};
+      fail(ExitCode::kData,
+           "{}: has {} frames, but episode {} needs {}: the video is shorter than its parquet; copy or record it again",
+           path, video.frames, episode, frames);
+    const std::array<std::int32_t, 2> size{static_cast<std::int32_t>(video.height),
+                                           static_cast<std::int32_t>(video.width)};
     if (camera.sizes.empty()) camera.sizes.push_back(size);
     if (camera.sizes[0] != size)
-      fail(ExitCode::kData, "{}: is {} x {} pixels, but the camera's other files are {} x {}", path, size[0], size[1], camera.sizes[0][0], camera.sizes[0][1]);
+      fail(ExitCode::kData, "{}: is {} x {} pixels, but the camera's other files are {} x {}", path, size[0], size[1],
+           camera.sizes[0][0], camera.sizes[0][1]);
     picture_files.insert(path);
   }
 
-  const LeRobotEpisode& episode_of(std::int64_t index) const { return info.episodes[static_cast<std::size_t>(episode_indices[static_cast<std::size_t>(index)])]; }
+  const LeRobotEpisode& episode_of(std::int64_t index) const {
+    return info.episodes[static_cast<std::size_t>(episode_indices[static_cast<std::size_t>(index)])];
+  }
 
   Image video_frame(const Camera& camera, std::int64_t index) {
     const VideoSpan& span = episode_of(index).videos[camera.slot];
     const double seconds = span.from + static_cast<double>(timestamps[static_cast<std::size_t>(index)]);
-    return decoders.with(info.video_file(name(camera), span), [&](VideoDecoder& decoder) { return decoder.frame_at(seconds, options.tolerance); });
+    return decoders.with(info.video_file(name(camera), span),
+                         [&](VideoDecoder& decoder) { return decoder.frame_at(seconds, options.tolerance); });
   }
 
   Image column_picture(const Camera& camera, std::int64_t index) {
@@ -188,7 +209,8 @@ struct LeRobotDataset::Parts {
   LeasePool<ParquetTable> tables;
 };
 
-LeRobotDataset::LeRobotDataset(const std::string& root, const LeRobotOptions& options) : parts_(std::make_unique<Parts>(root, options)) {}
+LeRobotDataset::LeRobotDataset(const std::string& root, const LeRobotOptions& options)
+    : parts_(std::make_unique<Parts>(root, options)) {}
 LeRobotDataset::~LeRobotDataset() = default;
 LeRobotDataset::LeRobotDataset(LeRobotDataset&&) noexcept = default;
 
@@ -196,7 +218,8 @@ const LeRobotInfo& LeRobotDataset::info() const { return parts_->info; }
 
 RowIndex LeRobotDataset::row(std::int64_t index) const {
   const auto i = static_cast<std::size_t>(index);
-  return {parts_->timestamps.at(i), parts_->indices[i], parts_->frame_indices[i], parts_->episode_indices[i], parts_->task_indices[i]};
+  return {parts_->timestamps.at(i), parts_->indices[i], parts_->frame_indices[i], parts_->episode_indices[i],
+          parts_->task_indices[i]};
 }
 
 const LeRobotEpisode& LeRobotDataset::episode_of(std::int64_t index) const { return parts_->episode_of(index); }
@@ -226,12 +249,14 @@ std::size_t LeRobotDataset::camera(const std::string& feature) const {
 
 Image LeRobotDataset::image(std::size_t camera, std::int64_t index) const {
   const Camera& wanted = parts_->cameras[camera];
-  return wanted.feature->kind == FeatureKind::kVideo ? parts_->video_frame(wanted, index) : parts_->column_picture(wanted, index);
+  return wanted.feature->kind == FeatureKind::kVideo ? parts_->video_frame(wanted, index)
+                                                     : parts_->column_picture(wanted, index);
 }
 
 ImageSize LeRobotDataset::image_size(std::size_t camera, std::int64_t index) const {
   const Camera& wanted = parts_->cameras[camera];
-  const auto size = wanted.feature->kind == FeatureKind::kVideo ? wanted.sizes[0] : wanted.sizes[static_cast<std::size_t>(index)];
+  const auto size =
+      wanted.feature->kind == FeatureKind::kVideo ? wanted.sizes[0] : wanted.sizes[static_cast<std::size_t>(index)];
   return {size[0], size[1]};
 }
 

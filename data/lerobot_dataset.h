@@ -17,7 +17,7 @@ namespace plimsoll::data {
 struct LeRobotOptions {
   /// Features to read; nothing: all.
   std::optional<std::vector<std::string>> features;
-  double tolerance = 1e-4;       ///< seconds that a video frame's time may differ from the row's
+  double tolerance = 1e-4;        ///< seconds that a video frame's time may differ from the row's
   std::size_t idle_decoders = 8;  ///< video and picture files kept open beyond those in use
 };
 
@@ -27,9 +27,9 @@ struct RowIndex {
   std::int64_t index = 0, frame_index = 0, episode_index = 0, task_index = 0;
 };
 
-/// Numbers are read whole when it is opened and checked (global index, episode, task of every row), pictures when they are asked
-/// for. Immutable after that; const members may be called from any number of threads. Errors are Error(kData) that name file, column
-/// and row.
+/// Numbers are read whole when it is opened and checked (global index, episode, task of every row), pictures when they
+/// are asked for. Immutable after that; const members may be called from any number of threads. Errors are Error(kData)
+/// that name file, column and row.
 class LeRobotDataset {
  public:
   /// Opens `root`. Video files must exist and be at least as long as the parquet files say.
@@ -44,7 +44,8 @@ class LeRobotDataset {
   const LeRobotEpisode& episode_of(std::int64_t index) const;
   const std::string& task(std::int64_t index) const;
 
-  /// Number of a feature of numbers that was read, for values(). Throws Error(kData) when the dataset has none of that name.
+  /// Number of a feature of numbers that was read, for values(). Throws Error(kData) when the dataset has none of that
+  /// name.
   std::size_t numbers(const std::string& feature) const;
   /// Its values at global index `index`, [width], as float32.
   std::span<const float> values(std::size_t numbers, std::int64_t index) const;
@@ -52,8 +53,8 @@ class LeRobotDataset {
   /// Number of a camera, for image(). Throws Error(kData) when the dataset has none of that name.
   std::size_t camera(const std::string& feature) const;
   Image image(std::size_t camera, std::int64_t index) const;
-  /// Size of that picture, without decoding: of an image column out of each picture's header (read when the dataset was opened,
-  /// since they may differ), of a video out of its file's.
+  /// Size of that picture, without decoding: of an image column out of each picture's header (read when the dataset was
+  /// opened, since they may differ), of a video out of its file's.
   ImageSize image_size(std::size_t camera, std::int64_t index) const;
 
   /// xxh3 over all numbers, tasks and, for each file with pictures, its name and size.

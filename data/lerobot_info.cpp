@@ -35,7 +35,8 @@ T entry(const Json& json, const std::string& path, const std::string& key) {
   try {
     return found->template get<T>();
   } catch (const Json::exception&) {
-    fail(ExitCode::kData, "{}: \"{}\" is {}, which is of another type than LeRobot v3.0 has there", path, key, found->dump().substr(0, 80));
+    fail(ExitCode::kData, "{}: \"{}\" is {}, which is of another type than LeRobot v3.0 has there", path, key,
+         found->dump().substr(0, 80));
   }
 }
 
@@ -44,30 +45,37 @@ void check_version(const Json& info, const std::string& path) {
   if (version.starts_with("v3.")) return;
   if (version.starts_with("v2.") || version.starts_with("v1."))
     fail(ExitCode::kData,
-         "{}: codebase_version is \"{}\", but Plimsoll reads v3.0; convert it with `python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`", path, version);
+         "{}: codebase_version is \"{}\", but Plimsoll reads v3.0; convert it with `python -m "
+         "lerobot.datasets.v30.convert_dataset_v21_to_v30`",
+         path, version);
   fail(ExitCode::kData, "{}: codebase_version is \"{}\", but Plimsoll reads v3.0", path, version);
 }
 
 FeatureKind kind_of(const std::string& dtype, const std::string& name, const std::string& path) {
-  static const std::array numbers{"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"};
+  static const std::array numbers{"float16", "float32", "float64", "int8",   "int16",  "int32",
+                                  "int64",   "uint8",   "uint16",  "uint32", "uint64", "bool"};
   if (dtype == "video") return FeatureKind::kVideo;
   if (dtype == "image") return FeatureKind::kImage;
   if (std::find(numbers.begin(), numbers.end(), dtype) == numbers.end())
-    fail(ExitCode::kData, "{}: feature \"{}\" has dtype \"{}\"; known are image, video and number types", path, name, dtype);
+    fail(ExitCode::kData, "{}: feature \"{}\" has dtype \"{}\"; known are image, video and number types", path, name,
+         dtype);
   return FeatureKind::kNumbers;
 }
 
 LeRobotFeature read_feature(const std::string& name, const Json& json, const std::string& path) {
   const std::string where = path + ": feature \"" + name + "\"";
-  LeRobotFeature feature{name, entry<std::string>(json, where, "dtype"), entry<std::vector<std::int64_t>>(json, where, "shape"), {}};
+  LeRobotFeature feature{
+      name, entry<std::string>(json, where, "dtype"), entry<std::vector<std::int64_t>>(json, where, "shape"), {}};
   feature.kind = kind_of(feature.dtype, name, path);
   constexpr std::int64_t kMost = 1 << 24;
   std::int64_t width = 1;
   for (const std::int64_t side : feature.shape) {
-    if (side < 1 || side > kMost || (width *= side) > kMost) fail(ExitCode::kData, "{}: has the shape [{}]", where, fmt::join(feature.shape, ", "));
+    if (side < 1 || side > kMost || (width *= side) > kMost)
+      fail(ExitCode::kData, "{}: has the shape [{}]", where, fmt::join(feature.shape, ", "));
   }
   if (feature.kind != FeatureKind::kNumbers && feature.shape.size() != 3)
-    fail(ExitCode::kData, "{}: pictures need a shape of height, width, channels, not [{}]", where, fmt::join(feature.shape, ", "));
+    fail(ExitCode::kData, "{}: pictures need a shape of height, width, channels, not [{}]", where,
+         fmt::join(feature.shape, ", "));
   return feature;
 }
 
@@ -89,7 +97,8 @@ void read_info(LeRobotInfo& out) {
   if (!(out.fps > 0)) fail(ExitCode::kData, "{}: fps is {}, but must be above 0", path, out.fps);
   out.data_path = entry<std::string>(info, path, "data_path");
   read_features(info, path, out);
-  const bool videos = std::any_of(out.features.begin(), out.features.end(), [](const auto& f) { return f.kind == FeatureKind::kVideo; });
+  const bool videos = std::any_of(out.features.begin(), out.features.end(),
+                                  [](const auto& f) { return f.kind == FeatureKind::kVideo; });
   if (videos) out.video_path = entry<std::string>(info, path, "video_path");
 }
 
@@ -104,8 +113,8 @@ void read_tasks(LeRobotInfo& out) {
   for (std::size_t row = 0; row < texts.size(); ++row) {
     const auto index = static_cast<std::size_t>(indices[row]);
     if (index >= texts.size() || seen[index])
-      fail(ExitCode::kData, "{}: column task_index: row {} is {}; the indices of {} tasks must be 0 .. {}, each once", table.path(), row, indices[row], texts.size(),
-           texts.size() - 1);
+      fail(ExitCode::kData, "{}: column task_index: row {} is {}; the indices of {} tasks must be 0 .. {}, each once",
+           table.path(), row, indices[row], texts.size(), texts.size() - 1);
     seen[index] = true;
     out.tasks[index] = std::move(texts[row]);
   }
@@ -115,10 +124,13 @@ std::vector<std::string> episode_files(const std::string& root) {
   const std::filesystem::path folder = root + "/meta/episodes";
   std::vector<std::string> files;
   std::error_code error;
-  for (std::filesystem::recursive_directory_iterator item(folder, error), end; !error && item != end; item.increment(error)) {
+  for (std::filesystem::recursive_directory_iterator item(folder, error), end; !error && item != end;
+       item.increment(error)) {
     if (item->path().extension() == ".parquet") files.push_back(item->path().string());
   }
-  if (files.empty()) fail(ExitCode::kData, "{}: holds no parquet file; a LeRobot v3.0 dataset lists its episodes there", folder.string());
+  if (files.empty())
+    fail(ExitCode::kData, "{}: holds no parquet file; a LeRobot v3.0 dataset lists its episodes there",
+         folder.string());
   std::sort(files.begin(), files.end());
   return files;
 }
@@ -129,7 +141,8 @@ std::vector<std::int64_t> integers(const ParquetTable& table, const std::string&
   return values;
 }
 
-void read_video_spans(const ParquetTable& table, const std::string& camera, std::size_t slot, std::span<LeRobotEpisode> episodes) {
+void read_video_spans(const ParquetTable& table, const std::string& camera, std::size_t slot,
+                      std::span<LeRobotEpisode> episodes) {
   const std::string prefix = "videos/" + camera + "/";
   const auto chunks = integers(table, prefix + "chunk_index");
   const auto files = integers(table, prefix + "file_index");
@@ -146,10 +159,12 @@ void read_episode_file(const std::string& path, const std::vector<std::string>& 
   const std::size_t first = out.episodes.size();
   for (std::size_t row = 0; row < index.size(); ++row) {
     if (index[row] != static_cast<std::int64_t>(out.episodes.size()))
-      fail(ExitCode::kData, "{}: column episode_index: row {} is {}, but the next episode is {}", path, row, index[row], out.episodes.size());
+      fail(ExitCode::kData, "{}: column episode_index: row {} is {}, but the next episode is {}", path, row, index[row],
+           out.episodes.size());
     if (from[row] != out.frames || length[row] < 1 || to[row] != from[row] + length[row])
-      fail(ExitCode::kData, "{}: row {}: episode {} of length {} has frames {} to {}, but must begin at {} and have at least one", path, row, index[row], length[row],
-           from[row], to[row], out.frames);
+      fail(ExitCode::kData,
+           "{}: row {}: episode {} of length {} has frames {} to {}, but must begin at {} and have at least one", path,
+           row, index[row], length[row], from[row], to[row], out.frames);
     out.episodes.push_back({from[row], to[row], chunk[row], file[row], std::vector<VideoSpan>(cameras.size())});
     out.frames = to[row];
   }
@@ -178,29 +193,38 @@ void read_statistics(LeRobotInfo& out) {
     const auto found = json.find(feature.name);
     if (found == json.end()) continue;
     FeatureStatistics& statistics = out.statistics[feature.name];
-    const std::pair<const char*, std::vector<double>*> parts[] = {{"mean", &statistics.mean}, {"std", &statistics.std}, {"min", &statistics.min},
-                                                                  {"max", &statistics.max},   {"q01", &statistics.q01}, {"q99", &statistics.q99}};
+    const std::pair<const char*, std::vector<double>*> parts[] = {{"mean", &statistics.mean}, {"std", &statistics.std},
+                                                                  {"min", &statistics.min},   {"max", &statistics.max},
+                                                                  {"q01", &statistics.q01},   {"q99", &statistics.q99}};
     for (const auto& [name, values] : parts) {
-      if (const auto part = found->find(name); part != found->end()) flatten(*part, *values, path + ": " + feature.name + "." + name);
+      if (const auto part = found->find(name); part != found->end())
+        flatten(*part, *values, path + ": " + feature.name + "." + name);
     }
   }
 }
 
-std::string fill_template(const std::string& root, const std::string& pattern, const std::string& camera, std::int64_t chunk, std::int64_t file) {
+std::string fill_template(const std::string& root, const std::string& pattern, const std::string& camera,
+                          std::int64_t chunk, std::int64_t file) {
   try {
     return root + "/" +
-           fmt::format(fmt::runtime(pattern), fmt::arg("chunk_index", chunk), fmt::arg("file_index", file), fmt::arg("video_key", camera));
+           fmt::format(fmt::runtime(pattern), fmt::arg("chunk_index", chunk), fmt::arg("file_index", file),
+                       fmt::arg("video_key", camera));
   } catch (const fmt::format_error& error) {
-    fail(ExitCode::kData, "{}/meta/info.json: the path \"{}\" is no template of chunk_index, file_index and video_key: {}", root, pattern, error.what());
+    fail(ExitCode::kData,
+         "{}/meta/info.json: the path \"{}\" is no template of chunk_index, file_index and video_key: {}", root,
+         pattern, error.what());
   }
 }
 
 }  // namespace
 
-std::int64_t LeRobotFeature::width() const { return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()); }
+std::int64_t LeRobotFeature::width() const {
+  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+}
 
 const LeRobotFeature* LeRobotInfo::find(const std::string& name) const {
-  const auto found = std::find_if(features.begin(), features.end(), [&](const auto& feature) { return feature.name == name; });
+  const auto found =
+      std::find_if(features.begin(), features.end(), [&](const auto& feature) { return feature.name == name; });
   return found == features.end() ? nullptr : &*found;
 }
 
@@ -213,7 +237,9 @@ std::vector<std::string> LeRobotInfo::cameras() const {
   return names;
 }
 
-std::string LeRobotInfo::data_file(std::int64_t chunk, std::int64_t file) const { return fill_template(root, data_path, "", chunk, file); }
+std::string LeRobotInfo::data_file(std::int64_t chunk, std::int64_t file) const {
+  return fill_template(root, data_path, "", chunk, file);
+}
 
 std::string LeRobotInfo::video_file(const std::string& camera, const VideoSpan& span) const {
   return fill_template(root, video_path, camera, span.chunk, span.file);
@@ -221,11 +247,15 @@ std::string LeRobotInfo::video_file(const std::string& camera, const VideoSpan& 
 
 const FeatureStatistics& LeRobotInfo::statistics_of(const LeRobotFeature& feature) const {
   const auto found = statistics.find(feature.name);
-  if (found == statistics.end()) fail(ExitCode::kData, "{}/meta/stats.json: has no statistics of \"{}\", which normalisation needs", root, feature.name);
+  if (found == statistics.end())
+    fail(ExitCode::kData, "{}/meta/stats.json: has no statistics of \"{}\", which normalisation needs", root,
+         feature.name);
   const auto width = static_cast<std::size_t>(feature.width());
-  for (const auto* values : {&found->second.mean, &found->second.std, &found->second.min, &found->second.max, &found->second.q01, &found->second.q99}) {
+  for (const auto* values : {&found->second.mean, &found->second.std, &found->second.min, &found->second.max,
+                             &found->second.q01, &found->second.q99}) {
     if (!values->empty() && values->size() != width)
-      fail(ExitCode::kData, "{}/meta/stats.json: a statistic of \"{}\" has {} values, but the feature has {}", root, feature.name, values->size(), width);
+      fail(ExitCode::kData, "{}/meta/stats.json: a statistic of \"{}\" has {} values, but the feature has {}", root,
+           feature.name, values->size(), width);
   }
   return found->second;
 }

@@ -1,8 +1,8 @@
 #pragma once
 // The folder meta/ of a LeRobot dataset, format v3.0: features, episodes, task texts, statistics.
 //
-// meta/info.json, meta/tasks.parquet, meta/episodes/chunk-*/file-*.parquet, meta/stats.json; data and video files are named by
-// the templates in info.json. https://huggingface.co/docs/lerobot/lerobot-dataset-v3
+// meta/info.json, meta/tasks.parquet, meta/episodes/chunk-*/file-*.parquet, meta/stats.json; data and video files are
+// named by the templates in info.json. https://huggingface.co/docs/lerobot/lerobot-dataset-v3
 
 #include <cstdint>
 #include <map>
@@ -15,10 +15,11 @@ namespace plimsoll::data {
 /// How a feature is stored.
 enum class FeatureKind { kNumbers, kImage, kVideo };
 
-/// One feature of info.json. Numbers: a column of the data files. Image: a column of encoded pictures. Video: mp4 files.
+/// One feature of info.json. Numbers: a column of the data files. Image: a column of encoded pictures. Video: mp4
+/// files.
 struct LeRobotFeature {
   std::string name;
-  std::string dtype;  ///< "float32", "int64", "bool", ..., "image", "video"
+  std::string dtype;                ///< "float32", "int64", "bool", ..., "image", "video"
   std::vector<std::int64_t> shape;  ///< pictures: height, width, channels
   FeatureKind kind = FeatureKind::kNumbers;
   std::int64_t width() const;  ///< values of one row
@@ -50,7 +51,7 @@ struct LeRobotInfo {
   std::vector<LeRobotEpisode> episodes;  ///< in order: begin of each is end of the one before
   std::vector<std::string> tasks;        ///< text by task_index
   std::map<std::string, FeatureStatistics> statistics;
-  std::string data_path, video_path;     ///< templates
+  std::string data_path, video_path;  ///< templates
 
   const LeRobotFeature* find(const std::string& name) const;
   /// Names of the image and video features, sorted.
@@ -61,8 +62,8 @@ struct LeRobotInfo {
   const FeatureStatistics& statistics_of(const LeRobotFeature& feature) const;
 };
 
-/// Reads and checks `root`/meta. Throws Error(kData) naming file and key, column or row: another format version, no episodes, episodes
-/// that overlap or leave gaps, task indices that are not 0 .. n - 1, a missing or mistyped entry.
+/// Reads and checks `root`/meta. Throws Error(kData) naming file and key, column or row: another format version, no
+/// episodes, episodes that overlap or leave gaps, task indices that are not 0 .. n - 1, a missing or mistyped entry.
 LeRobotInfo read_lerobot_info(const std::string& root);
 
 }  // namespace plimsoll::data

@@ -12,7 +12,8 @@ constexpr std::array kStatistics{"min", "max", "mean", "std", "count", "q01", "q
 bool is_picture(const WriterFeature& feature) { return feature.dtype != "float32"; }
 
 const std::vector<double>& statistic(const Summary& summary, std::size_t i) {
-  const std::array all{&summary.min, &summary.max, &summary.mean, &summary.std, &summary.mean, &summary.q01, &summary.q10, &summary.q50, &summary.q90, &summary.q99};
+  const std::array all{&summary.min, &summary.max, &summary.mean, &summary.std, &summary.mean,
+                       &summary.q01, &summary.q10, &summary.q50,  &summary.q90, &summary.q99};
   return *all[i];
 }
 
@@ -35,8 +36,14 @@ Json huggingface_type(const WriterFeature& feature) {
 const char* index_dtype(std::string_view name) { return name == "timestamp" ? "float32" : "int64"; }
 
 Json video_info(const WriterFeature& feature, int fps) {
-  return {{"video.height", feature.shape.at(0)}, {"video.width", feature.shape.at(1)}, {"video.codec", "h264"}, {"video.pix_fmt", "yuv420p"},
-          {"video.is_depth_map", false},         {"video.fps", fps},                   {"video.channels", 3},    {"has_audio", false}};
+  return {{"video.height", feature.shape.at(0)},
+          {"video.width", feature.shape.at(1)},
+          {"video.codec", "h264"},
+          {"video.pix_fmt", "yuv420p"},
+          {"video.is_depth_map", false},
+          {"video.fps", fps},
+          {"video.channels", 3},
+          {"has_audio", false}};
 }
 
 Json feature_json(const WriterFeature& feature, int fps) {
@@ -54,7 +61,8 @@ std::vector<ColumnSpec> data_columns(const std::vector<WriterFeature>& features)
   for (const WriterFeature& feature : features) {
     if (feature.dtype != "video") columns.push_back(data_column(feature));
   }
-  for (const char* name : kIndexFeatures) columns.push_back({name, std::string_view(name) == "timestamp" ? ColumnType::kFloat : ColumnType::kInteger});
+  for (const char* name : kIndexFeatures)
+    columns.push_back({name, std::string_view(name) == "timestamp" ? ColumnType::kFloat : ColumnType::kInteger});
   return columns;
 }
 
@@ -69,12 +77,21 @@ std::map<std::string, std::string> data_metadata(const std::vector<WriterFeature
 
 std::map<std::string, std::string> tasks_metadata() {
   const auto column = [](const char* name, const char* field, const char* pandas, const char* numpy) {
-    return Json{{"name", name ? Json(name) : Json(nullptr)}, {"field_name", field}, {"pandas_type", pandas}, {"numpy_type", numpy}, {"metadata", nullptr}};
+    return Json{{"name", name ? Json(name) : Json(nullptr)},
+                {"field_name", field},
+                {"pandas_type", pandas},
+                {"numpy_type", numpy},
+                {"metadata", nullptr}};
   };
   const Json pandas{{"index_columns", {"__index_level_0__"}},
-                    {"column_indexes", Json::array({{{"name", nullptr}, {"field_name", nullptr}, {"pandas_type", "unicode"}, {"numpy_type", "object"},
+                    {"column_indexes", Json::array({{{"name", nullptr},
+                                                     {"field_name", nullptr},
+                                                     {"pandas_type", "unicode"},
+                                                     {"numpy_type", "object"},
                                                      {"metadata", {{"encoding", "UTF-8"}}}}})},
-                    {"columns", {column("task_index", "task_index", "int64", "int64"), column(nullptr, "__index_level_0__", "unicode", "object")}},
+                    {"columns",
+                     {column("task_index", "task_index", "int64", "int64"),
+                      column(nullptr, "__index_level_0__", "unicode", "object")}},
                     {"attributes", Json::object()},
                     {"creator", {{"library", "plimsoll"}, {"version", "1"}}},
                     {"pandas_version", "2.2.0"}};
@@ -82,16 +99,20 @@ std::map<std::string, std::string> tasks_metadata() {
 }
 
 std::vector<ColumnSpec> episode_columns(const std::vector<WriterFeature>& features) {
-  std::vector<ColumnSpec> columns{{"episode_index"}, {"tasks", ColumnType::kTexts}, {"length"}, {"data/chunk_index"}, {"data/file_index"}, {"dataset_from_index"},
+  std::vector<ColumnSpec> columns{{"episode_index"},    {"tasks", ColumnType::kTexts}, {"length"},
+                                  {"data/chunk_index"}, {"data/file_index"},           {"dataset_from_index"},
                                   {"dataset_to_index"}};
   for (const WriterFeature& feature : features) {
     if (feature.dtype != "video") continue;
     for (const char* name : {"chunk_index", "file_index"}) columns.push_back({"videos/" + feature.name + "/" + name});
-    for (const char* name : {"from_timestamp", "to_timestamp"}) columns.push_back({"videos/" + feature.name + "/" + name, ColumnType::kDouble});
+    for (const char* name : {"from_timestamp", "to_timestamp"})
+      columns.push_back({"videos/" + feature.name + "/" + name, ColumnType::kDouble});
   }
   const auto add_statistics = [&](const std::string& feature, bool picture) {
     for (std::size_t i = 0; i < kStatistics.size(); ++i) {
-      const ColumnType type = is_count(i) ? ColumnType::kIntegers : picture ? ColumnType::kChannels : ColumnType::kDoubles;
+      const ColumnType type = is_count(i) ? ColumnType::kIntegers
+                              : picture   ? ColumnType::kChannels
+                                          : ColumnType::kDoubles;
       columns.push_back({"stats/" + feature + "/" + kStatistics[i], type});
     }
   };
@@ -115,7 +136,8 @@ Json statistics_json(const Summary& summary, bool picture) {
   Json json = Json::object();
   for (std::size_t i = 0; i < kStatistics.size(); ++i) {
     Json values = Json::array();
-    for (const double value : statistic(summary, i)) values.push_back(picture ? Json::array({Json::array({value})}) : Json(value));
+    for (const double value : statistic(summary, i))
+      values.push_back(picture ? Json::array({Json::array({value})}) : Json(value));
     json[kStatistics[i]] = is_count(i) ? Json::array({summary.count}) : values;
   }
   return json;
@@ -124,10 +146,12 @@ Json statistics_json(const Summary& summary, bool picture) {
 Json info_json(const LeRobotWriterOptions& options, const DatasetTotals& totals) {
   Json features = Json::object();
   for (const WriterFeature& feature : options.features) features[feature.name] = feature_json(feature, options.fps);
-  for (const char* name : kIndexFeatures) features[name] = {{"dtype", index_dtype(name)}, {"shape", Json::array({1})}, {"names", nullptr}};
+  for (const char* name : kIndexFeatures)
+    features[name] = {{"dtype", index_dtype(name)}, {"shape", Json::array({1})}, {"names", nullptr}};
   bool videos = false;
   for (const WriterFeature& feature : options.features) videos = videos || feature.dtype == "video";
-  const Json video_path = videos ? Json("videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4") : Json(nullptr);
+  const Json video_path =
+      videos ? Json("videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4") : Json(nullptr);
   return {{"codebase_version", "v3.0"},
           {"robot_type", options.robot_type},
           {"total_episodes", totals.episodes},

@@ -1,5 +1,6 @@
 #pragma once
-// What LeRobot v3.0 writes into its files besides the data: column lists, schema metadata and info.json. For lerobot_writer.cpp.
+// What LeRobot v3.0 writes into its files besides the data: column lists, schema metadata and info.json. For
+// lerobot_writer.cpp.
 
 #include <map>
 #include <nlohmann/json.hpp>

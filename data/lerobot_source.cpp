@@ -36,13 +36,16 @@ LeRobotOptions wanted_features(const LeRobotSourceOptions& options, const std::v
 }  // namespace
 
 struct LeRobotSource::Parts {
-  Parts(const LeRobotSourceOptions& chosen, std::shared_ptr<const VlmProcessor> shared) : options(chosen), processor(std::move(shared)) {
+  Parts(const LeRobotSourceOptions& chosen, std::shared_ptr<const VlmProcessor> shared)
+      : options(chosen), processor(std::move(shared)) {
     check_options();
     if (options.cameras.empty()) options.cameras = read_lerobot_info(options.paths[0]).cameras();
     for (const std::string& path : options.paths) open(path);
     shapes.reserve(static_cast<std::size_t>(size));
     for (std::int64_t i = 0; i < size; ++i) shapes.push_back(compute_shape(i, options.resolution));
-    if (training.empty()) fail(ExitCode::kData, "{}: no episode is left to train on with data.eval_fraction {}", options.paths[0], options.eval_fraction);
+    if (training.empty())
+      fail(ExitCode::kData, "{}: no episode is left to train on with data.eval_fraction {}", options.paths[0],
+           options.eval_fraction);
   }
 
   void check_options() {
@@ -54,13 +57,24 @@ struct LeRobotSource::Parts {
 
   void open(const std::string& path) {
     const std::int64_t tasks_before = static_cast<std::int64_t>(tasks.size());
-    parts.push_back({LeRobotDataset(path, wanted_features(options, options.cameras)), size, tasks_before, {}, 0, {}, {}, {}, {}, {}});
+    parts.push_back({LeRobotDataset(path, wanted_features(options, options.cameras)),
+                     size,
+                     tasks_before,
+                     {},
+                     0,
+                     {},
+                     {},
+                     {},
+                     {},
+                     {}});
     Part& part = parts.back();
     for (const std::string& camera : options.cameras) part.cameras.push_back(part.dataset.camera(camera));
     part.action = part.dataset.numbers(options.action);
     part.action_scale = normaliser(part, options.action);
-    if (!options.state.empty()) part.state = part.dataset.numbers(options.state), part.state_scale = normaliser(part, options.state);
-    if (!options.sensor.empty()) part.sensor = part.dataset.numbers(options.sensor), part.sensor_scale = normaliser(part, options.sensor);
+    if (!options.state.empty())
+      part.state = part.dataset.numbers(options.state), part.state_scale = normaliser(part, options.state);
+    if (!options.sensor.empty())
+      part.sensor = part.dataset.numbers(options.sensor), part.sensor_scale = normaliser(part, options.sensor);
     check_widths(part);
     split_episodes(part);
     size += part.dataset.size();
@@ -75,10 +89,11 @@ struct LeRobotSource::Parts {
 
   void check_widths(const Part& part) const {
     const Part& first = parts.front();
-    const auto check = [&](const std::string& name, const std::optional<Normaliser>& a, const std::optional<Normaliser>& b) {
+    const auto check = [&](const std::string& name, const std::optional<Normaliser>& a,
+                           const std::optional<Normaliser>& b) {
       if (a && a->width() != b->width())
-        fail(ExitCode::kData, "{}: \"{}\" has {} values, but {} in {}; datasets trained together must agree", part.dataset.info().root, name, b->width(), a->width(),
-             first.dataset.info().root);
+        fail(ExitCode::kData, "{}: \"{}\" has {} values, but {} in {}; datasets trained together must agree",
+             part.dataset.info().root, name, b->width(), a->width(), first.dataset.info().root);
     };
     check(options.action, first.action_scale, part.action_scale);
     check(options.state, first.state_scale, part.state_scale);
@@ -87,7 +102,8 @@ struct LeRobotSource::Parts {
 
   void split_episodes(const Part& part) {
     const auto& episodes = part.dataset.info().episodes;
-    const auto kept_out = static_cast<std::size_t>(std::ceil(static_cast<double>(episodes.size()) * options.eval_fraction));
+    const auto kept_out =
+        static_cast<std::size_t>(std::ceil(static_cast<double>(episodes.size()) * options.eval_fraction));
     for (std::size_t e = 0; e < episodes.size(); ++e) {
       auto& samples = e + kept_out < episodes.size() ? training : held_out;
       for (std::int64_t i = episodes[e].begin; i < episodes[e].end; ++i) samples.push_back(part.begin + i);
@@ -95,8 +111,10 @@ struct LeRobotSource::Parts {
   }
 
   const Part& part_of(std::int64_t index) const {
-    if (index < 0 || index >= size) fail(ExitCode::kUsage, "sample {} was asked for, but the dataset has {}", index, size);
-    return *std::prev(std::upper_bound(parts.begin(), parts.end(), index, [](std::int64_t i, const Part& part) { return i < part.begin; }));
+    if (index < 0 || index >= size)
+      fail(ExitCode::kUsage, "sample {} was asked for, but the dataset has {}", index, size);
+    return *std::prev(std::upper_bound(parts.begin(), parts.end(), index,
+                                       [](std::int64_t i, const Part& part) { return i < part.begin; }));
   }
 
   /// Shapes repeat: one tokenisation per task and picture sizes.
@@ -124,9 +142,11 @@ struct LeRobotSource::Parts {
     const LeRobotEpisode& episode = part.dataset.episode_of(frame);
     if (part.state) append_normalised(part.dataset.values(*part.state, frame), *part.state_scale, sample.state);
     for (std::int64_t back = options.sensor_window - 1; back >= 0; --back)
-      append_normalised(part.dataset.values(*part.sensor, std::max(episode.begin, frame - back)), *part.sensor_scale, sample.sensor);
+      append_normalised(part.dataset.values(*part.sensor, std::max(episode.begin, frame - back)), *part.sensor_scale,
+                        sample.sensor);
     for (std::int64_t ahead = 0; ahead < options.chunk; ++ahead) {
-      append_normalised(part.dataset.values(part.action, std::min(episode.end - 1, frame + ahead)), *part.action_scale, sample.actions);
+      append_normalised(part.dataset.values(part.action, std::min(episode.end - 1, frame + ahead)), *part.action_scale,
+                        sample.actions);
       sample.action_is_pad.push_back(frame + ahead >= episode.end ? 1 : 0);
     }
   }
@@ -168,7 +188,9 @@ std::int64_t LeRobotSource::size() const { return parts_->size; }
 
 SampleDims LeRobotSource::dims() const {
   const Part& part = parts_->parts.front();
-  const auto width = [](const std::optional<Normaliser>& scale) { return scale ? static_cast<std::int64_t>(scale->width()) : 0; };
+  const auto width = [](const std::optional<Normaliser>& scale) {
+    return scale ? static_cast<std::int64_t>(scale->width()) : 0;
+  };
   return {width(part.state_scale), width(part.action_scale), parts_->options.sensor_window, width(part.sensor_scale)};
 }
 
@@ -176,9 +198,13 @@ SampleShape LeRobotSource::shape_of(std::int64_t index) const {
   parts_->part_of(index);
   return parts_->shapes[static_cast<std::size_t>(index)];
 }
-SampleShape LeRobotSource::shape_at(std::int64_t index, std::int64_t resolution) const { return parts_->compute_shape(index, resolution); }
+SampleShape LeRobotSource::shape_at(std::int64_t index, std::int64_t resolution) const {
+  return parts_->compute_shape(index, resolution);
+}
 Sample LeRobotSource::load(std::int64_t index) const { return parts_->load(index, parts_->options.resolution); }
-Sample LeRobotSource::load_at(std::int64_t index, std::int64_t resolution) const { return parts_->load(index, resolution); }
+Sample LeRobotSource::load_at(std::int64_t index, std::int64_t resolution) const {
+  return parts_->load(index, resolution);
+}
 
 const std::vector<std::int64_t>& LeRobotSource::training() const { return parts_->training; }
 const std::vector<std::int64_t>& LeRobotSource::held_out() const { return parts_->held_out; }
@@ -187,10 +213,12 @@ std::uint64_t LeRobotSource::hash() const {
   std::vector<std::uint64_t> words;
   for (const Part& part : parts_->parts) words.push_back(part.dataset.hash());
   const LeRobotSourceOptions& options = parts_->options;
-  for (const std::int64_t value : {options.sensor_window, options.chunk, options.resolution, static_cast<std::int64_t>(options.normalisation),
-                                   static_cast<std::int64_t>(parts_->training.size())})
+  for (const std::int64_t value :
+       {options.sensor_window, options.chunk, options.resolution, static_cast<std::int64_t>(options.normalisation),
+        static_cast<std::int64_t>(parts_->training.size())})
     words.push_back(static_cast<std::uint64_t>(value));
-  for (const SampleShape& shape : parts_->shapes) words.push_back(static_cast<std::uint64_t>(shape.tokens * 1000003 + shape.patches));
+  for (const SampleShape& shape : parts_->shapes)
+    words.push_back(static_cast<std::uint64_t>(shape.tokens * 1000003 + shape.patches));
   return xxh3_64(std::as_bytes(std::span(words)));
 }
 

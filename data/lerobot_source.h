@@ -1,6 +1,6 @@
 #pragma once
-// Training samples out of LeRobot datasets: camera frames and instruction processed for the VLM, state, sensor window and action chunk
-// normalised.
+// Training samples out of LeRobot datasets: camera frames and instruction processed for the VLM, state, sensor window
+// and action chunk normalised.
 
 #include <cstdint>
 #include <memory>
@@ -15,15 +15,16 @@
 namespace plimsoll::data {
 
 struct LeRobotSourceOptions {
-  std::vector<std::string> paths;    ///< datasets, one after another; all need the features below, of equal width
-  std::vector<std::string> cameras;  ///< picture features in this order; empty: all of the first dataset, sorted by name
+  std::vector<std::string> paths;  ///< datasets, one after another; all need the features below, of equal width
+  std::vector<std::string>
+      cameras;  ///< picture features in this order; empty: all of the first dataset, sorted by name
   std::string state = "observation.state";  ///< empty: no state
   std::string action = "action";
-  std::string sensor;                ///< feature of the sensor's channels; empty: no sensor
-  std::int64_t sensor_window = 0;    ///< rows of the sensor window; 0: no sensor
-  std::int64_t chunk = 1;            ///< actions of a sample
-  std::int64_t resolution = 0;       ///< longer side of a picture in pixels; 0: as it is
-  double eval_fraction = 0;          ///< of each dataset's episodes, the last ones, held out (rounded up to whole episodes)
+  std::string sensor;              ///< feature of the sensor's channels; empty: no sensor
+  std::int64_t sensor_window = 0;  ///< rows of the sensor window; 0: no sensor
+  std::int64_t chunk = 1;          ///< actions of a sample
+  std::int64_t resolution = 0;     ///< longer side of a picture in pixels; 0: as it is
+  double eval_fraction = 0;  ///< of each dataset's episodes, the last ones, held out (rounded up to whole episodes)
   Normalisation normalisation = Normalisation::kMeanStd;  ///< each dataset by its own statistics
 };
 
@@ -34,8 +35,8 @@ struct LeRobotSourceOptions {
 /// Task indices go on counting from one dataset to the next. load() and shapes may be asked for from any thread.
 class LeRobotSource final : public SampleSource {
  public:
-  /// Opens all datasets and works out every sample's shape. `processor` is the model's. Throws Error(kData) naming file, column and row, and
-  /// Error(kUsage) naming the key of an option that does not fit.
+  /// Opens all datasets and works out every sample's shape. `processor` is the model's. Throws Error(kData) naming
+  /// file, column and row, and Error(kUsage) naming the key of an option that does not fit.
   LeRobotSource(const LeRobotSourceOptions& options, std::shared_ptr<const VlmProcessor> processor);
   ~LeRobotSource() override;
 
@@ -55,8 +56,8 @@ class LeRobotSource final : public SampleSource {
   const std::vector<std::string>& tasks() const;
   /// What a model's actions go through, and what its state comes through, in a closed loop; of the first dataset.
   const Normaliser& action_normaliser() const;
-  const Normaliser* state_normaliser() const;  ///< null without a state
-  const Normaliser* sensor_normaliser() const; ///< null without a sensor
+  const Normaliser* state_normaliser() const;   ///< null without a state
+  const Normaliser* sensor_normaliser() const;  ///< null without a sensor
 
  private:
   struct Parts;

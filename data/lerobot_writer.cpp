@@ -22,7 +22,9 @@ struct FileNumber {
   std::int64_t number = 0;
   std::int64_t chunk() const { return number / kFilesPerChunk; }
   std::int64_t file() const { return number % kFilesPerChunk; }
-  std::string path(const char* extension) const { return fmt::format("chunk-{:03}/file-{:03}.{}", chunk(), file(), extension); }
+  std::string path(const char* extension) const {
+    return fmt::format("chunk-{:03}/file-{:03}.{}", chunk(), file(), extension);
+  }
 };
 
 /// Statistics of one feature of numbers: of the episode being written and of all.
@@ -51,11 +53,13 @@ struct LeRobotWriter::Parts {
   Parts(const std::string& folder, const LeRobotWriterOptions& chosen) : root(folder), options(chosen) {
     create_root();
     for (const WriterFeature& feature : options.features) {
-      if (feature.dtype == "float32") numbers.emplace(feature.name, NumberStatistics(static_cast<std::size_t>(feature.shape.at(0))));
+      if (feature.dtype == "float32")
+        numbers.emplace(feature.name, NumberStatistics(static_cast<std::size_t>(feature.shape.at(0))));
       if (feature.dtype == "video") tracks.push_back({&feature, {-1}, nullptr, 0});
     }
     for (const char* name : kIndexFeatures) numbers.emplace(name, NumberStatistics(1));
-    episodes = std::make_unique<ParquetWriter>(prepared("meta/episodes/chunk-000/file-000.parquet"), episode_columns(options.features), 1000);
+    episodes = std::make_unique<ParquetWriter>(prepared("meta/episodes/chunk-000/file-000.parquet"),
+                                               episode_columns(options.features), 1000);
   }
 
   void create_root() const {
@@ -80,8 +84,9 @@ struct LeRobotWriter::Parts {
     if (!data || data->rows() >= options.frames_per_data_file) {
       if (data) data->finish();
       ++data_file.number;
-      data = std::make_unique<ParquetWriter>(prepared("data/" + data_file.path("parquet")), data_columns(options.features), options.rows_per_group,
-                                             data_metadata(options.features));
+      data =
+          std::make_unique<ParquetWriter>(prepared("data/" + data_file.path("parquet")), data_columns(options.features),
+                                          options.rows_per_group, data_metadata(options.features));
     }
     for (VideoTrack& track : tracks) begin_episode(track);
   }
@@ -91,7 +96,9 @@ struct LeRobotWriter::Parts {
       if (track.writer) track.writer->finish();
       ++track.file.number;
       const std::string path = prepared("videos/" + track.feature->name + "/" + track.file.path("mp4"));
-      track.writer = std::make_unique<VideoWriter>(path, VideoOptions{track.feature->shape.at(0), track.feature->shape.at(1), options.fps, options.video_quality});
+      track.writer = std::make_unique<VideoWriter>(
+          path,
+          VideoOptions{track.feature->shape.at(0), track.feature->shape.at(1), options.fps, options.video_quality});
     }
     track.episode_start = track.writer->frames();
   }
@@ -112,7 +119,8 @@ struct LeRobotWriter::Parts {
   Cell number_cell(const WriterFeature& feature, const WriterFrame& frame) {
     const auto& values = part_of(frame.numbers, feature);
     if (static_cast<std::int64_t>(values.size()) != feature.shape.at(0))
-      fail(ExitCode::kUsage, "{}: frame {}: \"{}\" has {} values, but its shape says {}", root, frames, feature.name, values.size(), feature.shape[0]);
+      fail(ExitCode::kUsage, "{}: frame {}: \"{}\" has {} values, but its shape says {}", root, frames, feature.name,
+           values.size(), feature.shape[0]);
     numbers.at(feature.name).add(values);
     if (feature.shape[0] == 1) return values[0];
     return values;
@@ -150,7 +158,8 @@ struct LeRobotWriter::Parts {
 
   void end_episode() {
     if (!in_episode) fail(ExitCode::kUsage, "{}: episode {} has no frame", root, episodes->rows());
-    std::vector<Cell> row{episodes->rows(), episode_tasks, length, data_file.chunk(), data_file.file(), frames - length, frames};
+    std::vector<Cell> row{episodes->rows(), episode_tasks,   length, data_file.chunk(),
+                          data_file.file(), frames - length, frames};
     for (const VideoTrack& track : tracks) {
       row.emplace_back(track.file.chunk());
       row.emplace_back(track.file.file());
@@ -195,7 +204,8 @@ struct LeRobotWriter::Parts {
   }
 
   void write_tasks() const {
-    ParquetWriter writer(prepared("meta/tasks.parquet"), {{"task_index"}, {"__index_level_0__", ColumnType::kText}}, 1 << 16, tasks_metadata());
+    ParquetWriter writer(prepared("meta/tasks.parquet"), {{"task_index"}, {"__index_level_0__", ColumnType::kText}},
+                         1 << 16, tasks_metadata());
     for (std::size_t i = 0; i < tasks.size(); ++i) writer.add({static_cast<std::int64_t>(i), tasks[i]});
     writer.finish();
   }
@@ -220,7 +230,8 @@ struct LeRobotWriter::Parts {
   bool in_episode = false;
 };
 
-LeRobotWriter::LeRobotWriter(const std::string& root, const LeRobotWriterOptions& options) : parts_(std::make_unique<Parts>(root, options)) {}
+LeRobotWriter::LeRobotWriter(const std::string& root, const LeRobotWriterOptions& options)
+    : parts_(std::make_unique<Parts>(root, options)) {}
 LeRobotWriter::~LeRobotWriter() = default;
 void LeRobotWriter::add(const WriterFrame& frame, const std::string& task) { parts_->add(frame, task); }
 void LeRobotWriter::end_episode() { parts_->end_episode(); }

@@ -11,8 +11,8 @@
 
 namespace plimsoll::data {
 
-/// A feature to write. "float32": [n] numbers. "video": frames of exactly `shape` (height, width, 3), H.264. "image": PNG in the
-/// data files; `shape` is the usual one, single pictures may differ.
+/// A feature to write. "float32": [n] numbers. "video": frames of exactly `shape` (height, width, 3), H.264. "image":
+/// PNG in the data files; `shape` is the usual one, single pictures may differ.
 struct WriterFeature {
   std::string name, dtype;
   std::vector<std::int64_t> shape;
@@ -35,8 +35,9 @@ struct WriterFrame {
   std::map<std::string, Image> images;                 ///< by feature
 };
 
-/// Writes frame by frame; memory does not grow with the number of frames. meta/info.json comes last, so that an interrupted dataset is
-/// not taken for a whole one. One thread. Errors are Error(kData) that name the file, and Error(kUsage) for frames that do not fit the features.
+/// Writes frame by frame; memory does not grow with the number of frames. meta/info.json comes last, so that an
+/// interrupted dataset is not taken for a whole one. One thread. Errors are Error(kData) that name the file, and
+/// Error(kUsage) for frames that do not fit the features.
 class LeRobotWriter {
  public:
   /// Creates `root`, which must not exist or be empty.

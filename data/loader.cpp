@@ -34,7 +34,8 @@ struct Job {
 }  // namespace
 
 struct Loader::Parts {
-  Parts(const SampleSource& from, const LoaderOptions& chosen) : source(from), options(chosen), stream(from.training(), chosen.seed) {
+  Parts(const SampleSource& from, const LoaderOptions& chosen)
+      : source(from), options(chosen), stream(from.training(), chosen.seed) {
     if (options.workers < 1) fail(ExitCode::kUsage, "data.workers is {}, but must be at least 1", options.workers);
     if (options.prefetch < 0) fail(ExitCode::kUsage, "data.prefetch is {}, but must be at least 0", options.prefetch);
     go_to(options.first_step);
@@ -54,7 +55,8 @@ struct Loader::Parts {
   void extend() {
     for (; next_step <= step + options.prefetch; ++next_step) {
       const StreamRange share = share_of_step(next_step, options.effective_batch, options.rank, options.world);
-      for (std::uint64_t position = share.begin; position < share.end; ++position) slots[position] = {stream.at(position), ++tickets, Phase::kQueued, nullptr, nullptr};
+      for (std::uint64_t position = share.begin; position < share.end; ++position)
+        slots[position] = {stream.at(position), ++tickets, Phase::kQueued, nullptr, nullptr};
     }
     work.notify_all();
   }
@@ -63,7 +65,8 @@ struct Loader::Parts {
     if (wanted == step) return;
     if (wanted < step || wanted >= next_step) return go_to(wanted);
     step = wanted;
-    slots.erase(slots.begin(), slots.lower_bound(share_of_step(step, options.effective_batch, options.rank, options.world).begin));
+    slots.erase(slots.begin(),
+                slots.lower_bound(share_of_step(step, options.effective_batch, options.rank, options.world).begin));
     extend();
   }
 
@@ -90,7 +93,8 @@ struct Loader::Parts {
 
   std::shared_ptr<const Sample> load(const Job& job) const {
     try {
-      return std::make_shared<const Sample>(job.resolution < 0 ? source.load(job.index) : source.load_at(job.index, job.resolution));
+      return std::make_shared<const Sample>(job.resolution < 0 ? source.load(job.index)
+                                                               : source.load_at(job.index, job.resolution));
     } catch (const Error& error) {
       throw Error(error.code(), fmt::format("sample {}: {}", job.index, error.what()));
     }
@@ -130,7 +134,9 @@ struct Loader::Parts {
     std::unique_lock lock(mutex);
     advance_to(static_cast<std::int64_t>(position / static_cast<std::uint64_t>(options.effective_batch)) + 1);
     const auto found = slots.find(position);
-    if (found == slots.end()) fail(ExitCode::kUsage, "position {} of the sample stream belongs to another rank than {} of {}", position, options.rank, options.world);
+    if (found == slots.end())
+      fail(ExitCode::kUsage, "position {} of the sample stream belongs to another rank than {} of {}", position,
+           options.rank, options.world);
     Slot& slot = found->second;  // stays where it is: only this thread removes slots
     if (slot.phase == Phase::kQueued || slot.phase == Phase::kLoading) {
       const auto start = std::chrono::steady_clock::now();
@@ -157,7 +163,8 @@ struct Loader::Parts {
   std::chrono::nanoseconds waited{0};
 };
 
-Loader::Loader(const SampleSource& source, const LoaderOptions& options) : parts_(std::make_unique<Parts>(source, options)) {}
+Loader::Loader(const SampleSource& source, const LoaderOptions& options)
+    : parts_(std::make_unique<Parts>(source, options)) {}
 Loader::~Loader() = default;
 
 std::shared_ptr<const Sample> Loader::get(std::uint64_t position) { return parts_->get(position); }

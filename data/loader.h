@@ -15,23 +15,24 @@ struct LoaderOptions {
   std::int64_t prefetch = 2;         ///< steps held ready beyond the one being used; 0: only that one
   std::int64_t effective_batch = 1;  ///< samples of a step over all ranks
   int rank = 0, world = 1;
-  std::uint64_t seed = 0;            ///< of the stream (SampleStream)
-  std::int64_t resolution = -1;      ///< of SampleSource::load_at; -1: the source's own
-  std::int64_t first_step = 1;       ///< where to begin, from 1
+  std::uint64_t seed = 0;        ///< of the stream (SampleStream)
+  std::int64_t resolution = -1;  ///< of SampleSource::load_at; -1: the source's own
+  std::int64_t first_step = 1;   ///< where to begin, from 1
 };
 
-/// Memory: this rank's samples of `prefetch` + 1 steps, whatever the number of workers. What get() returns never depends on workers or
-/// prefetch. One consumer thread calls the members; stopping, seeking and destroying are safe at any moment and wait for the samples being
-/// loaded right then.
+/// Memory: this rank's samples of `prefetch` + 1 steps, whatever the number of workers. What get() returns never
+/// depends on workers or prefetch. One consumer thread calls the members; stopping, seeking and destroying are safe at
+/// any moment and wait for the samples being loaded right then.
 class Loader {
  public:
   /// `source` must outlive it and have training samples.
   Loader(const SampleSource& source, const LoaderOptions& options);
   ~Loader();
 
-  /// The sample at `position` of the stream, waiting for it if need be. It stays at hand until a later step is asked for, so a step may be
-  /// replayed. A position elsewhere in the stream is sought. What went wrong while loading it is thrown here: Error with the sample's
-  /// number in front; other samples are not affected, and asking again tries again. Error(kUsage) for a position of another rank.
+  /// The sample at `position` of the stream, waiting for it if need be. It stays at hand until a later step is asked
+  /// for, so a step may be replayed. A position elsewhere in the stream is sought. What went wrong while loading it is
+  /// thrown here: Error with the sample's number in front; other samples are not affected, and asking again tries
+  /// again. Error(kUsage) for a position of another rank.
   std::shared_ptr<const Sample> get(std::uint64_t position);
 
   /// Forgets everything and goes on from `step` (from 1).

@@ -9,10 +9,13 @@ namespace {
 
 const std::vector<double>& statistic(const std::vector<double>& values, const char* name, const std::string& feature) {
   if (values.empty()) {
-    fail(ExitCode::kData, "meta/stats.json: \"{}\" has no \"{}\"; choose another data.normalisation or compute the statistics again", feature, name);
+    fail(ExitCode::kData,
+         "meta/stats.json: \"{}\" has no \"{}\"; choose another data.normalisation or compute the statistics again",
+         feature, name);
   }
   for (const double value : values) {
-    if (!std::isfinite(value)) fail(ExitCode::kData, "meta/stats.json: {} of \"{}\" holds {}, which is not finite", name, feature, value);
+    if (!std::isfinite(value))
+      fail(ExitCode::kData, "meta/stats.json: {} of \"{}\" holds {}, which is not finite", name, feature, value);
   }
   return values;
 }
@@ -34,7 +37,8 @@ Normaliser::Normaliser(Normalisation kind, const FeatureStatistics& statistics, 
     const bool ends = kind == Normalisation::kMinMax;
     shift_ = statistic(ends ? statistics.min : statistics.q01, ends ? "min" : "q01", feature);
     const auto& high = statistic(ends ? statistics.max : statistics.q99, ends ? "max" : "q99", feature);
-    for (std::size_t i = 0; i < shift_.size(); ++i) scale_.push_back(high[i] > shift_[i] ? (high[i] - shift_[i]) / 2 : 1.0);
+    for (std::size_t i = 0; i < shift_.size(); ++i)
+      scale_.push_back(high[i] > shift_[i] ? (high[i] - shift_[i]) / 2 : 1.0);
     offset_ = -1;
   }
 }

@@ -18,11 +18,12 @@ enum class Normalisation { kMeanStd, kMinMax, kQuantiles };
 /// "mean_std", "min_max" or "quantiles"; others throw Error(kUsage).
 Normalisation parse_normalisation(const std::string& name);
 
-/// Per element x -> (x - shift) / scale + offset. Where the range is zero (an element that never changes) scale is 1, so that such an element
-/// becomes 0 (mean_std) or -1 instead of noise blown up. Immutable.
+/// Per element x -> (x - shift) / scale + offset. Where the range is zero (an element that never changes) scale is 1,
+/// so that such an element becomes 0 (mean_std) or -1 instead of noise blown up. Immutable.
 class Normaliser {
  public:
-  /// Throws Error(kData) naming `feature` and the statistic that is missing (converted datasets have no quantiles) or not finite.
+  /// Throws Error(kData) naming `feature` and the statistic that is missing (converted datasets have no quantiles) or
+  /// not finite.
   Normaliser(Normalisation kind, const FeatureStatistics& statistics, const std::string& feature);
 
   std::size_t width() const { return shift_.size(); }

@@ -64,7 +64,8 @@ Leaves leaves_of(const Place& place, std::shared_ptr<arrow::Array> array, std::i
   for (;;) {
     if (const auto* extension = dynamic_cast<const arrow::ExtensionArray*>(leaves.values.get())) {
       leaves.values = extension->storage();
-    } else if (!descend<arrow::ListArray>(place, leaves, first_row) && !descend<arrow::LargeListArray>(place, leaves, first_row) &&
+    } else if (!descend<arrow::ListArray>(place, leaves, first_row) &&
+               !descend<arrow::LargeListArray>(place, leaves, first_row) &&
                !descend<arrow::FixedSizeListArray>(place, leaves, first_row)) {
       return leaves;
     }
@@ -99,22 +100,25 @@ bool append_as_any(const Place& place, const arrow::Array& array, std::vector<Ou
 }
 
 template <class Out>
-void append_numbers(const Place& place, const std::shared_ptr<arrow::Array>& array, std::int64_t first_row, std::int64_t width,
-                    std::vector<Out>& out) {
+void append_numbers(const Place& place, const std::shared_ptr<arrow::Array>& array, std::int64_t first_row,
+                    std::int64_t width, std::vector<Out>& out) {
   const Leaves leaves = leaves_of(place, array, first_row);
+  const arrow::Type::type type = leaves.values->type_id();
+  if (!arrow::is_integer(type) && !arrow::is_floating(type) && type != arrow::Type::BOOL)
+    place.refuse("holds values of type {}, but numbers are needed", leaves.values->type()->ToString());
   for (std::size_t row = 0; row < leaves.counts.size(); ++row) {
     if (leaves.counts[row] != width)
-      place.refuse("row {} has {} values, but meta/info.json says {}", first_row + static_cast<std::int64_t>(row), leaves.counts[row], width);
+      place.refuse("row {} has {} values, but meta/info.json says {}", first_row + static_cast<std::int64_t>(row),
+                   leaves.counts[row], width);
   }
   if (leaves.values->null_count() > 0) {
     std::int64_t i = 0;
     while (!leaves.values->IsNull(i)) ++i;
     place.refuse("row {} is null", first_row + i / std::max<std::int64_t>(1, width));
   }
-  if (!append_as_any<arrow::FloatArray, arrow::DoubleArray, arrow::Int64Array, arrow::Int32Array, arrow::BooleanArray, arrow::UInt8Array,
-                     arrow::Int8Array, arrow::Int16Array, arrow::UInt16Array, arrow::UInt32Array, arrow::UInt64Array, arrow::HalfFloatArray>(
-          place, *leaves.values, out))
-    place.refuse("holds values of type {}, but numbers are needed", leaves.values->type()->ToString());
+  append_as_any<arrow::FloatArray, arrow::DoubleArray, arrow::Int64Array, arrow::Int32Array, arrow::BooleanArray,
+                arrow::UInt8Array, arrow::Int8Array, arrow::Int16Array, arrow::UInt16Array, arrow::UInt32Array,
+                arrow::UInt64Array, arrow::HalfFloatArray>(place, *leaves.values, out);
 }
 
 void append_texts(const Place& place, const arrow::Array& array, std::vector<std::string>& out) {
@@ -139,7 +143,8 @@ struct ParquetTable::Parts {
     try {
       return action(place);
     } catch (const parquet::ParquetException& error) {
-      fail(ExitCode::kData, "{}: {}{}cannot be read: {}; the file is damaged, copy it again", path, column, column.empty() ? "" : ": ", error.what());
+      fail(ExitCode::kData, "{}: {}{}cannot be read: {}; the file is damaged, copy it again", path, column,
+           column.empty() ? "" : ": ", error.what());
     }
   }
 
@@ -152,12 +157,14 @@ struct ParquetTable::Parts {
     if (!input.ok()) fail(ExitCode::kData, "{}: cannot be opened: {}", path, input.status().message());
     parquet::arrow::FileReaderBuilder builder;
     auto properties = parquet::default_reader_properties();
-    properties.enable_buffered_stream();  // else a whole column chunk, pictures of a whole file perhaps, is read at once
+    properties
+        .enable_buffered_stream();  // else a whole column chunk, pictures of a whole file perhaps, is read at once
     properties.set_buffer_size(64 << 10);
     auto status = builder.Open(*input, properties);
     if (status.ok()) status = builder.Build(&reader);
     if (status.ok()) status = reader->GetSchema(&schema);
-    if (!status.ok()) fail(ExitCode::kData, "{}: is no complete parquet file: {}; copy it again", path, status.message());
+    if (!status.ok())
+      fail(ExitCode::kData, "{}: is no complete parquet file: {}; copy it again", path, status.message());
     for (const auto& field : schema->fields()) names.push_back(field->name());
   }
 
@@ -177,7 +184,8 @@ struct ParquetTable::Parts {
       for (std::int64_t row = 0; row < total;) {
         std::shared_ptr<arrow::ChunkedArray> chunks;
         place.check(batches->NextBatch(std::min(kBatchRows, total - row), &chunks));
-        if (!chunks || chunks->length() == 0) place.refuse("ends after row {} of {}; the file is damaged, copy it again", row, total);
+        if (!chunks || chunks->length() == 0)
+          place.refuse("ends after row {} of {}; the file is damaged, copy it again", row, total);
         for (const auto& array : chunks->chunks()) {
           use(place, row, array);
           row += array->length();
@@ -223,7 +231,8 @@ void ParquetTable::append(const std::string& column, std::int64_t width, std::ve
 
 std::vector<std::string> ParquetTable::texts(const std::string& column) const {
   std::vector<std::string> out;
-  parts_->for_each_batch(column, [&](const Place& place, std::int64_t, const auto& array) { append_texts(place, *array, out); });
+  parts_->for_each_batch(
+      column, [&](const Place& place, std::int64_t, const auto& array) { append_texts(place, *array, out); });
   return out;
 }
 
@@ -243,12 +252,16 @@ std::vector<std::vector<std::string>> ParquetTable::text_lists(const std::string
 }
 
 void ParquetTable::for_each_image(const std::string& column, const UseBytes& use) const {
-  parts_->for_each_batch(column, [&](const Place& place, std::int64_t first, const std::shared_ptr<arrow::Array>& array) {
+  parts_->for_each_batch(column, [&](const Place& place, std::int64_t first,
+                                     const std::shared_ptr<arrow::Array>& array) {
     const auto* rows = dynamic_cast<const arrow::StructArray*>(array.get());
     const auto bytes = rows ? std::dynamic_pointer_cast<arrow::BinaryArray>(rows->GetFieldByName("bytes")) : nullptr;
-    if (!bytes) place.refuse("is of type {}, but an image column is struct<bytes: binary, path: string>", array->type()->ToString());
+    if (!bytes)
+      place.refuse("is of type {}, but an image column is struct<bytes: binary, path: string>",
+                   array->type()->ToString());
     for (std::int64_t i = 0; i < bytes->length(); ++i) {
-      if (rows->IsNull(i) || bytes->IsNull(i)) place.refuse("row {} holds no bytes; pictures in files of their own are not read", first + i);
+      if (rows->IsNull(i) || bytes->IsNull(i))
+        place.refuse("row {} holds no bytes; pictures in files of their own are not read", first + i);
       const auto view = bytes->GetView(i);
       use(first + i, {reinterpret_cast<const std::uint8_t*>(view.data()), view.size()});
     }
@@ -263,7 +276,8 @@ std::vector<std::uint8_t> ParquetTable::image(const std::string& column, std::in
     if (leaf < 0) place.refuse("is missing, or no struct<bytes: binary, path: string>");
     int group = 0;
     std::int64_t skip = row;
-    while (group < metadata->num_row_groups() && skip >= metadata->RowGroup(group)->num_rows()) skip -= metadata->RowGroup(group++)->num_rows();
+    while (group < metadata->num_row_groups() && skip >= metadata->RowGroup(group)->num_rows())
+      skip -= metadata->RowGroup(group++)->num_rows();
     if (row < 0 || group == metadata->num_row_groups()) place.refuse("has no row {}", row);
     const auto values = std::dynamic_pointer_cast<parquet::ByteArrayReader>(file.RowGroup(group)->Column(leaf));
     if (!values) place.refuse("holds no bytes");

@@ -26,8 +26,8 @@ class ParquetTable {
   bool has(const std::string& column) const;
 
   /// Appends every row's values. A row is a number, or numbers in lists of any kind and depth (list, large_list,
-  /// fixed_size_list, extension types over them), `width` in all. Any integer, float or boolean type is taken; integers from
-  /// floats must be whole. Nulls and other widths are refused.
+  /// fixed_size_list, extension types over them), `width` in all. Any integer, float or boolean type is taken; integers
+  /// from floats must be whole. Nulls and other widths are refused.
   void append(const std::string& column, std::int64_t width, std::vector<float>& out) const;
   void append(const std::string& column, std::int64_t width, std::vector<double>& out) const;
   void append(const std::string& column, std::int64_t width, std::vector<std::int64_t>& out) const;
@@ -37,8 +37,8 @@ class ParquetTable {
   /// A list of texts a row.
   std::vector<std::vector<std::string>> text_lists(const std::string& column) const;
 
-  /// `use(row, bytes)` for each row of a column struct<bytes: binary, path: string>, as image columns are; the bytes are valid
-  /// during the call only.
+  /// `use(row, bytes)` for each row of a column struct<bytes: binary, path: string>, as image columns are; the bytes
+  /// are valid during the call only.
   using UseBytes = std::function<void(std::int64_t, std::span<const std::uint8_t>)>;
   void for_each_image(const std::string& column, const UseBytes& use) const;
 

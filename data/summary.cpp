@@ -11,7 +11,9 @@ constexpr std::size_t kMostKept = 1 << 17;
 
 constexpr std::array kQuantiles{0.01, 0.10, 0.50, 0.90, 0.99};
 
-std::array<std::vector<double>*, 5> quantiles_of(Summary& summary) { return {&summary.q01, &summary.q10, &summary.q50, &summary.q90, &summary.q99}; }
+std::array<std::vector<double>*, 5> quantiles_of(Summary& summary) {
+  return {&summary.q01, &summary.q10, &summary.q50, &summary.q90, &summary.q99};
+}
 
 double interpolate(const std::vector<double>& sorted, double quantile) {
   const double place = quantile * static_cast<double>(sorted.size() - 1);
@@ -24,7 +26,8 @@ double interpolate(const std::vector<double>& sorted, double quantile) {
 double level_at(const std::array<std::int64_t, 256>& histogram, double total, double quantile) {
   std::int64_t seen = 0;
   int level = 0;
-  while (level < 255 && static_cast<double>(seen += histogram[static_cast<std::size_t>(level)]) < quantile * total) ++level;
+  while (level < 255 && static_cast<double>(seen += histogram[static_cast<std::size_t>(level)]) < quantile * total)
+    ++level;
   return level / 255.0;
 }
 
@@ -42,7 +45,8 @@ void add_channel(const std::array<std::int64_t, 256>& histogram, Summary& out) {
   out.mean.push_back(sum / total);
   out.std.push_back(std::sqrt(std::max(0.0, squares / total - (sum / total) * (sum / total))));
   const auto quantiles = quantiles_of(out);
-  for (std::size_t q = 0; q < kQuantiles.size(); ++q) quantiles[q]->push_back(level_at(histogram, total, kQuantiles[q]));
+  for (std::size_t q = 0; q < kQuantiles.size(); ++q)
+    quantiles[q]->push_back(level_at(histogram, total, kQuantiles[q]));
 }
 
 }  // namespace

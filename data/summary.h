@@ -1,6 +1,6 @@
 #pragma once
-// Statistics of features, as LeRobot keeps them per episode and over a dataset. Exact: no sums of squares that cancel, and
-// quantiles of the data itself (linear interpolation between neighbours, as numpy's default).
+// Statistics of features, as LeRobot keeps them per episode and over a dataset. Exact: no sums of squares that cancel,
+// and quantiles of the data itself (linear interpolation between neighbours, as numpy's default).
 
 #include <array>
 #include <cstdint>
@@ -17,7 +17,8 @@ struct Summary {
   std::vector<double> min, max, mean, std, q01, q10, q50, q90, q99;
 };
 
-/// Of rows of numbers. Welford, "Note on a Method for Calculating Corrected Sums of Squares and Products" (Technometrics 1962).
+/// Of rows of numbers. Welford, "Note on a Method for Calculating Corrected Sums of Squares and Products"
+/// (Technometrics 1962).
 class NumberSummary {
  public:
   explicit NumberSummary(std::size_t width);

@@ -13,8 +13,8 @@
 
 namespace plimsoll::data {
 
-/// Where the pads are. kFixed: four places, each with its colour always (the words suffice). kPermuted: the places stay, colours change
-/// (the picture is needed). kAnywhere: places change too.
+/// Where the pads are. kFixed: four places, each with its colour always (the words suffice). kPermuted: the places
+/// stay, colours change (the picture is needed). kAnywhere: places change too.
 enum class Difficulty { kFixed, kPermuted, kAnywhere };
 
 /// "fixed", "permuted" or "anywhere"; others throw Error(kUsage).
@@ -23,11 +23,12 @@ Difficulty parse_difficulty(const std::string& name);
 struct TabletopOptions {
   std::uint64_t seed = 0;
   Difficulty difficulty = Difficulty::kFixed;
-  std::int64_t top_side = 84;          ///< pixels of the camera above the table, even
-  std::int64_t wrist_side = 56;        ///< pixels of the camera at the gripper in an ordinary scene
-  std::int64_t heavy_wrist_side = 168; ///< and in a heavy one, whose instruction is longer too: at least twice the tokens and patches
-  double heavy_fraction = 0;           ///< of the scenes that are heavy, in [0, 1]
-  double action_noise = 0.05;          ///< standard deviation of what the scripted expert adds to its actions
+  std::int64_t top_side = 84;    ///< pixels of the camera above the table, even
+  std::int64_t wrist_side = 56;  ///< pixels of the camera at the gripper in an ordinary scene
+  std::int64_t heavy_wrist_side =
+      168;  ///< and in a heavy one, whose instruction is longer too: at least twice the tokens and patches
+  double heavy_fraction = 0;   ///< of the scenes that are heavy, in [0, 1]
+  double action_noise = 0.05;  ///< standard deviation of what the scripted expert adds to its actions
 };
 
 struct TabletopObservation {
@@ -36,12 +37,13 @@ struct TabletopObservation {
   std::array<double, 3> force{};  ///< drag along x and y, pressure on a pad; with sensor noise
 };
 
-/// One scene at a time. For demonstrations: reset, then observe, expert_action, step in turn. For closed loops: the model's
-/// action in place of the expert's. One thread.
+/// One scene at a time. For demonstrations: reset, then observe, expert_action, step in turn. For closed loops: the
+/// model's action in place of the expert's. One thread.
 class Tabletop {
  public:
-  static constexpr std::int64_t kActionDim = 3;  ///< movement along x and y in units of 0.1 a step (together at most 1 long); close: above 0.5
-  static constexpr double kReached = 0.07;       ///< distance from a pad's centre that counts as on it
+  static constexpr std::int64_t kActionDim =
+      3;  ///< movement along x and y in units of 0.1 a step (together at most 1 long); close: above 0.5
+  static constexpr double kReached = 0.07;  ///< distance from a pad's centre that counts as on it
 
   /// Throws Error(kUsage) for options out of range. reset() must follow.
   explicit Tabletop(const TabletopOptions& options);
@@ -67,8 +69,8 @@ class Tabletop {
     Point at;
     std::size_t colour = 0;
   };
-  double random(std::uint32_t what) const;         ///< uniform in [0, 1), fixed by scene and `what`
-  double noise(std::uint32_t what) const;          ///< standard normal, fixed by scene, step and `what`
+  double random(std::uint32_t what) const;  ///< uniform in [0, 1), fixed by scene and `what`
+  double noise(std::uint32_t what) const;   ///< standard normal, fixed by scene, step and `what`
   void place_pads();
   void choose_instruction();
   std::array<std::uint8_t, 3> colour_at(Point place) const;

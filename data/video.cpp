@@ -15,8 +15,8 @@ struct CloseInput {
   void operator()(AVFormatContext* context) const { avformat_close_input(&context); }
 };
 
-// Messages of FFmpeg's own would repeat ours without the name of the file. Pictures of other threads are not disturbed: this is
-// the same value for all.
+// Messages of FFmpeg's own would repeat ours without the name of the file. Pictures of other threads are not disturbed:
+// this is the same value for all.
 void silence_ffmpeg() {
   static const bool once = (av_log_set_level(AV_LOG_QUIET), true);
   (void)once;
@@ -44,29 +44,35 @@ struct VideoDecoder::Parts {
     if (const int error = avformat_open_input(&raw, path.c_str(), nullptr, nullptr); error < 0)
       refuse("cannot be opened as a video: {}; the file is missing or damaged, copy it again", av_text(error));
     container.reset(raw);
-    if (const int error = avformat_find_stream_info(raw, nullptr); error < 0) refuse("cannot be read: {}", av_text(error));
+    if (const int error = avformat_find_stream_info(raw, nullptr); error < 0)
+      refuse("cannot be read: {}", av_text(error));
     const int index = av_find_best_stream(raw, AVMEDIA_TYPE_VIDEO, -1, -1, nullptr, 0);
     if (index < 0) refuse("holds no video stream");
     stream = raw->streams[index];
-    for (unsigned i = 0; i < raw->nb_streams; ++i) raw->streams[i]->discard = static_cast<int>(i) == index ? AVDISCARD_DEFAULT : AVDISCARD_ALL;
+    for (unsigned i = 0; i < raw->nb_streams; ++i)
+      raw->streams[i]->discard = static_cast<int>(i) == index ? AVDISCARD_DEFAULT : AVDISCARD_ALL;
     info = {stream->codecpar->height, stream->codecpar->width, av_q2d(stream->avg_frame_rate), stream->nb_frames};
     if (!(info.average_fps > 0)) refuse("does not say how many frames a second it has");
   }
 
   /// libdav1d before FFmpeg's own AV1 decoder, which needs hardware.
   const AVCodec* find_codec() const {
-    const AVCodec* dav1d = stream->codecpar->codec_id == AV_CODEC_ID_AV1 ? avcodec_find_decoder_by_name("libdav1d") : nullptr;
+    const AVCodec* dav1d =
+        stream->codecpar->codec_id == AV_CODEC_ID_AV1 ? avcodec_find_decoder_by_name("libdav1d") : nullptr;
     return dav1d ? dav1d : avcodec_find_decoder(stream->codecpar->codec_id);
   }
 
   void open_codec() {
     const AVCodec* found = find_codec();
-    if (!found) refuse("is coded as {}, which this build of FFmpeg does not decode", avcodec_get_name(stream->codecpar->codec_id));
+    if (!found)
+      refuse("is coded as {}, which this build of FFmpeg does not decode",
+             avcodec_get_name(stream->codecpar->codec_id));
     codec.reset(avcodec_alloc_context3(found));
     if (!codec || avcodec_parameters_to_context(codec.get(), stream->codecpar) < 0) refuse("no memory for its decoder");
     codec->thread_count = 1;  // the loader has threads of its own
     codec->pkt_timebase = stream->time_base;
-    if (const int error = avcodec_open2(codec.get(), found, nullptr); error < 0) refuse("its decoder does not start: {}", av_text(error));
+    if (const int error = avcodec_open2(codec.get(), found, nullptr); error < 0)
+      refuse("its decoder does not start: {}", av_text(error));
   }
 
   double seconds_of(std::int64_t pts) const { return static_cast<double>(pts) * av_q2d(stream->time_base); }
@@ -81,7 +87,8 @@ struct VideoDecoder::Parts {
         return true;
       }
       if (error == AVERROR_EOF) return false;
-      if (error != AVERROR(EAGAIN)) refuse("does not decode after frame {}: {}; the file is damaged, copy it again", last, av_text(error));
+      if (error != AVERROR(EAGAIN))
+        refuse("does not decode after frame {}: {}; the file is damaged, copy it again", last, av_text(error));
       feed();
     }
   }
@@ -95,11 +102,13 @@ struct VideoDecoder::Parts {
     if (error < 0) refuse("cannot be read after frame {}: {}", last, av_text(error));
     if (packet->stream_index == stream->index) error = avcodec_send_packet(codec.get(), packet.get());
     av_packet_unref(packet.get());
-    if (error < 0) refuse("does not decode after frame {}: {}; the file is damaged, copy it again", last, av_text(error));
+    if (error < 0)
+      refuse("does not decode after frame {}: {}; the file is damaged, copy it again", last, av_text(error));
   }
 
   void seek(std::int64_t number) {
-    const auto pts = static_cast<std::int64_t>(std::floor(static_cast<double>(number) / info.average_fps / av_q2d(stream->time_base)));
+    const auto pts = static_cast<std::int64_t>(
+        std::floor(static_cast<double>(number) / info.average_fps / av_q2d(stream->time_base)));
     if (const int error = av_seek_frame(container.get(), stream->index, pts, AVSEEK_FLAG_BACKWARD); error < 0)
       refuse("cannot seek to frame {}: {}", number, av_text(error));
     avcodec_flush_buffers(codec.get());
@@ -116,7 +125,8 @@ struct VideoDecoder::Parts {
     return false;
   }
 
-  /// Puts frame `number` into `frame` if there is one. A seek may land behind it where frames are reordered: then once more from further back.
+  /// Puts frame `number` into `frame` if there is one. A seek may land behind it where frames are reordered: then once
+  /// more from further back.
   bool find(std::int64_t number) {
     if (!fresh && last < number && number - last <= kDecodeOn && decode_until(number)) return last == number;
     for (std::int64_t back = 0;; back = 2 * back + 16) {
@@ -129,12 +139,14 @@ struct VideoDecoder::Parts {
   /// Limited-range BT.601 unless the frame says otherwise.
   SwsContext* scaler() {
     const auto format = static_cast<AVPixelFormat>(frame->format);
-    auto* fresh_or_same = sws_getCachedContext(sws.release(), frame->width, frame->height, format, frame->width, frame->height, AV_PIX_FMT_RGB24,
-                                               SWS_BILINEAR, nullptr, nullptr, nullptr);
+    auto* fresh_or_same =
+        sws_getCachedContext(sws.release(), frame->width, frame->height, format, frame->width, frame->height,
+                             AV_PIX_FMT_RGB24, SWS_BILINEAR, nullptr, nullptr, nullptr);
     sws.reset(fresh_or_same);
     if (!sws) refuse("its pixel format {} does not convert to RGB", frame->format);
     const int* coefficients = sws_getCoefficients(frame->colorspace);
-    const int full_range = frame->color_range == AVCOL_RANGE_JPEG || format == AV_PIX_FMT_YUVJ420P || format == AV_PIX_FMT_YUVJ444P;
+    const int full_range =
+        frame->color_range == AVCOL_RANGE_JPEG || format == AV_PIX_FMT_YUVJ420P || format == AV_PIX_FMT_YUVJ444P;
     sws_setColorspaceDetails(sws.get(), coefficients, full_range, coefficients, 1, 0, 1 << 16, 1 << 16);
     return sws.get();
   }
@@ -180,11 +192,14 @@ Image VideoDecoder::frame_at(double seconds, double tolerance) {
   Parts& video = *parts_;
   const std::int64_t number = std::llround(seconds * video.info.average_fps);
   if (!video.find(number))
-    video.refuse("has no frame at {:.6f} s (frame {} of {}); the video is shorter than its parquet says, or damaged", seconds, number, video.info.frames);
+    video.refuse("has no frame at {:.6f} s (frame {} of {}); the video is shorter than its parquet says, or damaged",
+                 seconds, number, video.info.frames);
   const double found = video.seconds_of(video.frame->best_effort_timestamp);
   if (!(std::abs(found - seconds) < tolerance))
-    video.refuse("the frame nearest to {:.6f} s is at {:.6f} s, further than the tolerance of {} s; the dataset's timestamps do not fit the video", seconds, found,
-                 tolerance);
+    video.refuse(
+        "the frame nearest to {:.6f} s is at {:.6f} s, further than the tolerance of {} s; the dataset's timestamps do "
+        "not fit the video",
+        seconds, found, tolerance);
   return video.to_rgb();
 }
 

@@ -16,7 +16,8 @@ struct VideoInfo {
   std::int64_t frames = 0;  ///< 0 when the container does not say
 };
 
-/// One open video file (H.264, AV1 and whatever else FFmpeg's libraries decode). One thread at a time; decodes on that thread.
+/// One open video file (H.264, AV1 and whatever else FFmpeg's libraries decode). One thread at a time; decodes on that
+/// thread.
 class VideoDecoder {
  public:
   /// Throws Error(kData) naming `path` when it cannot be opened or holds no video that this build decodes.
@@ -26,9 +27,10 @@ class VideoDecoder {
 
   const VideoInfo& info() const;
 
-  /// The frame number round(seconds * average_fps), whose time may differ from `seconds` by at most `tolerance` seconds. Seeks to the
-  /// key frame before it, or decodes on if that is nearer. RGB as libswscale's default conversion makes it (what LeRobot's
-  /// decoders use too: equal bit by bit). Throws Error(kData) naming file and time when there is no such frame.
+  /// The frame number round(seconds * average_fps), whose time may differ from `seconds` by at most `tolerance`
+  /// seconds. Seeks to the key frame before it, or decodes on if that is nearer. RGB as libswscale's default conversion
+  /// makes it (what LeRobot's decoders use too: equal bit by bit). Throws Error(kData) naming file and time when there
+  /// is no such frame.
   Image frame_at(double seconds, double tolerance = 1e-4);
 
  private:

@@ -34,7 +34,8 @@ struct VideoWriter::Parts {
   Parts(const std::string& file, const VideoOptions& chosen) : path(file), options(chosen) {
     av_log_set_level(AV_LOG_QUIET);  // x264 prints statistics
     if (options.height % 2 != 0 || options.width % 2 != 0 || options.height <= 0 || options.width <= 0)
-      fail(ExitCode::kUsage, "{}: a video of {} x {} pixels cannot be written: both sides must be even", path, options.height, options.width);
+      fail(ExitCode::kUsage, "{}: a video of {} x {} pixels cannot be written: both sides must be even", path,
+           options.height, options.width);
     open_codec();
     open_container();
     packet.reset(av_packet_alloc());
@@ -47,7 +48,9 @@ struct VideoWriter::Parts {
 
   void open_codec() {
     const AVCodec* found = avcodec_find_encoder_by_name("libx264");
-    if (!found) fail(ExitCode::kUsage, "{}: FFmpeg's libraries on this machine have no libx264 encoder; install Debian's libavcodec", path);
+    if (!found)
+      fail(ExitCode::kUsage,
+           "{}: FFmpeg's libraries on this machine have no libx264 encoder; install Debian's libavcodec", path);
     codec.reset(avcodec_alloc_context3(found));
     if (!codec) throw std::bad_alloc();
     codec->width = static_cast<int>(options.width);
@@ -95,12 +98,13 @@ struct VideoWriter::Parts {
 
   void add(const Image& image, bool key) {
     if (image.height != options.height || image.width != options.width)
-      fail(ExitCode::kUsage, "{}: frame {} has {} x {} pixels, the video {} x {}", path, frames, image.height, image.width, options.height, options.width);
+      fail(ExitCode::kUsage, "{}: frame {} has {} x {} pixels, the video {} x {}", path, frames, image.height,
+           image.width, options.height, options.width);
     auto rgb = new_frame(image, AV_PIX_FMT_RGB24);
     copy_rows(image, *rgb);
     auto yuv = new_frame(image, AV_PIX_FMT_YUV420P);
-    auto* context = sws_getCachedContext(sws.release(), rgb->width, rgb->height, AV_PIX_FMT_RGB24, rgb->width, rgb->height, AV_PIX_FMT_YUV420P,
-                                         SWS_BICUBIC, nullptr, nullptr, nullptr);
+    auto* context = sws_getCachedContext(sws.release(), rgb->width, rgb->height, AV_PIX_FMT_RGB24, rgb->width,
+                                         rgb->height, AV_PIX_FMT_YUV420P, SWS_BICUBIC, nullptr, nullptr, nullptr);
     sws.reset(context);
     if (!sws) throw std::bad_alloc();
     sws_scale(context, rgb->data, rgb->linesize, 0, rgb->height, yuv->data, yuv->linesize);
@@ -125,7 +129,8 @@ struct VideoWriter::Parts {
   std::int64_t frames = 0;
 };
 
-VideoWriter::VideoWriter(const std::string& path, const VideoOptions& options) : parts_(std::make_unique<Parts>(path, options)) {}
+VideoWriter::VideoWriter(const std::string& path, const VideoOptions& options)
+    : parts_(std::make_unique<Parts>(path, options)) {}
 VideoWriter::~VideoWriter() = default;
 void VideoWriter::add(const Image& image, bool key) { parts_->add(image, key); }
 void VideoWriter::finish() { parts_->finish(); }
@@ -147,7 +152,9 @@ std::vector<std::uint8_t> encode_png(const Image& image) {
   int error = avcodec_open2(codec.get(), found, nullptr);
   if (error >= 0) error = avcodec_send_frame(codec.get(), frame.get());
   if (error >= 0) error = avcodec_receive_packet(codec.get(), packet.get());
-  if (error < 0) fail(ExitCode::kData, "a picture of {} x {} pixels does not encode as PNG: {}", image.height, image.width, av_text(error));
+  if (error < 0)
+    fail(ExitCode::kData, "a picture of {} x {} pixels does not encode as PNG: {}", image.height, image.width,
+         av_text(error));
   return {packet->data, packet->data + packet->size};
 }
 

@@ -10,7 +10,8 @@
 
 namespace plimsoll::data {
 
-/// H.264 (libx264, preset superfast, constant quality), yuv420p, a key frame every 2 frames, no reordering; frame n is shown at exactly n / fps.
+/// H.264 (libx264, preset superfast, constant quality), yuv420p, a key frame every 2 frames, no reordering; frame n is
+/// shown at exactly n / fps.
 struct VideoOptions {
   std::int64_t height = 0, width = 0;  ///< even
   int fps = 10;

@@ -22,7 +22,9 @@ std::vector<std::int64_t> parse_indices(const std::string& text, std::int64_t si
     std::int64_t value = -1;
     const auto [end, error] = std::from_chars(text.data() + at, text.data() + comma, value);
     if (error != std::errc() || end != text.data() + comma || value < 0 || value >= size)
-      fail(ExitCode::kUsage, "--indices: \"{}\" is no frame of the dataset; give numbers from 0 to {}, separated by commas", text.substr(at, comma - at), size - 1);
+      fail(ExitCode::kUsage,
+           "--indices: \"{}\" is no frame of the dataset; give numbers from 0 to {}, separated by commas",
+           text.substr(at, comma - at), size - 1);
     indices.push_back(value);
     at = comma + 1;
   }
@@ -51,7 +53,8 @@ class Tensors {
 /// One row of the dataset under the key prefix "000017/".
 class Row {
  public:
-  Row(const data::LeRobotDataset& dataset, std::int64_t index, Tensors& out) : dataset_(dataset), index_(index), out_(out) {}
+  Row(const data::LeRobotDataset& dataset, std::int64_t index, Tensors& out)
+      : dataset_(dataset), index_(index), out_(out) {}
 
   void add_features() {
     for (const data::LeRobotFeature& feature : dataset_.info().features) {
@@ -81,8 +84,10 @@ class Row {
   void add_index() {
     const data::RowIndex row = dataset_.row(index_);
     out_.add<float>(key("timestamp"), "F32", {}, {&row.timestamp, 1});
-    const std::pair<const char*, const std::int64_t*> integers[] = {
-        {"index", &row.index}, {"frame_index", &row.frame_index}, {"episode_index", &row.episode_index}, {"task_index", &row.task_index}};
+    const std::pair<const char*, const std::int64_t*> integers[] = {{"index", &row.index},
+                                                                    {"frame_index", &row.frame_index},
+                                                                    {"episode_index", &row.episode_index},
+                                                                    {"task_index", &row.task_index}};
     for (const auto& [name, value] : integers) out_.add<std::int64_t>(key(name), "I64", {}, {value, 1});
   }
 
@@ -110,7 +115,8 @@ int show(const std::string& root, const cxxopts::ParseResult& parsed) {
   const auto chunk = parsed["chunk"].as<std::int64_t>();
   if (chunk < 1 || chunk > 1 << 20) fail(ExitCode::kUsage, "--chunk is {}, but must be at least 1", chunk);
   const std::filesystem::path out = required(parsed, "out");
-  if (out.extension() != ".safetensors") fail(ExitCode::kUsage, "--out is \"{}\", but must end in .safetensors", out.string());
+  if (out.extension() != ".safetensors")
+    fail(ExitCode::kUsage, "--out is \"{}\", but must end in .safetensors", out.string());
   const data::LeRobotDataset dataset(root);
   Tensors tensors;
   nlohmann::ordered_json texts = nlohmann::ordered_json::object();
@@ -123,23 +129,28 @@ int show(const std::string& root, const cxxopts::ParseResult& parsed) {
     texts[row.number()] = dataset.task(index);
   }
   tensors.write(out.string());
-  write_file_durably(std::filesystem::path(out).replace_extension(".json"), texts.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n", ExitCode::kData);
+  write_file_durably(std::filesystem::path(out).replace_extension(".json"),
+                     texts.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n", ExitCode::kData);
   return 0;
 }
 
 }  // namespace
 
 int run_dataset(std::vector<std::string> args) {
-  cxxopts::Options options("plimsoll dataset", "show DIR: write single rows of a LeRobot dataset as safetensors, and their task texts beside it as JSON");
+  cxxopts::Options options(
+      "plimsoll dataset",
+      "show DIR: write single rows of a LeRobot dataset as safetensors, and their task texts beside it as JSON");
   options.add_options()("what", "show", cxxopts::value<std::string>())("dir", "Dataset", cxxopts::value<std::string>())(
       "indices", "Global frame numbers, separated by commas", cxxopts::value<std::string>())(
-      "chunk", "Actions from each frame on; rows past the episode's end repeat its last", cxxopts::value<std::int64_t>()->default_value("1"))(
+      "chunk", "Actions from each frame on; rows past the episode's end repeat its last",
+      cxxopts::value<std::int64_t>()->default_value("1"))(
       "out", "File to write, F.safetensors; task texts go to F.json", cxxopts::value<std::string>());
   options.parse_positional({"what", "dir"});
   options.positional_help("show DIR");
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;
-  if (required(*parsed, "what") != "show") fail(ExitCode::kUsage, "plimsoll dataset: \"{}\" is not known; it knows: show", required(*parsed, "what"));
+  if (required(*parsed, "what") != "show")
+    fail(ExitCode::kUsage, "plimsoll dataset: \"{}\" is not known; it knows: show", required(*parsed, "what"));
   return show(required(*parsed, "dir"), *parsed);
 }
 

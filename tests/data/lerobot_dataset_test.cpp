@@ -41,7 +41,9 @@ class LeRobotDatasetTest : public ::testing::Test {
     change(json);
     std::ofstream(in_set(name)) << json.dump();
   }
-  void cut(const std::string& name, std::uintmax_t bytes) const { std::filesystem::resize_file(in_set(name), std::filesystem::file_size(in_set(name)) - bytes); }
+  void cut(const std::string& name, std::uintmax_t bytes) const {
+    std::filesystem::resize_file(in_set(name), std::filesystem::file_size(in_set(name)) - bytes);
+  }
   TestFolder folder;
 };
 
@@ -111,7 +113,8 @@ TEST_F(LeRobotDatasetTest, ReadsOnlyTheFeaturesAskedFor) {
   EXPECT_THAT(dataset.values(dataset.numbers("action"), 3), ElementsAre(-3, -94));
   EXPECT_THAT(error_of([&] { dataset.numbers("observation.state"); }), HasSubstr("observation.state"));
   options.features = std::vector<std::string>{"observation.pose"};
-  EXPECT_THAT(error_of([&] { LeRobotDataset opened(root(), options); }), AllOf(HasSubstr("observation.pose"), HasSubstr("action")));
+  EXPECT_THAT(error_of([&] { LeRobotDataset opened(root(), options); }),
+              AllOf(HasSubstr("observation.pose"), HasSubstr("action")));
 }
 
 TEST_F(LeRobotDatasetTest, HashesWhatItWouldReturn) {
@@ -143,12 +146,16 @@ TEST_F(LeRobotDatasetTest, NamesWhatIsWrongInInfo) {
   EXPECT_THAT(error_after([](auto& json) { json["fps"] = 0; }), HasSubstr("fps"));
   EXPECT_THAT(error_after([](auto& json) { json["fps"] = "ten"; }), HasSubstr("ten"));
   EXPECT_THAT(error_after([](auto& json) { json["data_path"] = "data/{nobody}.parquet"; }), HasSubstr("nobody"));
-  EXPECT_THAT(error_after([](auto& json) { json["features"]["action"]["dtype"] = "text"; }), AllOf(HasSubstr("action"), HasSubstr("text")));
+  EXPECT_THAT(error_after([](auto& json) { json["features"]["action"]["dtype"] = "text"; }),
+              AllOf(HasSubstr("action"), HasSubstr("text")));
   EXPECT_THAT(error_after([](auto& json) { json["features"]["action"]["shape"] = {3}; }),
               AllOf(HasSubstr("file-000.parquet"), HasSubstr("column action"), HasSubstr("row 0"), HasSubstr("3")));
-  EXPECT_THAT(error_after([](auto& json) { json["features"]["observation.pose"] = {{"dtype", "float32"}, {"shape", {2}}}; }),
+  EXPECT_THAT(error_after([](auto& json) {
+                json["features"]["observation.pose"] = {{"dtype", "float32"}, {"shape", {2}}};
+              }),
               AllOf(HasSubstr("file-000.parquet"), HasSubstr("column observation.pose: is missing")));
-  EXPECT_THAT(error_after([](auto& json) { json["features"]["observation.state"]["dtype"] = "image"; }), HasSubstr("shape"));
+  EXPECT_THAT(error_after([](auto& json) { json["features"]["observation.state"]["dtype"] = "image"; }),
+              HasSubstr("shape"));
   EXPECT_THAT(error_after([](auto& json) {
                 json["features"]["observation.state"] = {{"dtype", "image"}, {"shape", {8, 8, 3}}};
               }),
@@ -176,7 +183,8 @@ TEST_F(LeRobotDatasetTest, RefusesVideosThatEndEarly) {
   const auto replace = std::filesystem::copy_options::overwrite_existing;
   std::filesystem::copy_file(in_set(video), folder.file("long/" + video), replace);
   EXPECT_THAT(error_of([&] { LeRobotDataset opened(folder.file("long")); }),
-              AllOf(HasSubstr("file-000.mp4"), HasSubstr("has 4 frames"), HasSubstr("episode 1 needs 12"), HasSubstr("shorter")));
+              AllOf(HasSubstr("file-000.mp4"), HasSubstr("has 4 frames"), HasSubstr("episode 1 needs 12"),
+                    HasSubstr("shorter")));
   cut(video, 200);
   EXPECT_THAT(opening_error(), HasSubstr("file-000.mp4"));
   std::filesystem::remove(in_set(video));
@@ -185,8 +193,16 @@ TEST_F(LeRobotDatasetTest, RefusesVideosThatEndEarly) {
 
 /// Replaces a data file's index columns.
 void write_rows(const std::string& path, const std::vector<std::array<std::int64_t, 4>>& rows) {
-  ParquetWriter writer(path, {{"timestamp", ColumnType::kFloat}, {"frame_index"}, {"episode_index"}, {"index"}, {"task_index"}, {"action", ColumnType::kFloats, 2}}, 64);
-  for (const auto& row : rows) writer.add({static_cast<double>(row[0]) / 10, row[0], row[1], row[2], row[3], std::vector<double>{0, 0}});
+  ParquetWriter writer(path,
+                       {{"timestamp", ColumnType::kFloat},
+                        {"frame_index"},
+                        {"episode_index"},
+                        {"index"},
+                        {"task_index"},
+                        {"action", ColumnType::kFloats, 2}},
+                       64);
+  for (const auto& row : rows)
+    writer.add({static_cast<double>(row[0]) / 10, row[0], row[1], row[2], row[3], std::vector<double>{0, 0}});
   writer.finish();
 }
 
@@ -200,7 +216,8 @@ TEST_F(LeRobotDatasetTest, ChecksTheIndexOfEveryRow) {
     return error_of([&] { LeRobotDataset opened(root(), options); });
   };
   EXPECT_EQ(error_with({{0, 0, 0, 0}, {1, 0, 1, 0}}), "no error");
-  EXPECT_THAT(error_with({{0, 0, 0, 0}, {1, 0, 1, 7}}), AllOf(HasSubstr(file), HasSubstr("column task_index: row 1 is 7"), HasSubstr("1 tasks")));
+  EXPECT_THAT(error_with({{0, 0, 0, 0}, {1, 0, 1, 7}}),
+              AllOf(HasSubstr(file), HasSubstr("column task_index: row 1 is 7"), HasSubstr("1 tasks")));
   EXPECT_THAT(error_with({{0, 0, 0, 0}, {1, 0, 1, -1}}), HasSubstr("column task_index: row 1 is -1"));
   EXPECT_THAT(error_with({{0, 0, 1, 0}, {1, 0, 0, 0}}), HasSubstr("column index: row 0 is 1"));
   EXPECT_THAT(error_with({{0, 0, 0, 0}, {1, 5, 1, 0}}), HasSubstr("column episode_index: row 1 is 5"));
@@ -222,8 +239,14 @@ TEST_F(LeRobotDatasetTest, RefusesNoEpisodesAndBrokenTaskTables) {
   EXPECT_THAT(tasks_error({1}), HasSubstr("row 0 is 1"));
   EXPECT_EQ(tasks_error({1, 0}), "no error");
   ParquetWriter(in_set("meta/episodes/chunk-000/file-000.parquet"),
-                {{"episode_index"}, {"length"}, {"data/chunk_index"}, {"data/file_index"}, {"dataset_from_index"}, {"dataset_to_index"},
-                 {"videos/observation.images.top/chunk_index"}, {"videos/observation.images.top/file_index"},
+                {{"episode_index"},
+                 {"length"},
+                 {"data/chunk_index"},
+                 {"data/file_index"},
+                 {"dataset_from_index"},
+                 {"dataset_to_index"},
+                 {"videos/observation.images.top/chunk_index"},
+                 {"videos/observation.images.top/file_index"},
                  {"videos/observation.images.top/from_timestamp", ColumnType::kDouble}},
                 8)
       .finish();

@@ -31,7 +31,8 @@ inline LeRobotWriterOptions counting_options() {
   return options;
 }
 
-/// Frame `index`: both pictures have level_of(index), the PNG 28 + 2 * (index % 3) rows; action = -state; force = index.
+/// Frame `index`: both pictures have level_of(index), the PNG 28 + 2 * (index % 3) rows; action = -state; force =
+/// index.
 inline WriterFrame counting_frame(std::int64_t index) {
   const auto state = state_of(index);
   WriterFrame frame;
@@ -44,11 +45,13 @@ inline WriterFrame counting_frame(std::int64_t index) {
 }
 
 /// Writes episodes of the given lengths; the task of episode e is "task <e % 2>".
-inline void write_counting_dataset(const std::string& root, const std::vector<std::int64_t>& lengths, const LeRobotWriterOptions& options = counting_options()) {
+inline void write_counting_dataset(const std::string& root, const std::vector<std::int64_t>& lengths,
+                                   const LeRobotWriterOptions& options = counting_options()) {
   LeRobotWriter writer(root, options);
   std::int64_t index = 0;
   for (std::size_t episode = 0; episode < lengths.size(); ++episode) {
-    for (std::int64_t i = 0; i < lengths[episode]; ++i) writer.add(counting_frame(index++), "task " + std::to_string(episode % 2));
+    for (std::int64_t i = 0; i < lengths[episode]; ++i)
+      writer.add(counting_frame(index++), "task " + std::to_string(episode % 2));
     writer.end_episode();
   }
   writer.finish();

@@ -63,11 +63,13 @@ TEST_F(LeRobotSourceTest, MakesSamplesOfRows) {
   EXPECT_EQ(sample.task_index, 1);
   EXPECT_EQ(sample.instruction, "task 1");
   EXPECT_THAT(raw(sample.state, *source.state_normaliser()), ElementsAre(6, 88));
-  EXPECT_THAT(raw(sample.sensor, *source.sensor_normaliser()), ElementsAre(5, 5, 5, 6)) << "history before the start repeats the first row";
+  EXPECT_THAT(raw(sample.sensor, *source.sensor_normaliser()), ElementsAre(5, 5, 5, 6))
+      << "history before the start repeats the first row";
   EXPECT_THAT(raw(sample.actions, source.action_normaliser()), ElementsAre(-6, -88, -7, -86, -8, -84));
   EXPECT_THAT(sample.action_is_pad, ElementsAre(0, 0, 0));
   const Sample last = source.load(4);
-  EXPECT_THAT(raw(last.actions, source.action_normaliser()), ElementsAre(-4, -92, -4, -92, -4, -92)) << "rows past the end repeat the last";
+  EXPECT_THAT(raw(last.actions, source.action_normaliser()), ElementsAre(-4, -92, -4, -92, -4, -92))
+      << "rows past the end repeat the last";
   EXPECT_THAT(last.action_is_pad, ElementsAre(0, 1, 1));
   EXPECT_THAT(raw(last.sensor, *source.sensor_normaliser()), ElementsAre(1, 2, 3, 4));
 }
@@ -121,7 +123,8 @@ TEST_F(LeRobotSourceTest, NamesWhatDoesNotFit) {
   EXPECT_THAT(error_of([](auto& o) { o.paths.clear(); }), HasSubstr("data.path"));
   EXPECT_THAT(error_of([](auto& o) { o.chunk = 0; }), HasSubstr("expert.chunk"));
   EXPECT_THAT(error_of([](auto& o) { o.action = ""; }), HasSubstr("data.action"));
-  EXPECT_THAT(error_of([](auto& o) { o.state = "observation.pose"; }), AllOf(HasSubstr("observation.pose"), HasSubstr("observation.state")));
+  EXPECT_THAT(error_of([](auto& o) { o.state = "observation.pose"; }),
+              AllOf(HasSubstr("observation.pose"), HasSubstr("observation.state")));
   EXPECT_THAT(error_of([](auto& o) { o.cameras = {"observation.state"}; }), HasSubstr("observation.state"));
   EXPECT_THAT(error_of([](auto& o) { o.eval_fraction = 1; }), HasSubstr("eval_fraction"));
   EXPECT_THAT(error_of([](auto& o) { o.paths = {"/nowhere"}; }), HasSubstr("/nowhere/meta/info.json"));
@@ -154,7 +157,8 @@ TEST_F(LeRobotSourceTest, LoadsAlikeInManyThreads) {
   }
 }
 
-// Normaliser ------------------------------------------------------------------------------------------------------------------
+// Normaliser
+// ------------------------------------------------------------------------------------------------------------------
 
 TEST(Normaliser, FollowsItsFormulasAndBack) {
   const FeatureStatistics statistics{{10}, {2}, {4}, {20}, {5}, {15}};
@@ -176,7 +180,9 @@ TEST(Normaliser, FollowsItsFormulasAndBack) {
 
 TEST(Normaliser, LeavesConstantElementsFinite) {
   const FeatureStatistics statistics{{3}, {0}, {3}, {3}, {3}, {3}};
-  for (const auto& [kind, expected] : {std::pair{Normalisation::kMeanStd, 0.0f}, {Normalisation::kMinMax, -1.0f}, {Normalisation::kQuantiles, -1.0f}}) {
+  for (const auto& [kind, expected] : {std::pair{Normalisation::kMeanStd, 0.0f},
+                                       {Normalisation::kMinMax, -1.0f},
+                                       {Normalisation::kQuantiles, -1.0f}}) {
     std::vector<float> values{3};
     Normaliser(kind, statistics, "x").normalise(values);
     EXPECT_EQ(values[0], expected);

@@ -18,14 +18,17 @@ using ::testing::HasSubstr;
 /// Samples that hold nothing but their number; some cannot be loaded. Counts what is asked of it.
 class NumberedSource final : public SampleSource {
  public:
-  explicit NumberedSource(std::int64_t size) : training_(static_cast<std::size_t>(size)) { std::iota(training_.begin(), training_.end(), 0); }
+  explicit NumberedSource(std::int64_t size) : training_(static_cast<std::size_t>(size)) {
+    std::iota(training_.begin(), training_.end(), 0);
+  }
   std::int64_t size() const override { return static_cast<std::int64_t>(training_.size()); }
   SampleDims dims() const override { return {}; }
   SampleShape shape_of(std::int64_t) const override { return {}; }
   Sample load(std::int64_t index) const override { return load_at(index, 0); }
   Sample load_at(std::int64_t index, std::int64_t resolution) const override {
     ++loads;
-    if (index == broken && (repaired_after < 0 || ++attempts <= repaired_after)) fail(ExitCode::kData, "file.parquet: column action: row 3 is null");
+    if (index == broken && (repaired_after < 0 || ++attempts <= repaired_after))
+      fail(ExitCode::kData, "file.parquet: column action: row 3 is null");
     Sample sample;
     sample.index = index;
     sample.state = {static_cast<float>(resolution)};
@@ -50,11 +53,13 @@ LoaderOptions options_for(std::int64_t batch, int workers = 1) {
   return options;
 }
 
-std::vector<std::int64_t> drawn(Loader& loader, std::int64_t from_step, std::int64_t to_step, const LoaderOptions& options) {
+std::vector<std::int64_t> drawn(Loader& loader, std::int64_t from_step, std::int64_t to_step,
+                                const LoaderOptions& options) {
   std::vector<std::int64_t> indices;
   for (std::int64_t step = from_step; step <= to_step; ++step) {
     const StreamRange share = share_of_step(step, options.effective_batch, options.rank, options.world);
-    for (std::uint64_t position = share.begin; position < share.end; ++position) indices.push_back(loader.get(position)->index);
+    for (std::uint64_t position = share.begin; position < share.end; ++position)
+      indices.push_back(loader.get(position)->index);
   }
   return indices;
 }
@@ -89,7 +94,8 @@ TEST(Loader, RanksTogetherSeeTheStreamAtAnyWorld) {
       Loader loader(source, options);
       for (std::int64_t step = 1; step <= 6; ++step) {
         const StreamRange share = share_of_step(step, 7, rank, world);
-        EXPECT_THAT(share.end - share.begin, ::testing::AnyOf(7u / static_cast<unsigned>(world), 7u / static_cast<unsigned>(world) + 1));
+        EXPECT_THAT(share.end - share.begin,
+                    ::testing::AnyOf(7u / static_cast<unsigned>(world), 7u / static_cast<unsigned>(world) + 1));
         for (auto position = share.begin; position < share.end; ++position) all[position] = loader.get(position)->index;
       }
     }

@@ -78,7 +78,8 @@ TEST_F(VideoTest, NoticesDamageInside) {
     bytes.assign(std::istreambuf_iterator<char>(file), {});
   }
   const auto media = bytes.find("mdat");
-  std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(media) + 4, bytes.begin() + static_cast<std::ptrdiff_t>(media) + 600, '\xff');
+  std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(media) + 4,
+            bytes.begin() + static_cast<std::ptrdiff_t>(media) + 600, '\xff');
   folder.write("video.mp4", bytes);
   EXPECT_THAT(error_at(0.1), HasSubstr(path));
 }
