@@ -101,8 +101,15 @@ Tensor ActionExpert::heads(const Tensor& x) const {
   return x.view({x.size(0), options_.heads, options_.width / options_.heads});
 }
 
+std::vector<Tensor> ActionExpert::multiply_all(const Tensor& x, std::initializer_list<Tensor> weights) const {
+  std::vector<LoraLayer> layers;
+  for (const Tensor& weight : weights) layers.push_back({weight, {}, {}, {}, 0});
+  return lora_linears(x, layers, 1.0F, {}, ports_.compute);
+}
+
 std::array<Tensor, 2> ActionExpert::keys_values(const Attention& weights, const Tensor& rows) const {
-  return {heads(multiply(rows, weights.k)), heads(multiply(rows, weights.v))};
+  const auto both = multiply_all(rows, {weights.k, weights.v});
+  return {heads(both[0]), heads(both[1])};
 }
 
 ExpertContext ActionExpert::context(const Tensor& hidden, const Tensor& sensors, const PackedBatch& batch, std::int64_t draws,
@@ -123,26 +130,29 @@ ExpertContext ActionExpert::context(const Tensor& hidden, const Tensor& sensors,
   return result;
 }
 
-Tensor ActionExpert::attend(const Tensor& x, const Attention& weights, const Tensor& k, const Tensor& v,
+Tensor ActionExpert::attend(const Tensor& q, const Attention& weights, const Tensor& k, const Tensor& v,
                             const SegmentsPtr& segments) const {
-  const Tensor mixed = attention(heads(multiply(x, weights.q)), k, v, segments, false);
-  return multiply(mixed.view({x.size(0), options_.width}), weights.o);
+  const Tensor mixed = attention(heads(q), k, v, segments, false);
+  return multiply(mixed.view({q.size(0), options_.width}), weights.o);
 }
 
-Tensor ActionExpert::run_block(std::size_t index, const Tensor& x, const Tensor& time, const ExpertContext& context) const {
+// What two operators read goes through a fork (ops.h): the sums of gradients are then the same on meta.
+Tensor ActionExpert::run_block(std::size_t index, const Tensor& x, const Tensor& time, const Tensor& context_rows,
+                               const ExpertContext& context) const {
   const Block& block = blocks_[index];
   const auto m = split_columns(multiply(time, block.modulation.weight, block.modulation.bias), 9);
-  Tensor normed = modulated_norm(x, m[0], m[1]);
-  const auto own = keys_values(block.self, normed);
-  Tensor rows = gated_residual(x, attend(normed, block.self, own[0], own[1], context.self), m[6]);
+  auto [rest, branch] = fork(x);
+  const auto own = multiply_all(modulated_norm(branch, m[0], m[1]), {block.self.q, block.self.k, block.self.v});
+  Tensor rows = gated_residual(rest, attend(own[0], block.self, heads(own[1]), heads(own[2]), context.self), m[6]);
 
-  normed = modulated_norm(rows, m[2], m[3]);
-  const auto theirs = context.cached.empty() ? keys_values(block.cross, context.rows) : context.cached[index];
-  rows = gated_residual(rows, attend(normed, block.cross, theirs[0], theirs[1], context.cross), m[7]);
+  std::tie(rest, branch) = std::tuple_cat(fork(rows));
+  const auto theirs = context.cached.empty() ? keys_values(block.cross, context_rows) : context.cached[index];
+  const Tensor q = multiply(modulated_norm(branch, m[2], m[3]), block.cross.q);
+  rows = gated_residual(rest, attend(q, block.cross, theirs[0], theirs[1], context.cross), m[7]);
 
-  normed = modulated_norm(rows, m[4], m[5]);
-  const Tensor hidden = swiglu(multiply(normed, block.gate), multiply(normed, block.up));
-  return gated_residual(rows, multiply(hidden, block.down), m[8]);
+  std::tie(rest, branch) = std::tuple_cat(fork(rows));
+  const auto wide = multiply_all(modulated_norm(branch, m[4], m[5]), {block.gate, block.up});
+  return gated_residual(rest, multiply(swiglu(wide[0], wide[1]), block.down), m[8]);
 }
 
 Tensor ActionExpert::start_rows(const Tensor& noisy, const Tensor& state) const {
@@ -155,9 +165,20 @@ Tensor ActionExpert::start_rows(const Tensor& noisy, const Tensor& state) const 
 Tensor ActionExpert::predict(const Tensor& noisy, const Tensor& times, const Tensor& state, const ExpertContext& context) const {
   const AllocationLabel label("expert");
   const Tensor hidden = swish(multiply(times, time_in_.weight, time_in_.bias));
-  const Tensor time = swish(multiply(hidden, time_out_.weight, time_out_.bias));
+  Tensor time = swish(multiply(hidden, time_out_.weight, time_out_.bias));
   Tensor rows = start_rows(noisy, state);
-  for (std::size_t i = 0; i < blocks_.size(); ++i) rows = run_block(i, rows, time, context);
+  Tensor context_rows = context.rows;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const auto [time_here, time_after] = fork(time);
+    time = time_after;
+    if (!context.cached.empty()) {
+      rows = run_block(i, rows, time_here, {}, context);
+      continue;
+    }
+    const auto [context_here, context_after] = fork(context_rows);
+    context_rows = context_after;
+    rows = run_block(i, rows, time_here, context_here, context);
+  }
   const auto m = split_columns(multiply(time, final_modulation_.weight, final_modulation_.bias), 2);
   const Tensor out = multiply(modulated_norm(rows, m[0], m[1]), action_out_.weight, action_out_.bias);
   return out.view({noisy.size(0), row_positions_.size(0), ports_.action_dim});

@@ -75,8 +75,10 @@ class ActionExpert {
 
   Tensor multiply(const Tensor& x, const Tensor& weight, const Tensor& bias = {}) const;
   Tensor heads(const Tensor& x) const;
-  Tensor attend(const Tensor& x, const Attention& weights, const Tensor& k, const Tensor& v, const SegmentsPtr& segments) const;
-  Tensor run_block(std::size_t index, const Tensor& x, const Tensor& time, const ExpertContext& context) const;
+  std::vector<Tensor> multiply_all(const Tensor& x, std::initializer_list<Tensor> weights) const;
+  Tensor attend(const Tensor& q, const Attention& weights, const Tensor& k, const Tensor& v, const SegmentsPtr& segments) const;
+  Tensor run_block(std::size_t index, const Tensor& x, const Tensor& time, const Tensor& context_rows,
+                   const ExpertContext& context) const;
   std::array<Tensor, 2> keys_values(const Attention& weights, const Tensor& rows) const;
   Tensor start_rows(const Tensor& noisy, const Tensor& state) const;
 

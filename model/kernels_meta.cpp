@@ -9,10 +9,9 @@
 namespace plimsoll::model {
 namespace {
 
-void note_layers(const Tensor& x, const std::vector<std::int64_t>& outs, const LoraTensors& layer, at::ScalarType compute) {
-  const std::int64_t in = layer.weight.size(1);
-  const std::int64_t rank = layer.a.defined() ? layer.a.size(0) : 0;
-  ScratchNote::take(linear_scratch_bytes(x.numel() / in, in, outs, rank, layer.weight.scalar_type(), compute));
+void note_layers(std::int64_t n, const std::vector<std::int64_t>& outs, const LoraTensors& layer, std::int64_t rank,
+                 at::ScalarType compute) {
+  ScratchNote::take(linear_scratch_bytes(n, layer.weight.size(1), outs, rank, layer.weight.scalar_type(), compute));
 }
 
 class MetaKernels final : public Kernels {
@@ -22,13 +21,17 @@ class MetaKernels final : public Kernels {
     ScratchNote::take(linear_scratch_bytes(out.size(0), depth, {out.size(1)}, 0, p.b.scalar_type(), p.compute));
   }
   void lora_forward(const Tensor& x, const LoraTensors& layer, const Dropout&, at::ScalarType compute, Tensor&, Tensor&) const override {
-    note_layers(x, {layer.weight.size(0)}, layer, compute);
+    note_layers(x.numel() / x.size(-1), {layer.weight.size(0)}, layer, layer.a.size(0), compute);
   }
-  void lora_backward(const Tensor& x, const std::vector<LoraTensors>& layers, const Dropout&, at::ScalarType compute,
+  void lora_backward(const Tensor&, const std::vector<LoraTensors>& layers, const Dropout&, at::ScalarType compute,
                      std::vector<LoraGradients>& gradients, Tensor&) const override {
     std::vector<std::int64_t> outs;
-    for (const auto& layer : layers) outs.push_back(layer.weight.size(0));
-    note_layers(x.defined() ? x : gradients.front().grad_output, outs, layers.front(), compute);
+    std::int64_t rank = 0;
+    for (const auto& layer : layers) {
+      outs.push_back(layer.weight.size(0));
+      if (layer.a.defined()) rank = std::max(rank, layer.a.size(0));
+    }
+    note_layers(gradients.front().grad_output.size(0), outs, layers.front(), rank, compute);
   }
   void attention_forward(const AttentionTensors& in, Tensor&, Tensor&) const override { note_attention(in); }
   void attention_backward(const AttentionTensors& in, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&, Tensor&) const override {

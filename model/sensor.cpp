@@ -37,9 +37,10 @@ SensorEncoder::SensorEncoder(const SensorOptions& options, std::int64_t out, Par
 Tensor SensorEncoder::encode(const Tensor& sensor, at::ScalarType compute) const {
   const AllocationLabel label("sensor");
   const Tensor patches = sensor.view({sensor.size(0) * options_.tokens(), std::int64_t{options_.patch} * options_.channels});
-  const Tensor rows = embed_rows(linear(patches, patch_weight_, patch_bias_, compute), {}, positions_, 1);
-  const Tensor normed = rms_norm(rows, norm_, kEpsilon);
-  const Tensor hidden = swiglu(linear(normed, gate_, {}, compute), linear(normed, up_, {}, compute));
+  const auto [rows, normed] =
+      rms_norm_fork(embed_rows(linear(patches, patch_weight_, patch_bias_, compute), {}, positions_, 1), norm_, kEpsilon);
+  const auto wide = lora_linears(normed, {{gate_, {}, {}, {}, 0}, {up_, {}, {}, {}, 0}}, 1.0F, {}, compute);
+  const Tensor hidden = swiglu(wide[0], wide[1]);
   return linear(gated_residual(rows, linear(hidden, down_, {}, compute), {}), out_weight_, out_bias_, compute);
 }
 
