@@ -15,6 +15,8 @@ def benchmark_figures(document):
         for counter in ("bytes_per_second", "items_per_second"):
             if counter in row:
                 yield f"{row['name']} {counter.split('_')[0]}", row[counter], "1/s"
+        for counter in (name for name in row if name.startswith("share_")):
+            yield f"{row['name']} {counter.replace('_', ' ')}", row[counter], ""
 
 
 def peer_figures(rows):
