@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "core/scope.h"
@@ -99,6 +100,22 @@ inline EventList events_of(const std::function<void()>& body) {
   Recording now;
   body();
   return now.list;
+}
+
+/// "" when both lists are equal, else where they part, with what came just before on both sides.
+inline std::string difference(const EventList& cpu, const EventList& meta) {
+  const auto parting = std::mismatch(cpu.begin(), cpu.end(), meta.begin(), meta.end());
+  if (parting.first == cpu.end() && parting.second == meta.end()) return "";
+  const auto at = parting.first - cpu.begin();
+  std::string text = "event " + std::to_string(at) + " of " + std::to_string(cpu.size()) + " (cpu), " +
+                     std::to_string(meta.size()) + " (meta):";
+  for (auto i = std::max<std::ptrdiff_t>(0, at - 6); i < at + 6; ++i) {
+    const auto show = [i](const EventList& list) {
+      return i < static_cast<std::ptrdiff_t>(list.size()) ? std::to_string(list[static_cast<std::size_t>(i)]) : "-";
+    };
+    text += "\n  " + show(cpu) + "  " + show(meta);
+  }
+  return text;
 }
 
 }  // namespace plimsoll::model::testing
