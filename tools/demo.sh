@@ -18,4 +18,4 @@ tools/build.sh -- plimsoll
 mkdir -p demo
 make_once demo/model build/plimsoll init-model --size tiny
 make_once demo/data build/plimsoll demo-data
-exec build/plimsoll launch -n 2 --config configs/demo.toml
+exec tools/demo_run.sh

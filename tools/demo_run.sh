@@ -30,7 +30,6 @@ check() {
 count() { grep -Ec "$2" "$1" || true; }
 less() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a != "" && b != "" && a + 0 < b + 0) }'; }
 
-# field FILE KEY: the integers under that key, in the order they were written.
 growths() { grep -Ec 'micro-batch [0-9]+ -> [0-9]+, since .* is available' "$run/decisions.jsonl" || true; }
 error_at() { sed -nE "s/^held-out action error at the $1: ([0-9.]+) .*/\1/p" "$log" | tail -1; }
 constant=$(sed -nE 's/^held-out action error at the end: .*best constant action ([0-9.]+).*/\1/p' "$log" | tail -1)
