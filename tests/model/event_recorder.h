@@ -37,8 +37,8 @@ inline Totals& totals() {
   return value;
 }
 
-struct Block {
-  void* data;
+/// Stands before the data on the CPU (torch wants the pointer to the data to be all that a free needs), alone on meta.
+struct alignas(64) Block {
   std::int64_t bytes;
   bool counted;
   bool scratch;
@@ -53,14 +53,16 @@ inline void count_block(const Block& block) {
   if (recording() != nullptr) recording()->push_back(block.bytes);
 }
 
-inline void drop_block(void* context) {
-  auto* block = static_cast<Block*>(context);
+inline void drop(Block* block) {
   if (block->scratch) totals().scratch -= block->bytes;
   if (block->counted) totals().live -= block->bytes;
   if (block->counted && recording() != nullptr) recording()->push_back(-block->bytes);
-  std::free(block->data);
-  delete block;
+  std::free(block);
 }
+inline void drop_cpu(void* data) {
+  if (data != nullptr) drop(static_cast<Block*>(data) - 1);
+}
+inline void drop_meta(void* block) { drop(static_cast<Block*>(block)); }
 
 /// Serves both devices; on meta there is nothing behind the pointer.
 class RecordingAllocator final : public c10::Allocator {
@@ -68,12 +70,16 @@ class RecordingAllocator final : public c10::Allocator {
   explicit RecordingAllocator(c10::DeviceType device) : device_(device) {}
   c10::DataPtr allocate(std::size_t bytes) override {
     const bool scratch = LibraryScratch::active(), counted = bytes >= 64 && !scratch;
-    count_block({nullptr, static_cast<std::int64_t>(bytes), counted, scratch});
-    void* data = nullptr;
-    if (device_ == c10::kCPU && bytes > 0 && posix_memalign(&data, 64, bytes) != 0) throw std::bad_alloc();
-    auto* block = new Block{data, static_cast<std::int64_t>(bytes), counted, scratch};
-    return {data, block, &drop_block, c10::Device(device_)};
+    const bool cpu = device_ == c10::kCPU;
+    if (cpu && bytes == 0) return {nullptr, nullptr, &drop_cpu, c10::Device(device_)};
+    count_block({static_cast<std::int64_t>(bytes), counted, scratch});
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 64, sizeof(Block) + (cpu ? bytes : 0)) != 0) throw std::bad_alloc();
+    auto* block = new (memory) Block{static_cast<std::int64_t>(bytes), counted, scratch};
+    if (!cpu) return {nullptr, block, &drop_meta, c10::Device(device_)};
+    return {block + 1, block + 1, &drop_cpu, c10::Device(device_)};
   }
+  c10::DeleterFnPtr raw_deleter() const override { return device_ == c10::kCPU ? &drop_cpu : nullptr; }
   void copy_data(void* to, const void* from, std::size_t bytes) const override { std::memcpy(to, from, bytes); }
 
  private:
