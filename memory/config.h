@@ -1,5 +1,9 @@
 #pragma once
 // [memory] and [batch]: what a rank may use, and how the plan is chosen.
+//
+// Fractions here are of the budget and stay floating point; the policy, which must decide alike on every rank, has them
+// as whole numbers of 1/10000 (parse_fraction in memory/planning/policy.h). Settings that take a word or a value
+// ("auto" or a number) are resolved in train/options.h, where the machine and the model are known.
 
 #include <string>
 #include <vector>
@@ -19,11 +23,16 @@ struct BudgetChange {
   void visit(V& v) {
     v("step", step, "Step in which it happens (the first is 1).", at_least(1));
     v("rank", rank, "Rank whose budget changes.", at_least(0));
-    v("budget", budget, "The new budget: a size, or a fraction of the budget at start.", either({byte_size(), fraction()}));
-    v("after_allocations", after_allocations, "Counted allocations of that step before it happens; 0: before the step.", at_least(0));
+    v("budget", budget, "The new budget: a size, or a fraction of the budget at start.",
+      either({byte_size(), fraction()}));
+    v("after_allocations", after_allocations, "Counted allocations of that step before it happens; 0: before the step.",
+      at_least(0));
   }
 };
 
+/// [memory]. Nothing in it changes what is learned, except "resolution" among the `knobs`; it may change when a run is
+/// resumed. `profile` = "classic" replaces the bounds of the knobs by the first prototype's and turns resolution before
+/// micro-batch.
 struct MemoryConfig {
   Setting budget = "auto";
   std::vector<BudgetChange> budget_changes;
@@ -36,22 +45,34 @@ struct MemoryConfig {
 
   template <class V>
   void visit(V& v) {
-    v("budget", budget, "Bytes a rank may use: \"auto\" (what the machine has, shared by its ranks), a size, a fraction of that; one value, or one per rank.",
+    v("budget", budget,
+      "Bytes a rank may use: \"auto\" (what the machine has, shared by its ranks), a size, a fraction of that; one "
+      "value, or one per rank.",
       each(either({one_of({"auto"}), byte_size(), fraction()})));
-    v("budget_changes", budget_changes, "Budgets that change mid-run: a neighbour on the same card, for demonstrations and tests.");
+    v("budget_changes", budget_changes,
+      "Budgets that change mid-run: a neighbour on the same card, for demonstrations and tests.");
     v("target", target, "Fraction of the budget that the peak should reach.", between(0.1, 1.0));
-    v("margin", margin, "The band under the target in which nothing is changed, as a fraction of the budget.", between(0.0, 0.5));
-    v("policy", policy, "How the plan changes: \"fixed\" (never) or \"reactive\" (from measured peaks).", one_of({"fixed", "reactive"}));
-    v("profile", profile, "Bounds of the reactive policy: \"default\" or \"classic\" (those of the first prototype).", one_of({"default", "classic"}));
+    v("margin", margin, "The band under the target in which nothing is changed, as a fraction of the budget.",
+      between(0.0, 0.5));
+    v("policy", policy, "How the plan changes: \"fixed\" (never) or \"reactive\" (from measured peaks).",
+      one_of({"fixed", "reactive"}));
+    v("profile", profile, "Bounds of the reactive policy: \"default\" or \"classic\" (those of the first prototype).",
+      one_of({"default", "classic"}));
     v("adjustment_frequency", adjustment_frequency, "Steps of a window: between two decisions.", at_least(1));
-    v("knobs", knobs, "What the policy may turn, in this order: \"micro_batch\", \"resolution\" (changes what the model sees).",
+    v("knobs", knobs,
+      "What the policy may turn, in this order: \"micro_batch\", \"resolution\" (changes what the model sees).",
       each(one_of({"micro_batch", "resolution"})));
-    v("recompute", recompute, "Language blocks that keep only their input: \"none\", \"all\", a number, or \"auto\" (none if a single sample then fits, else all).",
+    v("recompute", recompute,
+      "Language blocks that keep only their input: \"none\", \"all\", a number, or \"auto\" (none if a single sample "
+      "then fits, else all).",
       either({one_of({"auto", "none", "all"}), count(0)}));
-    v("workspace", workspace, "Bytes of the arena for library scratch, part of the budget: \"auto\" or a size.", either({one_of({"auto"}), byte_size()}));
+    v("workspace", workspace, "Bytes of the arena for library scratch, part of the budget: \"auto\" or a size.",
+      either({one_of({"auto"}), byte_size()}));
   }
 };
 
+/// [batch]. `effective` fixes what is learned; all others only say how it is cut. A rank's share is the floor or
+/// ceiling of effective / ranks, and no micro-batch is larger than that, whatever `max_micro` says.
 struct BatchConfig {
   std::int64_t effective = 32;
   Setting micro = "auto";
@@ -61,11 +82,14 @@ struct BatchConfig {
   template <class V>
   void visit(V& v) {
     v("effective", effective, "Samples in one optimiser step over all ranks; never changed by a plan.", at_least(1));
-    v("micro", micro, "Samples in one forward and backward to start with: \"auto\" (the most that a dry run says fit) or a number.",
+    v("micro", micro,
+      "Samples in one forward and backward to start with: \"auto\" (the most that a dry run says fit) or a number.",
       either({one_of({"auto"}), count(1)}));
     v("min_micro", min_micro, "Smallest micro-batch that the policy chooses.", at_least(1));
     v("max_micro", max_micro, "Largest micro-batch that the policy chooses.", at_least(1));
-    v("accumulation", accumulation, "Micro-batches per step and rank under policy \"fixed\": \"auto\", or a number that is checked against the effective batch.",
+    v("accumulation", accumulation,
+      "Micro-batches per step and rank under policy \"fixed\": \"auto\", or a number that is checked against the "
+      "effective batch.",
       either({one_of({"auto"}), count(1)}));
   }
 };

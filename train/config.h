@@ -1,5 +1,11 @@
 #pragma once
-// The configuration of a run. Keys that other rooms read are declared there; this file puts the tables together.
+// The configuration of a run: one struct per TOML table, each key declared once with its text and its range
+// (core/config.h says how). [memory] and [batch] are declared in memory/config.h, by the room that reads them; Config
+// below puts all tables together. What a key means is its text, which `plimsoll config` prints as the manual; comments
+// here say where a table is used.
+//
+// Whether a key may change between a run and its resumption is decided by kFreeSettings in train/session.cpp: a new key
+// counts as one that changes what is learned unless it is listed there.
 
 #include <string>
 #include <vector>
@@ -9,6 +15,9 @@
 
 namespace plimsoll::train {
 
+/// [run]: train/run.cpp makes the folder and sets the threads; the seed goes to the weights (VlaOptions), to the order
+/// of the samples (SampleStream) and to noise, times and dropout (PackingRules). The launcher reads `dir` for exit.json
+/// and checkpoints.
 struct RunConfig {
   std::string dir = "runs/default";
   std::int64_t seed = 0;
@@ -18,21 +27,28 @@ struct RunConfig {
   void visit(V& v) {
     v("dir", dir, "Folder that the run writes to.", not_empty());
     v("seed", seed, "Seed of initial weights, sample order, noise and dropout.", at_least(0));
-    v("threads", threads, "Threads of a rank for tensor operations; 0: the cores divided by the ranks of the node.", at_least(0));
+    v("threads", threads, "Threads of a rank for tensor operations; 0: the cores divided by the ranks of the node.",
+      at_least(0));
   }
 };
 
+/// [model]: to VlaOptions by train/options.cpp; `path` also to the tokenizer and image processor of the data source. An
+/// `adapter` is read before the first step of a new run only: a resumed run takes its own from the checkpoint.
 struct ModelConfig {
   std::string path, dtype = "bf16", adapter;
 
   template <class V>
   void visit(V& v) {
     v("path", path, "Hugging Face directory of a Qwen2.5-VL model.");
-    v("dtype", dtype, "\"bf16\": frozen weights and matrix products in bfloat16, as under autocast; \"fp32\": throughout.", one_of({"bf16", "fp32"}));
+    v("dtype", dtype,
+      "\"bf16\": frozen weights and matrix products in bfloat16, as under autocast; \"fp32\": throughout.",
+      one_of({"bf16", "fp32"}));
     v("adapter", adapter, "PEFT directory of the adapter to start from; empty: a new one.");
   }
 };
 
+/// [lora]: to model::LoraOptions. Not used in stage 1. With `model.adapter`, rank and alpha must be those of that
+/// adapter.
 struct LoraConfig {
   std::int64_t rank = 8;
   double alpha = 16, dropout = 0.05;
@@ -47,13 +63,16 @@ struct LoraConfig {
   }
 };
 
+/// [expert]: to model::ExpertOptions. `chunk` also tells the data source how many actions a sample has. More `draws`
+/// cost memory and time in the expert only: they share one forward of the VLM.
 struct ExpertConfig {
   std::string kind = "ddpm";
   std::int64_t width = 384, depth = 8, heads = 6, draws = 4, chunk = 16, diffusion_steps = 100, sampling_steps = 10;
 
   template <class V>
   void visit(V& v) {
-    v("kind", kind, "\"ddpm\" (noise prediction, DDIM sampling) or \"flow\" (flow matching).", one_of({"ddpm", "flow"}));
+    v("kind", kind, "\"ddpm\" (noise prediction, DDIM sampling) or \"flow\" (flow matching).",
+      one_of({"ddpm", "flow"}));
     v("width", width, "Features of the action expert.", at_least(8));
     v("depth", depth, "Blocks of the action expert.", at_least(1));
     v("heads", heads, "Attention heads; must divide the width.", at_least(1));
@@ -64,6 +83,8 @@ struct ExpertConfig {
   }
 };
 
+/// [sensor]: the data source cuts windows of `window` rows out of `feature`; the encoder makes window / patch tokens of
+/// each. Made-up samples have a sensor whenever `window` is not 0; datasets need `feature` too.
 struct SensorConfig {
   std::string feature;
   std::int64_t window = 0, patch = 4, width = 128;
@@ -77,6 +98,9 @@ struct SensorConfig {
   }
 };
 
+/// [data]: to data::LeRobotSourceOptions or data::SyntheticOptions by train/source.cpp, `workers` and `prefetch` to the
+/// loader. The last two change no sample, only how long a step waits. `resolution` is where the plan's resolution
+/// starts; the bounds are the policy's, and matter only where memory.knobs names "resolution".
 struct DataConfig {
   std::vector<std::string> path;
   std::vector<std::string> cameras;
@@ -91,17 +115,26 @@ struct DataConfig {
     v("cameras", cameras, "Image features to use, in this order; empty: all.");
     v("state", state, "Feature that holds the proprioceptive state.", not_empty());
     v("action", action, "Feature that holds the action.", not_empty());
-    v("normalisation", normalisation, "How states, actions and sensors are normalised, from the dataset's statistics.", one_of({"mean_std", "min_max", "quantiles"}));
+    v("normalisation", normalisation, "How states, actions and sensors are normalised, from the dataset's statistics.",
+      one_of({"mean_std", "min_max", "quantiles"}));
     v("resolution", resolution, "Longer side of an image in pixels; 0: as it is.", at_least(0));
-    v("min_resolution", min_resolution, "Smallest resolution that the policy chooses, where that knob is on.", at_least(28));
-    v("max_resolution", max_resolution, "Largest resolution that the policy chooses, where that knob is on.", at_least(28));
+    v("min_resolution", min_resolution, "Smallest resolution that the policy chooses, where that knob is on.",
+      at_least(28));
+    v("max_resolution", max_resolution, "Largest resolution that the policy chooses, where that knob is on.",
+      at_least(28));
     v("workers", workers, "Loader threads.", at_least(1));
     v("prefetch", prefetch, "Steps that the loader is ahead.", at_least(1));
-    v("eval_fraction", eval_fraction, "Fraction of the episodes, the last ones, kept out of training to measure on.", between(0.0, 0.5));
-    v("synthetic_samples", synthetic_samples, "Train on this many made-up samples instead of a dataset, to try memory and speed; 0: off.", at_least(0));
+    v("eval_fraction", eval_fraction, "Fraction of the episodes, the last ones, kept out of training to measure on.",
+      between(0.0, 0.5));
+    v("synthetic_samples", synthetic_samples,
+      "Train on this many made-up samples instead of a dataset, to try memory and speed; 0: off.", at_least(0));
   }
 };
 
+/// [train]: optimiser and schedule (step_options in train/options.h, train/schedule.h), length of the run, checkpoints,
+/// evaluation. `lr` is for expert and sensor encoder, `vl_lr` for adapters; both follow the same schedule. `clip_norm`
+/// bounds the norm over all trainable tensors together. Steps that were skipped count towards the length, not towards
+/// AdamW's time.
 struct TrainConfig {
   std::int64_t stage = 2, epochs = 10, max_steps = 0, warmup_steps = 0, checkpoint_every = 200, eval_samples = 0;
   std::string stage1_checkpoint;
@@ -110,21 +143,27 @@ struct TrainConfig {
   template <class V>
   void visit(V& v) {
     v("stage", stage, "1: sensor encoder and expert, the VLM frozen; 2: with LoRA in the VLM.", between(1, 2));
-    v("stage1_checkpoint", stage1_checkpoint, "Checkpoint folder of stage 1 that stage 2 starts from; empty: from scratch.");
+    v("stage1_checkpoint", stage1_checkpoint,
+      "Checkpoint folder of stage 1 that stage 2 starts from; empty: from scratch.");
     v("epochs", epochs, "Passes over the training samples.", at_least(1));
     v("max_steps", max_steps, "Optimiser steps; 0: as many as the epochs have.", at_least(0));
     v("lr", lr, "Learning rate of expert and sensor encoder.", above(0));
     v("vl_lr", vl_lr, "Learning rate of the adapters in the VLM.", above(0));
-    v("warmup_steps", warmup_steps, "Steps over which the learning rates rise; then they fall along a cosine.", at_least(0));
+    v("warmup_steps", warmup_steps, "Steps over which the learning rates rise; then they fall along a cosine.",
+      at_least(0));
     v("weight_decay", weight_decay, "Decoupled weight decay of AdamW.", at_least(0));
     v("clip_norm", clip_norm, "Largest global gradient norm; 0: no clipping.", at_least(0));
     v("beta1", beta1, "AdamW: decay of the first moment.", between(0.0, 0.9999));
     v("beta2", beta2, "AdamW: decay of the second moment.", between(0.0, 0.99999));
-    v("checkpoint_every", checkpoint_every, "Steps between two checkpoints; one more is written at the end.", at_least(1));
-    v("eval_samples", eval_samples, "Held-out samples on which the action error is measured at start and end; 0: none.", at_least(0));
+    v("checkpoint_every", checkpoint_every, "Steps between two checkpoints; one more is written at the end.",
+      at_least(1));
+    v("eval_samples", eval_samples, "Held-out samples on which the action error is measured at start and end; 0: none.",
+      at_least(0));
   }
 };
 
+/// [launch]: read by `plimsoll launch` (ranks, restarts, time limit, mpirun) and, `timeout` only, by every rank's
+/// communicator.
 struct LaunchConfig {
   std::int64_t ranks = 1, max_restarts = 10;
   double time_limit = 0, timeout = 600;
@@ -135,11 +174,15 @@ struct LaunchConfig {
     v("ranks", ranks, "Ranks to start when -n is not given.", at_least(1));
     v("max_restarts", max_restarts, "Restarts from the last checkpoint after a rank was lost.", at_least(0));
     v("time_limit", time_limit, "Seconds after which the run is checkpointed and stopped; 0: none.", at_least(0));
-    v("timeout", timeout, "Seconds that a rank waits for the others in a collective, at least; ten times the longest step if that is more.", above(0));
+    v("timeout", timeout,
+      "Seconds that a rank waits for the others in a collective, at least; ten times the longest step if that is more.",
+      above(0));
     v("mpirun_args", mpirun_args, "Further arguments for mpirun.");
   }
 };
 
+/// [report]: what rank 0 prints (report/console.h). On a terminal one progress line is redrawn in place and `every` is
+/// not used.
 struct ReportConfig {
   std::int64_t every = 1;
 
@@ -149,6 +192,7 @@ struct ReportConfig {
   }
 };
 
+/// All tables, in the order of the manual. Equal on every rank: the start handshake compares its hash.
 struct Config {
   RunConfig run;
   ModelConfig model;

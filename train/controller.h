@@ -11,6 +11,8 @@
 
 namespace plimsoll::train {
 
+/// One per rank, fed with the same reports in the same order everywhere; one thread. Holds the policy's state, which
+/// the checkpoint saves, and the window, which it does not: after a resume a window starts anew.
 class Controller {
  public:
   /// `share`: the largest share of any rank. `language_blocks`: how many blocks can be recomputed.
@@ -19,14 +21,16 @@ class Controller {
   /// The baseline line before the first step.
   memory::Decision start(std::int64_t step, const memory::Plan& plan, std::span<const std::int64_t> budgets);
 
-  /// What follows from one reduction: nothing; a decision at the end of a window (changed or not); or, after kReplay, the escalated
-  /// plan. Throws Error(kMemory) when a step failed and no plan is left: it says which sample, how many bytes, and what to set.
-  std::optional<memory::Decision> observe(std::int64_t step, std::span<const ddp::Report> reports, const ddp::Verdict& verdict,
-                                          const memory::Plan& plan);
+  /// What follows from one reduction: nothing; a decision at the end of a window (changed or not); or, after kReplay,
+  /// the escalated plan. Throws Error(kMemory) when a step failed and no plan is left: it says which sample, how many
+  /// bytes, and what to set.
+  std::optional<memory::Decision> observe(std::int64_t step, std::span<const ddp::Report> reports,
+                                          const ddp::Verdict& verdict, const memory::Plan& plan);
 
   const memory::PolicyConfig& config() const { return config_; }
   /// Largest peak and its rank so far in this window, for the progress line.
   const memory::WindowSummary& window() const { return window_.current(); }
+  /// For the checkpoint: read when it is written, replaced when a run is resumed.
   memory::PolicyState& state() { return state_; }
 
  private:

@@ -14,8 +14,9 @@ struct ActionError {
   double best_constant = 0.0;  ///< the same for the one action that is best on these very samples: their mean
 };
 
-/// Measures on the first `count` held-out samples (fewer if there are fewer), dealt over the ranks, micro-batch by micro-batch under the
-/// guardian. Collective. All zeros when nothing is held out. Throws Error(kMemory) when a single sample does not fit.
+/// Measures on `count` held-out samples spread evenly over all of them (fewer if there are fewer), dealt over the
+/// ranks, micro-batch by micro-batch under the guardian. Collective. All zeros when nothing is held out. Throws
+/// Error(kMemory) when a single sample does not fit.
 ActionError measure_action_error(Session& session, std::int64_t count);
 
 }  // namespace plimsoll::train

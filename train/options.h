@@ -12,18 +12,25 @@
 
 namespace plimsoll::train {
 
+/// [model], [lora], [expert], [sensor] and train.stage, and the widths that the data source has. model/vla.h checks
+/// them.
 model::VlaOptions vla_options(const Config& config, const data::SampleDims& dims);
+/// [memory] and the bounds in [batch] and [data], in the policy's whole numbers. Throws Error(kUsage) as memory::check
+/// does.
 memory::PolicyConfig policy_config(const Config& config);
+/// The effective batch and the optimiser's settings; learning rates at factor 1.
 StepOptions step_options(const Config& config);
 
-/// Bytes that rank `rank` may use: its entry of memory.budget, or the only one. `available` is what the node has for one of its ranks ("auto",
-/// and what a fraction is a fraction of). Throws Error(kUsage) naming memory.budget when there are neither one nor `world` entries.
+/// Bytes that rank `rank` may use: its entry of memory.budget, or the only one. `available` is what the node has for
+/// one of its ranks ("auto", and what a fraction is a fraction of). Throws Error(kUsage) naming memory.budget when
+/// there are neither one nor `world` entries.
 std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world, std::int64_t available);
 
 /// The new budget of a change, of `budget` at start.
 std::int64_t changed_budget(const memory::BudgetChange& change, std::int64_t budget);
 
-/// Blocks to recompute for memory.recompute "none", "all" or a number; nothing for "auto". Throws Error(kUsage) when there are fewer blocks.
+/// Blocks to recompute for memory.recompute "none", "all" or a number; nothing for "auto". Throws Error(kUsage) when
+/// there are fewer blocks.
 std::optional<int> configured_recompute(const memory::MemoryConfig& config, int language_blocks);
 
 /// Bytes of this machine's memory that are free now, divided by the ranks on it.

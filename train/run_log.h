@@ -1,5 +1,9 @@
 #pragma once
-// What rank 0 writes and shows: metrics.jsonl, decisions.jsonl, status and progress lines. On other ranks every call does nothing.
+// What rank 0 writes and shows: metrics.jsonl, decisions.jsonl, status and progress lines. On other ranks every call
+// does nothing.
+//
+// Translates between rooms that do not know each other: reports (ddp) and plans and decisions (memory) become the plain
+// records of report/. docs/formats.md describes the fields.
 
 #include <memory>
 #include <optional>
@@ -12,7 +16,8 @@
 
 namespace plimsoll::train {
 
-/// One step as the loop saw it.
+/// One step as the loop saw it. `wall_ms` is from asking for samples to the end of the update; it makes the samples/s
+/// of the progress line, while `step_ms` in metrics.jsonl is the slowest rank's computing alone.
 struct StepView {
   std::int64_t step = 0;
   memory::Plan plan;
@@ -21,13 +26,17 @@ struct StepView {
   double wall_ms = 0.0;
 };
 
+/// One per rank; one thread. Refers to the session, which outlives it. Throws Error(kCheckpoint) when the disk refuses.
 class RunLog {
  public:
   /// Opens the streams under config.run.dir and cuts what came after `resume_step`.
   RunLog(const Session& session, std::int64_t resume_step);
 
+  /// A line on the console, above the progress line if there is one.
   void line(const std::string& text);
+  /// The plan at start, as text and as the first status line. Not written to decisions.jsonl: it decides nothing.
   void baseline(const memory::Decision& decision);
+  /// One line of metrics.jsonl and the progress line. Not to be called for a step that will be replayed.
   void step(const StepView& view);
   /// A decision of the policy or of an escalation, with the reports of the step it came with.
   void decision(const memory::Decision& decision, const std::vector<ddp::Report>& reports);

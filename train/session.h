@@ -1,5 +1,7 @@
 #pragma once
-// Everything a rank holds during a run, built once, in an order in which every mistake is found before anything large is made.
+// Everything a rank holds during a run, built once. What can be known from configuration, metadata and shapes alone
+// (too few samples, a model larger than the budget) is refused before weights are read; whether ranks agree, and
+// whether a sample fits, after.
 
 #include <cstdint>
 #include <filesystem>
@@ -24,8 +26,8 @@ namespace plimsoll::train {
 
 /// Parts of one rank. Members are public: the loop is their only user.
 struct Session {
-  /// Builds all parts. `communicator` and `source` outlive the session. Collective: every rank calls it. Throws Error(kMemory) when not even
-  /// one sample fits, Error(kUsage) when ranks or settings disagree.
+  /// Builds all parts. `communicator` and `source` outlive the session. Collective: every rank calls it. Throws
+  /// Error(kMemory) when not even one sample fits, Error(kUsage) when ranks or settings disagree.
   Session(const Config& config, ddp::Communicator& communicator, const data::SampleSource& source);
 
   Config config;
@@ -41,11 +43,11 @@ struct Session {
   std::unique_ptr<Step> step;
   std::unique_ptr<Controller> controller;
   data::SampleStream stream;
-  std::unique_ptr<data::Loader> loader;    ///< made with the first share
-  std::vector<SampleShape> heaviest;       ///< of the training samples, heaviest first, as many as a share has
-  std::vector<std::int64_t> budgets;       ///< of all ranks at start
-  std::int64_t steps = 0;                  ///< of the whole run
-  std::int64_t share = 0;                  ///< largest of any rank
+  std::unique_ptr<data::Loader> loader;  ///< made with the first share
+  std::vector<SampleShape> heaviest;     ///< of the training samples, heaviest first, as many as a share has
+  std::vector<std::int64_t> budgets;     ///< of all ranks at start
+  std::int64_t steps = 0;                ///< of the whole run
+  std::int64_t share = 0;                ///< largest of any rank
   memory::Plan plan;
   RunState state;
 
@@ -54,16 +56,18 @@ struct Session {
   std::filesystem::path checkpoint_root() const;
   /// Predicted peak of the heaviest micro-batch of `plan`, live bytes included.
   std::int64_t predicted_peak(const memory::Plan& plan);
-  /// Rank 0 writes `state` and all tensors to run.dir/checkpoints; the others wait. Collective. Throws Error(kCheckpoint) on all ranks when
-  /// the disk refuses.
+  /// Rank 0 writes `state` and all tensors to run.dir/checkpoints; the others wait. Collective. Throws
+  /// Error(kCheckpoint) on all ranks when the disk refuses.
   void write_checkpoint();
-  /// Reads the newest checkpoint under run.dir, if there is one; else the weights of train.stage1_checkpoint, if set. Collective.
+  /// Reads the newest checkpoint under run.dir, if there is one; else the weights of train.stage1_checkpoint, if set.
+  /// Collective.
   void resume(bool from_newest);
   /// The text that `train` prints before the first step: the plan and what its peak is made of.
   std::string plan_text();
 
  private:
   void size_workspace();
+  std::int64_t choose_workspace();
   void choose_plan();
   void shake_hands();
   void adopt_saved_plan();
