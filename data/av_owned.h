@@ -14,6 +14,7 @@ extern "C" {
 
 namespace plimsoll::data {
 
+/// FFmpeg frees through the address of a pointer, and sets it to null.
 struct AvFree {
   void operator()(AVCodecContext* context) const { avcodec_free_context(&context); }
   void operator()(AVPacket* packet) const { av_packet_free(&packet); }
@@ -23,6 +24,7 @@ struct AvFree {
 template <class T>
 using AvOwned = std::unique_ptr<T, AvFree>;
 
+/// What FFmpeg says about one of its negative error numbers.
 inline std::string av_text(int error) {
   char text[AV_ERROR_MAX_STRING_SIZE] = {};
   return av_strerror(error, text, sizeof text) == 0 ? text : "error " + std::to_string(error);

@@ -35,6 +35,7 @@ class Bpe {
 
  private:
   using Id = std::uint32_t;
+  /// What a pair of neighbours becomes, and how early that merge was learned.
   struct Merge {
     std::uint32_t rank;
     Id result;
@@ -44,6 +45,7 @@ class Bpe {
       return (pair ^ pair >> 29) * 0x9E3779B97F4A7C15ull >> 13;
     }
   };
+  /// Lets maps of strings be searched by string_view, without a copy.
   struct TextHash {
     using is_transparent = void;
     std::size_t operator()(std::string_view text) const noexcept { return std::hash<std::string_view>{}(text); }
@@ -54,6 +56,7 @@ class Bpe {
   static std::uint64_t pair_of(Id left, Id right) { return std::uint64_t{left} << 32 | right; }
   void read_vocabulary(const BpeModel& model, const std::string& path);
   void read_merges(const BpeModel& model, const std::string& path);
+  /// One symbol per byte, or the unknown token where the vocabulary lacks that byte.
   std::vector<Id> first_symbols(std::string_view piece) const;
   std::vector<Id> merge(std::string_view piece) const;
   bool find_cached(std::string_view piece, std::vector<std::int64_t>& ids) const;
@@ -63,6 +66,8 @@ class Bpe {
   std::vector<std::string> tokens_;
   std::unordered_map<std::uint64_t, Merge, PairHash> merges_;
   std::array<std::optional<Id>, 256> byte_ids_;
+  // Of the tokenizer file: "unk_token", "fuse_unk" (neighbouring unknown bytes become one token), "ignore_merges" (a
+  // whole piece that is a token is taken as it is).
   std::optional<Id> unknown_;
   bool fuse_unknown_ = false;
   bool ignore_merges_ = false;

@@ -29,6 +29,7 @@ class LeasePool {
   }
 
  private:
+  /// Null when none for that path is idle.
   std::unique_ptr<T> take(const std::string& path) {
     const std::lock_guard lock(mutex_);
     for (auto item = idle_.begin(); item != idle_.end(); ++item) {

@@ -1,6 +1,8 @@
 #pragma once
-// Statistics of features, as LeRobot keeps them per episode and over a dataset. Exact: no sums of squares that cancel,
-// and quantiles of the data itself (linear interpolation between neighbours, as numpy's default).
+// Statistics of features, as LeRobot keeps them per episode and over a dataset. Numbers: no sums of squares that
+// cancel, and quantiles of the data itself (linear interpolation between neighbours, as numpy's default), of a regular
+// part of it where there are too many rows to keep. Pictures: from histograms of 256 levels, so exact whatever their
+// number.
 
 #include <array>
 #include <cstdint>
@@ -21,8 +23,11 @@ struct Summary {
 /// (Technometrics 1962).
 class NumberSummary {
  public:
+  /// `width`: values of a row.
   explicit NumberSummary(std::size_t width);
+  /// `row` has `width` values.
   void add(std::span<const double> row);
+  /// Of all rows since the start or clear(); there must be one at least.
   Summary summary() const;
   void clear();
 

@@ -1,10 +1,11 @@
 #pragma once
-// What a device must be able to do for the operators of ops.h: fill outputs that are already there. ops_*.cpp make every
-// tensor and decide what is saved; a kernel allocates nothing that the budget counts (own scratch goes inside a LibraryScratch).
+// What a device must be able to do for the operators of ops.h: fill outputs that are already there. ops_*.cpp make
+// every tensor and decide what is saved; a kernel allocates nothing that the budget counts (own scratch goes inside a
+// LibraryScratch).
 //
-// The base class does nothing at all: it is the implementation for meta tensors, so a dry run makes the same tensors in the
-// same order and skips the filling. One subclass per kind of device; CPU is built in, others are registered when their
-// library is opened.
+// The base class fills nothing, which is what meta tensors need: a dry run makes the same tensors in the same order.
+// Their subclass (kernels_meta.h) only notes how much scratch the CPU's kernel would take. One subclass per kind of
+// device; CPU and meta are built in, others are registered when their library is opened.
 //
 // Conventions: matrices are row-major with contiguous rows ("rows" = product of all but the last dimension) unless said
 // otherwise; dtypes are fp32 or bf16, sums run in fp32. An undefined Tensor means "not wanted" or "not there".
@@ -63,12 +64,13 @@ class Kernels {
 
   virtual void product(const Product&, Tensor& /*out*/) const {}
   /// u = dropout(x) a^T; y = x w^T + bias + scale u b^T. keys and rate as in Dropout, the site is the layer's.
-  virtual void lora_forward(const Tensor& /*x*/, const LoraTensors&, const Dropout&, at::ScalarType /*compute*/, Tensor& /*u*/,
-                            Tensor& /*y*/) const {}
-  /// dx = sum over layers of g w + dropout'(scale g b a), and each layer's da = (scale g b)^T dropout(x), db = scale g^T u. x is
-  /// undefined when no da is wanted.
-  virtual void lora_backward(const Tensor& /*x*/, const std::vector<LoraTensors>&, const Dropout&, at::ScalarType /*compute*/,
-                             std::vector<LoraGradients>&, Tensor& /*dx or undefined*/) const {}
+  virtual void lora_forward(const Tensor& /*x*/, const LoraTensors&, const Dropout&, at::ScalarType /*compute*/,
+                            Tensor& /*u*/, Tensor& /*y*/) const {}
+  /// dx = sum over layers of g w + dropout'(scale g b a), and each layer's da = (scale g b)^T dropout(x), db = scale
+  /// g^T u. x is undefined when no da is wanted.
+  virtual void lora_backward(const Tensor& /*x*/, const std::vector<LoraTensors>&, const Dropout&,
+                             at::ScalarType /*compute*/, std::vector<LoraGradients>&,
+                             Tensor& /*dx or undefined*/) const {}
   /// out[c] = sum over rows of x[:, c].
   virtual void sum_rows(const Tensor& /*x*/, Tensor& /*out*/) const {}
   virtual void cast(const Tensor& /*x*/, Tensor& /*out*/) const {}
@@ -78,9 +80,11 @@ class Kernels {
   /// rstd: [rows] fp32 or undefined.
   virtual void rms_norm_forward(const Tensor& /*x*/, const Tensor& /*weight*/, double /*eps*/, Tensor& /*out*/,
                                 Tensor& /*rstd*/) const {}
-  /// dx = residual (or 0, when undefined) + the norm's gradient. dx, dweight undefined when not wanted; dx may be grad itself.
-  virtual void rms_norm_backward(const Tensor& /*grad*/, const Tensor& /*x*/, const Tensor& /*weight*/, const Tensor& /*rstd*/,
-                                 const Tensor& /*residual*/, Tensor& /*dx*/, Tensor& /*dweight*/) const {}
+  /// dx = residual (or 0, when undefined) + the norm's gradient. dx, dweight undefined when not wanted; dx may be grad
+  /// itself.
+  virtual void rms_norm_backward(const Tensor& /*grad*/, const Tensor& /*x*/, const Tensor& /*weight*/,
+                                 const Tensor& /*rstd*/, const Tensor& /*residual*/, Tensor& /*dx*/,
+                                 Tensor& /*dweight*/) const {}
 
   virtual void swiglu_forward(const Tensor& /*gate*/, const Tensor& /*up*/, Tensor& /*out*/) const {}
   virtual void swiglu_backward(const Tensor& /*grad*/, const Tensor& /*gate*/, const Tensor& /*up*/, Tensor& /*dgate*/,
@@ -94,15 +98,16 @@ class Kernels {
 
   /// out: [n, heads, d]; lse: [n, heads] fp32 or undefined.
   virtual void attention_forward(const AttentionTensors&, Tensor& /*out*/, Tensor& /*lse*/) const {}
-  virtual void attention_backward(const AttentionTensors&, const Tensor& /*grad*/, const Tensor& /*out*/, const Tensor& /*lse*/,
-                                  Tensor& /*dq*/, Tensor& /*dk*/, Tensor& /*dv*/) const {}
+  virtual void attention_backward(const AttentionTensors&, const Tensor& /*grad*/, const Tensor& /*out*/,
+                                  const Tensor& /*lse*/, Tensor& /*dq*/, Tensor& /*dk*/, Tensor& /*dv*/) const {}
 
   /// out[i] = table[indices[i]].
   virtual void gather_rows(const Tensor& /*table*/, const Tensor& /*indices*/, Tensor& /*out*/) const {}
   /// out = 0, then out[indices[i]] += rows[i], in order.
   virtual void scatter_add_rows(const Tensor& /*rows*/, const Tensor& /*indices*/, Tensor& /*out*/) const {}
   /// out = x, then out[indices[i]] = rows[i]; zeros when `rows` is undefined.
-  virtual void place_rows(const Tensor& /*x*/, const Tensor& /*indices*/, const Tensor& /*rows*/, Tensor& /*out*/) const {}
+  virtual void place_rows(const Tensor& /*x*/, const Tensor& /*indices*/, const Tensor& /*rows*/,
+                          Tensor& /*out*/) const {}
 };
 
 /// The implementation for the tensor's device. Throws Error(kUsage) when there is none.

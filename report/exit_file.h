@@ -1,6 +1,6 @@
 #pragma once
-// exit.json: how an attempt of a run ended. Rank 0 writes it as the last thing it does; `launch` takes its own exit
-// code from it, and takes its absence as the loss of a rank.
+// exit.json: how an attempt of a run ended. Rank 0 writes it as the last thing it does, or the rank whose error ends
+// the run; `launch` takes its own exit code from it, and takes its absence as the loss of a rank.
 
 #include <cstdint>
 #include <filesystem>

@@ -22,7 +22,7 @@ struct RankMemory {
 /// A plan as it is shown; no other room's type, so that this room needs none.
 struct PlanView {
   std::int64_t micro_batch = 1;
-  std::int64_t accumulation = 1;  ///< micro-batches of this step on the rank that had the most
+  std::int64_t accumulation = 1;  ///< micro-batches that the plan makes of the largest share, before any split
   std::int64_t resolution = 0;    ///< longer side in pixels; 0: images as they are
   std::int64_t recompute_blocks = 0;
   std::uint32_t hash = 0;
@@ -39,7 +39,7 @@ struct StepRecord {
   double vl_lr = 0.0;
   std::int64_t samples = 0;       ///< of this step: the effective batch
   std::int64_t first_sample = 0;  ///< position of its first sample in the sample stream
-  double step_ms = 0.0;           ///< wall clock, the slowest rank
+  double step_ms = 0.0;           ///< computing up to the reduction, the slowest rank
   double load_ms = 0.0;           ///< waited for the loader, the slowest rank
   bool skipped = false;           ///< values were not finite: nothing was updated
   PlanView plan;
