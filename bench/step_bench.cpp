@@ -1,5 +1,5 @@
-// What the transaction costs: staging, finite check and commit as a share of a step, on the tiny and the wide model. One rank; the ratio is
-// taken within each iteration, so a busy machine troubles both sides alike.
+// What the transaction costs: staging, finite check and commit as a share of a step, on the tiny and the wide model.
+// One rank; the ratio is taken within each iteration, so a busy machine troubles both sides alike.
 
 #include <benchmark/benchmark.h>
 

@@ -13,8 +13,8 @@ constexpr std::int64_t operator""_MiB(unsigned long long n) { return static_cast
 constexpr std::int64_t operator""_GiB(unsigned long long n) { return static_cast<std::int64_t>(n) << 30; }
 }  // namespace literals
 
-/// Reads "24GiB", "24 GB", "512MiB", "1.5GiB" or plain "4096" (bytes). KB, MB, GB, TB are powers of 1000; KiB, MiB, GiB, TiB
-/// of 1024. Throws Error(kUsage) that names `what` (the key or option) when `text` is no size or is negative.
+/// Reads "24GiB", "24 GB", "512MiB", "1.5GiB" or plain "4096" (bytes). KB, MB, GB, TB are powers of 1000; KiB, MiB,
+/// GiB, TiB of 1024. Throws Error(kUsage) that names `what` (the key or option) when `text` is no size or is negative.
 std::int64_t parse_bytes(std::string_view text, std::string_view what);
 
 /// "1.50 GiB", "312.0 MiB", "17 B": three significant digits are enough for a person.

@@ -87,8 +87,8 @@ std::vector<std::string> known_tables(const std::vector<Table>& tables) {
 
 void refuse_unknown(const Setting::Table& document, const std::vector<Table>& tables) {
   for (const auto& [name, section] : document) {
-    const auto table = std::find_if(tables.begin(), tables.end(),
-                                    [&name = name](const Table& t) { return t.name == name; });
+    const auto table =
+        std::find_if(tables.begin(), tables.end(), [&name = name](const Table& t) { return t.name == name; });
     if (!section.is_table()) refuse_key(section, name, known_keys(tables));
     if (table == tables.end()) {
       fail(ExitCode::kUsage, "{}unknown table [{}]; the nearest known one is {}", from(section), name,

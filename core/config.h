@@ -59,7 +59,7 @@ struct Check {
 Check at_least(double low);
 Check above(double low);
 Check between(double low, double high);  ///< both ends included
-Check count(std::int64_t low);  ///< an integer from `low`, for keys that take other kinds too
+Check count(std::int64_t low);           ///< an integer from `low`, for keys that take other kinds too
 Check one_of(std::vector<std::string> words);
 Check byte_size();  ///< "24GiB", or an integer of bytes; above 0
 Check fraction();   ///< a float in (0, 1]

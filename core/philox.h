@@ -30,7 +30,8 @@ struct RandomKey {
 };
 
 /// The ten rounds of Philox4x32 over `counter` under `key`.
-constexpr std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
+constexpr std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
+                                                  std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t a = std::uint64_t{0xD2511F53u} * counter[0];
     const std::uint64_t b = std::uint64_t{0xCD9E8D57u} * counter[2];
@@ -41,11 +42,12 @@ constexpr std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> c
   return counter;
 }
 
-/// Two 32-bit words that stand for a RandomKey: the four parts go through Philox once, so that related keys are unrelated.
+/// Two 32-bit words that stand for a RandomKey: the four parts go through Philox once, so that related keys are
+/// unrelated.
 constexpr std::array<std::uint32_t, 2> mix(const RandomKey& key) {
-  const auto words = philox4x32({static_cast<std::uint32_t>(key.position), static_cast<std::uint32_t>(key.position >> 32),
-                                 key.draw, key.site},
-                                {static_cast<std::uint32_t>(key.seed), static_cast<std::uint32_t>(key.seed >> 32)});
+  const auto words = philox4x32(
+      {static_cast<std::uint32_t>(key.position), static_cast<std::uint32_t>(key.position >> 32), key.draw, key.site},
+      {static_cast<std::uint32_t>(key.seed), static_cast<std::uint32_t>(key.seed >> 32)});
   return {words[0] ^ words[2], words[1] ^ words[3]};
 }
 

@@ -28,11 +28,11 @@ struct VlmInput {
 struct Sample {
   std::int64_t index = 0;  ///< global index in the dataset
   VlmInput vlm;
-  std::vector<float> state;            ///< [state_dim]
-  std::vector<float> sensor;           ///< [window, channels] row-major, oldest first; empty without a sensor
-  std::vector<float> actions;          ///< [chunk, action_dim] row-major; rows past the episode's end repeat its last
+  std::vector<float> state;    ///< [state_dim]
+  std::vector<float> sensor;   ///< [window, channels] row-major, oldest first; empty without a sensor
+  std::vector<float> actions;  ///< [chunk, action_dim] row-major; rows past the episode's end repeat its last
   std::vector<std::uint8_t> action_is_pad;  ///< [chunk], 1 past the episode's end
-  std::int64_t task_index = 0;         ///< row of the dataset's task table
+  std::int64_t task_index = 0;              ///< row of the dataset's task table
   std::string instruction;
 
   SampleShape shape() const {

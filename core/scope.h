@@ -6,8 +6,8 @@
 namespace plimsoll {
 
 /// While one lives, allocations of this thread are a library's own scratch (oneDNN's scratchpads, an attention kernel's
-/// blocks): the budgeted allocator serves them from its workspace arena and writes no event. Nothing allocated inside may
-/// outlive the scope. Nests.
+/// blocks): the budgeted allocator serves them from its workspace arena and writes no event. Nothing allocated inside
+/// may outlive the scope. Nests.
 class LibraryScratch {
  public:
   LibraryScratch() noexcept { ++depth(); }
@@ -23,8 +23,8 @@ class LibraryScratch {
   }
 };
 
-/// Where operators on meta tensors write down how much library scratch their kernel would take, so that a dry run can say how large the
-/// workspace arena must be. Per thread.
+/// Where operators on meta tensors write down how much library scratch their kernel would take, so that a dry run can
+/// say how large the workspace arena must be. Per thread.
 struct ScratchNote {
   static std::int64_t& largest() noexcept {
     thread_local std::int64_t value = 0;
@@ -33,8 +33,8 @@ struct ScratchNote {
   static void take(std::int64_t bytes) noexcept { largest() = bytes > largest() ? bytes : largest(); }
 };
 
-/// Names what this thread allocates ("weights", "adapters", "vision.block", ...) for the breakdown of a peak. `name` must be a
-/// string literal or outlive every event recorded under it. Nests; the innermost wins.
+/// Names what this thread allocates ("weights", "adapters", "vision.block", ...) for the breakdown of a peak. `name`
+/// must be a string literal or outlive every event recorded under it. Nests; the innermost wins.
 class AllocationLabel {
  public:
   explicit AllocationLabel(const char* name) noexcept : previous_(current()) { current() = name; }

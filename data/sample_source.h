@@ -26,8 +26,8 @@ class SampleSource {
   virtual SampleShape shape_of(std::int64_t index) const = 0;
   /// Decodes and processes one sample. Throws Error(kData) naming file, column and row.
   virtual Sample load(std::int64_t index) const = 0;
-  /// The same with the longer side of pictures cut down to `resolution` pixels (0: as they are) in place of the source's own setting. A source
-  /// without pictures of its own takes no notice.
+  /// The same with the longer side of pictures cut down to `resolution` pixels (0: as they are) in place of the
+  /// source's own setting. A source without pictures of its own takes no notice.
   virtual SampleShape shape_at(std::int64_t index, std::int64_t) const { return shape_of(index); }
   virtual Sample load_at(std::int64_t index, std::int64_t) const { return load(index); }
   /// Samples that are trained on, and those of the held-out episodes, as numbers of this source.
@@ -37,20 +37,21 @@ class SampleSource {
   virtual std::uint64_t hash() const = 0;
 };
 
-/// Samples without files: random pixels, words, states and actions from `seed`, the same for the same number everywhere.
+/// Samples without files: random pixels, words, states and actions from `seed`, the same for the same number
+/// everywhere.
 struct SyntheticOptions {
   std::int64_t samples = 64;
   std::uint64_t seed = 0;
   std::int64_t state_dim = 4, action_dim = 2, chunk = 4;
   std::int64_t sensor_window = 8, sensor_channels = 3;
-  int images = 1;                ///< per sample
-  int smallest_side = 56;        ///< pixels of an image's side, a multiple of 28; sides vary up to the largest
+  int images = 1;          ///< per sample
+  int smallest_side = 56;  ///< pixels of an image's side, a multiple of 28; sides vary up to the largest
   int largest_side = 112;
   int smallest_text = 8, largest_text = 40;  ///< text tokens
-  int heavy_every = 0;           ///< every n-th sample has twice the largest side; 0: none
-  std::int64_t vocabulary = 512; ///< text tokens are below this
+  int heavy_every = 0;                       ///< every n-th sample has twice the largest side; 0: none
+  std::int64_t vocabulary = 512;             ///< text tokens are below this
   std::int64_t image_token = 0, vision_start_token = 0, vision_end_token = 0;  ///< of the model
-  std::int64_t not_a_number = -1;  ///< this sample's first action is NaN
+  std::int64_t not_a_number = -1;                                              ///< this sample's first action is NaN
 };
 std::unique_ptr<SampleSource> make_synthetic_source(const SyntheticOptions& options);
 

@@ -6,7 +6,8 @@
 
 namespace plimsoll::data {
 
-SampleStream::SampleStream(std::vector<std::int64_t> samples, std::uint64_t seed) : samples_(std::move(samples)), seed_(seed) {}
+SampleStream::SampleStream(std::vector<std::int64_t> samples, std::uint64_t seed)
+    : samples_(std::move(samples)), seed_(seed) {}
 
 std::int64_t SampleStream::at(std::uint64_t position) {
   const auto length = static_cast<std::uint64_t>(samples_.size());
@@ -28,7 +29,9 @@ const std::vector<std::int64_t>& SampleStream::epoch(std::uint64_t number) {
 }
 
 StreamRange share_of_step(std::int64_t step, std::int64_t effective_batch, int rank, int world) {
-  const auto cut = [&](int r) { return static_cast<std::uint64_t>((step - 1) * effective_batch + effective_batch * r / world); };
+  const auto cut = [&](int r) {
+    return static_cast<std::uint64_t>((step - 1) * effective_batch + effective_batch * r / world);
+  };
   return {cut(rank), cut(rank + 1)};
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// The order in which samples are seen: an endless stream that runs across epoch ends, so that every step has exactly B samples.
+// The order in which samples are seen: an endless stream that runs across epoch ends, so that every step has exactly B
+// samples.
 
 #include <cstdint>
 #include <map>
@@ -12,8 +13,8 @@ struct StreamRange {
   std::uint64_t begin = 0, end = 0;
 };
 
-/// A seeded permutation of the samples per epoch, one after another. Its only state is a position, so resuming needs nothing more.
-/// One thread.
+/// A seeded permutation of the samples per epoch, one after another. Its only state is a position, so resuming needs
+/// nothing more. One thread.
 class SampleStream {
  public:
   /// `samples` must not be empty.
@@ -31,8 +32,8 @@ class SampleStream {
   std::map<std::uint64_t, std::vector<std::int64_t>> epochs_;  // the last two: a step may reach across
 };
 
-/// Step `step` (from 1) draws positions [(step - 1) B, step B); this rank's part of them. Shares are contiguous, in rank order, and differ
-/// by at most one sample.
+/// Step `step` (from 1) draws positions [(step - 1) B, step B); this rank's part of them. Shares are contiguous, in
+/// rank order, and differ by at most one sample.
 StreamRange share_of_step(std::int64_t step, std::int64_t effective_batch, int rank, int world);
 
 }  // namespace plimsoll::data

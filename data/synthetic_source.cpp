@@ -63,8 +63,9 @@ class SyntheticSource final : public SampleSource {
 
   std::vector<float> normal(std::int64_t index, std::uint32_t what, std::int64_t n) const {
     std::vector<float> values(static_cast<std::size_t>(n));
-    fill_normal({options_.seed, static_cast<std::uint64_t>(index), what, static_cast<std::uint32_t>(RandomSite::kSimulator)},
-                values.data(), n);
+    fill_normal(
+        {options_.seed, static_cast<std::uint64_t>(index), what, static_cast<std::uint32_t>(RandomSite::kSimulator)},
+        values.data(), n);
     return values;
   }
 

@@ -117,6 +117,8 @@ std::string Child::ending() const {
   return fmt::format("exit code {}", WEXITSTATUS(status_));
 }
 
+int Child::exit_code() const { return WIFEXITED(status_) ? WEXITSTATUS(status_) : -1; }
+
 void kill_orphans(std::chrono::steady_clock::duration grace) {
   const auto deadline = std::chrono::steady_clock::now() + grace;
   for (reap(); !children().empty(); reap()) {

@@ -42,6 +42,8 @@ class Child {
   void send(int signal);
   /// "exit code 1", "signal 9 (Killed)"; once it has ended.
   std::string ending() const;
+  /// The exit code, -1 when a signal ended it; once it has ended.
+  int exit_code() const;
 
  private:
   pid_t pid_ = -1;

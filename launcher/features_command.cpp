@@ -14,8 +14,8 @@ namespace {
 std::vector<float> read_pixels(const SafetensorsFile& file) {
   const TensorEntry& entry = file.at("pixel_values");
   if (entry.dtype != "F32" || entry.shape.size() != 2 || entry.shape[1] != 1176) {
-    fail(ExitCode::kData, "{}: tensor pixel_values: expected F32 [patches, 1176], found {} [{}]", file.path().string(), entry.dtype,
-         fmt::join(entry.shape, ", "));
+    fail(ExitCode::kData, "{}: tensor pixel_values: expected F32 [patches, 1176], found {} [{}]", file.path().string(),
+         entry.dtype, fmt::join(entry.shape, ", "));
   }
   std::vector<float> values(entry.bytes.size() / sizeof(float));
   std::memcpy(values.data(), entry.bytes.data(), entry.bytes.size());
@@ -25,8 +25,8 @@ std::vector<float> read_pixels(const SafetensorsFile& file) {
 std::vector<std::array<std::int64_t, 3>> read_grids(const SafetensorsFile& file) {
   const TensorEntry& entry = file.at("image_grid_thw");
   if (entry.dtype != "I64" || entry.shape.size() != 2 || entry.shape[1] != 3) {
-    fail(ExitCode::kData, "{}: tensor image_grid_thw: expected I64 [images, 3], found {} [{}]", file.path().string(), entry.dtype,
-         fmt::join(entry.shape, ", "));
+    fail(ExitCode::kData, "{}: tensor image_grid_thw: expected I64 [images, 3], found {} [{}]", file.path().string(),
+         entry.dtype, fmt::join(entry.shape, ", "));
   }
   std::vector<std::array<std::int64_t, 3>> grids(entry.bytes.size() / (3 * sizeof(std::int64_t)));
   std::memcpy(grids.data(), entry.bytes.data(), entry.bytes.size());
@@ -49,15 +49,17 @@ VlmInput prepare(const cxxopts::ParseResult& parsed, const std::string& model, c
 }  // namespace
 
 int run_features(std::vector<std::string> args) {
-  cxxopts::Options options("plimsoll features", "Write what the VLM computes for one prompt, for comparison with other implementations");
+  cxxopts::Options options("plimsoll features",
+                           "Write what the VLM computes for one prompt, for comparison with other implementations");
   options.add_options()("model", "Hugging Face directory of a Qwen2.5-VL", cxxopts::value<std::string>())(
       "adapter", "PEFT directory", cxxopts::value<std::string>()->default_value(""))(
-      "text", "The user's text", cxxopts::value<std::string>())(
-      "image", "Picture file; may be repeated", cxxopts::value<std::vector<std::string>>())(
-      "pixels", "safetensors file with pixel_values and image_grid_thw in place of pictures", cxxopts::value<std::string>())(
-      "dtype", "fp32 or bf16", cxxopts::value<std::string>()->default_value("fp32"))(
+      "text", "The user's text", cxxopts::value<std::string>())("image", "Picture file; may be repeated",
+                                                                cxxopts::value<std::vector<std::string>>())(
+      "pixels", "safetensors file with pixel_values and image_grid_thw in place of pictures",
+      cxxopts::value<std::string>())("dtype", "fp32 or bf16", cxxopts::value<std::string>()->default_value("fp32"))(
       "out", "safetensors file to write", cxxopts::value<std::string>())(
-      "write-adapter", "Folder to write the adapter to again, under today's names", cxxopts::value<std::string>()->default_value(""))(
+      "write-adapter", "Folder to write the adapter to again, under today's names",
+      cxxopts::value<std::string>()->default_value(""))(
       "grad", "Also the gradients of mean(last_hidden_state^2) for every adapter tensor");
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <new>
@@ -63,6 +64,8 @@ int complain(plimsoll::ExitCode code, std::string_view kind, std::string_view te
 
 int main(int argc, char** argv) {
   using plimsoll::ExitCode;
+  // A file at the size limit (ulimit -f) is an error like a full disk, not a sudden death.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     return run(std::vector<std::string>(argv + 1, argv + argc));
   } catch (const plimsoll::Error& error) {

@@ -30,13 +30,19 @@ class Supervisor {
 
   int run() {
     for (std::int64_t attempt = 1;; ++attempt) {
-      const std::string ending = run_attempt(attempt);
+      const Ending ending = run_attempt(attempt);
       const auto record = report::read_exit_record(supervision_.run_dir);
       if (record && record->exit_code != ExitCode::kPeer) {
         spdlog::info("[launch] {} at step {}", record->reason, record->step);
         return static_cast<int>(record->exit_code);
       }
-      const std::string loss = record ? record->reason : "a rank was lost (" + ending + ")";
+      if (!record && final_without_record(ending.code)) {
+        spdlog::error(
+            "[launch] the ranks ended with exit code {} and could not write exit.json: see their messages above",
+            ending.code);
+        return ending.code;
+      }
+      const std::string loss = record ? record->reason : "a rank was lost (" + ending.text + ")";
       if (!may_restart(attempt - 1, loss)) return static_cast<int>(ExitCode::kPeer);
       pause();
       if (stopping_) return static_cast<int>(ExitCode::kPeer);
@@ -44,7 +50,21 @@ class Supervisor {
   }
 
  private:
-  std::string run_attempt(std::int64_t attempt) {
+  struct Ending {
+    int code = -1;
+    std::string text;
+  };
+
+  /// mpirun hands on the code that a rank left with. These mean that another attempt would end alike; mpirun's own
+  /// troubles end with 1 and killed ranks with 128 and more.
+  static bool final_without_record(int code) {
+    for (const auto final : {ExitCode::kUsage, ExitCode::kMemory, ExitCode::kData, ExitCode::kCheckpoint}) {
+      if (code == static_cast<int>(final)) return true;
+    }
+    return false;
+  }
+
+  Ending run_attempt(std::int64_t attempt) {
     report::remove_exit_record(supervision_.run_dir);
     std::vector<std::string> command = supervision_.command;
     const bool has_resume = std::find(command.begin(), command.end(), "--resume") != command.end();
@@ -53,7 +73,7 @@ class Supervisor {
     Child child(command);
     while (!child.ended()) watch(child);
     kill_orphans(seconds(supervision_.kill_grace));
-    return child.ending();
+    return {child.exit_code(), child.ending()};
   }
 
   /// Waits for the next signal or deadline and acts on it.

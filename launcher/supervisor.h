@@ -23,7 +23,8 @@ struct Supervision {
 /// Restarts in a row without a new checkpoint after which trying again is pointless.
 inline constexpr int kFruitlessRestarts = 3;
 
-/// Supervises until the end and returns the exit code: that of exit.json, or 5 when ranks were lost for good. A restart
+/// Supervises until the end and returns the exit code: that of exit.json; the command's own where there is no exit.json
+/// and that code means an error that a restart cannot heal (2, 3, 4, 6); or 5 when ranks were lost for good. A restart
 /// runs `command` with `--resume` appended. SIGTERM, SIGINT, SIGHUP, SIGUSR1 and the time limit become SIGUSR1 to the
 /// command, again and again until it ends; a second SIGINT or SIGTERM kills it. No process of an attempt outlives it.
 /// One call at a time, from the main thread: it takes over these signals and the children of this process. Throws

@@ -16,7 +16,8 @@
 namespace plimsoll::memory {
 namespace {
 
-// Stands before every block, so that a free needs no look-up. 64 bytes keep the data aligned as the default allocator's is.
+// Stands before every block, so that a free needs no look-up. 64 bytes keep the data aligned as the default allocator's
+// is.
 struct alignas(64) Header {
   std::int64_t bytes;
   const char* label;

@@ -13,8 +13,8 @@ namespace {
 thread_local Ledger* active = nullptr;
 thread_local std::uint64_t run_number = 0;
 
-// Stands for a block: meta storage has no data, so its size and label travel in the context pointer. `run` tells a block that
-// outlives its dry run (a model built in an earlier one) from one of the run in progress.
+// Stands for a block: meta storage has no data, so its size and label travel in the context pointer. `run` tells a
+// block that outlives its dry run (a model built in an earlier one) from one of the run in progress.
 struct Block {
   std::int64_t bytes;
   const char* label;

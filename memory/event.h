@@ -11,7 +11,8 @@ namespace plimsoll::memory {
 /// Requests under this size are not counted: libraries wrap scalars in such tensors on CPU and not on meta.
 inline constexpr std::int64_t kSmallestCounted = 64;
 
-/// One counted allocation (bytes > 0) or free (bytes < 0). `label` is the AllocationLabel at the time of the allocation.
+/// One counted allocation (bytes > 0) or free (bytes < 0). `label` is the AllocationLabel at the time of the
+/// allocation.
 struct Event {
   std::int64_t bytes = 0;
   const char* label = "";

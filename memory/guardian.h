@@ -1,5 +1,6 @@
 #pragma once
-// The guardian runs a rank's share of a step in micro-batches and sees to it that a full memory costs time and nothing else.
+// The guardian runs a rank's share of a step in micro-batches and sees to it that a full memory costs time and nothing
+// else.
 
 #include <cstddef>
 #include <cstdint>
@@ -18,8 +19,8 @@ struct Piece {
 
 /// What the guardian needs of a trainer. All calls come from the thread that called run().
 struct MicroBatchWork {
-  /// Forward, backward into staging and commit of one micro-batch. May throw an out-of-memory error at any allocation before its
-  /// commit; the commit itself neither allocates nor fails.
+  /// Forward, backward into staging and commit of one micro-batch. May throw an out-of-memory error at any allocation
+  /// before its commit; the commit itself neither allocates nor fails.
   std::function<void(Piece)> attempt;
   /// Clears what a failed attempt left in staging.
   std::function<void()> discard;
@@ -41,24 +42,25 @@ struct GuardianReport {
 /// True for every error that means out of memory. Call inside a catch block only.
 bool is_out_of_memory();
 
-/// Frees what a failed backward left behind: its tasks stay in the autograd engine's queue of the calling thread, with the memory they
-/// hold, until the next backward there. So one runs, over one element.
+/// Frees what a failed backward left behind: its tasks stay in the autograd engine's queue of the calling thread, with
+/// the memory they hold, until the next backward there. So one runs, over one element.
 void drain();
 
 class Guardian {
  public:
-  /// `meter` outlives the guardian. `after_drain(live_before, live_after)`, if set, is told the bytes live before a failed attempt and
-  /// after its drain: tests hold that they are equal.
+  /// `meter` outlives the guardian. `after_drain(live_before, live_after)`, if set, is told the bytes live before a
+  /// failed attempt and after its drain: tests hold that they are equal.
   explicit Guardian(Meter& meter) : meter_(meter) {}
   std::function<void(std::int64_t, std::int64_t)> after_drain;
 
-  /// Commits samples [0, samples) in order, at most `micro_batch` at once and no more than `budget`-bytes-fitting ones together. After an
-  /// out-of-memory failure: drain, discard, release cached blocks, then the same samples in halves. A single sample that fails sets
-  /// `failed` and ends the run. Other errors pass through.
+  /// Commits samples [0, samples) in order, at most `micro_batch` at once and no more than `budget`-bytes-fitting ones
+  /// together. After an out-of-memory failure: drain, discard, release cached blocks, then the same samples in halves.
+  /// A single sample that fails sets `failed` and ends the run. Other errors pass through.
   GuardianReport run(std::size_t samples, std::size_t micro_batch, const MicroBatchWork& work);
 
  private:
-  Piece next_piece(std::size_t begin, std::size_t samples, std::size_t limit, const MicroBatchWork& work, GuardianReport& report);
+  Piece next_piece(std::size_t begin, std::size_t samples, std::size_t limit, const MicroBatchWork& work,
+                   GuardianReport& report);
   bool try_piece(Piece piece, const MicroBatchWork& work, GuardianReport& report);
 
   Meter& meter_;

@@ -15,8 +15,8 @@ struct MicroBatchShape {
   std::int64_t patches = 0;  ///< over all samples
 };
 
-/// Peak bytes of one forward and backward above what is live before it. Errs upwards: totals are rounded up by at most a sixteenth, so
-/// that nearby shapes share one dry run. One thread.
+/// Peak bytes of one forward and backward above what is live before it. Errs upwards: totals are rounded up by at most
+/// a sixteenth, so that nearby shapes share one dry run. One thread.
 class Predictor {
  public:
   /// `measure(shape, recompute_blocks)` makes the dry run. It must not decrease when tokens or patches grow.

@@ -21,9 +21,10 @@ struct Sizes {
 // All that goes to the device, in ordinary host memory. Empty vectors when only shapes are wanted.
 struct HostBatch {
   Sizes sizes;
-  std::vector<float> pixels, vision_cos, vision_sin, text_cos, text_sin, state, sensor, actions, weight, noise, timesteps;
-  std::vector<std::int64_t> unpermute, vision_keys, merged_keys, ids, image_rows, token_keys, context_positions, token_rows,
-      sensor_rows, context_lengths;
+  std::vector<float> pixels, vision_cos, vision_sin, text_cos, text_sin, state, sensor, actions, weight, noise,
+      timesteps;
+  std::vector<std::int64_t> unpermute, vision_keys, merged_keys, ids, image_rows, token_keys, context_positions,
+      token_rows, sensor_rows, context_lengths;
   Segments windows, frames, tokens;
 };
 
@@ -37,7 +38,9 @@ class Upload {
     const std::vector<c10::BFloat16> rounded(values.begin(), values.end());
     return copy(rounded, shape, dtype);
   }
-  Tensor integers(const std::vector<std::int64_t>& values, at::IntArrayRef shape) const { return copy(values, shape, at::kLong); }
+  Tensor integers(const std::vector<std::int64_t>& values, at::IntArrayRef shape) const {
+    return copy(values, shape, at::kLong);
+  }
 
  private:
   template <class T>
@@ -88,7 +91,8 @@ void upload_expert(const HostBatch& host, const PackingRules& rules, const Uploa
     batch.sensor_rows = upload.integers(host.sensor_rows, {extra});
   }
   batch.state = upload.floats(host.state, {n, rules.state_dim});
-  if (rules.sensor_window > 0) batch.sensor = upload.floats(host.sensor, {n, rules.sensor_window, rules.sensor_channels});
+  if (rules.sensor_window > 0)
+    batch.sensor = upload.floats(host.sensor, {n, rules.sensor_window, rules.sensor_channels});
   batch.actions = upload.floats(host.actions, {n, rules.chunk, rules.action_dim});
   batch.action_weight = upload.floats(host.weight, {n, rules.chunk});
   batch.noise = upload.floats(host.noise, {n * rules.draws, rules.chunk, rules.action_dim});
@@ -110,10 +114,12 @@ PackedBatch upload_all(HostBatch host, const PackingRules& rules, at::Device dev
   return batch;
 }
 
-// cos and sin of position x frequency for every position up to the largest one: [position][frequency], in fp32 like torch.
+// cos and sin of position x frequency for every position up to the largest one: [position][frequency], in fp32 like
+// torch.
 class RotaryTable {
  public:
-  RotaryTable(const std::vector<float>& frequencies, std::int64_t positions) : width_(static_cast<std::int64_t>(frequencies.size())) {
+  RotaryTable(const std::vector<float>& frequencies, std::int64_t positions)
+      : width_(static_cast<std::int64_t>(frequencies.size())) {
     cos_.reserve(positions * width_);
     sin_.reserve(positions * width_);
     for (std::int64_t position = 0; position < positions; ++position) {
@@ -134,8 +140,8 @@ class RotaryTable {
 
 void check(bool holds, const Sample& sample, const char* what, std::int64_t found, std::int64_t expected) {
   if (!holds) {
-    fail(ExitCode::kData, "sample {}: {}: found {}, expected {}: the dataset and the model's configuration do not fit", sample.index, what,
-         found, expected);
+    fail(ExitCode::kData, "sample {}: {}: found {}, expected {}: the dataset and the model's configuration do not fit",
+         sample.index, what, found, expected);
   }
 }
 
@@ -146,15 +152,16 @@ void check_size(const Sample& sample, const char* what, std::size_t found, std::
 void check_images(const Sample& sample, const PackingRules& rules) {
   std::int64_t patches = 0;
   for (const auto& grid : sample.vlm.image_grid_thw) {
-    check(grid[0] >= 1 && grid[1] >= rules.merge && grid[2] >= rules.merge, sample, "frames, rows or columns of an image",
-          std::min({grid[0], grid[1], grid[2]}), rules.merge);
-    check(grid[1] % rules.merge == 0 && grid[2] % rules.merge == 0, sample, "rows or columns of patches beyond a multiple",
-          grid[1] % rules.merge + grid[2] % rules.merge, 0);
+    check(grid[0] >= 1 && grid[1] >= rules.merge && grid[2] >= rules.merge, sample,
+          "frames, rows or columns of an image", std::min({grid[0], grid[1], grid[2]}), rules.merge);
+    check(grid[1] % rules.merge == 0 && grid[2] % rules.merge == 0, sample,
+          "rows or columns of patches beyond a multiple", grid[1] % rules.merge + grid[2] % rules.merge, 0);
     patches += grid[0] * grid[1] * grid[2];
   }
   check_size(sample, "values of image patches", sample.vlm.pixel_values.size(), patches * rules.patch_values);
   const auto& ids = sample.vlm.input_ids;
-  check_size(sample, "image tokens", std::count(ids.begin(), ids.end(), rules.image_token_id), patches / (rules.merge * rules.merge));
+  check_size(sample, "image tokens", std::count(ids.begin(), ids.end(), rules.image_token_id),
+             patches / (rules.merge * rules.merge));
 }
 
 void check_text(const Sample& sample, const PackingRules& rules) {
@@ -163,8 +170,8 @@ void check_text(const Sample& sample, const PackingRules& rules) {
   check_size(sample, "position ids", sample.vlm.position_ids.size(), 3 * static_cast<std::int64_t>(ids.size()));
   const auto [low, high] = std::minmax_element(ids.begin(), ids.end());
   check(*low >= 0, sample, "smallest token id", *low, 0);
-  check(rules.vocabulary == 0 || *high < rules.vocabulary, sample, "largest token id (vocabulary minus one at most)", *high,
-        rules.vocabulary - 1);
+  check(rules.vocabulary == 0 || *high < rules.vocabulary, sample, "largest token id (vocabulary minus one at most)",
+        *high, rules.vocabulary - 1);
   const auto [first, last] = std::minmax_element(sample.vlm.position_ids.begin(), sample.vlm.position_ids.end());
   check(*first >= 0 && *last < kPositionLimit, sample, "position ids, the furthest", *first < 0 ? *first : *last, 0);
 }
@@ -204,7 +211,8 @@ class VisionPacker {
       const std::int64_t block = layout_.blocks[place] - static_cast<std::int64_t>(first);
       const float* from = pixels + block * unit_ * rules_.patch_values;
       host_.pixels.insert(host_.pixels.end(), from, from + unit_ * rules_.patch_values);
-      for (std::int64_t cell = 0; cell < unit_; ++cell) order_.push_back(layout_.positions[first_position + block * unit_ + cell]);
+      for (std::int64_t cell = 0; cell < unit_; ++cell)
+        order_.push_back(layout_.positions[first_position + block * unit_ + cell]);
       if (rules_.vision_dropout) keys(dropout_word(rules_, item.position), block);
     }
     host_.sizes.patches = static_cast<std::int64_t>(layout_.positions.size());
@@ -259,7 +267,9 @@ void append_text(HostBatch& host, const StreamSample& item, const PackingRules& 
 // M-RoPE: frequency i follows the axis of its section; both halves of the head carry the same angles.
 void append_rotary(HostBatch& host, const Sample& sample, const PackingRules& rules, const RotaryTable& table) {
   const std::int64_t length = static_cast<std::int64_t>(sample.vlm.input_ids.size()), half = rules.head_dim / 2;
-  const auto axis = [&](std::int64_t i) { return i < rules.mrope_section[0] ? 0 : i < rules.mrope_section[0] + rules.mrope_section[1] ? 1 : 2; };
+  const auto axis = [&](std::int64_t i) {
+    return i < rules.mrope_section[0] ? 0 : i < rules.mrope_section[0] + rules.mrope_section[1] ? 1 : 2;
+  };
   for (std::int64_t t = 0; t < length; ++t) {
     for (std::int64_t i = 0; i < 2 * half; ++i) {
       const std::int64_t position = sample.vlm.position_ids[axis(i % half) * length + t];
@@ -290,9 +300,11 @@ void append_context(HostBatch& host, std::int64_t tokens, const PackingRules& ru
 }
 
 float timestep(const PackingRules& rules, std::uint32_t word) {
-  if (!rules.flow) return static_cast<float>((std::uint64_t{word} * static_cast<std::uint64_t>(rules.diffusion_steps)) >> 32);
+  if (!rules.flow)
+    return static_cast<float>((std::uint64_t{word} * static_cast<std::uint64_t>(rules.diffusion_steps)) >> 32);
   const double u = (static_cast<double>(word) + 0.5) * 0x1.0p-32;
-  return static_cast<float>(0.001 + 0.999 * std::pow(u, 1.0 / 1.5));  // inverse of Beta(1.5, 1)'s distribution function t^1.5
+  return static_cast<float>(0.001 +
+                            0.999 * std::pow(u, 1.0 / 1.5));  // inverse of Beta(1.5, 1)'s distribution function t^1.5
 }
 
 void append_draws(HostBatch& host, std::uint64_t position, const PackingRules& rules) {
@@ -300,7 +312,8 @@ void append_draws(HostBatch& host, std::uint64_t position, const PackingRules& r
   const auto site = rules.evaluate ? RandomSite::kEvaluate : RandomSite::kNoise;
   for (int draw = 0; draw < rules.draws; ++draw) {
     const auto number = static_cast<std::uint32_t>(draw);
-    const auto words = random_words(mix({rules.seed, position, number, static_cast<std::uint32_t>(RandomSite::kTimestep)}), 0);
+    const auto words =
+        random_words(mix({rules.seed, position, number, static_cast<std::uint32_t>(RandomSite::kTimestep)}), 0);
     host.timesteps.push_back(timestep(rules, words[0]));
     const std::size_t first = host.noise.size();
     host.noise.resize(first + size);
@@ -321,7 +334,8 @@ void append_expert(HostBatch& host, const StreamSample& item, const PackingRules
 void require_tables(const PackingRules& rules) {
   if (static_cast<int>(rules.text_frequencies.size()) * 2 != rules.head_dim ||
       static_cast<int>(rules.vision_frequencies.size()) * 4 != rules.vision_head_dim) {
-    fail(ExitCode::kUsage, "packing rules without rotary frequencies ({} text, {} vision): take them from Qwen::packing_rules()",
+    fail(ExitCode::kUsage,
+         "packing rules without rotary frequencies ({} text, {} vision): take them from Qwen::packing_rules()",
          rules.text_frequencies.size(), rules.vision_frequencies.size());
   }
 }

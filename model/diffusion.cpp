@@ -33,7 +33,8 @@ std::array<float, 2> mixture_of(float time, const Tensor& table) {
   if (!table.defined()) return {1.0F - time, time};
   const auto step = static_cast<std::int64_t>(time);
   if (!(time >= 0.0F) || step >= table.size(0)) {
-    fail(ExitCode::kData, "diffusion step {} is outside the schedule of {} steps (expert.diffusion_steps)", time, table.size(0));
+    fail(ExitCode::kData, "diffusion step {} is outside the schedule of {} steps (expert.diffusion_steps)", time,
+         table.size(0));
   }
   const float* row = table.const_data_ptr<float>() + 2 * step;
   return {row[0], row[1]};
@@ -63,7 +64,8 @@ struct LossInputs {
   bool flow;
 };
 
-/// Calls visit(element of predicted, difference to its target, weight of its row) for all elements of sample `s` that count.
+/// Calls visit(element of predicted, difference to its target, weight of its row) for all elements of sample `s` that
+/// count.
 template <class T, class Visit>
 void for_each_difference(const LossInputs& in, const ChunkSizes& sizes, std::int64_t s, Visit visit) {
   const float* a = in.actions.const_data_ptr<float>() + s * sizes.chunk();
@@ -96,7 +98,8 @@ void fill_loss_gradient(const LossInputs& in, const ChunkSizes& sizes, const Ten
   rows::each(sizes.samples, [&](std::int64_t s) {
     const float factor = mean_factor(in.weight.const_data_ptr<float>() + s * sizes.rows, sizes);
     const float scale = 2.0F * g.const_data_ptr<float>()[s] * factor;
-    for_each_difference<T>(in, sizes, s, [&](std::int64_t i, float d, float w) { to[i] = static_cast<T>(scale * w * d); });
+    for_each_difference<T>(in, sizes, s,
+                           [&](std::int64_t i, float d, float w) { to[i] = static_cast<T>(scale * w * d); });
   });
 }
 
@@ -178,11 +181,13 @@ Tensor Diffusion::add_noise(const Tensor& actions, const Tensor& noise, const Te
   return result;
 }
 
-Tensor Diffusion::loss(const Tensor& predicted, const Tensor& actions, const Tensor& noise, const Tensor& weight) const {
+Tensor Diffusion::loss(const Tensor& predicted, const Tensor& actions, const Tensor& noise,
+                       const Tensor& weight) const {
   const LossInputs in{predicted, actions, noise, weight, flow_};
   Tensor losses = make({actions.size(0)}, at::kFloat, actions);
   if (!losses.is_meta()) {
-    rows::by_dtype(predicted.scalar_type(), [&](auto t) { fill_loss<decltype(t)>(in, ChunkSizes(actions, noise), losses); });
+    rows::by_dtype(predicted.scalar_type(),
+                   [&](auto t) { fill_loss<decltype(t)>(in, ChunkSizes(actions, noise), losses); });
   }
   if (!wants_graph(predicted)) return losses;
   auto node = make_node<DiffusionLossNode>(predicted);
@@ -199,7 +204,8 @@ std::vector<double> Diffusion::sampling_times(int steps) const {
   }
   std::vector<double> times;
   for (int i = 0; i < steps; ++i) {
-    times.push_back(flow_ ? 1.0 - static_cast<double>(i) / steps : static_cast<double>((steps - 1 - i) * (most / steps)));
+    times.push_back(flow_ ? 1.0 - static_cast<double>(i) / steps
+                          : static_cast<double>((steps - 1 - i) * (most / steps)));
   }
   return times;
 }

@@ -28,7 +28,8 @@ void check(const ExpertOptions& o, const ExpertPorts& ports) {
   }
 }
 
-/// Hidden width of the gated MLP: 8/3 of the width, as many weights as a plain MLP of 4 times the width, in steps of 32.
+/// Hidden width of the gated MLP: 8/3 of the width, as many weights as a plain MLP of 4 times the width, in steps
+/// of 32.
 std::int64_t mlp_width(std::int64_t width) { return (width * 8 / 3 + 31) / 32 * 32; }
 
 }  // namespace
@@ -65,9 +66,11 @@ ActionExpert::Linear ActionExpert::make_modulation(const std::string& name, int 
                                                    ParameterList& parameters) const {
   const std::int64_t width = options_.width;
   Linear layer;
-  layer.weight = parameters.make(name + ".weight", {parts * width, width}, 0.01 / std::sqrt(static_cast<double>(width)));
+  layer.weight =
+      parameters.make(name + ".weight", {parts * width, width}, 0.01 / std::sqrt(static_cast<double>(width)));
   layer.bias = parameters.bias(name, parts * width);
-  if (gates > 0 && !layer.bias.is_meta()) layer.bias.detach().narrow(0, (parts - gates) * width, gates * width).fill_(0.1);
+  if (gates > 0 && !layer.bias.is_meta())
+    layer.bias.detach().narrow(0, (parts - gates) * width, gates * width).fill_(0.1);
   return layer;
 }
 
@@ -112,12 +115,13 @@ std::array<Tensor, 2> ActionExpert::keys_values(const Attention& weights, const 
   return {heads(both[0]), heads(both[1])};
 }
 
-ExpertContext ActionExpert::context(const Tensor& hidden, const Tensor& sensors, const PackedBatch& batch, std::int64_t draws,
-                                    bool cache) const {
+ExpertContext ActionExpert::context(const Tensor& hidden, const Tensor& sensors, const PackedBatch& batch,
+                                    std::int64_t draws, bool cache) const {
   const AllocationLabel label("expert");
   ExpertContext result;
   const ContextLayout layout{batch.context_positions, batch.token_rows, batch.sensor_rows};
-  result.rows = embed_context(multiply(hidden, context_in_.weight, context_in_.bias), sensors, context_positions_, layout);
+  result.rows =
+      embed_context(multiply(hidden, context_in_.weight, context_in_.bias), sensors, context_positions_, layout);
   const auto rows = row_positions_.size(0);
   const auto samples = static_cast<std::size_t>(batch.samples);
   const std::vector<std::int64_t> own(samples * static_cast<std::size_t>(draws), rows);
@@ -162,7 +166,8 @@ Tensor ActionExpert::start_rows(const Tensor& noisy, const Tensor& state) const 
   return embed_rows(multiply(actions, action_in_.weight, action_in_.bias), lead, row_positions_, draws);
 }
 
-Tensor ActionExpert::predict(const Tensor& noisy, const Tensor& times, const Tensor& state, const ExpertContext& context) const {
+Tensor ActionExpert::predict(const Tensor& noisy, const Tensor& times, const Tensor& state,
+                             const ExpertContext& context) const {
   const AllocationLabel label("expert");
   const Tensor hidden = swish(multiply(times, time_in_.weight, time_in_.bias));
   Tensor time = swish(multiply(hidden, time_out_.weight, time_out_.bias));

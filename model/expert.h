@@ -1,10 +1,11 @@
 #pragma once
-// The action expert: a small transformer that turns noisy action chunks into what diffusion asks for, looking at the VLM's features.
+// The action expert: a small transformer that turns noisy action chunks into what diffusion asks for, looking at the
+// VLM's features.
 //
 // A DiT (Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2) with adaptive RMS norms and
-// cross-attention: per block self-attention over the rows of one draw, cross-attention to the sample's context, gated MLP, each
-// behind a modulated norm and a gate that come from the diffusion time. Parameters are fp32, matrix products run in
-// Precision::compute, the residual stream, norms and the loss are fp32.
+// cross-attention: per block self-attention over the rows of one draw, cross-attention to the sample's context, gated
+// MLP, each behind a modulated norm and a gate that come from the diffusion time. Parameters are fp32, matrix products
+// run in Precision::compute, the residual stream, norms and the loss are fp32.
 //
 // The draws of a sample share its context without copies: in cross-attention they are one segment of queries.
 
@@ -22,10 +23,10 @@ namespace plimsoll::model {
 
 /// What the expert must fit: the VLM's width and the robot's.
 struct ExpertPorts {
-  std::int64_t hidden = 0;        ///< width of the VLM's hidden states
-  int state_dim = 0;              ///< 0: no state row
+  std::int64_t hidden = 0;  ///< width of the VLM's hidden states
+  int state_dim = 0;        ///< 0: no state row
   int action_dim = 0;
-  std::int64_t max_context = 0;   ///< rows of the table of context positions
+  std::int64_t max_context = 0;  ///< rows of the table of context positions
   at::ScalarType compute = at::kFloat;
 };
 
@@ -39,18 +40,19 @@ struct ExpertContext {
 
 class ActionExpert {
  public:
-  /// Makes "expert.*" in `parameters`. The last layer starts small and the gates at 0.1, so every tensor has a gradient from
-  /// the first step on. Throws Error(kUsage) naming the key when the sizes do not fit.
+  /// Makes "expert.*" in `parameters`. The last layer starts small and the gates at 0.1, so every tensor has a gradient
+  /// from the first step on. Throws Error(kUsage) naming the key when the sizes do not fit.
   ActionExpert(const ExpertOptions& options, const ExpertPorts& ports, ParameterList& parameters);
 
-  /// hidden: [T, ports.hidden]; sensors: [K, width] from SensorEncoder, or undefined. Positions, rows and lengths are the batch's.
-  /// `draws` per sample. `cache`: also make all keys and values, for sampling, where they serve every step.
+  /// hidden: [T, ports.hidden]; sensors: [K, width] from SensorEncoder, or undefined. Positions, rows and lengths are
+  /// the batch's. `draws` per sample. `cache`: also make all keys and values, for sampling, where they serve every
+  /// step.
   ExpertContext context(const Tensor& hidden, const Tensor& sensors, const PackedBatch& batch, std::int64_t draws,
                         bool cache) const;
 
   /// noisy: [G, N, A] fp32; times: sinusoidal embedding [G, kTimeWidth] fp32; state: [samples, state_dim] fp32. Returns
-  /// [G, n, A] in `compute`: the last N rows of each draw are the predicted noise or velocity, a state row before them means
-  /// nothing (Diffusion::loss looks at the last N only).
+  /// [G, n, A] in `compute`: the last N rows of each draw are the predicted noise or velocity, a state row before them
+  /// means nothing (Diffusion::loss looks at the last N only).
   Tensor predict(const Tensor& noisy, const Tensor& times, const Tensor& state, const ExpertContext& context) const;
 
   static constexpr std::int64_t kTimeWidth = 256;
@@ -76,7 +78,8 @@ class ActionExpert {
   Tensor multiply(const Tensor& x, const Tensor& weight, const Tensor& bias = {}) const;
   Tensor heads(const Tensor& x) const;
   std::vector<Tensor> multiply_all(const Tensor& x, std::initializer_list<Tensor> weights) const;
-  Tensor attend(const Tensor& q, const Attention& weights, const Tensor& k, const Tensor& v, const SegmentsPtr& segments) const;
+  Tensor attend(const Tensor& q, const Attention& weights, const Tensor& k, const Tensor& v,
+                const SegmentsPtr& segments) const;
   Tensor run_block(std::size_t index, const Tensor& x, const Tensor& time, const Tensor& context_rows,
                    const ExpertContext& context) const;
   std::array<Tensor, 2> keys_values(const Attention& weights, const Tensor& rows) const;

@@ -1,8 +1,7 @@
-#include "model/expert_ops.h"
-
 #include <array>
 #include <vector>
 
+#include "model/expert_ops.h"
 #include "model/ops_node.h"
 #include "model/row_kernels.h"
 
@@ -14,14 +13,16 @@ using rows::inverse_rms;
 using rows::out;
 using rows::store;
 
-// --- embed_rows -------------------------------------------------------------------------------------------------------
+// --- embed_rows
+// -------------------------------------------------------------------------------------------------------
 
 struct RowSizes {
   std::int64_t groups, n, m, width, draws;
 };
 
 template <class T>
-void fill_embed_rows(const Tensor& source, const Tensor& lead, const Tensor& positions, Tensor& result, const RowSizes& s) {
+void fill_embed_rows(const Tensor& source, const Tensor& lead, const Tensor& positions, Tensor& result,
+                     const RowSizes& s) {
   const auto first = s.n - s.m;
   rows::each(s.groups, [&](std::int64_t g) {
     for (std::int64_t r = 0; r < s.n; ++r) {
@@ -94,23 +95,26 @@ class EmbedRowsNode final : public OpNode<0> {
   at::ScalarType type_ = at::kFloat;
 };
 
-// --- embed_context ----------------------------------------------------------------------------------------------------
+// --- embed_context
+// ----------------------------------------------------------------------------------------------------
 
-std::int64_t context_row(const Tensor& index, std::int64_t i) { return index.defined() ? in<std::int64_t>(index)[i] : i; }
+std::int64_t context_row(const Tensor& index, std::int64_t i) {
+  return index.defined() ? in<std::int64_t>(index)[i] : i;
+}
 
 const float* position_row(const Tensor& table, const Tensor& positions, std::int64_t row) {
   const auto position = in<std::int64_t>(positions)[row];
   if (position < 0 || position >= table.size(0)) {
-    fail(ExitCode::kData, "context row {} has position {}, but expert.context_positions has {} rows: raise max_context", row,
-         position, table.size(0));
+    fail(ExitCode::kData, "context row {} has position {}, but expert.context_positions has {} rows: raise max_context",
+         row, position, table.size(0));
   }
   return in<float>(table) + position * table.size(1);
 }
 
 /// Rows of one source (tokens or sensor tokens) into the context.
 template <class T>
-void fill_context(const Tensor& source, const Tensor& index, const Tensor& table, const Tensor& positions, Tensor& result,
-                  Tensor& inverse) {
+void fill_context(const Tensor& source, const Tensor& index, const Tensor& table, const Tensor& positions,
+                  Tensor& result, Tensor& inverse) {
   const auto width = source.size(1);
   rows::each(source.size(0), [&](std::int64_t i) {
     const auto row = context_row(index, i);
@@ -134,10 +138,12 @@ void fill_context_gradient(const Tensor& g, const Tensor& y, const Tensor& inver
     const auto row = context_row(index, i);
     const T* gr = in<T>(g) + row * width;
     const T* yr = in<T>(y) + row * width;
-    const float dot = rows::sum(width, [=](std::int64_t j) { return static_cast<float>(gr[j]) * static_cast<float>(yr[j]); });
+    const float dot =
+        rows::sum(width, [=](std::int64_t j) { return static_cast<float>(gr[j]) * static_cast<float>(yr[j]); });
     const float mean = dot / static_cast<float>(width);
     const float scale = in<float>(inverse)[row];
-    for (std::int64_t j = 0; j < width; ++j) d[j] = scale * (static_cast<float>(gr[j]) - static_cast<float>(yr[j]) * mean);
+    for (std::int64_t j = 0; j < width; ++j)
+      d[j] = scale * (static_cast<float>(gr[j]) - static_cast<float>(yr[j]) * mean);
     store(d, out<T>(d_source) + i * width);
     float* to = out<float>(d_table) + in<std::int64_t>(positions)[row] * width;
     for (std::int64_t j = 0; j < width; ++j) to[j] += d[j];
@@ -146,7 +152,8 @@ void fill_context_gradient(const Tensor& g, const Tensor& y, const Tensor& inver
 
 class EmbedContextNode final : public OpNode<5> {
  public:
-  void keep(const Tensor& result, const Tensor& inverse, const ContextLayout& layout, const std::array<std::int64_t, 3>& sizes) {
+  void keep(const Tensor& result, const Tensor& inverse, const ContextLayout& layout,
+            const std::array<std::int64_t, 3>& sizes) {
     save(0, result, true);
     save(1, inverse);
     save(2, layout.positions);
@@ -183,7 +190,8 @@ Tensor embed_rows(const Tensor& source, const Tensor& lead, const Tensor& positi
   const RowSizes s{source.size(0) / m, n, m, source.size(1), draws};
   Tensor result = make({s.groups * n, s.width}, at::kFloat, source);
   if (!result.is_meta()) {
-    rows::by_dtype(source.scalar_type(), [&](auto t) { fill_embed_rows<decltype(t)>(source, lead, positions, result, s); });
+    rows::by_dtype(source.scalar_type(),
+                   [&](auto t) { fill_embed_rows<decltype(t)>(source, lead, positions, result, s); });
   }
   if (!wants_graph(source, lead, positions)) return result;
   auto node = make_node<EmbedRowsNode>(source, lead, positions);

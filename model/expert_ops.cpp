@@ -14,7 +14,8 @@ using rows::inverse_rms;
 using rows::out;
 using rows::store;
 
-// --- modulated_norm ---------------------------------------------------------------------------------------------------
+// --- modulated_norm
+// ---------------------------------------------------------------------------------------------------
 
 template <class T>
 void fill_norm(const Tensor& x, const Tensor& shift, const Tensor& scale, Tensor& y, Tensor& inverse) {
@@ -37,8 +38,8 @@ struct NormGradients {
 
 /// Gradients of the rows of group `group`.
 template <class T>
-void fill_norm_gradient(std::int64_t group, const Tensor& g, const Tensor& x, const Tensor& scale, const Tensor& inverse,
-                        NormGradients& d) {
+void fill_norm_gradient(std::int64_t group, const Tensor& g, const Tensor& x, const Tensor& scale,
+                        const Tensor& inverse, NormGradients& d) {
   const auto width = x.size(1), n = x.size(0) / scale.size(0);
   const auto size = static_cast<std::size_t>(width);
   std::vector<float> d_shift(size, 0.0F), d_scale(size, 0.0F), hat(size), d_hat(size);
@@ -62,12 +63,22 @@ void fill_norm_gradient(std::int64_t group, const Tensor& g, const Tensor& x, co
   store(d_scale, out<T>(d.scale) + group * width);
 }
 
-class ModulatedNormNode final : public OpNode<3> {
+class ModulatedNormNode final : public OpNode<4>, public Remakable {
  public:
-  void keep(const Tensor& x, const Tensor& scale, const Tensor& inverse) {
+  void keep(const Tensor& x, const Tensor& shift, const Tensor& scale, const Tensor& inverse) {
     save(0, x);
     save(1, scale);
     save(2, inverse);
+    save(3, shift);
+  }
+  Tensor remake() override {
+    const Tensor x = saved(0), scale = saved(1), shift = saved(3);
+    Tensor inverse = saved(2),
+           y = make(x.sizes(), shift.scalar_type(), x);  // inverse is written again, with what it holds
+    if (!y.is_meta()) {
+      rows::by_dtype(shift.scalar_type(), [&](auto t) { fill_norm<decltype(t)>(x, shift, scale, y, inverse); });
+    }
+    return y;
   }
 
  protected:
@@ -83,7 +94,8 @@ class ModulatedNormNode final : public OpNode<3> {
   }
 };
 
-// --- gated_residual ---------------------------------------------------------------------------------------------------
+// --- gated_residual
+// ---------------------------------------------------------------------------------------------------
 
 template <class T>
 void fill_residual(const Tensor& x, const Tensor& y, const Tensor& gate, Tensor& result) {
@@ -103,7 +115,8 @@ void fill_residual(const Tensor& x, const Tensor& y, const Tensor& gate, Tensor&
 }
 
 template <class T>
-void fill_gate_gradient(std::int64_t group, const Tensor& g, const Tensor& y, const Tensor& gate, Tensor& d_y, Tensor& d_gate) {
+void fill_gate_gradient(std::int64_t group, const Tensor& g, const Tensor& y, const Tensor& gate, Tensor& d_y,
+                        Tensor& d_gate) {
   const auto width = y.size(1), n = y.size(0) / gate.size(0);
   std::vector<float> total(static_cast<std::size_t>(width), 0.0F);
   const T* a = in<T>(gate) + group * width;
@@ -148,7 +161,8 @@ class GatedResidualNode final : public OpNode<2> {
   bool gated_ = false;
 };
 
-// --- split_columns ----------------------------------------------------------------------------------------------------
+// --- split_columns
+// ----------------------------------------------------------------------------------------------------
 
 class SplitColumnsNode final : public OpNode<0> {
  public:
@@ -180,7 +194,7 @@ Tensor modulated_norm(const Tensor& x, const Tensor& shift, const Tensor& scale)
   }
   if (!wants_graph(x, shift, scale)) return y;
   auto node = make_node<ModulatedNormNode>(x, shift, scale);
-  node->keep(x, scale, inverse);
+  node->keep(x, shift, scale, inverse);
   torch::autograd::set_history(y, node);
   return y;
 }

@@ -18,13 +18,17 @@ class Output {
     kept_.push_back(value.detach().to(at::kFloat).contiguous());
     const auto& v = kept_.back();
     if (shape.empty()) shape = v.sizes().vec();
-    sources_.push_back({name, "F32", std::move(shape), {static_cast<const std::byte*>(v.const_data_ptr()), v.nbytes()}});
+    sources_.push_back(
+        {name, "F32", std::move(shape), {static_cast<const std::byte*>(v.const_data_ptr()), v.nbytes()}});
   }
   template <class T>
-  void values(const std::string& name, const char* dtype, std::vector<std::int64_t> shape, const T* first, std::size_t count) {
+  void values(const std::string& name, const char* dtype, std::vector<std::int64_t> shape, const T* first,
+              std::size_t count) {
     sources_.push_back({name, dtype, std::move(shape), std::as_bytes(std::span(first, count))});
   }
-  void write(const std::string& path) { write_safetensors(path, std::move(sources_), {{"format", "pt"}}, ExitCode::kData); }
+  void write(const std::string& path) {
+    write_safetensors(path, std::move(sources_), {{"format", "pt"}}, ExitCode::kData);
+  }
 
  private:
   std::vector<Tensor> kept_;
@@ -37,7 +41,8 @@ void add_input(Output& out, const VlmInput& input) {
   out.values("position_ids", "I64", {3, 1, length}, input.position_ids.data(), input.position_ids.size());
   if (input.image_grid_thw.empty()) return;
   const auto images = static_cast<std::int64_t>(input.image_grid_thw.size());
-  out.values("image_grid_thw", "I64", {images, 3}, input.image_grid_thw[0].data(), static_cast<std::size_t>(3 * images));
+  out.values("image_grid_thw", "I64", {images, 3}, input.image_grid_thw[0].data(),
+             static_cast<std::size_t>(3 * images));
   const auto patches = static_cast<std::int64_t>(input.pixel_values.size() / 1176);
   out.values("pixel_values", "F32", {patches, 1176}, input.pixel_values.data(), input.pixel_values.size());
 }

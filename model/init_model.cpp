@@ -44,7 +44,8 @@ class Plans {
 
 void plan_vision(Plans& plans, const VisionConfig& v) {
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(v.patch_values())));
-  plans.all.push_back({"visual.patch_embed.proj.weight", {v.hidden, v.channels, v.frames, v.patch, v.patch}, 0.0F, scale});
+  plans.all.push_back(
+      {"visual.patch_embed.proj.weight", {v.hidden, v.channels, v.frames, v.patch, v.patch}, 0.0F, scale});
   for (int i = 0; i < v.depth; ++i) {
     const std::string root = fmt::format("visual.blocks.{}.", i);
     plans.norm(root + "norm1", v.hidden);
@@ -86,7 +87,8 @@ std::vector<std::byte> draw(const Plan& plan, std::uint64_t seed) {
   std::vector<float> piece(std::min(plan.count(), kPiece));
   for (std::int64_t first = 0; first < plan.count(); first += kPiece) {
     const std::int64_t n = std::min(kPiece, plan.count() - first);
-    fill_normal({seed, name, static_cast<std::uint32_t>(first / kPiece), static_cast<std::uint32_t>(RandomSite::kInit)}, piece.data(), n);
+    fill_normal({seed, name, static_cast<std::uint32_t>(first / kPiece), static_cast<std::uint32_t>(RandomSite::kInit)},
+                piece.data(), n);
     for (std::int64_t i = 0; i < n; ++i) {
       const T value(plan.mean + plan.deviation * piece[i]);
       std::memcpy(bytes.data() + (first + i) * sizeof(T), &value, sizeof(T));
@@ -141,7 +143,8 @@ void write_weights(const std::vector<Plan>& plans, const InitOptions& options) {
     }
   }
   const nlohmann::json index{{"metadata", {{"total_size", total}}}, {"weight_map", map}};
-  write_file_durably(std::filesystem::path(options.dir) / "model.safetensors.index.json", index.dump(2) + "\n", ExitCode::kData);
+  write_file_durably(std::filesystem::path(options.dir) / "model.safetensors.index.json", index.dump(2) + "\n",
+                     ExitCode::kData);
 }
 
 void make_empty_folder(const std::string& dir) {
@@ -156,7 +159,8 @@ void make_empty_folder(const std::string& dir) {
 QwenConfig tiny() {
   QwenConfig c;
   c.vision = {.depth = 4, .hidden = 64, .intermediate = 128, .heads = 4, .out_hidden = 128, .full_attention = {1, 3}};
-  c.text = {.vocabulary = 1024, .hidden = 128, .intermediate = 256, .layers = 4, .heads = 4, .kv_heads = 2, .norm_eps = 1e-6};
+  c.text = {
+      .vocabulary = 1024, .hidden = 128, .intermediate = 256, .layers = 4, .heads = 4, .kv_heads = 2, .norm_eps = 1e-6};
   c.text.mrope_section = {4, 6, 6};
   return c;
 }
@@ -164,14 +168,26 @@ QwenConfig tiny() {
 QwenConfig wide() {
   QwenConfig c;
   c.vision = {.depth = 4, .hidden = 256, .intermediate = 512, .heads = 4, .out_hidden = 1024, .full_attention = {1, 3}};
-  c.text = {.vocabulary = 1024, .hidden = 1024, .intermediate = 2816, .layers = 4, .heads = 8, .kv_heads = 2, .norm_eps = 1e-6};
+  c.text = {.vocabulary = 1024,
+            .hidden = 1024,
+            .intermediate = 2816,
+            .layers = 4,
+            .heads = 8,
+            .kv_heads = 2,
+            .norm_eps = 1e-6};
   return c;
 }
 
 QwenConfig three_b() {
   QwenConfig c;
   c.vision = {.depth = 32, .hidden = 1280, .intermediate = 3420, .heads = 16, .out_hidden = 2048};
-  c.text = {.vocabulary = 151936, .hidden = 2048, .intermediate = 11008, .layers = 36, .heads = 16, .kv_heads = 2, .norm_eps = 1e-6};
+  c.text = {.vocabulary = 151936,
+            .hidden = 2048,
+            .intermediate = 11008,
+            .layers = 36,
+            .heads = 16,
+            .kv_heads = 2,
+            .norm_eps = 1e-6};
   return c;
 }
 

@@ -15,16 +15,18 @@
 
 namespace plimsoll::model::cpu {
 
-/// Calls body(task, worker) for every task in [0, tasks), worker in [0, workers). Tasks are handed out one by one, so their order and
-/// worker vary: a task's result must not depend on either. Runs on the calling thread alone when workers is 1. Inside, BLAS
-/// calls use one thread. The first exception is rethrown.
+/// Calls body(task, worker) for every task in [0, tasks), worker in [0, workers). Tasks are handed out one by one, so
+/// their order and worker vary: a task's result must not depend on either. Runs on the calling thread alone when
+/// workers is 1. Inside, BLAS calls use one thread. The first exception is rethrown.
 void for_tasks(std::int64_t tasks, int workers, c10::function_ref<void(std::int64_t task, int worker)> body);
 
-/// How many threads are worth waking for `operations` simple operations (about a nanosecond for eight) in at most `tasks` pieces.
+/// How many threads are worth waking for `operations` simple operations (about a nanosecond for eight) in at most
+/// `tasks` pieces.
 int workers_for(std::int64_t tasks, std::int64_t operations);
 
 /// Splits rows over the workers; `operations_per_row` says how much one row costs. body(first, last).
-void for_rows(std::int64_t rows, std::int64_t operations_per_row, c10::function_ref<void(std::int64_t, std::int64_t)> body);
+void for_rows(std::int64_t rows, std::int64_t operations_per_row,
+              c10::function_ref<void(std::int64_t, std::int64_t)> body);
 
 /// One block of library scratch (core/scope.h) for the time of a kernel, cut into 64-byte aligned pieces.
 class Scratch {
@@ -55,9 +57,10 @@ struct Matrix {
   bool transposed = false;
 };
 
-/// c[m, n] = alpha a[m, k] b[k, n] + beta c, c row-major with row stride `stride_c`, fp32. On the calling thread's BLAS threads.
-void gemm(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, Matrix<float> a, Matrix<float> b, float beta, float* c,
-          std::int64_t stride_c);
+/// c[m, n] = alpha a[m, k] b[k, n] + beta c, c row-major with row stride `stride_c`, fp32. On the calling thread's BLAS
+/// threads.
+void gemm(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, Matrix<float> a, Matrix<float> b, float beta,
+          float* c, std::int64_t stride_c);
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, Matrix<c10::BFloat16> a, Matrix<c10::BFloat16> b,
           float beta, float* c, std::int64_t stride_c);
 
@@ -92,24 +95,25 @@ constexpr std::int64_t kTileColumns = 1024;
 class CpuKernels final : public Kernels {
  public:
   void product(const Product& product, Tensor& out) const override;
-  void lora_forward(const Tensor& x, const LoraTensors& layer, const Dropout& dropout, at::ScalarType compute, Tensor& u,
-                    Tensor& y) const override;
-  void lora_backward(const Tensor& x, const std::vector<LoraTensors>& layers, const Dropout& dropout, at::ScalarType compute,
-                     std::vector<LoraGradients>& gradients, Tensor& dx) const override;
+  void lora_forward(const Tensor& x, const LoraTensors& layer, const Dropout& dropout, at::ScalarType compute,
+                    Tensor& u, Tensor& y) const override;
+  void lora_backward(const Tensor& x, const std::vector<LoraTensors>& layers, const Dropout& dropout,
+                     at::ScalarType compute, std::vector<LoraGradients>& gradients, Tensor& dx) const override;
   void sum_rows(const Tensor& x, Tensor& out) const override;
   void cast(const Tensor& x, Tensor& out) const override;
   void add(const Tensor& x, const Tensor& y, Tensor& out) const override;
   void rms_norm_forward(const Tensor& x, const Tensor& weight, double eps, Tensor& out, Tensor& rstd) const override;
-  void rms_norm_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& residual,
-                         Tensor& dx, Tensor& dweight) const override;
+  void rms_norm_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& rstd,
+                         const Tensor& residual, Tensor& dx, Tensor& dweight) const override;
   void swiglu_forward(const Tensor& gate, const Tensor& up, Tensor& out) const override;
-  void swiglu_backward(const Tensor& grad, const Tensor& gate, const Tensor& up, Tensor& dgate, Tensor& dup) const override;
+  void swiglu_backward(const Tensor& grad, const Tensor& gate, const Tensor& up, Tensor& dgate,
+                       Tensor& dup) const override;
   void activation_forward(Activation kind, const Tensor& x, Tensor& out) const override;
   void activation_backward(Activation kind, const Tensor& grad, const Tensor& x, Tensor& dx) const override;
   void rotary(const Tensor& x, const Tensor& cos, const Tensor& sin, bool backward, Tensor& out) const override;
   void attention_forward(const AttentionTensors& tensors, Tensor& out, Tensor& lse) const override;
-  void attention_backward(const AttentionTensors& tensors, const Tensor& grad, const Tensor& out, const Tensor& lse, Tensor& dq,
-                          Tensor& dk, Tensor& dv) const override;
+  void attention_backward(const AttentionTensors& tensors, const Tensor& grad, const Tensor& out, const Tensor& lse,
+                          Tensor& dq, Tensor& dk, Tensor& dv) const override;
   void gather_rows(const Tensor& table, const Tensor& indices, Tensor& out) const override;
   void scatter_add_rows(const Tensor& rows, const Tensor& indices, Tensor& out) const override;
   void place_rows(const Tensor& x, const Tensor& indices, const Tensor& rows, Tensor& out) const override;

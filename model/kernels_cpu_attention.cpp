@@ -1,6 +1,6 @@
-// CPU kernels of attention over packed segments. A task is a segment's query block and head (forward) or a segment's key head
-// (backward); each keeps whole rows of scores, so the softmax is the plain one, and computes alone: a segment's result
-// depends neither on its neighbours nor on the number of threads.
+// CPU kernels of attention over packed segments. A task is a segment's query block and head (forward) or a segment's
+// key head (backward); each keeps whole rows of scores, so the softmax is the plain one, and computes alone: a
+// segment's result depends neither on its neighbours nor on the number of threads.
 
 #include <cmath>
 
@@ -73,7 +73,8 @@ std::vector<Block> whole_segments(const Segments& segments) {
   return blocks;
 }
 
-/// Calls body(block) for each piece of at most kQueryBlock queries; causal pieces see only the keys up to their last query.
+/// Calls body(block) for each piece of at most kQueryBlock queries; causal pieces see only the keys up to their last
+/// query.
 template <class Body>
 void for_query_blocks(const Block& segment, bool causal, Body&& body) {
   for (std::int64_t at = 0; at < segment.queries; at += kQueryBlock) {
@@ -118,20 +119,21 @@ struct View {
 template <class T>
 View<T> view(const AttentionTensors& t) {
   const Shape shape{t.q.size(1), t.k.size(1), t.q.size(2)};
-  return {data<T>(t.q),    data<T>(t.k),    data<T>(t.v), t.q.stride(0), t.k.stride(0), t.v.stride(0), shape,
-          1.0F / std::sqrt(static_cast<float>(shape.d))};
+  return {data<T>(t.q),  data<T>(t.k),  data<T>(t.v), t.q.stride(0),
+          t.k.stride(0), t.v.stride(0), shape,        1.0F / std::sqrt(static_cast<float>(shape.d))};
 }
 
 template <class T>
-Matrix<T> head(const T* base, std::int64_t stride, std::int64_t row, std::int64_t index, std::int64_t d, bool transposed = false) {
+Matrix<T> head(const T* base, std::int64_t stride, std::int64_t row, std::int64_t index, std::int64_t d,
+               bool transposed = false) {
   return {base + row * stride + index * d, stride, transposed};
 }
 
 template <class T>
 struct ForwardScratch {
   float* scores;
-  T* weights;  ///< the scores' own memory in fp32
-  float* sums; ///< [block, d]
+  T* weights;   ///< the scores' own memory in fp32
+  float* sums;  ///< [block, d]
 };
 
 template <class T>
@@ -145,8 +147,8 @@ ForwardScratch<T> forward_scratch(char* at, std::int64_t queries, std::int64_t k
 }
 
 template <class T>
-void forward_block(const View<T>& in, const Block& block, std::int64_t index, bool causal, const ForwardScratch<T>& scratch, T* out,
-                   float* lse) {
+void forward_block(const View<T>& in, const Block& block, std::int64_t index, bool causal,
+                   const ForwardScratch<T>& scratch, T* out, float* lse) {
   const Shape& shape = in.shape;
   const std::int64_t d = shape.d, keys = block.keys, kv = index / shape.group();
   if (keys > 0) {
@@ -163,8 +165,8 @@ void forward_block(const View<T>& in, const Block& block, std::int64_t index, bo
     if (lse != nullptr) lse[(block.query + row) * shape.heads + index] = valid > 0 ? top + std::log(total) : 0.0F;
   }
   if (keys > 0) {
-    gemm(block.queries, d, keys, 1.0F, Matrix<T>{scratch.weights, keys}, head(in.v, in.v_stride, block.key, kv, d), 0.0F,
-         scratch.sums, d);
+    gemm(block.queries, d, keys, 1.0F, Matrix<T>{scratch.weights, keys}, head(in.v, in.v_stride, block.key, kv, d),
+         0.0F, scratch.sums, d);
   }
   for (std::int64_t row = 0; row < block.queries; ++row) {
     T* to = out + ((block.query + row) * shape.heads + index) * d;
@@ -200,13 +202,14 @@ template <class T>
 struct BackwardScratch {
   float *scores, *slopes;  ///< [block, keys] each: p, then dp
   T *weights, *dscores;    ///< rounded copies, or the same memory in fp32
-  float *dq;               ///< [block, d]
+  float* dq;               ///< [block, d]
   float *dk, *dv;          ///< bf16: [keys, d] sums over blocks and the group's heads
 };
 
 template <class T>
 BackwardScratch<T> backward_scratch(char* at, std::int64_t queries, std::int64_t keys, std::int64_t d) {
-  const std::int64_t q = block_rows(queries), wide = Scratch::padded(q * keys * 4), half = Scratch::padded(q * keys * 2);
+  const std::int64_t q = block_rows(queries), wide = Scratch::padded(q * keys * 4),
+                     half = Scratch::padded(q * keys * 2);
   BackwardScratch<T> s{};
   s.scores = reinterpret_cast<float*>(at);
   s.slopes = reinterpret_cast<float*>(at + wide);
@@ -232,7 +235,8 @@ struct BackwardView {
 template <class T>
 float dot(const T* a, const T* b, std::int64_t n) {
   F8 total{};
-  lanes::for_each(n, [&](std::int64_t i, auto count) { total = lanes::fma(load(a + i, count), load(b + i, count), total); });
+  lanes::for_each(
+      n, [&](std::int64_t i, auto count) { total = lanes::fma(load(a + i, count), load(b + i, count), total); });
   return lanes::sum(total);
 }
 
@@ -257,8 +261,8 @@ void softmax_row_backward(const BackwardView<T>& b, const Block& block, std::int
 }
 
 template <class T>
-void backward_block(const BackwardView<T>& b, const Block& block, std::int64_t index, const BackwardScratch<T>& scratch, bool first,
-                    float* dk, float* dv, std::int64_t stride) {
+void backward_block(const BackwardView<T>& b, const Block& block, std::int64_t index, const BackwardScratch<T>& scratch,
+                    bool first, float* dk, float* dv, std::int64_t stride) {
   const View<T>& in = b.in;
   const Shape& shape = in.shape;
   const std::int64_t d = shape.d, keys = block.keys, kv = index / shape.group(), width = shape.heads * d;
@@ -269,8 +273,8 @@ void backward_block(const BackwardView<T>& b, const Block& block, std::int64_t i
   const float beta = first ? 0.0F : 1.0F;
   gemm(keys, d, block.queries, 1.0F, Matrix<T>{scratch.weights, keys, true}, grad, beta, dv, stride);
   gemm(keys, d, block.queries, 1.0F, Matrix<T>{scratch.dscores, keys, true}, q, beta, dk, stride);
-  gemm(block.queries, d, keys, 1.0F, Matrix<T>{scratch.dscores, keys}, head(in.k, in.k_stride, block.key, kv, d), 0.0F, scratch.dq,
-       d);
+  gemm(block.queries, d, keys, 1.0F, Matrix<T>{scratch.dscores, keys}, head(in.k, in.k_stride, block.key, kv, d), 0.0F,
+       scratch.dq, d);
   for (std::int64_t row = 0; row < block.queries; ++row) {
     T* to = b.dq + (block.query + row) * width + index * d;
     const float* from = scratch.dq + row * d;
@@ -293,7 +297,8 @@ void backward_head(const BackwardView<T>& b, const Block& segment, std::int64_t 
     clear_rows(dk, width, segment.keys, d);
     clear_rows(dv, width, segment.keys, d);
     for (std::int64_t j = 0; j < shape.group(); ++j) {
-      clear_rows(b.dq + (segment.query * shape.heads + kv * shape.group() + j) * d, shape.heads * d, segment.queries, d);
+      clear_rows(b.dq + (segment.query * shape.heads + kv * shape.group() + j) * d, shape.heads * d, segment.queries,
+                 d);
     }
     return;
   }
@@ -324,8 +329,8 @@ void backward_head(const BackwardView<T>& b, const Block& segment, std::int64_t 
 }
 
 template <class T>
-void backward(const AttentionTensors& tensors, const Tensor& grad, const Tensor& out, const Tensor& lse, Tensor& dq, Tensor& dk,
-              Tensor& dv) {
+void backward(const AttentionTensors& tensors, const Tensor& grad, const Tensor& out, const Tensor& lse, Tensor& dq,
+              Tensor& dk, Tensor& dv) {
   const BackwardView<T> b{view<T>(tensors), data<T>(grad), data<T>(out), data<float>(lse),
                           data<T>(dq),      data<T>(dk),   data<T>(dv),  tensors.causal};
   const std::vector<Block> segments = whole_segments(tensors.segments);
@@ -338,7 +343,8 @@ void backward(const AttentionTensors& tensors, const Tensor& grad, const Tensor&
   Scratch scratch(bytes * workers);
   char* base = scratch.take<char>(bytes * workers);
   for_tasks(tasks, workers, [&](std::int64_t task, int worker) {
-    backward_head(b, segments[static_cast<std::size_t>(task / shape.kv_heads)], task % shape.kv_heads, base + worker * bytes);
+    backward_head(b, segments[static_cast<std::size_t>(task / shape.kv_heads)], task % shape.kv_heads,
+                  base + worker * bytes);
   });
 }
 
@@ -348,8 +354,8 @@ void CpuKernels::attention_forward(const AttentionTensors& tensors, Tensor& out,
   with_type(tensors.q.scalar_type(), [&](auto type) { forward<decltype(type)>(tensors, out, lse); });
 }
 
-void CpuKernels::attention_backward(const AttentionTensors& tensors, const Tensor& grad, const Tensor& out, const Tensor& lse,
-                                    Tensor& dq, Tensor& dk, Tensor& dv) const {
+void CpuKernels::attention_backward(const AttentionTensors& tensors, const Tensor& grad, const Tensor& out,
+                                    const Tensor& lse, Tensor& dq, Tensor& dk, Tensor& dv) const {
   with_type(tensors.q.scalar_type(), [&](auto type) { backward<decltype(type)>(tensors, grad, out, lse, dq, dk, dv); });
 }
 
@@ -357,7 +363,8 @@ void CpuKernels::attention_backward(const AttentionTensors& tensors, const Tenso
 
 namespace plimsoll::model {
 
-std::int64_t attention_scratch_bytes(const Segments& segments, std::int64_t head_dim, at::ScalarType dtype, int threads) {
+std::int64_t attention_scratch_bytes(const Segments& segments, std::int64_t head_dim, at::ScalarType dtype,
+                                     int threads) {
   std::int64_t most = 0;
   cpu::with_type(dtype, [&](auto type) {
     most = cpu::worst(segments, [&](std::int64_t queries, std::int64_t keys) {

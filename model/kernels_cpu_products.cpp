@@ -69,8 +69,8 @@ struct Prefill {
 };
 
 template <class T, class U>
-void prefill_row(const Prefill& with, const U* u, std::int64_t out_columns, std::int64_t column, std::int64_t n, const T* old,
-                 float* to) {
+void prefill_row(const Prefill& with, const U* u, std::int64_t out_columns, std::int64_t column, std::int64_t n,
+                 const T* old, float* to) {
   lanes::for_each(n, [&](std::int64_t i, auto count) {
     F8 v = with.bias != nullptr ? load(with.bias + column + i, count) : F8{};
     if (with.beta != 0.0F) v = lanes::fma(load(old + i, count), splat(with.beta), v);
@@ -86,16 +86,17 @@ void store_tile(const float* from, const Tile& tile, std::int64_t width, X* to) 
   for_rows(tile.rows, tile.columns, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t row = first; row < last; ++row) {
       X* out = to + (tile.row + row) * width + tile.column;
-      lanes::for_each(tile.columns,
-                      [&](std::int64_t i, auto count) { store(out + i, load(from + row * tile.columns + i, count), count); });
+      lanes::for_each(tile.columns, [&](std::int64_t i, auto count) {
+        store(out + i, load(from + row * tile.columns + i, count), count);
+      });
     }
   });
 }
 
 /// out = a b + prefill, T operands, O output. fp32 output is multiplied in place; bf16 goes through an fp32 tile.
 template <class T, class U, class O>
-void tiled_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, const Prefill& with, const U* u,
-                   O* out, float* tile_buffer) {
+void tiled_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, const Prefill& with,
+                   const U* u, O* out, float* tile_buffer) {
   constexpr bool kInPlace = std::is_same_v<O, float>;
   const auto fill = [&](const Tile& tile, float* to, std::int64_t stride) {
     for_rows(tile.rows, tile.columns * (1 + with.rank), [&](std::int64_t first, std::int64_t last) {
@@ -112,8 +113,8 @@ void tiled_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, 
   } else {
     for_tiles(m, n, [&](const Tile& tile) {
       if (with.any()) fill(tile, tile_buffer, tile.columns);
-      gemm(tile.rows, tile.columns, k, 1.0F, shifted(a, tile.row, 0), shifted(b, 0, tile.column), with.any() ? 1.0F : 0.0F,
-           tile_buffer, tile.columns);
+      gemm(tile.rows, tile.columns, k, 1.0F, shifted(a, tile.row, 0), shifted(b, 0, tile.column),
+           with.any() ? 1.0F : 0.0F, tile_buffer, tile.columns);
       store_tile(tile_buffer, tile, n, out);
     });
   }
@@ -136,14 +137,16 @@ struct RowMask {
 RowMask row_mask(const Dropout& dropout, std::uint32_t site, std::int64_t row) {
   const std::int64_t* key = data<std::int64_t>(dropout.keys) + 2 * row;
   const auto words = static_cast<std::uint64_t>(key[0]);
-  return {static_cast<std::uint32_t>(words), static_cast<std::uint32_t>(words >> 32), static_cast<std::uint32_t>(key[1]), site,
+  return {static_cast<std::uint32_t>(words), static_cast<std::uint32_t>(words >> 32),
+          static_cast<std::uint32_t>(key[1]), site,
           static_cast<std::uint32_t>(static_cast<double>(dropout.rate) * 0x1.0p32)};
 }
 
 template <class Body>
 void for_kept(const RowMask& mask, std::int64_t begin, std::int64_t n, Body&& body) {
   for (std::int64_t i = 0; i < n; i += 32) {
-    const auto words = lanes::philox(mask.k0, mask.k1, mask.token, static_cast<std::uint32_t>((begin + i) / 32), mask.site);
+    const auto words =
+        lanes::philox(mask.k0, mask.k1, mask.token, static_cast<std::uint32_t>((begin + i) / 32), mask.site);
     for (int part = 0; part < 4 && i + 8 * part < n; ++part) {
       const std::int64_t at = i + 8 * part;
       const lanes::I8 keep = words.word[part] >= mask.threshold;
@@ -167,7 +170,8 @@ void drop_tile(const X* x, std::int64_t width, const Tile& tile, const Dropout& 
       const X* from = x + (tile.row + row) * width + tile.column;
       T* out = to + row * tile.columns;
       if (dropout.rate == 0.0F) {
-        lanes::for_each(tile.columns, [&](std::int64_t i, auto count) { store(out + i, load(from + i, count), count); });
+        lanes::for_each(tile.columns,
+                        [&](std::int64_t i, auto count) { store(out + i, load(from + i, count), count); });
         continue;
       }
       for_kept(row_mask(dropout, site, tile.row + row), tile.column, tile.columns,
@@ -202,7 +206,8 @@ bool can_skip_copy(const Tensor& x, const Dropout& dropout) {
 
 /// u = dropout(x) a^T. `u32`: [n, r] fp32 scratch.
 template <class T>
-void down_project(const Tensor& x, const LoraTensors& layer, const Dropout& dropout, const T* a, T* dropped, float* u32) {
+void down_project(const Tensor& x, const LoraTensors& layer, const Dropout& dropout, const T* a, T* dropped,
+                  float* u32) {
   const std::int64_t n = rows(x), in = columns(x), rank = layer.a.size(0);
   const Matrix<T> down{a, in, true};
   if (can_skip_copy<T>(x, dropout)) {
@@ -239,8 +244,8 @@ void lora_forward_as(const Tensor& x, const LoraTensors& layer, const Dropout& d
   float* up = scratch.take<float>(rank * out);
   transpose_up(layer.b, layer.scale, up);
   const Prefill with{as<float>(layer.bias, scratch), 0.0F, up, rank};
-  tiled_product(n, out, in, Matrix<T>{as<T>(x, scratch), in}, Matrix<T>{as<T>(layer.weight, scratch), in, true}, with, data<T>(u),
-                data<T>(y), kHalf ? scratch.take<float>(tile_elements(n, out)) : nullptr);
+  tiled_product(n, out, in, Matrix<T>{as<T>(x, scratch), in}, Matrix<T>{as<T>(layer.weight, scratch), in, true}, with,
+                data<T>(u), data<T>(y), kHalf ? scratch.take<float>(tile_elements(n, out)) : nullptr);
 }
 
 /// One layer's scratch in a backward pass; all but the first two are null without a low-rank pair.
@@ -282,16 +287,15 @@ BackwardPieces<T> begin_backward(const LoraTensors& layer, LoraGradients& gradie
 
 /// da[:, tile columns] (+)= du^T dropout(x) over the tile's rows.
 template <class T>
-void add_down_gradient(const Tensor& x, const LoraTensors& layer, const Dropout& dropout, const BackwardPieces<T>& pieces,
-                       const Tile& tile, T* dropped, Tensor& da) {
+void add_down_gradient(const Tensor& x, const LoraTensors& layer, const Dropout& dropout,
+                       const BackwardPieces<T>& pieces, const Tile& tile, T* dropped, Tensor& da) {
   const std::int64_t in = columns(x), rank = layer.a.size(0);
   Matrix<T> source{dropped, tile.columns};
   if (can_skip_copy<T>(x, dropout)) {
     source = {data<T>(x) + tile.row * in + tile.column, in};
   } else {
-    with_type(x.scalar_type(), [&](auto type) {
-      drop_tile(data<decltype(type)>(x), in, tile, dropout, layer.site, dropped);
-    });
+    with_type(x.scalar_type(),
+              [&](auto type) { drop_tile(data<decltype(type)>(x), in, tile, dropout, layer.site, dropped); });
   }
   gemm(rank, tile.columns, tile.rows, 1.0F, Matrix<T>{pieces.du + tile.row * rank, rank, true}, source,
        tile.row == 0 ? 0.0F : 1.0F, data<float>(da) + tile.column, in);
@@ -299,11 +303,12 @@ void add_down_gradient(const Tensor& x, const LoraTensors& layer, const Dropout&
 
 /// to (+)= g w + dropout'(du a) over a tile.
 template <class T>
-void add_input_gradient(const LoraTensors& layer, const Dropout& dropout, const BackwardPieces<T>& pieces, const Tile& tile,
-                        std::int64_t in, bool first, float* low_rank, float* to, std::int64_t stride_to) {
+void add_input_gradient(const LoraTensors& layer, const Dropout& dropout, const BackwardPieces<T>& pieces,
+                        const Tile& tile, std::int64_t in, bool first, float* low_rank, float* to,
+                        std::int64_t stride_to) {
   const std::int64_t out = layer.weight.size(0);
-  gemm(tile.rows, tile.columns, out, 1.0F, Matrix<T>{pieces.grad + tile.row * out, out}, Matrix<T>{pieces.weight + tile.column, in},
-       first ? 0.0F : 1.0F, to, stride_to);
+  gemm(tile.rows, tile.columns, out, 1.0F, Matrix<T>{pieces.grad + tile.row * out, out},
+       Matrix<T>{pieces.weight + tile.column, in}, first ? 0.0F : 1.0F, to, stride_to);
   if (!layer.a.defined()) return;
   const std::int64_t rank = layer.a.size(0);
   const Matrix<T> du{pieces.du + tile.row * rank, rank}, a{pieces.a + tile.column, in};
@@ -321,7 +326,8 @@ struct BackwardTiles {
 };
 
 BackwardTiles backward_tiles(const std::vector<LoraTensors>& layers, std::int64_t n, std::int64_t in, bool sums) {
-  const bool adapted = std::any_of(layers.begin(), layers.end(), [](const LoraTensors& layer) { return layer.a.defined(); });
+  const bool adapted =
+      std::any_of(layers.begin(), layers.end(), [](const LoraTensors& layer) { return layer.a.defined(); });
   const std::int64_t whole = tile_elements(n, in);
   return {adapted ? whole : 0, adapted ? whole : 0, sums ? whole : 0};
 }
@@ -348,7 +354,8 @@ void lora_backward_as(const Tensor& x, const std::vector<LoraTensors>& layers, c
     float* to = sum;
     if constexpr (kInPlace) to = dx.defined() ? data<float>(dx) + tile.row * in + tile.column : nullptr;
     for (std::size_t i = 0; i < layers.size(); ++i) {
-      if (gradients[i].da.defined()) add_down_gradient(x, layers[i], dropout, pieces[i], tile, dropped, gradients[i].da);
+      if (gradients[i].da.defined())
+        add_down_gradient(x, layers[i], dropout, pieces[i], tile, dropped, gradients[i].da);
       if (dx.defined()) {
         add_input_gradient(layers[i], dropout, pieces[i], tile, in, i == 0, low_rank, to, kInPlace ? in : tile.columns);
       }
@@ -363,11 +370,12 @@ void product_as(const Product& p, Tensor& out) {
   const std::int64_t m = out.size(0), n = out.size(1), k = p.transpose_a ? p.a.size(0) : p.a.size(1);
   constexpr bool kTiled = !std::is_same_v<O, float>;
   const std::int64_t tile_bytes = kTiled ? Scratch::padded(tile_elements(m, n) * 4) : 0;
-  Scratch scratch(converted_bytes(p.a, kType) + converted_bytes(p.b, kType) + converted_bytes(p.bias, at::kFloat) + tile_bytes);
+  Scratch scratch(converted_bytes(p.a, kType) + converted_bytes(p.b, kType) + converted_bytes(p.bias, at::kFloat) +
+                  tile_bytes);
   const Prefill with{as<float>(p.bias, scratch), p.beta, nullptr, 0};
   tiled_product(m, n, k, Matrix<T>{as<T>(p.a, scratch), p.a.size(1), p.transpose_a},
-                Matrix<T>{as<T>(p.b, scratch), p.b.size(1), p.transpose_b}, with, static_cast<const T*>(nullptr), data<O>(out),
-                kTiled ? scratch.take<float>(tile_elements(m, n)) : nullptr);
+                Matrix<T>{as<T>(p.b, scratch), p.b.size(1), p.transpose_b}, with, static_cast<const T*>(nullptr),
+                data<O>(out), kTiled ? scratch.take<float>(tile_elements(m, n)) : nullptr);
 }
 
 }  // namespace
@@ -378,8 +386,8 @@ void CpuKernels::product(const Product& p, Tensor& out) const {
   });
 }
 
-void CpuKernels::lora_forward(const Tensor& x, const LoraTensors& layer, const Dropout& dropout, at::ScalarType compute, Tensor& u,
-                              Tensor& y) const {
+void CpuKernels::lora_forward(const Tensor& x, const LoraTensors& layer, const Dropout& dropout, at::ScalarType compute,
+                              Tensor& u, Tensor& y) const {
   with_type(compute, [&](auto type) { lora_forward_as<decltype(type)>(x, layer, dropout, u, y); });
 }
 
@@ -403,17 +411,19 @@ std::int64_t bytes_of(std::int64_t count, at::ScalarType type) {
 
 }  // namespace
 
-std::int64_t linear_scratch_bytes(std::int64_t n, std::int64_t in, const std::vector<std::int64_t>& outs, std::int64_t rank,
-                                  at::ScalarType weights, at::ScalarType compute) {
+std::int64_t linear_scratch_bytes(std::int64_t n, std::int64_t in, const std::vector<std::int64_t>& outs,
+                                  std::int64_t rank, at::ScalarType weights, at::ScalarType compute) {
   using cpu::tile_elements;
   // Forward: one layer at a time. Backward: the whole group. x and gradients may come in the other dtype, too.
   std::int64_t most = 0, backward = 3 * bytes_of(tile_elements(n, in), at::kFloat);
   for (const std::int64_t out : outs) {
     const std::int64_t converted = bytes_of(n * in, compute) + bytes_of(n * out, compute) +
                                    (weights == compute ? 0 : bytes_of(in * out, compute)) + bytes_of(out, at::kFloat);
-    const std::int64_t tiles = std::max(bytes_of(tile_elements(n, out), at::kFloat), bytes_of(tile_elements(out, in), at::kFloat));
-    const std::int64_t low = bytes_of(rank * in, compute) + bytes_of(rank * out, compute) + bytes_of(rank * out, at::kFloat) +
-                             bytes_of(n * rank, at::kFloat) + bytes_of(n * rank, compute);
+    const std::int64_t tiles =
+        std::max(bytes_of(tile_elements(n, out), at::kFloat), bytes_of(tile_elements(out, in), at::kFloat));
+    const std::int64_t low = bytes_of(rank * in, compute) + bytes_of(rank * out, compute) +
+                             bytes_of(rank * out, at::kFloat) + bytes_of(n * rank, at::kFloat) +
+                             bytes_of(n * rank, compute);
     most = std::max(most, converted + low + tiles + bytes_of(tile_elements(n, in), at::kFloat));
     backward += converted + low;
   }

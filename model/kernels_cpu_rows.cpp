@@ -44,9 +44,12 @@ F8 silu_slope(F8 x) {
 template <class Body>
 void with_activation(Activation kind, Body&& body) {
   switch (kind) {
-    case Activation::kGeluErf: return body(gelu_erf, gelu_erf_slope);
-    case Activation::kGeluTanh: return body(gelu_tanh, gelu_tanh_slope);
-    case Activation::kSilu: return body(silu, silu_slope);
+    case Activation::kGeluErf:
+      return body(gelu_erf, gelu_erf_slope);
+    case Activation::kGeluTanh:
+      return body(gelu_tanh, gelu_tanh_slope);
+    case Activation::kSilu:
+      return body(silu, silu_slope);
   }
 }
 
@@ -70,7 +73,8 @@ void norm_row(const T* x, const T* weight, std::int64_t n, float eps, T* out, fl
 }
 
 template <class T>
-void norm_row_backward(const T* grad, const T* x, const T* weight, float rstd, const T* residual, std::int64_t n, T* dx) {
+void norm_row_backward(const T* grad, const T* x, const T* weight, float rstd, const T* residual, std::int64_t n,
+                       T* dx) {
   F8 dots{};
   lanes::for_each(n, [&](std::int64_t i, auto count) {
     F8 g = load(grad + i, count);
@@ -90,7 +94,8 @@ void norm_row_backward(const T* grad, const T* x, const T* weight, float rstd, c
 /// Sums over rows, one task per block of columns, so that the order of a sum does not depend on the threads.
 /// term(row, column, count) -> F8.
 template <class T, class Term>
-void sum_columns(std::int64_t first_row, std::int64_t last_row, std::int64_t begin, std::int64_t end, T* out, Term&& term) {
+void sum_columns(std::int64_t first_row, std::int64_t last_row, std::int64_t begin, std::int64_t end, T* out,
+                 Term&& term) {
   lanes::for_each(end - begin, [&](std::int64_t i, auto count) {
     F8 total{};
     for (std::int64_t row = first_row; row < last_row; ++row) total = total + term(row, begin + i, count);
@@ -208,12 +213,14 @@ void CpuKernels::swiglu_forward(const Tensor& gate, const Tensor& up, Tensor& ou
     using T = decltype(type);
     const T *g = data<T>(gate), *u = data<T>(up);
     T* to = data<T>(out);
-    for_elements(gate.numel(), 6,
-                 [&](std::int64_t i, auto count) { store(to + i, silu(load(g + i, count)) * load(u + i, count), count); });
+    for_elements(gate.numel(), 6, [&](std::int64_t i, auto count) {
+      store(to + i, silu(load(g + i, count)) * load(u + i, count), count);
+    });
   });
 }
 
-void CpuKernels::swiglu_backward(const Tensor& grad, const Tensor& gate, const Tensor& up, Tensor& dgate, Tensor& dup) const {
+void CpuKernels::swiglu_backward(const Tensor& grad, const Tensor& gate, const Tensor& up, Tensor& dgate,
+                                 Tensor& dup) const {
   with_type(gate.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const T *d = data<T>(grad), *g = data<T>(gate), *u = data<T>(up);
@@ -233,7 +240,8 @@ void CpuKernels::activation_forward(Activation kind, const Tensor& x, Tensor& ou
     const T* from = data<T>(x);
     T* to = data<T>(out);
     with_activation(kind, [&](auto value, auto) {
-      for_elements(x.numel(), 8, [&](std::int64_t i, auto count) { store(to + i, value(load(from + i, count)), count); });
+      for_elements(x.numel(), 8,
+                   [&](std::int64_t i, auto count) { store(to + i, value(load(from + i, count)), count); });
     });
   });
 }
@@ -260,8 +268,8 @@ void CpuKernels::rotary(const Tensor& x, const Tensor& cos, const Tensor& sin, b
       for_rows(x.size(0), 2 * heads * d, [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t row = first; row < last; ++row) {
           for (std::int64_t head = 0; head < heads; ++head) {
-            rotate_head(data<T>(x) + row * x.stride(0) + head * d, data<C>(cos) + row * d, data<C>(sin) + row * d, d / 2,
-                        backward, data<T>(out) + (row * heads + head) * d);
+            rotate_head(data<T>(x) + row * x.stride(0) + head * d, data<C>(cos) + row * d, data<C>(sin) + row * d,
+                        d / 2, backward, data<T>(out) + (row * heads + head) * d);
           }
         }
       });
@@ -277,7 +285,8 @@ void CpuKernels::gather_rows(const Tensor& table, const Tensor& indices, Tensor&
   char* to = data<char>(out);
   for_rows(indices.numel(), table.size(1), [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t row = first; row < last; ++row) {
-      std::memcpy(to + static_cast<std::size_t>(row) * bytes, from + static_cast<std::size_t>(index[row]) * bytes, bytes);
+      std::memcpy(to + static_cast<std::size_t>(row) * bytes, from + static_cast<std::size_t>(index[row]) * bytes,
+                  bytes);
     }
   });
 }

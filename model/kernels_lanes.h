@@ -1,6 +1,6 @@
 #pragma once
-// Eight fp32 lanes over fp32 or bf16 memory, for the CPU kernels. GCC's vector types, so that the same source serves any
-// instruction set; x86 intrinsics only where the compiler would not find the instruction by itself.
+// Eight fp32 lanes over fp32 or bf16 memory, for the CPU kernels. GCC's vector types, so that the same source serves
+// any instruction set; x86 intrinsics only where the compiler would not find the instruction by itself.
 
 #include <c10/util/BFloat16.h>
 
@@ -77,9 +77,7 @@ inline F8 fma(F8 a, F8 b, F8 c) {
 #endif
 }
 
-inline float sum(F8 v) {
-  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
+inline float sum(F8 v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
 inline F8 max(F8 a, F8 b) { return a > b ? a : b; }
 inline float max(F8 v) {
   float best = v[0];
@@ -95,8 +93,8 @@ inline void for_each(std::int64_t n, Body&& body) {
   if (i < n) body(i, static_cast<int>(n - i));
 }
 
-/// e^x to 1 ulp or two; 0 below -87.3, infinity above 88.7, NaN for NaN. The usual split x = n ln 2 + r and a polynomial in r
-/// (Cephes expf).
+/// e^x to 1 ulp or two; 0 below -87.3, infinity above 88.7, NaN for NaN. The usual split x = n ln 2 + r and a
+/// polynomial in r (Cephes expf).
 inline F8 exp(F8 x) {
   const F8 low = splat(-87.33654F), high = splat(88.72283F);
   F8 clamped = x < low ? low : x;
@@ -168,7 +166,8 @@ inline void multiply(U8 a, std::uint32_t factor, U8& high, U8& low) {
 }
 
 /// Philox4x32-10 (core/philox.h) for eight counters at once: (token, 8 block + lane, site, 0) under key (k0, k1).
-inline KeepWords philox(std::uint32_t k0, std::uint32_t k1, std::uint32_t token, std::uint32_t block, std::uint32_t site) {
+inline KeepWords philox(std::uint32_t k0, std::uint32_t k1, std::uint32_t token, std::uint32_t block,
+                        std::uint32_t site) {
   U8 c0 = U8{} + token, c1 = U8{0, 1, 2, 3, 4, 5, 6, 7} + block * 8U, c2 = U8{} + site, c3 = U8{};
   for (int round = 0; round < 10; ++round) {
     U8 high0, low0, high1, low1;

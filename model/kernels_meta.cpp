@@ -1,10 +1,11 @@
-// Kernels for tensors without data: nothing is filled, but each says how much library scratch its CPU counterpart would take, so that
-// a dry run knows how large the workspace arena must be.
+// Kernels for tensors without data: nothing is filled, but each says how much library scratch its CPU counterpart would
+// take, so that a dry run knows how large the workspace arena must be.
 
-#include "core/scope.h"
 #include "model/kernels_meta.h"
 
 #include <ATen/Parallel.h>
+
+#include "core/scope.h"
 
 namespace plimsoll::model {
 namespace {
@@ -20,7 +21,8 @@ class MetaKernels final : public Kernels {
     const std::int64_t depth = p.a.size(p.transpose_a ? 0 : 1);
     ScratchNote::take(linear_scratch_bytes(out.size(0), depth, {out.size(1)}, 0, p.b.scalar_type(), p.compute));
   }
-  void lora_forward(const Tensor& x, const LoraTensors& layer, const Dropout&, at::ScalarType compute, Tensor&, Tensor&) const override {
+  void lora_forward(const Tensor& x, const LoraTensors& layer, const Dropout&, at::ScalarType compute, Tensor&,
+                    Tensor&) const override {
     note_layers(x.numel() / x.size(-1), {layer.weight.size(0)}, layer, layer.a.size(0), compute);
   }
   void lora_backward(const Tensor&, const std::vector<LoraTensors>& layers, const Dropout&, at::ScalarType compute,
@@ -34,7 +36,8 @@ class MetaKernels final : public Kernels {
     note_layers(gradients.front().grad_output.size(0), outs, layers.front(), rank, compute);
   }
   void attention_forward(const AttentionTensors& in, Tensor&, Tensor&) const override { note_attention(in); }
-  void attention_backward(const AttentionTensors& in, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&, Tensor&) const override {
+  void attention_backward(const AttentionTensors& in, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&,
+                          Tensor&) const override {
     note_attention(in);
   }
 

@@ -7,7 +7,8 @@
 
 namespace plimsoll::model {
 
-LanguageModel::LanguageModel(const TextConfig& config, const ModuleLoader& loader) : config_(config), compute_(loader.compute) {
+LanguageModel::LanguageModel(const TextConfig& config, const ModuleLoader& loader)
+    : config_(config), compute_(loader.compute) {
   const std::string root = "model.language_model.";
   loader.adapters.refuse(root + "embed_tokens", "embeddings have no adapter here");
   loader.adapters.refuse("lm_head", "the language head is not computed here");
@@ -18,7 +19,8 @@ LanguageModel::LanguageModel(const TextConfig& config, const ModuleLoader& loade
 
 LanguageModel::Block LanguageModel::make_block(int index, const ModuleLoader& loader) const {
   const std::string root = fmt::format("model.language_model.layers.{}.", index);
-  const std::int64_t width = config_.hidden, wide = config_.intermediate, kv = std::int64_t{config_.kv_heads} * config_.head_dim();
+  const std::int64_t width = config_.hidden, wide = config_.intermediate,
+                     kv = std::int64_t{config_.kv_heads} * config_.head_dim();
   const std::size_t before = loader.adapters.parameters().size();
   Block block;
   block.norm1 = loader.weights.get(root + "input_layernorm.weight", {width});
@@ -58,9 +60,10 @@ Tensor LanguageModel::expand(const Block& block, Tensor x, const Tensor& keys) c
   return swiglu(wide[0], wide[1]);
 }
 
-// Sums go into the branch's result, which nothing has saved: no allocation for them. The forks (ops.h) keep the sums of gradients
-// the same on meta; the normed rows are handed over so that they end where they were last read.
-Tensor LanguageModel::run_block(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
+// Sums go into the branch's result, which nothing has saved: no allocation for them. The forks (ops.h) keep the sums of
+// gradients the same on meta; the normed rows are handed over so that they end where they were last read.
+Tensor LanguageModel::run_block(const Block& block, const Tensor& x, const PackedBatch& batch,
+                                const Tensor& keys) const {
   auto [start, normed] = rms_norm_fork(x, block.norm1, config_.norm_eps);
   Tensor sum = block.o(attend(block, std::move(normed), batch, keys), keys, compute_);
   sum.add_(start);
@@ -70,12 +73,14 @@ Tensor LanguageModel::run_block(const Block& block, const Tensor& x, const Packe
   return out.add_(middle);
 }
 
-Tensor LanguageModel::run_labelled(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
+Tensor LanguageModel::run_labelled(const Block& block, const Tensor& x, const PackedBatch& batch,
+                                   const Tensor& keys) const {
   const AllocationLabel label("language.recompute");
   return run_block(block, x, batch, keys);
 }
 
-Tensor LanguageModel::forward(const PackedBatch& batch, const Tensor& image_features, int recomputed, bool training) const {
+Tensor LanguageModel::forward(const PackedBatch& batch, const Tensor& image_features, int recomputed,
+                              bool training) const {
   const AllocationLabel label("language.block");
   const Tensor none;
   const Tensor& keys = training ? batch.dropout_keys : none;
@@ -84,7 +89,9 @@ Tensor LanguageModel::forward(const PackedBatch& batch, const Tensor& image_feat
     const Block& block = blocks_[i];
     if (i < recomputed) {
       // Captured by value: the batch's tensors must outlive this call, and they are only references.
-      x = recompute([this, &block, batch, keys](const Tensor& input) { return run_labelled(block, input, batch, keys); }, x, block.trainable);
+      x = recompute(
+          [this, &block, batch, keys](const Tensor& input) { return run_labelled(block, input, batch, keys); }, x,
+          block.trainable);
     } else {
       x = run_block(block, x, batch, keys);
     }

@@ -20,7 +20,8 @@ std::regex compile(const LoraOptions* options) {
 
 void check(const LoraOptions& options) {
   if (options.rank < 1) fail(ExitCode::kUsage, "lora.rank = {}: give at least 1", options.rank);
-  if (!(options.dropout >= 0 && options.dropout < 1)) fail(ExitCode::kUsage, "lora.dropout = {}: give a rate in [0, 1)", options.dropout);
+  if (!(options.dropout >= 0 && options.dropout < 1))
+    fail(ExitCode::kUsage, "lora.dropout = {}: give a rate in [0, 1)", options.dropout);
 }
 
 // Values of draw 1: draw 0 of this site belongs to the expert's weights.
@@ -28,7 +29,8 @@ std::vector<float> initial_a(std::uint64_t seed, std::uint64_t number, std::int6
   const auto key = mix({seed, number, 1, static_cast<std::uint32_t>(RandomSite::kInit)});
   const float bound = 1.0F / std::sqrt(static_cast<float>(in));
   std::vector<float> values(rank * in);
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = (2.0F * uniform(random_words(key, i / 4)[i % 4]) - 1.0F) * bound;
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = (2.0F * uniform(random_words(key, i / 4)[i % 4]) - 1.0F) * bound;
   return values;
 }
 
@@ -41,7 +43,8 @@ Tensor Linear::operator()(const Tensor& x, const Tensor& keys, at::ScalarType co
   return lora_linear(x, weight, bias, a, b, scale, dropout, compute);
 }
 
-std::vector<Tensor> apply_group(std::initializer_list<const Linear*> layers, const Tensor& x, const Tensor& keys, at::ScalarType compute) {
+std::vector<Tensor> apply_group(std::initializer_list<const Linear*> layers, const Tensor& x, const Tensor& keys,
+                                at::ScalarType compute) {
   std::vector<LoraLayer> group;
   float scale = 1.0F;
   Dropout dropout;
@@ -66,7 +69,8 @@ bool AdapterSet::matches(const std::string& module) const { return options_ && s
 
 Tensor AdapterSet::make(const std::string& name, at::IntArrayRef shape, const std::vector<float>& values) {
   Tensor tensor = at::empty(shape, at::TensorOptions().dtype(at::kFloat).device(device_));
-  if (!device_.is_meta()) tensor.copy_(at::from_blob(const_cast<float*>(values.data()), shape, at::TensorOptions().dtype(at::kFloat)));
+  if (!device_.is_meta())
+    tensor.copy_(at::from_blob(const_cast<float*>(values.data()), shape, at::TensorOptions().dtype(at::kFloat)));
   tensor.requires_grad_(true);
   parameters_.push_back({name, tensor, ParameterGroup::kVlm});
   return tensor;
@@ -78,7 +82,8 @@ void AdapterSet::attach(const std::string& module, Linear& linear) {
   const std::int64_t out = linear.weight.size(0), in = linear.weight.size(1), rank = options_->rank;
   const auto number = static_cast<std::uint32_t>(parameters_.size() / 2);
   const bool values = !device_.is_meta();
-  linear.a = make(adapter_key(module, 'A'), {rank, in}, values ? initial_a(seed_, number, rank, in) : std::vector<float>());
+  linear.a =
+      make(adapter_key(module, 'A'), {rank, in}, values ? initial_a(seed_, number, rank, in) : std::vector<float>());
   linear.b = make(adapter_key(module, 'B'), {out, rank}, std::vector<float>(values ? out * rank : 0));
   linear.scale = static_cast<float>(options_->alpha / options_->rank);
   linear.rate = static_cast<float>(options_->dropout);
@@ -91,8 +96,10 @@ void AdapterSet::refuse(const std::string& module, const char* why) const {
 
 void AdapterSet::finish() const {
   if (options_ && parameters_.empty()) {
-    fail(ExitCode::kUsage, "lora.targets = \"{}\" matches no linear layer: names look like model.language_model.layers.0.self_attn.q_proj",
-         options_->targets);
+    fail(
+        ExitCode::kUsage,
+        "lora.targets = \"{}\" matches no linear layer: names look like model.language_model.layers.0.self_attn.q_proj",
+        options_->targets);
   }
 }
 

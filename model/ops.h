@@ -43,7 +43,9 @@ Tensor matmul_nn(const Tensor& a, const Tensor& b);
 Tensor matmul_tn(const Tensor& a, const Tensor& b);
 
 /// y = x W^T + bias. x: [n, in], W: [out, in]. The result has dtype `compute`; x, W and bias are cast to it for the
-/// product when they differ. Gradients go only where they are required; x is saved only if W requires one.
+/// product when they differ. Gradients go only where they are required; x is saved only if W requires one, and
+/// not even then where it is what rms_norm or swiglu returned: it is made again in backward from what these have saved,
+/// to the bit.
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, at::ScalarType compute);
 
 /// Where dropout is applied and with which keys: element (row t, channel c) is dropped when its 32-bit Philox word is
@@ -71,8 +73,9 @@ struct LoraLayer {
   std::uint32_t site = 0;  ///< of its dropout
 };
 
-/// Several linear or lora_linear layers over one x (q, k, v; gate, up) as one node: x is saved once and its gradient is
-/// summed in fp32 inside. `dropout.site` is not read, each layer has its own. Outputs in the order of `layers`.
+/// Several linear or lora_linear layers over one x (q, k, v; gate, up) as one node: x is saved once (or made again) and
+/// its gradient is summed in fp32 inside. `dropout.site` is not read, each layer has its own. Outputs in the order of
+/// `layers`.
 std::vector<Tensor> lora_linears(const Tensor& x, const std::vector<LoraLayer>& layers, float scale,
                                  const Dropout& dropout, at::ScalarType compute);
 

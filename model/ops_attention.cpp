@@ -10,7 +10,8 @@ namespace {
 /// Inputs q, k, v; saves them, the output and the log of each row's sum of exponentials.
 class AttentionNode final : public OpNode<5> {
  public:
-  void keep(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, const SegmentsPtr& segments, bool causal) {
+  void keep(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, const SegmentsPtr& segments,
+            bool causal) {
     save(0, q);
     save(1, k);
     save(2, v);
@@ -44,13 +45,14 @@ void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Se
     fail(ExitCode::kUsage, "attention: q [n, heads, d] over k and v [m, kv_heads, d], heads a multiple of kv_heads");
   }
   if (q.scalar_type() != k.scalar_type() || q.scalar_type() != v.scalar_type()) {
-    fail(ExitCode::kUsage, "attention: q is {}, k {}, v {}", c10::toString(q.scalar_type()), c10::toString(k.scalar_type()),
-         c10::toString(v.scalar_type()));
+    fail(ExitCode::kUsage, "attention: q is {}, k {}, v {}", c10::toString(q.scalar_type()),
+         c10::toString(k.scalar_type()), c10::toString(v.scalar_type()));
   }
   if (segments.queries.size() != segments.keys.size() || total(segments.queries) != q.size(0) ||
       total(segments.keys) != k.size(0)) {
-    fail(ExitCode::kUsage, "attention: {} and {} segments cover {} queries and {} keys of {} and {}", segments.queries.size(),
-         segments.keys.size(), total(segments.queries), total(segments.keys), q.size(0), k.size(0));
+    fail(ExitCode::kUsage, "attention: {} and {} segments cover {} queries and {} keys of {} and {}",
+         segments.queries.size(), segments.keys.size(), total(segments.queries), total(segments.keys), q.size(0),
+         k.size(0));
   }
   if (causal && segments.queries != segments.keys) {
     fail(ExitCode::kUsage, "causal attention needs as many keys as queries in every segment");

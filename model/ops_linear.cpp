@@ -7,11 +7,12 @@ namespace {
 
 const Tensor kNone;
 
-Tensor product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, const Tensor& bias, at::ScalarType compute,
-               at::ScalarType dtype) {
+Tensor product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, const Tensor& bias,
+               at::ScalarType compute, at::ScalarType dtype) {
   const std::int64_t m = a.size(transpose_a ? 1 : 0), n = b.size(transpose_b ? 0 : 1);
   const std::int64_t depth_a = a.size(transpose_a ? 0 : 1), depth_b = b.size(transpose_b ? 1 : 0);
-  if (depth_a != depth_b) fail(ExitCode::kUsage, "product of mismatched matrices: inner sizes {} and {}", depth_a, depth_b);
+  if (depth_a != depth_b)
+    fail(ExitCode::kUsage, "product of mismatched matrices: inner sizes {} and {}", depth_a, depth_b);
   Tensor out = make({m, n}, dtype, a);
   kernels_for(a).product({a, transpose_a, b, transpose_b, bias, 0.0F, compute}, out);
   return out;
@@ -25,7 +26,8 @@ std::vector<std::int64_t> with_columns(const Tensor& x, std::int64_t width) {
 
 void check_linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   if (x.dim() < 1 || weight.dim() != 2 || x.size(-1) != weight.size(1)) {
-    fail(ExitCode::kUsage, "linear: input with {} columns over a weight of {} inputs", x.dim() < 1 ? 0 : x.size(-1), weight.size(-1));
+    fail(ExitCode::kUsage, "linear: input with {} columns over a weight of {} inputs", x.dim() < 1 ? 0 : x.size(-1),
+         weight.size(-1));
   }
   if (bias.defined() && bias.numel() != weight.size(0)) {
     fail(ExitCode::kUsage, "linear: bias of {} over a weight of {} outputs", bias.numel(), weight.size(0));
@@ -40,11 +42,13 @@ class LinearNode final : public torch::autograd::Node {
     bool needs_x = false;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       const LoraLayer& layer = layers[i];
-      saved_.push_back({SavedVariable(layer.weight, false), SavedVariable(layer.bias, false), SavedVariable(layer.a, false),
-                        SavedVariable(layer.b, false), SavedVariable(u[i], false), layer.site});
+      saved_.push_back({SavedVariable(layer.weight, false), SavedVariable(layer.bias, false),
+                        SavedVariable(layer.a, false), SavedVariable(layer.b, false), SavedVariable(u[i], false),
+                        layer.site});
       needs_x = needs_x || layer.weight.requires_grad() || layer.a.defined();
     }
-    if (needs_x) x_ = SavedVariable(x, false);
+    if (needs_x) maker_ = maker_of(x);
+    if (needs_x && maker_ == nullptr) x_ = SavedVariable(x, false);
     x_sizes_ = x.sizes().vec();
     x_dtype_ = x.scalar_type();
     scale_ = scale;
@@ -54,6 +58,7 @@ class LinearNode final : public torch::autograd::Node {
 
   void release_variables() override {
     x_.reset_data();
+    maker_.reset();
     for (auto& layer : saved_) {
       for (auto* variable : {&layer.weight, &layer.bias, &layer.a, &layer.b, &layer.u}) variable->reset_data();
     }
@@ -83,11 +88,17 @@ class LinearNode final : public torch::autograd::Node {
     }
     return live;
   }
-  bool needs(const Live& live, std::size_t which) { return task_should_compute_output(1 + kPerLayer * live.layer + which); }
+  bool needs(const Live& live, std::size_t which) {
+    return task_should_compute_output(1 + kPerLayer * live.layer + which);
+  }
   void low_rank_and_input(const std::vector<Live>& live, const Tensor& x, variable_list& out);
   void weight_and_bias(const Live& live, const Tensor& x, variable_list& out);
 
+  /// x as saved, or made again.
+  Tensor input() { return maker_ == nullptr ? x_.unpack() : dynamic_cast<Remakable&>(*maker_).remake(); }
+
   SavedVariable x_;
+  std::shared_ptr<torch::autograd::Node> maker_;  ///< of x, in its place
   std::vector<Saved> saved_;
   std::vector<std::int64_t> x_sizes_;
   at::ScalarType x_dtype_ = at::kFloat, compute_ = at::kFloat;
@@ -134,7 +145,7 @@ variable_list LinearNode::apply(variable_list&& grads) {
   const std::vector<Live> live = live_layers(grads);
   grads.clear();
   if (live.empty()) return out;
-  const Tensor x = x_.unpack();
+  const Tensor x = input();
   low_rank_and_input(live, x, out);
   for (const Live& one : live) weight_and_bias(one, x, out);
   return out;
@@ -144,9 +155,10 @@ void check_lora(const Tensor& x, const LoraLayer& layer) {
   check_linear(x, layer.weight, layer.bias);
   const auto& a = layer.a;
   const auto& b = layer.b;
-  if (a.dim() != 2 || b.dim() != 2 || a.size(0) != b.size(1) || a.size(1) != x.size(-1) || b.size(0) != layer.weight.size(0) ||
-      a.scalar_type() != at::kFloat || b.scalar_type() != at::kFloat) {
-    fail(ExitCode::kUsage, "adapter of a layer with {} inputs and {} outputs: A must be fp32 [r, in] and B fp32 [out, r]",
+  if (a.dim() != 2 || b.dim() != 2 || a.size(0) != b.size(1) || a.size(1) != x.size(-1) ||
+      b.size(0) != layer.weight.size(0) || a.scalar_type() != at::kFloat || b.scalar_type() != at::kFloat) {
+    fail(ExitCode::kUsage,
+         "adapter of a layer with {} inputs and {} outputs: A must be fp32 [r, in] and B fp32 [out, r]",
          layer.weight.size(1), layer.weight.size(0));
   }
 }
@@ -165,7 +177,8 @@ void check_group(const Tensor& x, const std::vector<LoraLayer>& layers, const Dr
 }
 
 /// One layer's output, and its r-wide product in `u` when it has a pair.
-Tensor run_layer(const Tensor& x, const LoraLayer& layer, float scale, const Dropout& dropout, at::ScalarType compute, Tensor& u) {
+Tensor run_layer(const Tensor& x, const LoraLayer& layer, float scale, const Dropout& dropout, at::ScalarType compute,
+                 Tensor& u) {
   Tensor out = make(with_columns(x, layer.weight.size(0)), compute, x);
   const Kernels& kernels = kernels_for(x);
   if (layer.a.defined()) {
@@ -178,8 +191,8 @@ Tensor run_layer(const Tensor& x, const LoraLayer& layer, float scale, const Dro
   return out;
 }
 
-std::vector<Tensor> run_group(const Tensor& x_in, const std::vector<LoraLayer>& layers, float scale, const Dropout& dropout,
-                              at::ScalarType compute) {
+std::vector<Tensor> run_group(const Tensor& x_in, const std::vector<LoraLayer>& layers, float scale,
+                              const Dropout& dropout, at::ScalarType compute) {
   check_group(x_in, layers, dropout);
   const Tensor x = x_in.contiguous();
   std::vector<Tensor> out, u(layers.size()), inputs{x};
@@ -213,13 +226,13 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, at::Sca
   return run_group(x, {{weight.contiguous(), bias, {}, {}, 0}}, 1.0F, {}, compute).front();
 }
 
-Tensor lora_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& a, const Tensor& b, float scale,
-                   const Dropout& dropout, at::ScalarType compute) {
+Tensor lora_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& a, const Tensor& b,
+                   float scale, const Dropout& dropout, at::ScalarType compute) {
   return run_group(x, {{weight, bias, a, b, dropout.site}}, scale, dropout, compute).front();
 }
 
-std::vector<Tensor> lora_linears(const Tensor& x, const std::vector<LoraLayer>& layers, float scale, const Dropout& dropout,
-                                 at::ScalarType compute) {
+std::vector<Tensor> lora_linears(const Tensor& x, const std::vector<LoraLayer>& layers, float scale,
+                                 const Dropout& dropout, at::ScalarType compute) {
   return run_group(x, layers, scale, dropout, compute);
 }
 

@@ -42,8 +42,8 @@ inline Tensor contiguous_heads(const Tensor& x) {
   return x.stride(2) == 1 && x.stride(1) == x.size(2) ? x : x.contiguous();
 }
 
-/// True when nobody else can see this tensor's memory, so that a backward may write its result there. Counts references,
-/// which are the same on CPU and meta.
+/// True when nobody else can see this tensor's memory, so that a backward may write its result there. Counts
+/// references, which are the same on CPU and meta.
 inline bool is_ours(const Tensor& x) {
   return x.defined() && x.is_contiguous() && x.use_count() == 1 && x.storage().use_count() == 1;
 }
@@ -51,8 +51,25 @@ inline bool is_ours(const Tensor& x) {
 /// The same memory as another variable without history, for an output that passes an input through.
 inline Tensor pass_through(const Tensor& x) { return x.variable_data(); }
 
-/// A graph node with N saved tensors. Derived gives `variable_list backward(const variable_list& grads)`; it is not called when
-/// no gradient arrives.
+/// A node whose last output is cheap to make again, to the bit, from what the node has saved. A linear layer that reads
+/// the output keeps this node, which its graph edge does anyhow, instead of the output: of a transformer's activations
+/// a third.
+class Remakable {
+ public:
+  virtual ~Remakable() = default;
+  /// The last output once more, in memory of its own. Only while the node's own backward has not run.
+  virtual Tensor remake() = 0;
+};
+
+/// The node that can make x again, or null.
+inline std::shared_ptr<torch::autograd::Node> maker_of(const Tensor& x) {
+  const auto& node = x.grad_fn();
+  if (node == nullptr || dynamic_cast<Remakable*>(node.get()) == nullptr) return nullptr;
+  return x.output_nr() + 1 == node->num_inputs() ? node : nullptr;
+}
+
+/// A graph node with N saved tensors. Derived gives `variable_list backward(const variable_list& grads)`; it is not
+/// called when no gradient arrives.
 template <std::size_t N>
 class OpNode : public torch::autograd::Node {
  public:
@@ -72,7 +89,9 @@ class OpNode : public torch::autograd::Node {
   /// Is this input's gradient asked for in the running pass?
   bool needs(std::size_t input) { return task_should_compute_output(input); }
   Tensor saved(std::size_t i) { return saved_[i].unpack(shared_from_this()); }
-  void save(std::size_t i, const Tensor& tensor, bool is_output = false) { saved_[i] = SavedVariable(tensor, is_output); }
+  void save(std::size_t i, const Tensor& tensor, bool is_output = false) {
+    saved_[i] = SavedVariable(tensor, is_output);
+  }
 
   std::array<SavedVariable, N> saved_;
 };

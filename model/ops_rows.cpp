@@ -13,15 +13,22 @@ void check_same(const Tensor& x, const Tensor& y, const char* what) {
 }
 
 /// Outputs: the norm, or x and the norm. Inputs x and weight.
-class RmsNormNode final : public torch::autograd::Node {
+class RmsNormNode final : public torch::autograd::Node, public Remakable {
  public:
-  void keep(const Tensor& x, const Tensor& weight, const Tensor& rstd) {
+  void keep(const Tensor& x, const Tensor& weight, const Tensor& rstd, double eps) {
+    eps_ = eps;
     x_ = SavedVariable(x, false);
     weight_ = SavedVariable(weight, false);
     rstd_ = SavedVariable(rstd, false);
   }
   void release_variables() override {
     for (auto* variable : {&x_, &weight_, &rstd_}) variable->reset_data();
+  }
+  Tensor remake() override {
+    const Tensor x = x_.unpack();
+    Tensor out = make_like(x), no_rstd;
+    kernels_for(x).rms_norm_forward(x, weight_.unpack(), eps_, out, no_rstd);
+    return out;
   }
 
  protected:
@@ -42,6 +49,7 @@ class RmsNormNode final : public torch::autograd::Node {
 
  private:
   SavedVariable x_, weight_, rstd_;
+  double eps_ = 0;
 };
 
 /// Two outputs over x's memory; input x.
@@ -60,11 +68,17 @@ class ForkNode final : public torch::autograd::Node {
   }
 };
 
-class SwigluNode final : public OpNode<2> {
+class SwigluNode final : public OpNode<2>, public Remakable {
  public:
   void keep(const Tensor& gate, const Tensor& up) {
     save(0, gate);
     save(1, up);
+  }
+  Tensor remake() override {
+    const Tensor gate = saved(0), up = saved(1);
+    Tensor out = make_like(gate);
+    kernels_for(gate).swiglu_forward(gate, up, out);
+    return out;
   }
 
  protected:
@@ -201,7 +215,7 @@ std::pair<Tensor, std::shared_ptr<RmsNormNode>> run_norm(const Tensor& x, const 
   kernels_for(x).rms_norm_forward(x, weight, eps, out, rstd);
   if (!graph) return {out, nullptr};
   auto node = make_node<RmsNormNode>(x, weight);
-  node->keep(x, weight, rstd);
+  node->keep(x, weight, rstd, eps);
   return {out, node};
 }
 
@@ -251,7 +265,8 @@ Tensor rotary(const Tensor& x_in, const Tensor& cos_in, const Tensor& sin_in) {
   const Tensor x = contiguous_heads(x_in), cos = cos_in.contiguous(), sin = sin_in.contiguous();
   check_same(cos, sin, "rotary");
   if (x.dim() != 3 || x.size(2) % 2 != 0 || cos.numel() != x.size(0) * x.size(2)) {
-    fail(ExitCode::kUsage, "rotary: a table of {} values for {} rows of heads of {}", cos.numel(), x.size(0), x.size(-1));
+    fail(ExitCode::kUsage, "rotary: a table of {} values for {} rows of heads of {}", cos.numel(), x.size(0),
+         x.size(-1));
   }
   Tensor out = make(x.sizes(), x.scalar_type(), x);
   kernels_for(x).rotary(x, cos, sin, false, out);
@@ -298,8 +313,8 @@ Tensor place_rows(const Tensor& x_in, const Tensor& indices_in, const Tensor& ro
   const Tensor x = x_in.contiguous(), indices = indices_in.contiguous(), rows = rows_in.contiguous();
   if (x.dim() != 2 || rows.dim() != 2 || x.size(1) != rows.size(1) || indices.numel() != rows.size(0) ||
       x.scalar_type() != rows.scalar_type()) {
-    fail(ExitCode::kUsage, "place_rows: {} indices for {} rows of {} into rows of {}", indices.numel(), rows.size(0), rows.size(-1),
-         x.size(-1));
+    fail(ExitCode::kUsage, "place_rows: {} indices for {} rows of {} into rows of {}", indices.numel(), rows.size(0),
+         rows.size(-1), x.size(-1));
   }
   Tensor out = make_like(x);
   kernels_for(x).place_rows(x, indices, rows, out);

@@ -33,16 +33,19 @@ json read_config(const std::string& dir) {
 json value_of(const json& root, const char* key) { return root.contains(key) ? root.at(key) : json(); }
 
 bool is_off(const json& value) {
-  return value.is_null() || value == json(false) || value == json("none") || ((value.is_object() || value.is_array()) && value.empty());
+  return value.is_null() || value == json(false) || value == json("none") ||
+         ((value.is_object() || value.is_array()) && value.empty());
 }
 
 // Variants that change what is computed. Anything here that is not off is refused.
 void refuse_variants(const json& root, const std::string& path) {
-  for (const char* key : {"use_dora", "use_rslora", "use_qalora", "use_bdlora", "bias", "lora_bias", "modules_to_save", "rank_pattern",
-                          "alpha_pattern", "layers_to_transform", "layers_pattern", "exclude_modules", "fan_in_fan_out",
-                          "trainable_token_indices", "layer_replication", "target_parameters", "alora_invocation_tokens"}) {
+  for (const char* key :
+       {"use_dora", "use_rslora", "use_qalora", "use_bdlora", "bias", "lora_bias", "modules_to_save", "rank_pattern",
+        "alpha_pattern", "layers_to_transform", "layers_pattern", "exclude_modules", "fan_in_fan_out",
+        "trainable_token_indices", "layer_replication", "target_parameters", "alora_invocation_tokens"}) {
     const json value = value_of(root, key);
-    if (!is_off(value)) fail(ExitCode::kData, "{}: {} = {}: this LoRA variant is not computed here", path, key, value.dump());
+    if (!is_off(value))
+      fail(ExitCode::kData, "{}: {} = {}: this LoRA variant is not computed here", path, key, value.dump());
   }
 }
 
@@ -115,31 +118,49 @@ std::vector<float> floats_of(const TensorEntry& entry, const std::string& file) 
 
 void fill(const Parameter& parameter, const TensorEntry& entry, const std::string& file) {
   if (at::IntArrayRef(entry.shape) != parameter.tensor.sizes()) {
-    fail(ExitCode::kData, "{}: tensor {} has shape [{}], this model and rank need [{}]: an adapter of another model?", file, entry.name,
-         fmt::join(entry.shape, ", "), fmt::join(parameter.tensor.sizes(), ", "));
+    fail(ExitCode::kData, "{}: tensor {} has shape [{}], this model and rank need [{}]: an adapter of another model?",
+         file, entry.name, fmt::join(entry.shape, ", "), fmt::join(parameter.tensor.sizes(), ", "));
   }
   auto values = floats_of(entry, file);
   for (const float value : values) {
-    if (!std::isfinite(value)) fail(ExitCode::kData, "{}: tensor {} holds {}: the adapter is damaged", file, entry.name, value);
+    if (!std::isfinite(value))
+      fail(ExitCode::kData, "{}: tensor {} holds {}: the adapter is damaged", file, entry.name, value);
   }
   const at::NoGradGuard no_grad;
-  parameter.tensor.detach().copy_(at::from_blob(values.data(), parameter.tensor.sizes(), at::TensorOptions().dtype(at::kFloat)));
+  parameter.tensor.detach().copy_(
+      at::from_blob(values.data(), parameter.tensor.sizes(), at::TensorOptions().dtype(at::kFloat)));
 }
 
 void require_same(const std::string& path, const char* key, double found, double expected) {
   if (found != expected) {
-    fail(ExitCode::kData, "{}: {} = {}, the configuration asks for {}: set lora.{} accordingly", path, key, found, expected,
-         std::string_view(key) == "r" ? "rank" : "alpha");
+    fail(ExitCode::kData, "{}: {} = {}, the configuration asks for {}: set lora.{} accordingly", path, key, found,
+         expected, std::string_view(key) == "r" ? "rank" : "alpha");
   }
 }
 
 json config_json(const LoraOptions& options, const std::string& base_model) {
-  return {{"peft_type", "LORA"}, {"peft_version", "0.20.0"}, {"auto_mapping", nullptr}, {"task_type", nullptr},
-          {"base_model_name_or_path", base_model}, {"revision", nullptr}, {"inference_mode", true}, {"r", options.rank},
-          {"lora_alpha", options.alpha}, {"lora_dropout", options.dropout}, {"target_modules", options.targets},
-          {"exclude_modules", nullptr}, {"bias", "none"}, {"fan_in_fan_out", false}, {"init_lora_weights", true}, {"use_rslora", false},
-          {"use_dora", false}, {"modules_to_save", nullptr}, {"layers_to_transform", nullptr}, {"layers_pattern", nullptr},
-          {"rank_pattern", json::object()}, {"alpha_pattern", json::object()}};
+  return {{"peft_type", "LORA"},
+          {"peft_version", "0.20.0"},
+          {"auto_mapping", nullptr},
+          {"task_type", nullptr},
+          {"base_model_name_or_path", base_model},
+          {"revision", nullptr},
+          {"inference_mode", true},
+          {"r", options.rank},
+          {"lora_alpha", options.alpha},
+          {"lora_dropout", options.dropout},
+          {"target_modules", options.targets},
+          {"exclude_modules", nullptr},
+          {"bias", "none"},
+          {"fan_in_fan_out", false},
+          {"init_lora_weights", true},
+          {"use_rslora", false},
+          {"use_dora", false},
+          {"modules_to_save", nullptr},
+          {"layers_to_transform", nullptr},
+          {"layers_pattern", nullptr},
+          {"rank_pattern", json::object()},
+          {"alpha_pattern", json::object()}};
 }
 
 }  // namespace
@@ -148,12 +169,14 @@ LoraOptions read_adapter_options(const std::string& dir) {
   const std::string path = config_path(dir);
   const json root = read_config(dir);
   if (value_of(root, "peft_type") != json("LORA")) {
-    fail(ExitCode::kData, "{}: peft_type = {}: only \"LORA\" adapters can be read", path, value_of(root, "peft_type").dump());
+    fail(ExitCode::kData, "{}: peft_type = {}: only \"LORA\" adapters can be read", path,
+         value_of(root, "peft_type").dump());
   }
   refuse_variants(root, path);
   LoraOptions options;
   const double rank = number(root, "r", 8, path);
-  if (!(rank >= 1 && rank <= 1 << 20) || rank != std::floor(rank)) fail(ExitCode::kData, "{}: r = {}: expected a whole number from 1", path, rank);
+  if (!(rank >= 1 && rank <= 1 << 20) || rank != std::floor(rank))
+    fail(ExitCode::kData, "{}: r = {}: expected a whole number from 1", path, rank);
   options.rank = static_cast<int>(rank);
   options.alpha = number(root, "lora_alpha", 8, path);
   options.dropout = number(root, "lora_dropout", 0, path);
@@ -171,25 +194,29 @@ void load_adapter(const std::string& dir, const LoraOptions& options, const std:
   for (const auto& parameter : adapters) {
     const auto found = entries.find(parameter.name);
     if (found == entries.end()) {
-      fail(ExitCode::kData, "{}: no tensor {}: an adapter of another model or other targets ({})", name, parameter.name, options.targets);
+      fail(ExitCode::kData, "{}: no tensor {}: an adapter of another model or other targets ({})", name, parameter.name,
+           options.targets);
     }
     fill(parameter, *found->second, name);
     entries.erase(found);
   }
   if (!entries.empty()) {
-    fail(ExitCode::kData, "{}: tensor {} has no place in this model with lora.targets = \"{}\"", name, entries.begin()->second->name,
-         options.targets);
+    fail(ExitCode::kData, "{}: tensor {} has no place in this model with lora.targets = \"{}\"", name,
+         entries.begin()->second->name, options.targets);
   }
 }
 
-void save_adapter(const std::string& dir, const LoraOptions& options, const std::vector<Parameter>& adapters, const std::string& base_model,
-                  ExitCode code) {
+void save_adapter(const std::string& dir, const LoraOptions& options, const std::vector<Parameter>& adapters,
+                  const std::string& base_model, ExitCode code) {
   std::vector<Tensor> host;
   std::vector<TensorSource> tensors;
   for (const auto& parameter : adapters) {
     host.push_back(parameter.tensor.detach().to(at::kCPU, at::kFloat).contiguous());
     const auto& values = host.back();
-    tensors.push_back({parameter.name, "F32", values.sizes().vec(), {static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()}});
+    tensors.push_back({parameter.name,
+                       "F32",
+                       values.sizes().vec(),
+                       {static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()}});
   }
   write_safetensors(fs::path(dir) / "adapter_model.safetensors", std::move(tensors), {{"format", "pt"}}, code);
   write_file_durably(config_path(dir), config_json(options, base_model).dump(2) + "\n", code);

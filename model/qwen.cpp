@@ -62,7 +62,8 @@ struct Qwen::Parts {
   }
 };
 
-Qwen::Qwen(const std::string& dir, const Precision& precision, const LoraOptions* lora, std::uint64_t seed, at::Device device)
+Qwen::Qwen(const std::string& dir, const Precision& precision, const LoraOptions* lora, std::uint64_t seed,
+           at::Device device)
     : parts_(std::make_unique<Parts>(dir, precision, lora, seed, device)) {}
 
 Qwen::~Qwen() = default;
@@ -79,9 +80,11 @@ Tensor Qwen::image_features(const PackedBatch& batch, bool training) const {
   return parts_->vision.forward(batch, training);
 }
 
-Tensor Qwen::hidden_states(const PackedBatch& batch, const Tensor& image_features, const Recompute& recompute, bool training) const {
+Tensor Qwen::hidden_states(const PackedBatch& batch, const Tensor& image_features, const Recompute& recompute,
+                           bool training) const {
   if (recompute.language_blocks < 0 || recompute.language_blocks > language_blocks()) {
-    fail(ExitCode::kUsage, "recompute {} language blocks: the model has {}", recompute.language_blocks, language_blocks());
+    fail(ExitCode::kUsage, "recompute {} language blocks: the model has {}", recompute.language_blocks,
+         language_blocks());
   }
   return parts_->language.forward(batch, image_features, recompute.language_blocks, training);
 }

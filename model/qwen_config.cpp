@@ -60,7 +60,8 @@ class Fields {
   Fields child(const char* key) const { return {object_.at(key), origin_ + ": " + key}; }
 
   [[noreturn]] void wrong(const char* key, const char* expected) const {
-    fail(ExitCode::kData, "{}: {} = {}: expected {}", origin_, key, object_.contains(key) ? object_.at(key).dump() : "(absent)", expected);
+    fail(ExitCode::kData, "{}: {} = {}: expected {}", origin_, key,
+         object_.contains(key) ? object_.at(key).dump() : "(absent)", expected);
   }
 
  private:
@@ -71,8 +72,10 @@ class Fields {
 void require_architecture(const Fields& root, const std::string& origin) {
   const std::string type = root.text("model_type", "(none)");
   if (type != "qwen2_5_vl") {
-    fail(ExitCode::kData, "{}: model_type \"{}\" is another architecture: give the directory of a Qwen2.5-VL checkpoint (\"qwen2_5_vl\")",
-         origin, type);
+    fail(
+        ExitCode::kData,
+        "{}: model_type \"{}\" is another architecture: give the directory of a Qwen2.5-VL checkpoint (\"qwen2_5_vl\")",
+        origin, type);
   }
 }
 
@@ -141,7 +144,8 @@ void check_text(const Fields& f, const TextConfig& t) {
   if (t.head_dim() % 2 != 0) f.wrong("hidden_size", "heads of an even number of channels");
   const auto& s = t.mrope_section;
   if (s[0] < 0 || s[1] < 0 || s[2] < 0 || 2 * (s[0] + s[1] + s[2]) != t.head_dim()) {
-    f.wrong(f.has("rope_parameters") ? "rope_parameters" : "rope_scaling", "an mrope_section that sums to half of the head's channels");
+    f.wrong(f.has("rope_parameters") ? "rope_parameters" : "rope_scaling",
+            "an mrope_section that sums to half of the head's channels");
   }
 }
 
@@ -159,7 +163,8 @@ QwenConfig parse_qwen_config(const json& root_json, const std::string& origin) {
   check_vision(vision, config.vision);
   check_text(text, config.text);
   root.integer("image_token_id", config.image_token_id, std::int64_t{0});
-  if (config.vision.out_hidden != config.text.hidden) vision.wrong("out_hidden_size", "the language model's hidden_size");
+  if (config.vision.out_hidden != config.text.hidden)
+    vision.wrong("out_hidden_size", "the language model's hidden_size");
   return config;
 }
 
@@ -175,22 +180,52 @@ QwenConfig read_qwen_config(const std::string& dir) {
 json qwen_config_json(const QwenConfig& config, const std::string& dtype) {
   const auto& v = config.vision;
   const auto& t = config.text;
-  const json vision = {{"model_type", "qwen2_5_vl_vision"}, {"depth", v.depth}, {"hidden_size", v.hidden}, {"hidden_act", "silu"},
-                       {"intermediate_size", v.intermediate}, {"num_heads", v.heads}, {"in_channels", v.channels}, {"patch_size", v.patch},
-                       {"temporal_patch_size", v.frames}, {"spatial_merge_size", v.merge}, {"window_size", v.window},
-                       {"out_hidden_size", v.out_hidden}, {"fullatt_block_indexes", v.full_attention}, {"tokens_per_second", 2},
-                       {"initializer_range", 0.02}, {"dtype", dtype}};
+  const json vision = {{"model_type", "qwen2_5_vl_vision"},
+                       {"depth", v.depth},
+                       {"hidden_size", v.hidden},
+                       {"hidden_act", "silu"},
+                       {"intermediate_size", v.intermediate},
+                       {"num_heads", v.heads},
+                       {"in_channels", v.channels},
+                       {"patch_size", v.patch},
+                       {"temporal_patch_size", v.frames},
+                       {"spatial_merge_size", v.merge},
+                       {"window_size", v.window},
+                       {"out_hidden_size", v.out_hidden},
+                       {"fullatt_block_indexes", v.full_attention},
+                       {"tokens_per_second", 2},
+                       {"initializer_range", 0.02},
+                       {"dtype", dtype}};
   const json rope = {{"rope_type", "default"}, {"rope_theta", t.rope_theta}, {"mrope_section", t.mrope_section}};
-  const json text = {{"model_type", "qwen2_5_vl_text"}, {"vocab_size", t.vocabulary}, {"hidden_size", t.hidden},
-                     {"intermediate_size", t.intermediate}, {"num_hidden_layers", t.layers}, {"num_attention_heads", t.heads},
-                     {"num_key_value_heads", t.kv_heads}, {"hidden_act", "silu"}, {"max_position_embeddings", 32768},
-                     {"rms_norm_eps", t.norm_eps}, {"rope_parameters", rope}, {"use_sliding_window", false}, {"sliding_window", nullptr},
-                     {"initializer_range", 0.02}, {"attention_dropout", 0.0}, {"use_cache", true}, {"bos_token_id", config.image_token_id - 12},
-                     {"eos_token_id", config.image_token_id - 10}, {"dtype", dtype}};
-  return {{"model_type", "qwen2_5_vl"}, {"architectures", {"Qwen2_5_VLForConditionalGeneration"}}, {"text_config", text},
-          {"vision_config", vision}, {"image_token_id", config.image_token_id}, {"video_token_id", config.image_token_id + 1},
-          {"vision_start_token_id", config.image_token_id - 3}, {"vision_end_token_id", config.image_token_id - 2},
-          {"tie_word_embeddings", true}, {"dtype", dtype}};
+  const json text = {{"model_type", "qwen2_5_vl_text"},
+                     {"vocab_size", t.vocabulary},
+                     {"hidden_size", t.hidden},
+                     {"intermediate_size", t.intermediate},
+                     {"num_hidden_layers", t.layers},
+                     {"num_attention_heads", t.heads},
+                     {"num_key_value_heads", t.kv_heads},
+                     {"hidden_act", "silu"},
+                     {"max_position_embeddings", 32768},
+                     {"rms_norm_eps", t.norm_eps},
+                     {"rope_parameters", rope},
+                     {"use_sliding_window", false},
+                     {"sliding_window", nullptr},
+                     {"initializer_range", 0.02},
+                     {"attention_dropout", 0.0},
+                     {"use_cache", true},
+                     {"bos_token_id", config.image_token_id - 12},
+                     {"eos_token_id", config.image_token_id - 10},
+                     {"dtype", dtype}};
+  return {{"model_type", "qwen2_5_vl"},
+          {"architectures", {"Qwen2_5_VLForConditionalGeneration"}},
+          {"text_config", text},
+          {"vision_config", vision},
+          {"image_token_id", config.image_token_id},
+          {"video_token_id", config.image_token_id + 1},
+          {"vision_start_token_id", config.image_token_id - 3},
+          {"vision_end_token_id", config.image_token_id - 2},
+          {"tie_word_embeddings", true},
+          {"dtype", dtype}};
 }
 
 }  // namespace plimsoll::model

@@ -48,7 +48,8 @@ class RecomputeNode final : public torch::autograd::Node {
       const at::AutoGradMode with_graph(true);
       y = block_(x);
     }
-    return torch::autograd::grad({y}, wanted, {grad}, /*retain_graph=*/false, /*create_graph=*/false, /*allow_unused=*/true);
+    return torch::autograd::grad({y}, wanted, {grad}, /*retain_graph=*/false, /*create_graph=*/false,
+                                 /*allow_unused=*/true);
   }
 
   std::function<Tensor(const Tensor&)> block_;

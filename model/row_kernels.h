@@ -1,6 +1,6 @@
 #pragma once
-// What the hand-written row loops of model/ share: dispatch over the two dtypes of activations, sums that the compiler can
-// vectorise although floating-point addition may not be reordered.
+// What the hand-written row loops of model/ share: dispatch over the two dtypes of activations, sums that the compiler
+// can vectorise although floating-point addition may not be reordered.
 
 #include <torch/torch.h>
 

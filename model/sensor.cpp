@@ -10,7 +10,8 @@ namespace {
 constexpr double kEpsilon = 1e-6;
 
 void check(const SensorOptions& o) {
-  if (o.window < 1) fail(ExitCode::kUsage, "sensor.window is {}, but must be at least 1 for a sensor encoder", o.window);
+  if (o.window < 1)
+    fail(ExitCode::kUsage, "sensor.window is {}, but must be at least 1 for a sensor encoder", o.window);
   if (o.channels < 1) fail(ExitCode::kUsage, "sensor.channels is {}, but must be at least 1", o.channels);
   if (o.width < 1) fail(ExitCode::kUsage, "sensor.width is {}, but must be at least 1", o.width);
   if (o.patch < 1 || o.window % o.patch != 0) {
@@ -20,7 +21,8 @@ void check(const SensorOptions& o) {
 
 }  // namespace
 
-SensorEncoder::SensorEncoder(const SensorOptions& options, std::int64_t out, ParameterList& parameters) : options_(options) {
+SensorEncoder::SensorEncoder(const SensorOptions& options, std::int64_t out, ParameterList& parameters)
+    : options_(options) {
   check(options);
   const std::int64_t width = options.width, hidden = 2 * width;
   patch_weight_ = parameters.weight("sensor.patch_in", width, std::int64_t{options.patch} * options.channels);
@@ -36,9 +38,10 @@ SensorEncoder::SensorEncoder(const SensorOptions& options, std::int64_t out, Par
 
 Tensor SensorEncoder::encode(const Tensor& sensor, at::ScalarType compute) const {
   const AllocationLabel label("sensor");
-  const Tensor patches = sensor.view({sensor.size(0) * options_.tokens(), std::int64_t{options_.patch} * options_.channels});
-  const auto [rows, normed] =
-      rms_norm_fork(embed_rows(linear(patches, patch_weight_, patch_bias_, compute), {}, positions_, 1), norm_, kEpsilon);
+  const Tensor patches =
+      sensor.view({sensor.size(0) * options_.tokens(), std::int64_t{options_.patch} * options_.channels});
+  const auto [rows, normed] = rms_norm_fork(
+      embed_rows(linear(patches, patch_weight_, patch_bias_, compute), {}, positions_, 1), norm_, kEpsilon);
   const auto wide = lora_linears(normed, {{gate_, {}, {}, {}, 0}, {up_, {}, {}, {}, 0}}, 1.0F, {}, compute);
   const Tensor hidden = swiglu(wide[0], wide[1]);
   return linear(gated_residual(rows, linear(hidden, down_, {}, compute), {}), out_weight_, out_bias_, compute);

@@ -9,12 +9,12 @@
 
 namespace plimsoll::model {
 
-/// Patches of `patch` time steps -> linear (a strided convolution over unfolded input) -> + learned positions -> one pre-norm gated
-/// MLP with a residual -> linear to the context's width.
+/// Patches of `patch` time steps -> linear (a strided convolution over unfolded input) -> + learned positions -> one
+/// pre-norm gated MLP with a residual -> linear to the context's width.
 class SensorEncoder {
  public:
-  /// Makes "sensor.*" in `parameters`. `out` is the width of a token. Throws Error(kUsage) naming the key when the options
-  /// do not fit each other.
+  /// Makes "sensor.*" in `parameters`. `out` is the width of a token. Throws Error(kUsage) naming the key when the
+  /// options do not fit each other.
   SensorEncoder(const SensorOptions& options, std::int64_t out, ParameterList& parameters);
 
   /// sensor: [samples, window, channels] fp32, contiguous -> [samples * window / patch, out] in `compute`.

@@ -1,5 +1,6 @@
 #pragma once
-// The two halves of Qwen2.5-VL as qwen.cpp puts them together: vision tower with merger, and language model. Internal to the room.
+// The two halves of Qwen2.5-VL as qwen.cpp puts them together: vision tower with merger, and language model. Internal
+// to the room.
 
 #include <torch/torch.h>
 

@@ -19,11 +19,13 @@ Linear ModuleLoader::linear(const std::string& name, std::int64_t out, std::int6
   return layer;
 }
 
-VisionTower::VisionTower(const VisionConfig& config, const ModuleLoader& loader) : config_(config), compute_(loader.compute) {
+VisionTower::VisionTower(const VisionConfig& config, const ModuleLoader& loader)
+    : config_(config), compute_(loader.compute) {
   const std::string root = "model.visual.";
   loader.adapters.refuse(root + "patch_embed.proj", "the patch embedding is a convolution, which has no adapter here");
-  patch_weight_ = loader.weights.get(root + "patch_embed.proj.weight",
-                                     {config.hidden, config.channels, config.frames, config.patch, config.patch})
+  patch_weight_ = loader.weights
+                      .get(root + "patch_embed.proj.weight",
+                           {config.hidden, config.channels, config.frames, config.patch, config.patch})
                       .view({config.hidden, config.patch_values()});
   for (int i = 0; i < config.depth; ++i) blocks_.push_back(make_block(i, loader));
   const std::int64_t merged = config.hidden * config.merge * config.merge;
@@ -44,7 +46,8 @@ VisionTower::Block VisionTower::make_block(int index, const ModuleLoader& loader
   block.gate = loader.linear(root + "mlp.gate_proj", wide, width, true);
   block.up = loader.linear(root + "mlp.up_proj", wide, width, true);
   block.down = loader.linear(root + "mlp.down_proj", width, wide, true);
-  block.full = std::find(config_.full_attention.begin(), config_.full_attention.end(), index) != config_.full_attention.end();
+  block.full =
+      std::find(config_.full_attention.begin(), config_.full_attention.end(), index) != config_.full_attention.end();
   return block;
 }
 
@@ -64,8 +67,8 @@ Tensor VisionTower::expand(const Block& block, Tensor x, const Tensor& keys) con
   return swiglu(wide[0], wide[1]);
 }
 
-// Sums go into the branch's result, which nothing has saved: no allocation for them. The forks (ops.h) keep the sums of gradients
-// the same on meta; the normed rows are handed over so that they end where they were last read.
+// Sums go into the branch's result, which nothing has saved: no allocation for them. The forks (ops.h) keep the sums of
+// gradients the same on meta; the normed rows are handed over so that they end where they were last read.
 Tensor VisionTower::run_block(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const {
   auto [start, normed] = rms_norm_fork(x, block.norm1, kNormEps);
   Tensor sum = block.proj(attend(block, std::move(normed), batch, keys), keys, compute_);

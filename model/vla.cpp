@@ -21,7 +21,8 @@ void check(const VlaOptions& o) {
   }
   if (o.state_dim < 0) fail(ExitCode::kUsage, "the state has {} values, but must have 0 or more", o.state_dim);
   if (o.stage == 1 && !o.adapter.empty()) {
-    fail(ExitCode::kUsage, "model.adapter is \"{}\", but stage 1 trains without adapters: use train.stage = 2", o.adapter);
+    fail(ExitCode::kUsage, "model.adapter is \"{}\", but stage 1 trains without adapters: use train.stage = 2",
+         o.adapter);
   }
 }
 
@@ -64,7 +65,8 @@ struct VlaModel::Parts {
     return sensor ? sensor->encode(batch.sensor, options.precision.compute) : Tensor();
   }
 
-  Tensor predict(const Tensor& noisy, const Tensor& times, const PackedBatch& batch, const ExpertContext& context) const {
+  Tensor predict(const Tensor& noisy, const Tensor& times, const PackedBatch& batch,
+                 const ExpertContext& context) const {
     return expert->predict(noisy, diffusion.embed_times(times, ActionExpert::kTimeWidth), batch.state, context);
   }
 };
@@ -120,7 +122,8 @@ Tensor VlaModel::sample_actions(const PackedBatch& batch) const {
   const ExpertContext context = p.expert->context(hidden, sensors, batch, 1, true);
   const auto& noise = batch.noise;
   const auto draws = noise.size(0) / batch.samples;
-  Tensor x = noise.view({batch.samples, draws, noise.size(1), noise.size(2)}).select(1, 0).clone(at::MemoryFormat::Contiguous);
+  Tensor x =
+      noise.view({batch.samples, draws, noise.size(1), noise.size(2)}).select(1, 0).clone(at::MemoryFormat::Contiguous);
   const auto times = p.diffusion.sampling_times(p.options.expert.sampling_steps);
   for (std::size_t i = 0; i < times.size(); ++i) {
     const Tensor now = at::full({batch.samples}, times[i], noise.options());

@@ -15,15 +15,15 @@
 namespace plimsoll::model {
 
 struct VlaOptions {
-  std::string path;  ///< Hugging Face directory of the VLM
+  std::string path;     ///< Hugging Face directory of the VLM
   std::string adapter;  ///< PEFT directory to start from, or empty; stage 2 only
   Precision precision;  ///< `compute` bf16: as under at::autocast, the expert's residual stream and norms in fp32
-  int stage = 2;     ///< 1: VLM frozen, no LoRA; 2: with LoRA
+  int stage = 2;        ///< 1: VLM frozen, no LoRA; 2: with LoRA
   LoraOptions lora;
   ExpertOptions expert;
   SensorOptions sensor;
-  int state_dim = 0;   ///< values of the proprioceptive state; 0: none
-  int action_dim = 0;  ///< values of one action
+  int state_dim = 0;                ///< values of the proprioceptive state; 0: none
+  int action_dim = 0;               ///< values of one action
   std::int64_t max_context = 2048;  ///< most context rows of a sample, sensor tokens included
   std::uint64_t seed = 0;           ///< of the initial expert, sensor and adapter weights
 };
@@ -32,8 +32,9 @@ struct VlaOptions {
 class VlaModel {
  public:
   /// Reads weights from options.path, or on `meta` only config.json (nothing of the model is allocated but shapes).
-  /// Adapters and expert are initialised from options.seed, then options.adapter is read if given. Throws Error(kUsage) naming the
-  /// key of an option that does not fit, Error(kData) naming the file when the VLM or the adapter cannot be read.
+  /// Adapters and expert are initialised from options.seed, then options.adapter is read if given. Throws Error(kUsage)
+  /// naming the key of an option that does not fit, Error(kData) naming the file when the VLM or the adapter cannot be
+  /// read.
   VlaModel(const VlaOptions& options, at::Device device);
   ~VlaModel();
 
@@ -44,16 +45,17 @@ class VlaModel {
   const VlaOptions& options() const;
 
   /// What pack() must know to make batches for this model: everything is filled in. `evaluate`: one draw, noise of
-  /// RandomSite::kEvaluate and no dropout, for sample_actions; else as sample_losses needs it. `seed` keys noise, times and dropout.
+  /// RandomSite::kEvaluate and no dropout, for sample_actions; else as sample_losses needs it. `seed` keys noise, times
+  /// and dropout.
   PackingRules packing_rules(std::uint64_t seed, bool evaluate) const;
 
   /// Loss per sample [batch.samples] fp32: mean over draws and unmasked action elements of the squared error of the
-  /// predicted noise (ddpm) or velocity (flow). Differentiable; training mode (dropout on). A sample's loss and gradient do not
-  /// depend on what else is in the batch. In stage 1 the VLM runs without autograd and without dropout.
+  /// predicted noise (ddpm) or velocity (flow). Differentiable; training mode (dropout on). A sample's loss and
+  /// gradient do not depend on what else is in the batch. In stage 1 the VLM runs without autograd and without dropout.
   Tensor sample_losses(const PackedBatch& batch, const Recompute& recompute) const;
 
-  /// Denoised action chunks [samples, chunk, action_dim] fp32 (normalised units), no autograd, dropout off. The starting
-  /// noise is batch.noise of draw 0. Takes options.expert.sampling_steps steps; the VLM runs once.
+  /// Denoised action chunks [samples, chunk, action_dim] fp32 (normalised units), no autograd, dropout off. The
+  /// starting noise is batch.noise of draw 0. Takes options.expert.sampling_steps steps; the VLM runs once.
   Tensor sample_actions(const PackedBatch& batch) const;
 
  private:

@@ -41,7 +41,9 @@ void convert_to(Bytes from, void* to, at::ScalarType dtype) {
   }
 }
 
-bool is_buffer(std::string_view name) { return name.ends_with("rotary_emb.inv_freq") || name.ends_with("rotary_pos_emb.inv_freq"); }
+bool is_buffer(std::string_view name) {
+  return name.ends_with("rotary_emb.inv_freq") || name.ends_with("rotary_pos_emb.inv_freq");
+}
 
 std::vector<std::string> shard_names(const std::filesystem::path& index) {
   const json root = json::parse(read_file(index), nullptr, false);
@@ -96,20 +98,23 @@ struct WeightSource::Files {
     if (name.empty()) return;
     const auto [place, fresh] = by_name.try_emplace(name, Found{&file, &entry});
     if (!fresh) {
-      fail(ExitCode::kData, "{}: tensor {} is also in {} as {}", file.path().string(), entry.name, place->second.file->path().string(),
-           place->second.entry->name);
+      fail(ExitCode::kData, "{}: tensor {} is also in {} as {}", file.path().string(), entry.name,
+           place->second.file->path().string(), place->second.entry->name);
     }
   }
   Found& find(const std::string& name) {
     const auto place = by_name.find(name);
-    if (place == by_name.end()) fail(ExitCode::kData, "{}: the checkpoint has no tensor {}: config.json and weights do not fit", dir, name);
+    if (place == by_name.end())
+      fail(ExitCode::kData, "{}: the checkpoint has no tensor {}: config.json and weights do not fit", dir, name);
     return place->second;
   }
 };
 
 std::string canonical_name(std::string_view name) {
   if (name.starts_with("lm_head.") || is_buffer(name)) return "";
-  const auto prefixed = [&](std::string_view prefix, std::string_view with) { return std::string(with).append(name.substr(prefix.size())); };
+  const auto prefixed = [&](std::string_view prefix, std::string_view with) {
+    return std::string(with).append(name.substr(prefix.size()));
+  };
   if (name.starts_with("model.visual.") || name.starts_with("model.language_model.")) return std::string(name);
   if (name.starts_with("visual.") || name.starts_with("language_model.")) return prefixed("", "model.");
   if (name.starts_with("model.")) return prefixed("model.", "model.language_model.");
@@ -134,7 +139,8 @@ Tensor WeightSource::get(const std::string& name, at::IntArrayRef shape) {
   const TensorEntry& entry = *found.entry;
   const auto at = [&] { return fmt::format("{}: tensor {}", found.file->path().string(), entry.name); };
   if (at::IntArrayRef(entry.shape) != shape) {
-    fail(ExitCode::kData, "{} has shape [{}], config.json asks for [{}]", at(), fmt::join(entry.shape, ", "), fmt::join(shape, ", "));
+    fail(ExitCode::kData, "{} has shape [{}], config.json asks for [{}]", at(), fmt::join(entry.shape, ", "),
+         fmt::join(shape, ", "));
   }
   Tensor out = at::empty(shape, options);
   const bool direct = device_.is_cpu();
@@ -156,8 +162,8 @@ Tensor WeightSource::get(const std::string& name, at::IntArrayRef shape) {
 void WeightSource::finish() const {
   for (const auto& [name, found] : files_->by_name) {
     if (!found.used) {
-      fail(ExitCode::kData, "{}: tensor {} is no part of the Qwen2.5-VL that config.json describes", found.file->path().string(),
-           found.entry->name);
+      fail(ExitCode::kData, "{}: tensor {} is no part of the Qwen2.5-VL that config.json describes",
+           found.file->path().string(), found.entry->name);
     }
   }
 }

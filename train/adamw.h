@@ -12,8 +12,9 @@ struct AdamWOptions {
   double weight_decay = 0.01;
 };
 
-/// One step of decoupled weight decay Adam (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2; operations in
-/// the order of torch.optim.AdamW). All spans have the same length; `gradient` is multiplied by `gradient_scale` as it is read. `step` counts from 1.
+/// One step of decoupled weight decay Adam (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm
+/// 2; operations in the order of torch.optim.AdamW). All spans have the same length; `gradient` is multiplied by
+/// `gradient_scale` as it is read. `step` counts from 1.
 void adamw_update(std::span<float> parameter, std::span<const float> gradient, std::span<float> first_moment,
                   std::span<float> second_moment, float gradient_scale, std::int64_t step, const AdamWOptions& options);
 

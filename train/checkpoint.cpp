@@ -1,9 +1,8 @@
 #include "train/checkpoint.h"
 
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
 #include <charconv>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "core/error.h"
@@ -23,7 +22,8 @@ constexpr const char* kComplete = "complete.json";
 constexpr std::size_t kKept = 2;
 
 std::span<float> cut(std::span<float> all, const FlatSlot& slot) {
-  return all.subspan(static_cast<std::size_t>(slot.range.begin), static_cast<std::size_t>(slot.range.end - slot.range.begin));
+  return all.subspan(static_cast<std::size_t>(slot.range.begin),
+                     static_cast<std::size_t>(slot.range.end - slot.range.begin));
 }
 
 TensorSource source(const std::string& name, std::span<float> values) {
@@ -33,7 +33,8 @@ TensorSource source(const std::string& name, std::span<float> values) {
 void read_into(const SafetensorsFile& file, const std::string& name, std::span<float> to) {
   const TensorEntry& entry = file.at(name);
   if (entry.dtype != "F32" || entry.bytes.size() != to.size_bytes()) {
-    fail(ExitCode::kCheckpoint, "{}: tensor {} has {} bytes of {} where this model has {} of F32; it is a checkpoint of another model",
+    fail(ExitCode::kCheckpoint,
+         "{}: tensor {} has {} bytes of {} where this model has {} of F32; it is a checkpoint of another model",
          file.path().string(), name, entry.bytes.size(), entry.dtype, to.size_bytes());
   }
   std::copy_n(entry.bytes.data(), entry.bytes.size(), reinterpret_cast<std::byte*>(to.data()));
@@ -44,7 +45,8 @@ json to_json(const RunState& s) {
           {"step", s.step},
           {"updates", s.updates},
           {"skips_in_row", s.skips_in_row},
-          {"plan", {{"resolution", s.resolution}, {"micro_batch", s.micro_batch}, {"recompute_blocks", s.recompute_blocks}}},
+          {"plan",
+           {{"resolution", s.resolution}, {"micro_batch", s.micro_batch}, {"recompute_blocks", s.recompute_blocks}}},
           {"policy", s.policy},
           {"configuration", s.configuration}};
 }
@@ -53,10 +55,12 @@ RunState state_from(const fs::path& file) {
   try {
     const json j = json::parse(read_file(file, ExitCode::kCheckpoint));
     const json& plan = j.at("plan");
-    return {j.at("step"),          j.at("updates"),           j.at("skips_in_row"), plan.at("resolution"),
-            plan.at("micro_batch"), plan.at("recompute_blocks"), j.at("policy"),       j.at("configuration")};
+    return {j.at("step"),          j.at("updates"),        j.at("skips_in_row"),
+            plan.at("resolution"), plan.at("micro_batch"), plan.at("recompute_blocks"),
+            j.at("policy"),        j.at("configuration")};
   } catch (const json::exception& error) {
-    fail(ExitCode::kCheckpoint, "{}: {}; delete this checkpoint to resume from the one before", file.string(), error.what());
+    fail(ExitCode::kCheckpoint, "{}: {}; delete this checkpoint to resume from the one before", file.string(),
+         error.what());
   }
 }
 
@@ -81,14 +85,16 @@ void verify(const fs::path& folder) {
   try {
     sums = json::parse(read_file(folder / kComplete, ExitCode::kCheckpoint)).at("xxh3_128");
   } catch (const json::exception& error) {
-    fail(ExitCode::kCheckpoint, "{}: {}; delete this checkpoint to resume from the one before", (folder / kComplete).string(),
-         error.what());
+    fail(ExitCode::kCheckpoint, "{}: {}; delete this checkpoint to resume from the one before",
+         (folder / kComplete).string(), error.what());
   }
   for (const auto& [name, sum] : sums.items()) {
     const fs::path file = folder / name;
-    if (!fs::exists(file)) fail(ExitCode::kCheckpoint, "{}: missing; delete the folder to resume from the checkpoint before", file.string());
+    if (!fs::exists(file))
+      fail(ExitCode::kCheckpoint, "{}: missing; delete the folder to resume from the checkpoint before", file.string());
     if (xxh3_128_of_file(file.string()) == sum.get<std::string>()) continue;
-    fail(ExitCode::kCheckpoint, "{}: its content changed since it was written; delete the folder to resume from the checkpoint before",
+    fail(ExitCode::kCheckpoint,
+         "{}: its content changed since it was written; delete the folder to resume from the checkpoint before",
          file.string());
   }
 }
@@ -118,7 +124,8 @@ std::vector<fs::path> complete(const fs::path& root) {
 
 }  // namespace
 
-fs::path write_checkpoint(const fs::path& root, const RunState& state, FlatBuffers& buffers, const WriteAdapter& write_adapter) {
+fs::path write_checkpoint(const fs::path& root, const RunState& state, FlatBuffers& buffers,
+                          const WriteAdapter& write_adapter) {
   const fs::path folder = root / fmt::format("step-{}", state.step);
   const fs::path temporary = root / fmt::format(".step-{}.writing", state.step);
   std::error_code ignored;

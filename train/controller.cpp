@@ -28,15 +28,17 @@ std::optional<memory::Decision> Controller::observe(std::int64_t step, std::span
   return memory::decide(config_, *summary, plan, share_, state_);
 }
 
-memory::Decision Controller::after_failure(std::int64_t step, std::span<const ddp::Report> reports, const ddp::Verdict& verdict,
-                                           const memory::Plan& plan) {
+memory::Decision Controller::after_failure(std::int64_t step, std::span<const ddp::Report> reports,
+                                           const ddp::Verdict& verdict, const memory::Plan& plan) {
   const int rank = verdict.ranks.front();
   const ddp::Report& report = reports[static_cast<std::size_t>(rank)];
-  const auto decision = memory::escalate(config_, {step, rank, report.failed_request_bytes, plan}, language_blocks_, state_);
+  const auto decision =
+      memory::escalate(config_, {step, rank, report.failed_request_bytes, plan}, language_blocks_, state_);
   window_.restart();
   if (decision) return *decision;
   fail(ExitCode::kMemory,
-       "rank {}: sample {} does not fit even alone with every block recomputed: a tensor of {} was wanted under a budget of {}. "
+       "rank {}: sample {} does not fit even alone with every block recomputed: a tensor of {} was wanted under a "
+       "budget of {}. "
        "Give the rank at least {} (memory.budget), use a smaller data.resolution, or a smaller model",
        rank, report.sample_index, format_bytes(report.failed_request_bytes), format_bytes(report.budget_bytes),
        format_bytes(std::max(report.measured_peak_bytes, report.budget_bytes) + report.failed_request_bytes));

@@ -11,7 +11,8 @@
 namespace plimsoll::train {
 namespace {
 
-// Memory depends on the totals only, so any way to deal them out to the samples serves. Patches come in fours, one token each.
+// Memory depends on the totals only, so any way to deal them out to the samples serves. Patches come in fours, one
+// token each.
 std::vector<SampleShape> deal(const memory::MicroBatchShape& total) {
   std::vector<SampleShape> shapes(static_cast<std::size_t>(total.samples));
   for (std::int64_t i = 0; i < total.samples; ++i) {
@@ -57,7 +58,8 @@ std::int64_t DryStep::static_bytes() const {
 std::int64_t DryStep::activation_bytes(const memory::MicroBatchShape& shape, int recompute_blocks) const {
   const auto shapes = deal(shape);
   return memory::dry_run([&] {
-           forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {recompute_blocks}, parts_->effective_batch);
+           forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {recompute_blocks},
+                            parts_->effective_batch);
          })
       .peak();
 }
@@ -66,7 +68,8 @@ memory::Ledger DryStep::micro_batch(const memory::MicroBatchShape& shape, int re
   const auto shapes = deal(shape);
   return memory::dry_run(
       [&] {
-        forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {recompute_blocks}, parts_->effective_batch);
+        forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {recompute_blocks},
+                         parts_->effective_batch);
       },
       true);
 }

@@ -26,7 +26,8 @@ class DryStep {
   std::int64_t activation_bytes(const memory::MicroBatchShape& shape, int recompute_blocks) const;
   /// The same with every event kept: what its breakdown at the peak is made of, and what a real run must equal.
   memory::Ledger micro_batch(const memory::MicroBatchShape& shape, int recompute_blocks) const;
-  /// Most library scratch that an operator takes at once in a micro-batch of these samples: what the workspace arena must hold.
+  /// Most library scratch that an operator takes at once in a micro-batch of these samples: what the workspace arena
+  /// must hold.
   std::int64_t scratch_bytes(std::span<const SampleShape> shapes) const;
   int language_blocks() const;
 

@@ -50,13 +50,17 @@ void measure_share(Session& session, std::span<const std::int64_t> indices, std:
     for (std::size_t i = 0; i < piece.count; ++i) samples.push_back({&loaded[i], first + piece.begin + i});
     const at::Tensor actions = session.model->sample_actions(model::pack(samples, rules, at::Device(at::kCPU)));
     const std::int64_t stride = actions.numel() / static_cast<std::int64_t>(piece.count);
-    for (std::size_t i = 0; i < piece.count; ++i) sums.add(loaded[i], actions.data_ptr<float>() + static_cast<std::int64_t>(i) * stride);
+    for (std::size_t i = 0; i < piece.count; ++i)
+      sums.add(loaded[i], actions.data_ptr<float>() + static_cast<std::int64_t>(i) * stride);
   };
   memory::Guardian guardian(session.meter);
-  // A forward without autograd needs a fraction of a training step, so the plan's own micro-batch is safe to start from.
+  // A forward without autograd needs a fraction of a training step, so the plan's own micro-batch is safe to start
+  // from.
   const auto report = guardian.run(indices.size(), static_cast<std::size_t>(session.plan.micro_batch),
                                    {attempt, [] {}, [](memory::Piece) { return std::int64_t{0}; }});
-  if (report.failed) fail(ExitCode::kMemory, "evaluation: held-out sample {} does not fit alone: {}", indices[report.failed_sample], report.error);
+  if (report.failed)
+    fail(ExitCode::kMemory, "evaluation: held-out sample {} does not fit alone: {}", indices[report.failed_sample],
+         report.error);
 }
 
 std::vector<double> sum_over_ranks(ddp::Communicator& communicator, const std::vector<double>& mine) {

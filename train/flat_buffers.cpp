@@ -60,7 +60,8 @@ bool FlatBuffers::staging_finite() const {
   std::atomic<bool> finite{true};
   at::parallel_for(0, elements_, kGrain, [&](std::int64_t begin, std::int64_t end) {
     std::uint32_t bad = 0;  // an exponent of all ones is infinite or not a number
-    for (std::int64_t i = begin; i < end; ++i) bad |= static_cast<std::uint32_t>((words[i] & 0x7f800000U) == 0x7f800000U);
+    for (std::int64_t i = begin; i < end; ++i)
+      bad |= static_cast<std::uint32_t>((words[i] & 0x7f800000U) == 0x7f800000U);
     if (bad != 0) finite = false;
   });
   return finite;
@@ -85,7 +86,8 @@ void FlatBuffers::check_views() const {
   for (std::size_t i = 0; i < owners_.size(); ++i) {
     const at::Tensor& grad = owners_[i].tensor.grad();
     if (grad.defined() && grad.data_ptr<float>() == base + slots_[i].range.begin) continue;
-    fail(ExitCode::kUsage, "the gradient of {} is no longer a view of staging; something called zero_grad or replaced it",
+    fail(ExitCode::kUsage,
+         "the gradient of {} is no longer a view of staging; something called zero_grad or replaced it",
          slots_[i].name);
   }
 }

@@ -1,5 +1,6 @@
 #pragma once
-// Everything the optimiser touches lies in a few flat fp32 buffers, made before step 1. After that no step allocates for it.
+// Everything the optimiser touches lies in a few flat fp32 buffers, made before step 1. After that no step allocates
+// for it.
 
 #include <cstdint>
 #include <span>
@@ -22,13 +23,14 @@ struct FlatSlot {
   model::ParameterGroup group;
 };
 
-/// Owns parameters, staging, the reduction buffer and the optimiser's moments, all on the parameters' device (here: CPU, counted
-/// by its budget). Each parameter becomes a view of the parameter buffer and its .grad a view of staging; nobody may call zero_grad. Parameters start at
-/// multiples of 16 elements; the gaps stay zero.
+/// Owns parameters, staging, the reduction buffer and the optimiser's moments, all on the parameters' device (here:
+/// CPU, counted by its budget). Each parameter becomes a view of the parameter buffer and its .grad a view of staging;
+/// nobody may call zero_grad. Parameters start at multiples of 16 elements; the gaps stay zero.
 class FlatBuffers {
  public:
-  /// Moves `parameters` into the flat buffer (their Tensor objects stay, their storage changes). `extra` more elements follow the gradients
-  /// in the reduction buffer. On meta only the shapes are made, for a dry run, and no other member but slots() may be called.
+  /// Moves `parameters` into the flat buffer (their Tensor objects stay, their storage changes). `extra` more elements
+  /// follow the gradients in the reduction buffer. On meta only the shapes are made, for a dry run, and no other member
+  /// but slots() may be called.
   FlatBuffers(const std::vector<model::Parameter>& parameters, std::int64_t extra);
 
   std::int64_t elements() const { return elements_; }

@@ -28,10 +28,11 @@ Outcome Loop::run() {
   while (state.step < session_.steps) {
     const std::int64_t step = state.step + 1;
     const StepResult result = one_step(step);
-    follow(step, result);
+    // Before anything that may fail and write a checkpoint: the weights are those after this step already.
     replaying_ = result.verdict.action == ddp::Action::kReplay;
     if (!replaying_) state.step = step;
     if (result.verdict.action == ddp::Action::kApply) ++state.updates;
+    follow(step, result);
     if (result.verdict.stop) {
       checkpoint();
       return {ExitCode::kStopped, "stopped on request"};
@@ -52,7 +53,8 @@ StepResult Loop::one_step(std::int64_t step) {
   input.updates = session_.state.updates;
   input.samples = samples;
   input.plan = session_.plan;
-  input.learning_rate_factor = learning_rate_factor(session_.state.updates, session_.config.train.warmup_steps, session_.steps);
+  input.learning_rate_factor =
+      learning_rate_factor(session_.state.updates, session_.config.train.warmup_steps, session_.steps);
   input.hash_weights = step % session_.config.memory.adjustment_frequency == 0;
   input.stop_requested = stop_requested();
   input.load_ms = static_cast<std::int64_t>(milliseconds_since(start));
@@ -81,19 +83,24 @@ void Loop::apply_budget_changes(std::int64_t step) {
 void Loop::follow(std::int64_t step, const StepResult& result) {
   if (!result.verdict.text.empty()) log_.line(result.verdict.text);
   if (result.guardian.retries > 0) {
-    spdlog::info("step {}: out of memory, {} wanted; drained and replayed the same samples in smaller pieces ({} replayed)", step,
-                 format_bytes(result.guardian.failed_request), result.guardian.retries);
+    spdlog::info(
+        "step {}: out of memory, {} wanted; drained and replayed the same samples in smaller pieces ({} replayed)",
+        step, format_bytes(result.guardian.failed_request), result.guardian.retries);
   }
+  const auto decision = decide(step, result);
+  if (!decision) return;
+  log_.decision(*decision, result.reports);
+  if (session_.loader && decision->plan.resolution != session_.plan.resolution) {
+    session_.loader->set_resolution(decision->plan.resolution);
+  }
+  session_.plan = decision->plan;
+}
+
+std::optional<memory::Decision> Loop::decide(std::int64_t step, const StepResult& result) {
   try {
-    const auto decision = session_.controller->observe(step, result.reports, result.verdict, session_.plan);
-    if (!decision) return;
-    log_.decision(*decision, result.reports);
-    if (session_.loader && decision->plan.resolution != session_.plan.resolution) {
-      session_.loader->set_resolution(decision->plan.resolution);
-    }
-    session_.plan = decision->plan;
+    return session_.controller->observe(step, result.reports, result.verdict, session_.plan);
   } catch (const Error&) {
-    checkpoint();  // no plan fits: what was learned so far is kept
+    checkpoint();  // no plan fits, and all ranks find so here: what was learned so far is kept
     throw;
   }
 }

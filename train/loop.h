@@ -21,14 +21,15 @@ class Loop {
   /// `session` and `log` outlive the loop.
   Loop(Session& session, RunLog& log);
 
-  /// Runs to the last step, or to the step at which a stop was agreed, and leaves a checkpoint there. Collective. An Error that ends a run
-  /// under memory pressure is thrown after a checkpoint was written.
+  /// Runs to the last step, or to the step at which a stop was agreed, and leaves a checkpoint there. Collective. An
+  /// Error that ends a run under memory pressure is thrown after a checkpoint was written.
   Outcome run();
 
  private:
   StepResult one_step(std::int64_t step);
   void apply_budget_changes(std::int64_t step);
   void follow(std::int64_t step, const StepResult& result);
+  std::optional<memory::Decision> decide(std::int64_t step, const StepResult& result);
   void checkpoint();
 
   Session& session_;

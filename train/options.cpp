@@ -55,7 +55,8 @@ memory::PolicyConfig policy_config(const Config& config) {
   if (m.profile != "classic") {
     policy.knobs = memory::parse_knobs(m.knobs);
     policy.micro_batch = {static_cast<int>(config.batch.min_micro), static_cast<int>(config.batch.max_micro), 1};
-    policy.resolution = {static_cast<int>(config.data.min_resolution), static_cast<int>(config.data.max_resolution), 28};
+    policy.resolution = {static_cast<int>(config.data.min_resolution), static_cast<int>(config.data.max_resolution),
+                         28};
   }
   memory::check(policy);
   return policy;
@@ -74,7 +75,8 @@ StepOptions step_options(const Config& config) {
 std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world, std::int64_t available) {
   const auto values = config.budget.items();
   if (values.size() != 1 && values.size() != static_cast<std::size_t>(world)) {
-    fail(ExitCode::kUsage, "memory.budget has {} entries for {} ranks; give one for all, or one per rank", values.size(), world);
+    fail(ExitCode::kUsage, "memory.budget has {} entries for {} ranks; give one for all, or one per rank",
+         values.size(), world);
   }
   const Setting& value = values[values.size() == 1 ? 0 : static_cast<std::size_t>(rank)];
   return value.is("auto") ? available : size_or_fraction(value, available, "memory.budget");
@@ -91,8 +93,8 @@ std::optional<int> configured_recompute(const memory::MemoryConfig& config, int 
   if (value.is("all")) return language_blocks;
   const std::int64_t blocks = value.as_integer();
   if (blocks > language_blocks) {
-    fail(ExitCode::kUsage, "memory.recompute is {} and the language model has {} blocks; give at most that, or \"all\"", blocks,
-         language_blocks);
+    fail(ExitCode::kUsage, "memory.recompute is {} and the language model has {} blocks; give at most that, or \"all\"",
+         blocks, language_blocks);
   }
   return static_cast<int>(blocks);
 }

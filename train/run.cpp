@@ -27,16 +27,45 @@ void set_threads(const RunConfig& config, int world) {
 void write_exit(const Config& config, ddp::Communicator& communicator, const Outcome& outcome, std::int64_t step) {
   if (communicator.rank() != 0) return;
   const auto newest = newest_checkpoint(std::filesystem::path(config.run.dir) / "checkpoints");
-  report::write_exit_record(config.run.dir, {outcome.code, outcome.reason, step,
-                                             newest ? std::optional(newest->string()) : std::nullopt, report::attempt_number()});
+  report::write_exit_record(
+      config.run.dir, {outcome.code, outcome.reason, step, newest ? std::optional(newest->string()) : std::nullopt,
+                       report::attempt_number()});
+}
+
+// The exit code says it too, should the last words find no space.
+void write_error(const Config& config, const Outcome& outcome, std::int64_t step) {
+  try {
+    report::write_exit_record(config.run.dir,
+                              {outcome.code, outcome.reason, step, std::nullopt, report::attempt_number()});
+  } catch (const Error& error) {
+    spdlog::error("{}", error.what());
+  }
+}
+
+void make_run_dir(const std::string& dir) {
+  std::error_code error;
+  std::filesystem::create_directories(dir, error);
+  if (error)
+    fail(ExitCode::kUsage, "run.dir = \"{}\": {}; choose a folder that can be made and written", dir, error.message());
+}
+
+// A new run would write over the lines of the old one, and a restart would go on from the old one's checkpoint.
+void refuse_old_run(const std::string& dir) {
+  const auto newest = newest_checkpoint(std::filesystem::path(dir) / "checkpoints");
+  if (!newest) return;
+  fail(ExitCode::kUsage, "{}: a checkpoint of an earlier run; go on from it with --resume, or give a new run.dir",
+       newest->string());
 }
 
 std::string error_line(const char* when, const ActionError& error) {
-  return fmt::format("held-out action error at the {}: {:.4f} (best constant action {:.4f}), {} samples of unseen episodes", when,
-                     error.sampled, error.best_constant, error.samples);
+  return fmt::format(
+      "held-out action error at the {}: {:.4f} (best constant action {:.4f}), {} samples of unseen episodes", when,
+      error.sampled, error.best_constant, error.samples);
 }
 
-Outcome train_one(const Config& config, const RunOptions& options, ddp::Communicator& communicator, std::int64_t& step) {
+Outcome train_one(const Config& config, const RunOptions& options, ddp::Communicator& communicator,
+                  std::int64_t& step) {
+  if (!options.resume && !options.plan_only) refuse_old_run(config.run.dir);
   memory::CpuAllocator::install();
   set_threads(config.run, communicator.world());
   const auto source = make_source(config);
@@ -54,10 +83,12 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
   Loop loop(session, log);
   const Outcome outcome = loop.run();
   step = session.state.step;
-  if (samples > 0 && outcome.code == ExitCode::kDone) log.line(error_line("end", measure_action_error(session, samples)));
+  if (samples > 0 && outcome.code == ExitCode::kDone)
+    log.line(error_line("end", measure_action_error(session, samples)));
   if (const auto newest = newest_checkpoint(session.checkpoint_root())) {
-    log.line(fmt::format("{} after step {}; checkpoint {}{}", outcome.reason, step, newest->string(),
-                         std::filesystem::exists(*newest / "adapter") ? ", adapter " + (*newest / "adapter").string() : ""));
+    log.line(
+        fmt::format("{} after step {}; checkpoint {}{}", outcome.reason, step, newest->string(),
+                    std::filesystem::exists(*newest / "adapter") ? ", adapter " + (*newest / "adapter").string() : ""));
   }
   return outcome;
 }
@@ -65,7 +96,7 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
 }  // namespace
 
 ExitCode run(const Config& config, const RunOptions& options) {
-  std::filesystem::create_directories(config.run.dir);
+  make_run_dir(config.run.dir);
   const auto communicator = ddp::make_communicator(config.run.dir, config.launch.timeout);
   start_logging("info", communicator->rank(), communicator->world());
   watch_for_stop_requests();
@@ -91,9 +122,7 @@ ExitCode run(const Config& config, const RunOptions& options) {
   }
   spdlog::error("{}", outcome.reason);
   // Errors are mostly met by all ranks at once; where they are not, the others must not wait for this one.
-  if (outcome.code != ExitCode::kPeer) {
-    report::write_exit_record(config.run.dir, {outcome.code, outcome.reason, step, std::nullopt, report::attempt_number()});
-  }
+  if (outcome.code != ExitCode::kPeer) write_error(config, outcome, step);
   if (communicator->world() > 1) communicator->abort(static_cast<int>(outcome.code));
   return outcome.code;
 }

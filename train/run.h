@@ -13,8 +13,9 @@ struct RunOptions {
   bool plan_only = false;  ///< print the plan and its predicted breakdown, train nothing
 };
 
-/// Trains as `config` says, alone or as one rank under mpirun or srun. Prints the plan first; leaves checkpoints, metrics and, on rank 0 and
-/// last of all, exit.json in run.dir. Errors of one rank end all ranks. Returns the exit code; throws Error only before there are peers.
+/// Trains as `config` says, alone or as one rank under mpirun or srun. Prints the plan first; leaves checkpoints,
+/// metrics and, on rank 0 and last of all, exit.json in run.dir. Errors of one rank end all ranks. Returns the exit
+/// code; throws Error only before there are peers.
 ExitCode run(const Config& config, const RunOptions& options);
 
 }  // namespace plimsoll::train

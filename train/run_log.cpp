@@ -12,7 +12,8 @@ constexpr double kWhole = 10000.0;  // the policy's fractions are whole numbers 
 
 std::vector<report::RankMemory> rank_memory(const std::vector<ddp::Report>& reports) {
   std::vector<report::RankMemory> ranks;
-  for (const auto& r : reports) ranks.push_back({r.measured_peak_bytes, r.predicted_peak_bytes, r.budget_bytes, r.retries});
+  for (const auto& r : reports)
+    ranks.push_back({r.measured_peak_bytes, r.predicted_peak_bytes, r.budget_bytes, r.retries});
   return ranks;
 }
 
@@ -36,7 +37,8 @@ std::int64_t slowest(const std::vector<ddp::Report>& reports, std::int64_t ddp::
 
 }  // namespace
 
-RunLog::RunLog(const Session& session, std::int64_t resume_step) : session_(session), active_(session.communicator.rank() == 0) {
+RunLog::RunLog(const Session& session, std::int64_t resume_step)
+    : session_(session), active_(session.communicator.rank() == 0) {
   if (!active_) return;
   const std::filesystem::path dir = session.config.run.dir;
   std::filesystem::create_directories(dir);
@@ -88,7 +90,8 @@ void RunLog::step(const StepView& v) {
   const auto& config = session_.config;
   report::StepRecord record;
   record.step = v.step;
-  record.epoch = static_cast<double>(v.step * config.batch.effective) / static_cast<double>(session_.stream.epoch_length());
+  record.epoch =
+      static_cast<double>(v.step * config.batch.effective) / static_cast<double>(session_.stream.epoch_length());
   record.loss = result.loss;
   record.grad_norm = result.gradient_norm;
   record.lr = config.train.lr * v.learning_rate_factor;
@@ -105,13 +108,14 @@ void RunLog::step(const StepView& v) {
 
   smooth_ms_ = smooth_ms_ == 0.0 ? v.wall_ms : 0.9 * smooth_ms_ + 0.1 * v.wall_ms;
   const auto& worst = fullest(result.reports);
-  report::Progress progress{v.step,
-                            session_.steps,
-                            result.loss,
-                            1000.0 * static_cast<double>(config.batch.effective) / smooth_ms_,
-                            worst.measured_peak_bytes,
-                            worst.budget_bytes,
-                            std::chrono::duration<double>(smooth_ms_ / 1000.0 * static_cast<double>(session_.steps - v.step))};
+  report::Progress progress{
+      v.step,
+      session_.steps,
+      result.loss,
+      1000.0 * static_cast<double>(config.batch.effective) / smooth_ms_,
+      worst.measured_peak_bytes,
+      worst.budget_bytes,
+      std::chrono::duration<double>(smooth_ms_ / 1000.0 * static_cast<double>(session_.steps - v.step))};
   console_->progress(progress);
 }
 

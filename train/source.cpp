@@ -25,7 +25,8 @@ std::unique_ptr<data::SampleSource> synthetic(const Config& config) {
 }  // namespace
 
 std::unique_ptr<data::SampleSource> make_source(const Config& config) {
-  if (config.model.path.empty()) fail(ExitCode::kUsage, "model.path is empty; give the Hugging Face directory of a Qwen2.5-VL model");
+  if (config.model.path.empty())
+    fail(ExitCode::kUsage, "model.path is empty; give the Hugging Face directory of a Qwen2.5-VL model");
   if (config.data.synthetic_samples > 0) return synthetic(config);
   if (config.data.path.empty()) fail(ExitCode::kUsage, "data.path is empty; give the directory of a LeRobot dataset");
   data::LeRobotSourceOptions options;

@@ -22,8 +22,8 @@ memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples) {
   return total;
 }
 
-at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch, const model::Recompute& recompute,
-                            std::int64_t effective_batch) {
+at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,
+                            const model::Recompute& recompute, std::int64_t effective_batch) {
   const at::AutoGradMode grad(true);
   const at::Tensor losses = model.sample_losses(batch, recompute);
   // Every sample counts 1 / B, however the batch is cut: that is why splitting never changes the gradient.
@@ -33,7 +33,8 @@ at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBat
 }
 
 Step::Step(const model::VlaModel& model, const model::PackingRules& rules, at::Device device, FlatBuffers& buffers,
-           ddp::Communicator& communicator, memory::Meter& meter, memory::Predictor& predictor, const StepOptions& options)
+           ddp::Communicator& communicator, memory::Meter& meter, memory::Predictor& predictor,
+           const StepOptions& options)
     : model_(model),
       rules_(rules),
       device_(device),
@@ -50,8 +51,7 @@ StepResult Step::run(const StepInput& input) {
   buffers_.clear_reduction();
   non_finite_sample_ = -1;
   StepResult result;
-  result.guardian =
-      guardian_.run(input.samples.size(), static_cast<std::size_t>(input.plan.micro_batch), work(input));
+  result.guardian = guardian_.run(input.samples.size(), static_cast<std::size_t>(input.plan.micro_batch), work(input));
   const auto slots = buffers_.extra().subspan(kLossSlots);
   ddp::pack(report(input, result.guardian, milliseconds_since(start)), communicator_.rank(), slots);
 
@@ -70,7 +70,8 @@ StepResult Step::run(const StepInput& input) {
 memory::MicroBatchWork Step::work(const StepInput& input) {
   return {[this, &input](memory::Piece piece) { forward_backward(input, piece); }, [this] { buffers_.clear_staging(); },
           [this, &input](memory::Piece piece) {
-            return predictor_.bytes(shape_of(input.samples.subspan(piece.begin, piece.count)), input.plan.recompute_blocks);
+            return predictor_.bytes(shape_of(input.samples.subspan(piece.begin, piece.count)),
+                                    input.plan.recompute_blocks);
           }};
 }
 

@@ -53,8 +53,8 @@ class Step {
   Step(const model::VlaModel& model, const model::PackingRules& rules, at::Device device, FlatBuffers& buffers,
        ddp::Communicator& communicator, memory::Meter& meter, memory::Predictor& predictor, const StepOptions& options);
 
-  /// Forward, backward and commit of the share, one reduction, one verdict, and the update if it says so. After kReplay or kSkip weights
-  /// and moments are as before. Throws Error as ddp::agree does.
+  /// Forward, backward and commit of the share, one reduction, one verdict, and the update if it says so. After kReplay
+  /// or kSkip weights and moments are as before. Throws Error as ddp::agree does.
   StepResult run(const StepInput& input);
 
   memory::Guardian& guardian() { return guardian_; }
@@ -83,9 +83,9 @@ class Step {
 /// Totals of a micro-batch: what its memory depends on.
 memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples);
 
-/// Forward and backward of one micro-batch into the parameters' .grad; returns the losses per sample. The same code runs a step and its
-/// dry run.
-at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch, const model::Recompute& recompute,
-                            std::int64_t effective_batch);
+/// Forward and backward of one micro-batch into the parameters' .grad; returns the losses per sample. The same code
+/// runs a step and its dry run.
+at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,
+                            const model::Recompute& recompute, std::int64_t effective_batch);
 
 }  // namespace plimsoll::train

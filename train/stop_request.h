@@ -1,6 +1,6 @@
 #pragma once
-// SIGTERM, SIGINT and SIGUSR1 ask a rank to stop. A handler may only set a flag; the flag travels in the rank's next report, and all
-// ranks write a checkpoint at the same step.
+// SIGTERM, SIGINT and SIGUSR1 ask a rank to stop. A handler may only set a flag; the flag travels in the rank's next
+// report, and all ranks write a checkpoint at the same step.
 
 namespace plimsoll::train {
 

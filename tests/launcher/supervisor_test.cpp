@@ -84,6 +84,10 @@ TEST_F(Launch, AStaleExitFileIsNotBelieved) {
   EXPECT_EQ(supervise_script("exit 0"), 5);
 }
 
+TEST_F(Launch, ErrorsThatNoRestartHealsEndTheRunWithoutAnExitFile) {
+  for (const int code : {2, 3, 4, 6}) EXPECT_EQ(supervise_script("exit " + std::to_string(code)), code);
+}
+
 TEST_F(Launch, ALostRankMeansARestartWithResume) {
   EXPECT_EQ(supervise_script("[ $PLIMSOLL_ATTEMPT = 3 ] && finish 0 && exit; kill -9 $$"), 0);
   EXPECT_EQ(log(), "start 1 --config c.toml\nstart 2 --config c.toml --resume\nstart 3 --config c.toml --resume\n");

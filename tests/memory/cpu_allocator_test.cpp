@@ -85,10 +85,12 @@ TEST_F(CpuAllocatorTest, ABudgetMayFallInTheMiddleOfAStep) {
 TEST_F(CpuAllocatorTest, ScratchComesFromTheArenaAndIsNoEvent) {
   allocator().set_workspace(1 << 16);
   const auto before = allocator().live();
-  const auto ledger = measured_run([] {
-    const LibraryScratch scratch;
-    const auto inside = at::empty({1000});
-  }, true);
+  const auto ledger = measured_run(
+      [] {
+        const LibraryScratch scratch;
+        const auto inside = at::empty({1000});
+      },
+      true);
   EXPECT_TRUE(ledger.events().empty());
   EXPECT_EQ(allocator().live(), before);
   EXPECT_GE(allocator().workspace_peak(), 4000);
@@ -120,12 +122,14 @@ TEST(DryRun, WritesDownWhatTheCpuDoes) {
 }
 
 TEST(DryRun, BreaksThePeakDownByLabel) {
-  const auto ledger = dry_run([] {
-    const AllocationLabel outer("weights");
-    const auto w = at::empty({1024}, at::kMeta);
-    const AllocationLabel inner("activations");
-    const auto a = at::empty({256}, at::kMeta);
-  }, true);
+  const auto ledger = dry_run(
+      [] {
+        const AllocationLabel outer("weights");
+        const auto w = at::empty({1024}, at::kMeta);
+        const AllocationLabel inner("activations");
+        const auto a = at::empty({256}, at::kMeta);
+      },
+      true);
   EXPECT_EQ(ledger.breakdown_at_peak(), (Breakdown{{"weights", 4096}, {"activations", 1024}}));
 }
 

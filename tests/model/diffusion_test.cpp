@@ -57,7 +57,8 @@ TEST(Diffusion, LossIsTheMeanOverDrawsAndUnmaskedElements) {
     EXPECT_TRUE(at::allclose(loss, expected, 1e-5, 1e-6));
     EXPECT_EQ(loss[2].item<float>(), 0.0F);
     const Tensor g = torch::tensor({0.5F, 2.0F, 1.0F});
-    const auto ours = torch::autograd::grad({loss}, {predicted}, {g}), theirs = torch::autograd::grad({expected}, {predicted}, {g});
+    const auto ours = torch::autograd::grad({loss}, {predicted}, {g}),
+               theirs = torch::autograd::grad({expected}, {predicted}, {g});
     EXPECT_TRUE(at::allclose(ours[0], theirs[0], 1e-5, 1e-7));
   }
 }
@@ -80,8 +81,8 @@ TEST(Diffusion, LossAllocatesTheSameOnMeta) {
   }
 }
 
-/// Actions that are all `mean` with deviation `deviation`: then the best prediction of noise or velocity is linear in x and known, and a
-/// sampler with many steps must end in that distribution.
+/// Actions that are all `mean` with deviation `deviation`: then the best prediction of noise or velocity is linear in x
+/// and known, and a sampler with many steps must end in that distribution.
 Tensor sample_gaussian(bool flow, double mean, double deviation, int steps) {
   const Diffusion diffusion(flow, 100, 0, at::kCPU);
   const auto alphas = cosine_alphas(100);

@@ -1,6 +1,7 @@
 #pragma once
 // Writes down what a piece of code allocates and frees on the CPU or on meta, so that tests can compare the two lists.
-// The rules are the budgeted allocator's: under 64 bytes nothing counts, nor does what a library asks for inside a LibraryScratch.
+// The rules are the budgeted allocator's: under 64 bytes nothing counts, nor does what a library asks for inside a
+// LibraryScratch.
 
 #include <c10/core/CPUAllocator.h>
 #include <torch/torch.h>

@@ -35,7 +35,8 @@ std::vector<Tensor> gradients(const std::function<Tensor()>& f, const std::vecto
   return torch::autograd::grad({y}, inputs, {weights});
 }
 
-void expect_same(const std::function<Tensor()>& ours, const std::function<Tensor()>& reference, const std::vector<Tensor>& inputs) {
+void expect_same(const std::function<Tensor()>& ours, const std::function<Tensor()>& reference,
+                 const std::vector<Tensor>& inputs) {
   EXPECT_TRUE(at::allclose(ours(), reference(), 1e-5, 1e-5));
   const auto a = gradients(ours, inputs), b = gradients(reference, inputs);
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -68,7 +69,8 @@ TEST_F(ExpertOps, GatedResidualEqualsItsFormula) {
 
 TEST_F(ExpertOps, EmbedRowsPutsTheStateBeforeEveryDraw) {
   const std::int64_t samples = 2, draws = 3, chunk = 4, width = 6;
-  const Tensor rows = leaf({samples * draws * chunk, width}), lead = leaf({samples, width}), places = leaf({chunk + 1, width});
+  const Tensor rows = leaf({samples * draws * chunk, width}), lead = leaf({samples, width}),
+               places = leaf({chunk + 1, width});
   const auto reference = [&] {
     const Tensor first = lead.unsqueeze(1).expand({samples, draws, width}).reshape({samples * draws, 1, width});
     return (at::cat({first, rows.view({samples * draws, chunk, width})}, 1) + places).view({-1, width});
@@ -79,16 +81,20 @@ TEST_F(ExpertOps, EmbedRowsPutsTheStateBeforeEveryDraw) {
 TEST_F(ExpertOps, EmbedRowsWithoutAState) {
   const Tensor rows = leaf({12, 6}), places = leaf({4, 6});
   expect_same([&] { return embed_rows(rows, {}, places, 1); },
-              [&] { return (rows.view({3, 4, 6}) + places).view({12, 6}); }, {rows, places});
+              [&] {
+                return (rows.view({3, 4, 6}) + places).view({12, 6});
+              },
+              {rows, places});
 }
 
 TEST_F(ExpertOps, EmbedContextPlacesTokensAndSensorTokens) {
   const Tensor tokens = leaf({5, 8}), sensors = leaf({4, 8}), table = leaf({6, 8});
   // Two samples: three tokens and two sensor tokens, then two and two; the last position is shared.
-  const ContextLayout layout{torch::tensor({0, 1, 2, 3, 4, 0, 1, 2, 5}, at::kLong), torch::tensor({0, 1, 2, 5, 6}, at::kLong),
-                             torch::tensor({3, 4, 7, 8}, at::kLong)};
+  const ContextLayout layout{torch::tensor({0, 1, 2, 3, 4, 0, 1, 2, 5}, at::kLong),
+                             torch::tensor({0, 1, 2, 5, 6}, at::kLong), torch::tensor({3, 4, 7, 8}, at::kLong)};
   const auto reference = [&] {
-    const Tensor all = at::zeros({9, 8}).index_copy(0, layout.token_rows, tokens).index_copy(0, layout.sensor_rows, sensors);
+    const Tensor all =
+        at::zeros({9, 8}).index_copy(0, layout.token_rows, tokens).index_copy(0, layout.sensor_rows, sensors);
     const Tensor sum = all + table.index_select(0, layout.positions);
     return sum * (sum.square().mean(-1, true) + 1e-6).rsqrt();
   };
@@ -115,14 +121,16 @@ TEST_F(ExpertOps, Bf16StaysWithinItsRounding) {
   const Tensor y = leaf({12, 16}, at::kBFloat16);
   const Tensor normed = modulated_norm(x, shift, scale);
   EXPECT_EQ(normed.scalar_type(), at::kBFloat16);
-  EXPECT_TRUE(at::allclose(normed.to(at::kFloat), norm_reference(x, shift.to(at::kFloat), scale.to(at::kFloat)), 1e-2, 1e-2));
+  EXPECT_TRUE(
+      at::allclose(normed.to(at::kFloat), norm_reference(x, shift.to(at::kFloat), scale.to(at::kFloat)), 1e-2, 1e-2));
   const Tensor sum = gated_residual(x, y, shift);
   EXPECT_EQ(sum.scalar_type(), at::kFloat);
   const Tensor expected = x + (per_group(shift.to(at::kFloat)) * grouped(y.to(at::kFloat), shift)).view_as(x);
   EXPECT_TRUE(at::allclose(sum, expected, 1e-5, 1e-5));
 }
 
-// --- the expert as a whole --------------------------------------------------------------------------------------------
+// --- the expert as a whole
+// --------------------------------------------------------------------------------------------
 
 struct Sizes {
   std::int64_t samples, draws, chunk, tokens;  // tokens of the first sample; each further one has one more
@@ -177,11 +185,17 @@ struct Model {
         times(random({s.samples * s.draws, ActionExpert::kTimeWidth}, at::kFloat)),
         state(random({s.samples, s.state}, at::kFloat)) {}
 
-  Tensor random(at::IntArrayRef shape, at::ScalarType type) const { return at::randn(shape, at::kFloat).to(type).to(device); }
+  Tensor random(at::IntArrayRef shape, at::ScalarType type) const {
+    return at::randn(shape, at::kFloat).to(type).to(device);
+  }
 
-  Tensor predict() const { return expert.predict(noisy, times, state, expert.context(hidden, sensors, batch, sizes.draws, false)); }
-  void step() const { predict().backward(at::empty({sizes.samples * sizes.draws, sizes.chunk + (sizes.state > 0), 3},
-                                                   hidden.options()).zero_()); }
+  Tensor predict() const {
+    return expert.predict(noisy, times, state, expert.context(hidden, sensors, batch, sizes.draws, false));
+  }
+  void step() const {
+    predict().backward(
+        at::empty({sizes.samples * sizes.draws, sizes.chunk + (sizes.state > 0), 3}, hidden.options()).zero_());
+  }
 };
 
 TEST_F(ExpertOps, EveryParameterHasAGradientAtTheStart) {
@@ -216,7 +230,8 @@ TEST_F(ExpertOps, MetaAllocatesWhatTheCpuAllocates) {
   for (const auto& s : shapes) {
     for (const auto compute : {at::kFloat, at::kBFloat16}) {
       const Model cpu(s, compute, at::kCPU), meta(s, compute, at::kMeta);
-      EXPECT_EQ(testing::difference(events_of([&] { cpu.step(); }), events_of([&] { meta.step(); })), "") << s.samples << " " << c10::toString(compute);
+      EXPECT_EQ(testing::difference(events_of([&] { cpu.step(); }), events_of([&] { meta.step(); })), "")
+          << s.samples << " " << c10::toString(compute);
     }
   }
 }

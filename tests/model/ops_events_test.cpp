@@ -1,5 +1,5 @@
-// The list of allocations and frees of every operator, forward and backward, is the same on CPU and on meta; library scratch stays
-// within what ops.h says; a failed allocation leaves nothing behind.
+// The list of allocations and frees of every operator, forward and backward, is the same on CPU and on meta; library
+// scratch stays within what ops.h says; a failed allocation leaves nothing behind.
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -27,10 +27,17 @@ struct Sizes {
 };
 
 const std::vector<Sizes>& all_sizes() {
-  static const std::vector<Sizes> sizes{
-      {{1}, 1, 1, 2, 3},           {{3, 2}, 2, 1, 4, 24},      {{17}, 4, 2, 8, 40},        {{64, 64, 13}, 2, 2, 16, 48},
-      {{130}, 3, 1, 12, 20},       {{5, 0, 7}, 2, 1, 8, 16},   {{33, 1, 1, 40}, 4, 4, 20, 96}, {{256}, 2, 1, 32, 64},
-      {{9, 9, 9, 9}, 8, 2, 16, 200}, {{600}, 1, 1, 16, 1100},  {{2, 2}, 16, 2, 4, 64}};
+  static const std::vector<Sizes> sizes{{{1}, 1, 1, 2, 3},
+                                        {{3, 2}, 2, 1, 4, 24},
+                                        {{17}, 4, 2, 8, 40},
+                                        {{64, 64, 13}, 2, 2, 16, 48},
+                                        {{130}, 3, 1, 12, 20},
+                                        {{5, 0, 7}, 2, 1, 8, 16},
+                                        {{33, 1, 1, 40}, 4, 4, 20, 96},
+                                        {{256}, 2, 1, 32, 64},
+                                        {{9, 9, 9, 9}, 8, 2, 16, 200},
+                                        {{600}, 1, 1, 16, 1100},
+                                        {{2, 2}, 16, 2, 4, 64}};
   return sizes;
 }
 
@@ -85,8 +92,9 @@ Tensor run_block(const Block& b, const Tensor& x) {
   const Sizes& s = b.sizes;
   const Dropout dropout{0.1F, b.keys, 0};
   const auto [rest, h] = rms_norm_fork(x, b.norm, 1e-6);
-  const auto qkv = lora_linears(h, {{b.q, {}, b.a[0], b.b[0], 1}, {b.k, {}, b.a[1], b.b[1], 2}, {b.v, {}, b.a[2], b.b[2], 3}}, 2.0F,
-                                dropout, b.type);
+  const auto qkv =
+      lora_linears(h, {{b.q, {}, b.a[0], b.b[0], 1}, {b.k, {}, b.a[1], b.b[1], 2}, {b.v, {}, b.a[2], b.b[2], 3}}, 2.0F,
+                   dropout, b.type);
   const auto heads = [&](const Tensor& t, std::int64_t count) { return t.view({s.tokens(), count, s.d}); };
   const Tensor q = rotary(heads(qkv[0], s.heads), b.cos, b.sin);
   const Tensor k = rotary(heads(qkv[1], s.kv_heads), b.cos_float, b.sin_float);
@@ -125,7 +133,8 @@ EventList block_events(const Sizes& sizes, ScalarType type, at::Device device, b
 std::string first_difference(const EventList& cpu, const EventList& meta) {
   const auto [a, b] = std::mismatch(cpu.begin(), cpu.end(), meta.begin(), meta.end());
   if (a == cpu.end() && b == meta.end()) return "";
-  auto text = fmt::format("event {} of {} and {}; before it, then CPU, then meta:", a - cpu.begin(), cpu.size(), meta.size());
+  auto text =
+      fmt::format("event {} of {} and {}; before it, then CPU, then meta:", a - cpu.begin(), cpu.size(), meta.size());
   const auto append = [&](EventList::const_iterator first, EventList::const_iterator last) {
     text = fmt::format("{} | {}", text, fmt::join(first, last, " "));
   };
@@ -148,7 +157,8 @@ class Events : public ::testing::TestWithParam<std::tuple<ScalarType, int>> {
  private:
   int threads_ = 1;
 };
-INSTANTIATE_TEST_SUITE_P(TypesAndThreads, Events, ::testing::Combine(::testing::Values(at::kFloat, at::kBFloat16), ::testing::Values(1, 2)),
+INSTANTIATE_TEST_SUITE_P(TypesAndThreads, Events,
+                         ::testing::Combine(::testing::Values(at::kFloat, at::kBFloat16), ::testing::Values(1, 2)),
                          [](const auto& one) {
                            return std::string(std::get<0>(one.param) == at::kFloat ? "fp32" : "bf16") + "_" +
                                   std::to_string(std::get<1>(one.param));
@@ -157,9 +167,11 @@ INSTANTIATE_TEST_SUITE_P(TypesAndThreads, Events, ::testing::Combine(::testing::
 TEST_P(Events, AreEqualOnCpuAndMeta) {
   for (const Sizes& sizes : all_sizes()) {
     for (const bool again : {false, true}) {
-      const EventList cpu = block_events(sizes, type(), at::kCPU, again), meta = block_events(sizes, type(), at::kMeta, again);
+      const EventList cpu = block_events(sizes, type(), at::kCPU, again),
+                      meta = block_events(sizes, type(), at::kMeta, again);
       EXPECT_GT(cpu.size(), 40U);
-      EXPECT_EQ(first_difference(cpu, meta), "") << sizes.tokens() << " tokens, width " << sizes.width() << ", recompute " << again;
+      EXPECT_EQ(first_difference(cpu, meta), "")
+          << sizes.tokens() << " tokens, width " << sizes.width() << ", recompute " << again;
       EXPECT_EQ(std::accumulate(cpu.begin(), cpu.end(), std::int64_t{0}), 0) << "something is left";
     }
   }
@@ -215,7 +227,8 @@ TEST_P(Events, LinearScratchStaysWithinItsBound) {
             const auto y = lora_linears(x, {{frozen, bias, a, b, 1}, {frozen, {}, a, b, 2}}, 1.0F, dropout, type());
             at::add(y[0], y[1]).sum().backward();
           });
-          EXPECT_LE(group, linear_scratch_bytes(n, in, {out, out}, 8, weights, type())) << n << " x " << in << " -> " << out;
+          EXPECT_LE(group, linear_scratch_bytes(n, in, {out, out}, 8, weights, type()))
+              << n << " x " << in << " -> " << out;
         }
       }
     }

@@ -65,12 +65,12 @@ class Ops : public ::testing::TestWithParam<ScalarType> {
     compare(inputs, ours, theirs, tolerance(type()));
   }
 };
-INSTANTIATE_TEST_SUITE_P(Types, Ops, ::testing::Values(at::kFloat, at::kBFloat16), [](const auto& one) {
-  return one.param == at::kFloat ? "fp32" : "bf16";
-});
+INSTANTIATE_TEST_SUITE_P(Types, Ops, ::testing::Values(at::kFloat, at::kBFloat16),
+                         [](const auto& one) { return one.param == at::kFloat ? "fp32" : "bf16"; });
 
 TEST_P(Ops, MatrixProducts) {
-  for (const auto& [n, k, m] : std::vector<std::array<std::int64_t, 3>>{{1, 1, 1}, {17, 33, 9}, {600, 40, 1100}, {0, 8, 8}}) {
+  for (const auto& [n, k, m] :
+       std::vector<std::array<std::int64_t, 3>>{{1, 1, 1}, {17, 33, 9}, {600, 40, 1100}, {0, 8, 8}}) {
     const Tensor a = random({n, k}, type()), b = random({m, k}, type()), bias = random({m}, type());
     const Tensor fa = a.to(at::kFloat), fb = b.to(at::kFloat);
     EXPECT_LT(relative(matmul_nt(a, b), fa.mm(fb.t())), tolerance(type()));
@@ -91,8 +91,9 @@ TEST_P(Ops, Linear) {
       check({random({48, n}, type()).t(), random({72, 48}, weights), random({72}, at::kFloat)}, ours, theirs);
     }
   }
-  check({random({2, 5, 48}), random({72, 48})}, [&](const Tensors& t) { return Tensors{linear(t[0], t[1], {}, type())}; },
-        [](const Tensors& t) { return Tensors{at::linear(t[0], t[1])}; });
+  check(
+      {random({2, 5, 48}), random({72, 48})}, [&](const Tensors& t) { return Tensors{linear(t[0], t[1], {}, type())}; },
+      [](const Tensors& t) { return Tensors{at::linear(t[0], t[1])}; });
 }
 
 TEST_P(Ops, FrozenLinearSavesNoInputAndGivesNoWeightGradient) {
@@ -139,12 +140,13 @@ TEST_P(Ops, LoraLinear) {
         const Tensor keys = make_keys(n), w = random({40, in}, type()) * 0.1, bias = random({40}, type());
         const Dropout dropout{rate, keys, 260};
         const Tensor mask = rate > 0 ? keep_mask(keys, in, rate, 260) : at::ones({n, in});
-        check({random({n, in}, type()), random({8, in}), random({40, 8})},
-              [&](const Tensors& t) { return Tensors{lora_linear(t[0], w, bias, t[1], t[2], 2.0F, dropout, type())}; },
-              [&](const Tensors& t) {
-                return Tensors{at::linear(t[0], w.to(at::kFloat), bias.to(at::kFloat)) +
-                               2.0F * at::linear(at::linear(t[0] * mask, t[1]), t[2])};
-              });
+        check(
+            {random({n, in}, type()), random({8, in}), random({40, 8})},
+            [&](const Tensors& t) { return Tensors{lora_linear(t[0], w, bias, t[1], t[2], 2.0F, dropout, type())}; },
+            [&](const Tensors& t) {
+              return Tensors{at::linear(t[0], w.to(at::kFloat), bias.to(at::kFloat)) +
+                             2.0F * at::linear(at::linear(t[0] * mask, t[1]), t[2])};
+            });
       }
     }
   }
@@ -156,35 +158,44 @@ TEST_P(Ops, LoraLinearOverSeveralTiles) {
   const Dropout dropout{0.05F, keys, 256};
   const Tensor x = random({n, in}, type());
   const Tensor mask = keep_mask(keys, in, 0.05F, 256);
-  check({x, random({4, in}) * 0.03, random({1100, 4})},
-        [&](const Tensors& t) { return Tensors{lora_linear(t[0], w, {}, t[1], t[2], 0.5F, dropout, type())}; },
-        [&](const Tensors& t) {
-          return Tensors{at::linear(t[0], w.to(at::kFloat)) + 0.5F * at::linear(at::linear(t[0] * mask, t[1]), t[2])};
-        });
+  check(
+      {x, random({4, in}) * 0.03, random({1100, 4})},
+      [&](const Tensors& t) { return Tensors{lora_linear(t[0], w, {}, t[1], t[2], 0.5F, dropout, type())}; },
+      [&](const Tensors& t) {
+        return Tensors{at::linear(t[0], w.to(at::kFloat)) + 0.5F * at::linear(at::linear(t[0] * mask, t[1]), t[2])};
+      });
   EXPECT_NEAR(mask.mean().item<double>(), 1.0, 0.002);
 }
 
 TEST_P(Ops, LoraGroupEqualsSeparateLayers) {
   const std::int64_t n = 21, in = 64;
-  const Tensor keys = make_keys(n), w1 = random({40, in}, type()) * 0.1, w2 = random({24, in}, type()) * 0.1, bias = random({24}, type());
+  const Tensor keys = make_keys(n), w1 = random({40, in}, type()) * 0.1, w2 = random({24, in}, type()) * 0.1,
+               bias = random({24}, type());
   const Dropout dropout{0.25F, keys, 0};
   const Tensor m1 = keep_mask(keys, in, 0.25F, 300), m2 = keep_mask(keys, in, 0.25F, 301);
-  check({random({n, in}, type()), random({8, in}), random({40, 8}), random({8, in}), random({24, 8})},
-        [&](const Tensors& t) {
-          return lora_linears(t[0], {{w1, {}, t[1], t[2], 300}, {w2, bias, t[3], t[4], 301}, {w2, {}, {}, {}, 0}}, 0.5F, dropout, type());
-        },
-        [&](const Tensors& t) {
-          const Tensor f1 = w1.to(at::kFloat), f2 = w2.to(at::kFloat);
-          return Tensors{at::linear(t[0], f1) + 0.5F * at::linear(at::linear(t[0] * m1, t[1]), t[2]),
-                         at::linear(t[0], f2, bias.to(at::kFloat)) + 0.5F * at::linear(at::linear(t[0] * m2, t[3]), t[4]),
-                         at::linear(t[0], f2)};
-        });
+  check(
+      {random({n, in}, type()), random({8, in}), random({40, 8}), random({8, in}), random({24, 8})},
+      [&](const Tensors& t) {
+        return lora_linears(t[0], {{w1, {}, t[1], t[2], 300}, {w2, bias, t[3], t[4], 301}, {w2, {}, {}, {}, 0}}, 0.5F,
+                            dropout, type());
+      },
+      [&](const Tensors& t) {
+        const Tensor f1 = w1.to(at::kFloat), f2 = w2.to(at::kFloat);
+        return Tensors{at::linear(t[0], f1) + 0.5F * at::linear(at::linear(t[0] * m1, t[1]), t[2]),
+                       at::linear(t[0], f2, bias.to(at::kFloat)) + 0.5F * at::linear(at::linear(t[0] * m2, t[3]), t[4]),
+                       at::linear(t[0], f2)};
+      });
 }
 
 TEST_P(Ops, GroupOfTrainableLayers) {
-  check({random({21, 64}, type()), random({40, 64}) * 0.1, random({40}), random({24, 64}) * 0.1},
-        [&](const Tensors& t) { return lora_linears(t[0], {{t[1], t[2], {}, {}, 0}, {t[3], {}, {}, {}, 0}}, 1.0F, {}, type()); },
-        [](const Tensors& t) { return Tensors{at::linear(t[0], t[1], t[2]), at::linear(t[0], t[3])}; });
+  check(
+      {random({21, 64}, type()), random({40, 64}) * 0.1, random({40}), random({24, 64}) * 0.1},
+      [&](const Tensors& t) {
+        return lora_linears(t[0], {{t[1], t[2], {}, {}, 0}, {t[3], {}, {}, {}, 0}}, 1.0F, {}, type());
+      },
+      [](const Tensors& t) {
+        return Tensors{at::linear(t[0], t[1], t[2]), at::linear(t[0], t[3])};
+      });
 }
 
 TEST_P(Ops, LoraOfAnUnusedOutputAndOfAFrozenInput) {
@@ -202,7 +213,8 @@ TEST_P(Ops, DropoutDoesNotDependOnTheBatch) {
   const Tensor x = random({20, 64}, type()), keys = make_keys(20), w = at::zeros({16, 64}, type());
   const Tensor a = random({8, 64}), b = random({16, 8});
   const Tensor whole = lora_linear(x, w, {}, a, b, 1.0F, {0.5F, keys, 256}, type());
-  const Tensor part = lora_linear(x.slice(0, 5, 15), w, {}, a, b, 1.0F, {0.5F, keys.slice(0, 5, 15).contiguous(), 256}, type());
+  const Tensor part =
+      lora_linear(x.slice(0, 5, 15), w, {}, a, b, 1.0F, {0.5F, keys.slice(0, 5, 15).contiguous(), 256}, type());
   EXPECT_LT(relative(part, whole.slice(0, 5, 15)), 1e-6);
 }
 
@@ -212,29 +224,38 @@ TEST_P(Ops, RmsNorm) {
       const Tensor y = t[0] * at::rsqrt(t[0].pow(2).mean(-1, true) + 1e-6);
       return Tensors{t.size() > 1 ? y * t[1] : y};
     };
-    check({random({9, width}, type()), random({width}, type())},
-          [](const Tensors& t) { return Tensors{rms_norm(t[0], t[1], 1e-6)}; }, reference);
-    check({random({2, 7, width}, type())}, [](const Tensors& t) { return Tensors{rms_norm(t[0], {}, 1e-6)}; }, reference);
-    check({random({width, 9}, type()).t(), random({width}, at::kFloat)},
-          [](const Tensors& t) { return Tensors{rms_norm(t[0], t[1], 1e-6)}; }, reference);
+    check(
+        {random({9, width}, type()), random({width}, type())},
+        [](const Tensors& t) { return Tensors{rms_norm(t[0], t[1], 1e-6)}; }, reference);
+    check(
+        {random({2, 7, width}, type())}, [](const Tensors& t) { return Tensors{rms_norm(t[0], {}, 1e-6)}; }, reference);
+    check(
+        {random({width, 9}, type()).t(), random({width}, at::kFloat)},
+        [](const Tensors& t) { return Tensors{rms_norm(t[0], t[1], 1e-6)}; }, reference);
   }
 }
 
 TEST_P(Ops, ForksSumTheirGradients) {
   const Tensor w = random({24}, type());
-  const auto norm = [](const Tensor& x, const Tensor& weight) { return x * at::rsqrt(x.pow(2).mean(-1, true) + 1e-6) * weight; };
-  check({random({9, 24}, type()), w},
-        [](const Tensors& t) {
-          const auto [x, y] = rms_norm_fork(t[0] * 1, t[1], 1e-6);
-          return Tensors{x, y};
-        },
-        [&](const Tensors& t) { return Tensors{t[0] * 1, norm(t[0], t[1])}; });
-  check({random({9, 24}, type())},
-        [](const Tensors& t) {
-          const auto [x, y] = fork(t[0]);
-          return Tensors{add_residual(swish(x), y)};
-        },
-        [](const Tensors& t) { return Tensors{at::silu(t[0]) + t[0]}; });
+  const auto norm = [](const Tensor& x, const Tensor& weight) {
+    return x * at::rsqrt(x.pow(2).mean(-1, true) + 1e-6) * weight;
+  };
+  check(
+      {random({9, 24}, type()), w},
+      [](const Tensors& t) {
+        const auto [x, y] = rms_norm_fork(t[0] * 1, t[1], 1e-6);
+        return Tensors{x, y};
+      },
+      [&](const Tensors& t) {
+        return Tensors{t[0] * 1, norm(t[0], t[1])};
+      });
+  check(
+      {random({9, 24}, type())},
+      [](const Tensors& t) {
+        const auto [x, y] = fork(t[0]);
+        return Tensors{add_residual(swish(x), y)};
+      },
+      [](const Tensors& t) { return Tensors{at::silu(t[0]) + t[0]}; });
   const Tensor x = random({3, 4}, type()).requires_grad_(true), weight = at::ones({4}, type());
   fork(x)[1].sum().backward();
   rms_norm_fork(x, weight, 1e-6)[0].sum().backward();
@@ -252,22 +273,34 @@ TEST_P(Ops, ForkDoesNotWriteIntoSomebodyElsesGradient) {
 TEST_P(Ops, ElementWise) {
   for (const std::int64_t width : {1, 24, 37}) {
     const Tensor x = random({11, width}, type()) * 2, y = random({11, width}, type());
-    check({x, y}, [](const Tensors& t) { return Tensors{swiglu(t[0], t[1])}; },
-          [](const Tensors& t) { return Tensors{at::silu(t[0]) * t[1]}; });
-    check({x}, [](const Tensors& t) { return Tensors{gelu_erf(t[0])}; }, [](const Tensors& t) { return Tensors{at::gelu(t[0])}; });
-    check({x}, [](const Tensors& t) { return Tensors{gelu_tanh(t[0])}; },
-          [](const Tensors& t) { return Tensors{at::gelu(t[0], "tanh")}; });
-    check({x}, [](const Tensors& t) { return Tensors{swish(t[0])}; }, [](const Tensors& t) { return Tensors{at::silu(t[0])}; });
-    check({x, y}, [](const Tensors& t) { return Tensors{add_residual(t[0], t[1])}; }, [](const Tensors& t) { return Tensors{t[0] + t[1]}; });
-    check({x}, [](const Tensors& t) { return Tensors{cast(t[0], at::kFloat)}; }, [](const Tensors& t) { return Tensors{t[0] * 1}; });
+    check(
+        {x, y}, [](const Tensors& t) { return Tensors{swiglu(t[0], t[1])}; },
+        [](const Tensors& t) { return Tensors{at::silu(t[0]) * t[1]}; });
+    check(
+        {x}, [](const Tensors& t) { return Tensors{gelu_erf(t[0])}; },
+        [](const Tensors& t) { return Tensors{at::gelu(t[0])}; });
+    check(
+        {x}, [](const Tensors& t) { return Tensors{gelu_tanh(t[0])}; },
+        [](const Tensors& t) { return Tensors{at::gelu(t[0], "tanh")}; });
+    check(
+        {x}, [](const Tensors& t) { return Tensors{swish(t[0])}; },
+        [](const Tensors& t) { return Tensors{at::silu(t[0])}; });
+    check(
+        {x, y}, [](const Tensors& t) { return Tensors{add_residual(t[0], t[1])}; },
+        [](const Tensors& t) { return Tensors{t[0] + t[1]}; });
+    check(
+        {x}, [](const Tensors& t) { return Tensors{cast(t[0], at::kFloat)}; },
+        [](const Tensors& t) { return Tensors{t[0] * 1}; });
   }
 }
 
 TEST_P(Ops, ExtremeValuesStayWhatTheyAre) {
   const float inf = INFINITY, nan = NAN;
   const Tensor x = torch::tensor({-inf, -200.0F, -90.0F, -1e-4F, 0.0F, 1e-4F, 90.0F, 200.0F, inf, nan}).to(type());
-  for (const auto& [mine, theirs] : std::vector<std::pair<Tensor, Tensor>>{
-           {swish(x), at::silu(x)}, {gelu_erf(x), at::gelu(x)}, {gelu_tanh(x), at::gelu(x, "tanh")}, {cast(x, at::kFloat), x.to(at::kFloat)}}) {
+  for (const auto& [mine, theirs] : std::vector<std::pair<Tensor, Tensor>>{{swish(x), at::silu(x)},
+                                                                           {gelu_erf(x), at::gelu(x)},
+                                                                           {gelu_tanh(x), at::gelu(x, "tanh")},
+                                                                           {cast(x, at::kFloat), x.to(at::kFloat)}}) {
     const Tensor a = mine.to(at::kFloat).slice(0, 1), b = theirs.to(at::kFloat).slice(0, 1);
     EXPECT_TRUE(at::allclose(a, b, 2e-2, 1e-6, true)) << a << b;
   }
@@ -279,7 +312,8 @@ TEST_P(Ops, Rotary) {
     const Tensor cos = random({6, 20}, table), sin = random({6, 20}, table);
     const auto reference = [&](const Tensors& t) {
       const auto halves = t[0].chunk(2, -1);
-      return Tensors{t[0] * cos.to(at::kFloat).unsqueeze(1) + at::cat({-halves[1], halves[0]}, -1) * sin.to(at::kFloat).unsqueeze(1)};
+      return Tensors{t[0] * cos.to(at::kFloat).unsqueeze(1) +
+                     at::cat({-halves[1], halves[0]}, -1) * sin.to(at::kFloat).unsqueeze(1)};
     };
     const auto ours = [&](const Tensors& t) { return Tensors{rotary(t[0], cos, sin)}; };
     check({random({6, 3, 20}, type())}, ours, reference);
@@ -329,21 +363,24 @@ TEST_P(Ops, Attention) {
     const auto m = std::accumulate(c.keys.begin(), c.keys.end(), std::int64_t{0});
     const auto ours = [&](const Tensors& t) { return Tensors{attention(t[0], t[1], t[2], seg, c.causal)}; };
     const auto theirs = [&](const Tensors& t) { return Tensors{dense_attention(t[0], t[1], t[2], *seg, c.causal)}; };
-    check({random({n, c.heads, c.d}, type()), random({m, c.kv_heads, c.d}, type()), random({m, c.kv_heads, c.d}, type())}, ours, theirs);
+    check(
+        {random({n, c.heads, c.d}, type()), random({m, c.kv_heads, c.d}, type()), random({m, c.kv_heads, c.d}, type())},
+        ours, theirs);
   }
 }
 
 TEST_P(Ops, AttentionReadsSlicesOfAFusedProjection) {
   const auto seg = segments({7, 5}, {7, 5});
-  check({random({12, 3, 4, 16}, type())},
-        [&](const Tensors& t) {
-          const auto parts = t[0].unbind(1);
-          return Tensors{attention(parts[0], parts[1], parts[2], seg, false)};
-        },
-        [&](const Tensors& t) {
-          const auto parts = t[0].unbind(1);
-          return Tensors{dense_attention(parts[0], parts[1], parts[2], *seg, false)};
-        });
+  check(
+      {random({12, 3, 4, 16}, type())},
+      [&](const Tensors& t) {
+        const auto parts = t[0].unbind(1);
+        return Tensors{attention(parts[0], parts[1], parts[2], seg, false)};
+      },
+      [&](const Tensors& t) {
+        const auto parts = t[0].unbind(1);
+        return Tensors{dense_attention(parts[0], parts[1], parts[2], *seg, false)};
+      });
 }
 
 TEST_P(Ops, AttentionWithoutKeysIsZero) {
@@ -368,10 +405,13 @@ TEST_P(Ops, AttentionOfASegmentDependsOnNothingElse) {
 
 TEST_P(Ops, Rows) {
   const Tensor indices = torch::tensor({3, 0, 3, 7}, at::kLong), places = torch::tensor({1, 4}, at::kLong);
-  check({random({8, 33}, type())}, [&](const Tensors& t) { return Tensors{gather_rows(t[0], indices)}; },
-        [&](const Tensors& t) { return Tensors{at::index_select(t[0], 0, indices)}; });
-  check({random({6, 33}, type()), random({2, 33}, type())}, [&](const Tensors& t) { return Tensors{place_rows(t[0], places, t[1])}; },
-        [&](const Tensors& t) { return Tensors{at::index_copy(t[0], 0, places, t[1])}; });
+  check(
+      {random({8, 33}, type())}, [&](const Tensors& t) { return Tensors{gather_rows(t[0], indices)}; },
+      [&](const Tensors& t) { return Tensors{at::index_select(t[0], 0, indices)}; });
+  check(
+      {random({6, 33}, type()), random({2, 33}, type())},
+      [&](const Tensors& t) { return Tensors{place_rows(t[0], places, t[1])}; },
+      [&](const Tensors& t) { return Tensors{at::index_copy(t[0], 0, places, t[1])}; });
 }
 
 TEST(Recompute, GradientsAreEqualToTheBit) {
@@ -381,7 +421,8 @@ TEST(Recompute, GradientsAreEqualToTheBit) {
     const Tensor x = random({40, 64}).requires_grad_(x_requires);
     const Tensor a = random({8, 64}).requires_grad_(true), b = random({64, 8}).requires_grad_(true);
     const auto block = [w, keys, a, b](const Tensor& h) {
-      return add_residual(h, swish(lora_linear(rms_norm(h, {}, 1e-6), w, {}, a, b, 2.0F, {0.1F, keys, 256}, at::kFloat)));
+      return add_residual(h,
+                          swish(lora_linear(rms_norm(h, {}, 1e-6), w, {}, a, b, 2.0F, {0.1F, keys, 256}, at::kFloat)));
     };
     const auto grads_of = [&](const Tensor& y) {
       Tensors wanted{a, b};
@@ -398,7 +439,8 @@ TEST(Recompute, TrainsABlockWhoseInputNeedsNoGradient) {
   const Tensor x = random({4, 8}), w = random({8, 8}).requires_grad_(true);
   recompute([w](const Tensor& h) { return linear(h, w, {}, at::kFloat); }, x, {w}).sum().backward();
   EXPECT_TRUE(w.grad().defined());
-  EXPECT_FALSE(recompute([w](const Tensor& h) { return linear(h, w.detach(), {}, at::kFloat); }, x, {}).requires_grad());
+  EXPECT_FALSE(
+      recompute([w](const Tensor& h) { return linear(h, w.detach(), {}, at::kFloat); }, x, {}).requires_grad());
 }
 
 TEST(BadInput, IsAnErrorThatNamesIt) {
@@ -406,14 +448,16 @@ TEST(BadInput, IsAnErrorThatNamesIt) {
   EXPECT_THROW(linear(x, random({3, 9}), {}, at::kFloat), Error);
   EXPECT_THROW(linear(x, random({3, 8}), random({4}), at::kFloat), Error);
   EXPECT_THROW(lora_linear(x, random({3, 8}), {}, random({2, 8}), random({2, 3}), 1.0F, {}, at::kFloat), Error);
-  EXPECT_THROW(lora_linear(x, random({3, 8}), {}, random({2, 8}), random({3, 2}), 1.0F, {0.5F, {}, 0}, at::kFloat), Error);
+  EXPECT_THROW(lora_linear(x, random({3, 8}), {}, random({2, 8}), random({3, 2}), 1.0F, {0.5F, {}, 0}, at::kFloat),
+               Error);
   EXPECT_THROW(swiglu(x, random({4, 9})), Error);
   EXPECT_THROW(rms_norm(x, random({9}), 1e-6), Error);
   EXPECT_THROW(rms_norm(x.to(at::kDouble), {}, 1e-6), Error);
   EXPECT_THROW(gather_rows(x, torch::tensor({4}, at::kLong)), Error);
   EXPECT_THROW(place_rows(x, torch::tensor({-1}, at::kLong), random({1, 8})), Error);
   EXPECT_THROW(attention(x.view({4, 2, 4}), x.view({4, 2, 4}), x.view({4, 2, 4}), segments({3}, {3}), true), Error);
-  EXPECT_THROW(attention(x.view({4, 2, 4}), x.view({4, 2, 4}), x.view({4, 2, 4}), segments({4, 0}, {2, 2}), true), Error);
+  EXPECT_THROW(attention(x.view({4, 2, 4}), x.view({4, 2, 4}), x.view({4, 2, 4}), segments({4, 0}, {2, 2}), true),
+               Error);
   EXPECT_THROW(add_residual(x, random({4, 9})), Error);
 }
 

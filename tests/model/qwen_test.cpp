@@ -1,4 +1,7 @@
-// Configuration, packing, weights, adapters on disk and the whole VLM, without other implementations (tests/oracle compares with those).
+// Configuration, packing, weights, adapters on disk and the whole VLM, without other implementations (tests/oracle
+// compares with those).
+
+#include "model/qwen.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,7 +14,6 @@
 #include "core/safetensors.h"
 #include "model/init_model.h"
 #include "model/peft.h"
-#include "model/qwen.h"
 #include "model/qwen_config.h"
 #include "model/vision_layout.h"
 #include "model/weights.h"
@@ -85,7 +87,8 @@ Sample make_sample(std::int64_t index, std::int64_t rows, std::int64_t columns) 
     for (std::int64_t t = 0; t < length; ++t) vlm.position_ids.push_back(axis == 2 ? t / 2 : t);
   }
   if (blocks > 0) vlm.image_grid_thw.push_back({1, rows, columns});
-  for (std::int64_t i = 0; i < rows * columns * 1176; ++i) vlm.pixel_values.push_back(std::sin(static_cast<float>(index + i)));
+  for (std::int64_t i = 0; i < rows * columns * 1176; ++i)
+    vlm.pixel_values.push_back(std::sin(static_cast<float>(index + i)));
   sample.state = {1, 2};
   sample.actions = {1, 2, 3, 4, 5, 6};
   sample.action_is_pad = {0, 1};
@@ -180,15 +183,18 @@ TEST(Pack, ASampleDoesNotDependOnItsNeighbours) {
   const PackingRules rules = full_rules(model);
   const Sample a = make_sample(1, 4, 6), b = make_sample(2, 10, 4);
   const PackedBatch alone = pack_of({&b}, rules), both = pack_of({&a, &b}, rules);
-  const auto tail = [](const Tensor& all, const Tensor& one) { return all.narrow(0, all.size(0) - one.size(0), one.size(0)); };
-  for (const auto& [all, one] : std::vector<std::pair<Tensor, Tensor>>{{both.pixel_values, alone.pixel_values},
-                                                                       {both.vision_cos, alone.vision_cos},
-                                                                       {both.text_sin, alone.text_sin},
-                                                                       {both.dropout_keys, alone.dropout_keys},
-                                                                       {both.noise, alone.noise},
-                                                                       {both.timesteps, alone.timesteps},
-                                                                       {both.context_positions, alone.context_positions},
-                                                                       {both.action_weight, alone.action_weight}}) {
+  const auto tail = [](const Tensor& all, const Tensor& one) {
+    return all.narrow(0, all.size(0) - one.size(0), one.size(0));
+  };
+  for (const auto& [all, one] :
+       std::vector<std::pair<Tensor, Tensor>>{{both.pixel_values, alone.pixel_values},
+                                              {both.vision_cos, alone.vision_cos},
+                                              {both.text_sin, alone.text_sin},
+                                              {both.dropout_keys, alone.dropout_keys},
+                                              {both.noise, alone.noise},
+                                              {both.timesteps, alone.timesteps},
+                                              {both.context_positions, alone.context_positions},
+                                              {both.action_weight, alone.action_weight}}) {
     EXPECT_TRUE(at::equal(tail(all, one), one));
   }
   EXPECT_FALSE(at::equal(both.noise[0], both.noise[2]));
@@ -205,7 +211,8 @@ TEST(Pack, ShapesAreThoseOfTheDryRun) {
   const std::vector<SampleShape> shapes{a.shape(), b.shape()};
   const PackedBatch meta = pack_shapes(shapes, rules);
   const auto same = [](const Tensor& x, const Tensor& y) {
-    return x.defined() == y.defined() && (!x.defined() || (x.sizes() == y.sizes() && x.scalar_type() == y.scalar_type()));
+    return x.defined() == y.defined() &&
+           (!x.defined() || (x.sizes() == y.sizes() && x.scalar_type() == y.scalar_type()));
   };
   EXPECT_TRUE(same(real.pixel_values, meta.pixel_values));
   EXPECT_TRUE(same(real.vision_unpermute, meta.vision_unpermute));
@@ -268,7 +275,8 @@ TEST(Qwen, RefusesWeightsThatDoNotFit) {
     for (const auto& entry : file.tensors()) tensors.push_back({entry.name, entry.dtype, entry.shape, entry.bytes});
     damage(tensors);
     write_safetensors(folder.path / "model.safetensors", tensors);
-    fs::copy_file(fs::path(checkpoint()) / "config.json", folder.path / "config.json", fs::copy_options::overwrite_existing);
+    fs::copy_file(fs::path(checkpoint()) / "config.json", folder.path / "config.json",
+                  fs::copy_options::overwrite_existing);
     return error_of([&] { Qwen(folder.str(), {}, nullptr, 0, at::kCPU); });
   };
   const auto named = [](std::vector<TensorSource>& tensors, const std::string& name) -> TensorSource& {
@@ -276,13 +284,22 @@ TEST(Qwen, RefusesWeightsThatDoNotFit) {
   };
   EXPECT_THAT(with([&](auto& t) { named(t, "model.norm.weight").name = "model.norm.wait"; }),
               HasSubstr("no tensor model.language_model.norm.weight"));
-  EXPECT_THAT(with([&](auto& t) { t.push_back({"model.layers.9.mlp.up_proj.weight", "F32", {0}, {}}); }),
+  EXPECT_THAT(with([&](auto& t) {
+                t.push_back({"model.layers.9.mlp.up_proj.weight", "F32", {0}, {}});
+              }),
               HasSubstr("model.safetensors: tensor model.layers.9.mlp.up_proj.weight is no part"));
-  EXPECT_THAT(with([&](auto& t) { named(t, "visual.merger.ln_q.weight").shape = {16, 2}; }), HasSubstr("has shape [16, 2]"));
+  EXPECT_THAT(with([&](auto& t) {
+                named(t, "visual.merger.ln_q.weight").shape = {16, 2};
+              }),
+              HasSubstr("has shape [16, 2]"));
   EXPECT_THAT(with([&](auto& t) { named(t, "visual.merger.ln_q.weight").dtype = "I32"; }), HasSubstr("dtype I32"));
-  EXPECT_THAT(with([&](auto& t) { t.push_back({"model.visual.merger.ln_q.weight", "F32", {0}, {}}); }), HasSubstr("is also in"));
+  EXPECT_THAT(with([&](auto& t) {
+                t.push_back({"model.visual.merger.ln_q.weight", "F32", {0}, {}});
+              }),
+              HasSubstr("is also in"));
   fs::remove(folder.path / "model.safetensors");
-  EXPECT_THAT(error_of([&] { Qwen(folder.str(), {}, nullptr, 0, at::kCPU); }), HasSubstr("neither model.safetensors nor"));
+  EXPECT_THAT(error_of([&] { Qwen(folder.str(), {}, nullptr, 0, at::kCPU); }),
+              HasSubstr("neither model.safetensors nor"));
   std::ofstream(folder.path / "model.safetensors.index.json") << R"({"weight_map": {"a": "../model.safetensors"}})";
   EXPECT_THAT(error_of([&] { Qwen(folder.str(), {}, nullptr, 0, at::kCPU); }), HasSubstr("no plain file name"));
 }
@@ -292,10 +309,13 @@ struct Trained {
   LoraOptions options;
   Qwen model;
   explicit Trained(const std::string& targets = LoraOptions{}.targets)
-      : options{.rank = 4, .alpha = 8, .dropout = 0.25, .targets = targets}, model(checkpoint(), {}, &options, 7, at::kCPU) {
+      : options{.rank = 4, .alpha = 8, .dropout = 0.25, .targets = targets},
+        model(checkpoint(), {}, &options, 7, at::kCPU) {
     const at::NoGradGuard no_grad;
     for (const auto& parameter : model.adapters()) {
-      if (parameter.name.find("lora_B") != std::string::npos) parameter.tensor.detach().copy_(at::linspace(-0.1, 0.1, parameter.tensor.numel()).view(parameter.tensor.sizes()));
+      if (parameter.name.find("lora_B") != std::string::npos)
+        parameter.tensor.detach().copy_(
+            at::linspace(-0.1, 0.1, parameter.tensor.numel()).view(parameter.tensor.sizes()));
     }
   }
   Tensor run(const PackedBatch& batch, int recomputed, bool training) {
@@ -341,7 +361,8 @@ TEST(Lora, DropoutActsInTrainingOnlyAndIsRepeatable) {
   Trained trained;
   const Sample a = make_sample(1, 4, 6);
   const PackedBatch batch = pack_of({&a}, full_rules(trained.model));
-  const Tensor evaluated = trained.run(batch, 0, false), first = trained.run(batch, 0, true), second = trained.run(batch, 0, true);
+  const Tensor evaluated = trained.run(batch, 0, false), first = trained.run(batch, 0, true),
+               second = trained.run(batch, 0, true);
   EXPECT_TRUE(at::equal(first, second));
   EXPECT_GT(distance(first, evaluated), 1e-5);
 }
@@ -386,7 +407,8 @@ TEST(Peft, RoundTripAndOldNames) {
     std::string name = parameter.name;
     name.replace(name.find(".language_model"), 15, "");
     const Tensor value = parameter.tensor.detach();
-    old.push_back({name, "F32", value.sizes().vec(), {static_cast<const std::byte*>(value.const_data_ptr()), value.nbytes()}});
+    old.push_back(
+        {name, "F32", value.sizes().vec(), {static_cast<const std::byte*>(value.const_data_ptr()), value.nbytes()}});
   }
   write_safetensors(folder.path / "adapter_model.safetensors", old);
   expect_loaded();
@@ -416,9 +438,11 @@ TEST(Peft, RefusesAdaptersThatDoNotFit) {
   auto fewer = trained.model.adapters();
   fewer.pop_back();
   save_adapter(folder.str(), trained.options, fewer, "base");
-  EXPECT_THAT(load(trained.options), HasSubstr("no tensor base_model.model.model.language_model.layers.1.mlp.down_proj.lora_B.weight"));
+  EXPECT_THAT(load(trained.options),
+              HasSubstr("no tensor base_model.model.model.language_model.layers.1.mlp.down_proj.lora_B.weight"));
   auto more = trained.model.adapters();
-  more.push_back({"base_model.model.model.language_model.layers.7.mlp.down_proj.lora_B.weight", at::zeros({2}), ParameterGroup::kVlm});
+  more.push_back({"base_model.model.model.language_model.layers.7.mlp.down_proj.lora_B.weight", at::zeros({2}),
+                  ParameterGroup::kVlm});
   save_adapter(folder.str(), trained.options, more, "base");
   EXPECT_THAT(load(trained.options), HasSubstr("has no place in this model"));
   auto nan = trained.model.adapters();
@@ -432,7 +456,8 @@ TEST(Peft, RefusesAdaptersThatDoNotFit) {
 }
 
 TEST(InitModel, RefusesAFullFolderAndAnUnknownSize) {
-  EXPECT_THAT(error_of([] { write_random_checkpoint(small_config(), {.dir = checkpoint()}); }, ExitCode::kUsage), HasSubstr("not an empty folder"));
+  EXPECT_THAT(error_of([] { write_random_checkpoint(small_config(), {.dir = checkpoint()}); }, ExitCode::kUsage),
+              HasSubstr("not an empty folder"));
   EXPECT_THAT(error_of([] { init_config("huge"); }, ExitCode::kUsage), HasSubstr("tiny, wide or 3b"));
 }
 

@@ -1,9 +1,9 @@
-// The whole model: a sample's loss and gradient depend on nothing but the sample, and meta tells what the CPU allocates.
+// The whole model: a sample's loss and gradient depend on nothing but the sample, and meta tells what the CPU
+// allocates.
 
 #include "model/vla.h"
 
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <filesystem>
@@ -24,7 +24,8 @@ using Gradients = std::map<std::string, Tensor>;
 /// A checkpoint that all tests read: the tiny size, cut to three blocks per tower.
 class Checkpoint {
  public:
-  Checkpoint() : path_((std::filesystem::temp_directory_path() / fmt::format("plimsoll_vla_test_{}", getpid())).string()) {
+  Checkpoint()
+      : path_((std::filesystem::temp_directory_path() / fmt::format("plimsoll_vla_test_{}", getpid())).string()) {
     testing::install_recorder();
     std::filesystem::remove_all(path_);
     write_random_checkpoint(init_config("tiny", 3), {.dir = path_, .seed = 1, .bf16 = false});
@@ -66,7 +67,8 @@ std::vector<float> values(std::int64_t n, std::uint64_t position) {
 }
 
 /// `text` tokens around one image of `rows` x `columns` patches (none when 0).
-Sample make_sample(const PackingRules& rules, std::int64_t number, std::int64_t text, std::int64_t rows, std::int64_t columns) {
+Sample make_sample(const PackingRules& rules, std::int64_t number, std::int64_t text, std::int64_t rows,
+                   std::int64_t columns) {
   Sample s;
   s.index = number;
   const std::int64_t image = rows * columns / 4;
@@ -79,7 +81,8 @@ Sample make_sample(const PackingRules& rules, std::int64_t number, std::int64_t 
   if (image > 0) s.vlm.image_grid_thw.push_back({1, rows, columns});
   s.vlm.pixel_values = values(rows * columns * rules.patch_values, 100 + static_cast<std::uint64_t>(number));
   s.state = values(rules.state_dim, 200 + static_cast<std::uint64_t>(number));
-  s.sensor = values(std::int64_t{rules.sensor_window} * rules.sensor_channels, 300 + static_cast<std::uint64_t>(number));
+  s.sensor =
+      values(std::int64_t{rules.sensor_window} * rules.sensor_channels, 300 + static_cast<std::uint64_t>(number));
   s.actions = values(std::int64_t{rules.chunk} * rules.action_dim, 400 + static_cast<std::uint64_t>(number));
   s.action_is_pad.assign(static_cast<std::size_t>(rules.chunk), 0);
   if (number % 2 == 1) s.action_is_pad.back() = 1;
@@ -94,7 +97,8 @@ std::vector<Sample> make_samples(const PackingRules& rules, std::int64_t count) 
   return result;
 }
 
-PackedBatch pack_some(const std::vector<Sample>& samples, const std::vector<std::size_t>& which, const PackingRules& rules) {
+PackedBatch pack_some(const std::vector<Sample>& samples, const std::vector<std::size_t>& which,
+                      const PackingRules& rules) {
   std::vector<StreamSample> stream;
   for (const auto i : which) stream.push_back({&samples[i], 1000 + i});
   return pack(stream, rules, at::kCPU);
@@ -118,8 +122,8 @@ struct Outcome {
 };
 
 /// Runs the parts one after another and sums their gradients.
-Outcome run(const VlaModel& model, const std::vector<Sample>& samples, const std::vector<std::vector<std::size_t>>& parts,
-            int recompute) {
+Outcome run(const VlaModel& model, const std::vector<Sample>& samples,
+            const std::vector<std::vector<std::size_t>>& parts, int recompute) {
   const auto rules = model.packing_rules(9, false);
   std::vector<Tensor> losses;
   for (const auto& p : model.parameters()) {
@@ -224,15 +228,16 @@ TEST(Vla, ParametersMayMoveIntoAFlatBuffer) {
 }
 
 /// Events of one forward and backward, gradients accumulating into tensors that are there already.
-testing::EventList step_events(const VlaOptions& options, at::Device device, const std::vector<SampleShape>& shapes, int recompute,
-                               bool sample) {
+testing::EventList step_events(const VlaOptions& options, at::Device device, const std::vector<SampleShape>& shapes,
+                               int recompute, bool sample) {
   const VlaModel model(options, device);
   const auto rules = model.packing_rules(9, sample);
   std::vector<Sample> samples;
   std::vector<StreamSample> stream;
   for (std::size_t i = 0; i < shapes.size(); ++i) {
     const auto columns = shapes[i].patches / 4;
-    samples.push_back(make_sample(rules, static_cast<std::int64_t>(i), shapes[i].tokens - columns, columns == 0 ? 0 : 4, columns));
+    samples.push_back(
+        make_sample(rules, static_cast<std::int64_t>(i), shapes[i].tokens - columns, columns == 0 ? 0 : 4, columns));
   }
   for (std::size_t i = 0; i < samples.size(); ++i) stream.push_back({&samples[i], i});
   for (const auto& p : model.parameters()) {
@@ -251,7 +256,8 @@ testing::EventList step_events(const VlaOptions& options, at::Device device, con
 
 TEST(Vla, MetaAllocatesWhatTheCpuAllocates) {
   checkpoint();
-  const std::vector<std::vector<SampleShape>> batches = {{{7, 16}}, {{30, 64}, {9, 0}}, {{20, 32}, {11, 24}, {40, 64}, {5, 0}}};
+  const std::vector<std::vector<SampleShape>> batches = {
+      {{7, 16}}, {{30, 64}, {9, 0}}, {{20, 32}, {11, 24}, {40, 64}, {5, 0}}};
   for (const auto compute : {at::kFloat, at::kBFloat16}) {
     auto options = small_options();
     options.precision = {compute, compute};
@@ -284,7 +290,8 @@ TEST(Vla, SampledActionsDoNotDependOnTheBatch) {
     const Tensor together = model.sample_actions(pack_some(samples, {0, 1, 2}, rules));
     EXPECT_EQ(together.sizes(), at::IntArrayRef({3, 4, 3}));
     EXPECT_FALSE(together.requires_grad());
-    EXPECT_TRUE(at::allclose(model.sample_actions(pack_some(samples, {1}, rules)), together.narrow(0, 1, 1), 1e-4, 1e-5));
+    EXPECT_TRUE(
+        at::allclose(model.sample_actions(pack_some(samples, {1}, rules)), together.narrow(0, 1, 1), 1e-4, 1e-5));
   }
 }
 

@@ -1,10 +1,11 @@
-// Runs training steps on made-up samples and writes everything that a PyTorch reference needs to run the same ones, and what came
-// out here: losses of each step and the gradients of the first. Driven by test_vla_parity.py and bench/peers/.
+// Runs training steps on made-up samples and writes everything that a PyTorch reference needs to run the same ones, and
+// what came out here: losses of each step and the gradients of the first. Driven by test_vla_parity.py and
+// bench/peers/.
 //
 // OUT/options.json, OUT/trainable.safetensors (values before the first step), OUT/batches.safetensors
 // ("<step>/<sample>/<field>"), OUT/ours.safetensors ("losses" [steps, samples], "gradient/<name>").
-// With --time N: nothing but options, trainable values and batches is written, and one JSON line tells seconds per step and, under
-// bench/peers/malloc_counter.c, the bytes that a step takes at its peak.
+// With --time N: nothing but options, trainable values and batches is written, and one JSON line tells seconds per step
+// and, under bench/peers/malloc_counter.c, the bytes that a step takes at its peak.
 
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
@@ -40,13 +41,20 @@ Setting parse(int argc, char** argv) {
   cxxopts::Options options("reference_dump", "Dumps training steps for the PyTorch reference");
   auto add = options.add_options();
   add("model", "Hugging Face directory", cxxopts::value<std::string>())("out", "folder", cxxopts::value<std::string>());
-  add("stage", "1 or 2", cxxopts::value<int>()->default_value("2"))("kind", "ddpm or flow", cxxopts::value<std::string>()->default_value("ddpm"));
-  add("dtype", "fp32 or bf16", cxxopts::value<std::string>()->default_value("fp32"))("batch", "samples", cxxopts::value<int>()->default_value("5"));
-  add("steps", "training steps", cxxopts::value<int>()->default_value("1"))("recompute", "blocks", cxxopts::value<int>()->default_value("0"));
-  add("time", "timed steps", cxxopts::value<int>()->default_value("0"))("side", "image side", cxxopts::value<int>()->default_value("112"));
-  add("images", "images of a sample", cxxopts::value<int>()->default_value("1"))("text", "text tokens", cxxopts::value<int>()->default_value("24"));
-  add("width", "of the expert", cxxopts::value<int>()->default_value("64"))("depth", "of the expert", cxxopts::value<int>()->default_value("2"));
-  add("heads", "of the expert", cxxopts::value<int>()->default_value("4"))("lr", "", cxxopts::value<double>()->default_value("1e-4"));
+  add("stage", "1 or 2", cxxopts::value<int>()->default_value("2"))(
+      "kind", "ddpm or flow", cxxopts::value<std::string>()->default_value("ddpm"));
+  add("dtype", "fp32 or bf16", cxxopts::value<std::string>()->default_value("fp32"))(
+      "batch", "samples", cxxopts::value<int>()->default_value("5"));
+  add("steps", "training steps", cxxopts::value<int>()->default_value("1"))("recompute", "blocks",
+                                                                            cxxopts::value<int>()->default_value("0"));
+  add("time", "timed steps", cxxopts::value<int>()->default_value("0"))("side", "image side",
+                                                                        cxxopts::value<int>()->default_value("112"));
+  add("images", "images of a sample", cxxopts::value<int>()->default_value("1"))(
+      "text", "text tokens", cxxopts::value<int>()->default_value("24"));
+  add("width", "of the expert", cxxopts::value<int>()->default_value("64"))("depth", "of the expert",
+                                                                            cxxopts::value<int>()->default_value("2"));
+  add("heads", "of the expert", cxxopts::value<int>()->default_value("4"))(
+      "lr", "", cxxopts::value<double>()->default_value("1e-4"));
   add("vl-lr", "", cxxopts::value<double>()->default_value("1e-5"));
   add("init", "make MODEL first, of this size", cxxopts::value<std::string>()->default_value(""));
   const auto args = options.parse(argc, argv);
@@ -114,7 +122,8 @@ Sample make_sample(const PackingRules& rules, const Setting& s, std::int64_t num
   sample.sensor = values(std::int64_t{rules.sensor_window} * rules.sensor_channels, seed + 2);
   sample.actions = values(std::int64_t{rules.chunk} * rules.action_dim, seed + 3);
   sample.action_is_pad.assign(static_cast<std::size_t>(rules.chunk), 0);
-  for (std::int64_t pad = 0; pad < number % 4; ++pad) sample.action_is_pad[static_cast<std::size_t>(rules.chunk - 1 - pad)] = 1;
+  for (std::int64_t pad = 0; pad < number % 4; ++pad)
+    sample.action_is_pad[static_cast<std::size_t>(rules.chunk - 1 - pad)] = 1;
   return sample;
 }
 
@@ -125,7 +134,10 @@ class Archive {
     const Tensor t = tensor.detach().to(at::kCPU).contiguous();
     kept_.push_back(t);
     const auto* bytes = static_cast<const std::byte*>(t.const_data_ptr());
-    sources_.push_back({name, t.scalar_type() == at::kLong ? "I64" : "F32", t.sizes().vec(), {bytes, static_cast<std::size_t>(t.nbytes())}});
+    sources_.push_back({name,
+                        t.scalar_type() == at::kLong ? "I64" : "F32",
+                        t.sizes().vec(),
+                        {bytes, static_cast<std::size_t>(t.nbytes())}});
   }
   template <class T>
   void add(const std::string& name, const std::vector<T>& data, std::vector<std::int64_t> shape) {
@@ -149,8 +161,11 @@ void add_sample(Archive& archive, const std::string& prefix, const Sample& s, co
   archive.add(prefix + "position_ids", s.vlm.position_ids, {3, length});
   archive.add(prefix + "image_grid_thw", grid, {static_cast<std::int64_t>(grid.size() / 3), 3});
   archive.add(prefix + "pixel_values", s.vlm.pixel_values, {patches, alone.pixel_values.size(1)});
-  for (const auto& [name, tensor] : std::initializer_list<std::pair<const char*, Tensor>>{
-           {"state", alone.state}, {"sensor", alone.sensor}, {"actions", alone.actions}, {"action_weight", alone.action_weight}}) {
+  for (const auto& [name, tensor] :
+       std::initializer_list<std::pair<const char*, Tensor>>{{"state", alone.state},
+                                                             {"sensor", alone.sensor},
+                                                             {"actions", alone.actions},
+                                                             {"action_weight", alone.action_weight}}) {
     archive.add(prefix + name, tensor[0]);
   }
   archive.add(prefix + "noise", alone.noise);
@@ -159,14 +174,32 @@ void add_sample(Archive& archive, const std::string& prefix, const Sample& s, co
 
 void write_options(const Setting& s) {
   const auto& o = s.options;
-  const json root = {{"model", fs::absolute(o.path).string()}, {"stage", o.stage}, {"kind", o.expert.kind}, {"batch", s.batch},
-                     {"steps", s.steps}, {"recompute", s.recompute}, {"bf16", o.precision.compute == at::kBFloat16},
-                     {"lr", s.lr}, {"vl_lr", s.vl_lr}, {"weight_decay", 0.01},
-                     {"rank", o.lora.rank}, {"alpha", o.lora.alpha}, {"targets", o.lora.targets},
-                     {"width", o.expert.width}, {"depth", o.expert.depth}, {"heads", o.expert.heads}, {"draws", o.expert.draws},
-                     {"chunk", o.expert.chunk}, {"diffusion_steps", o.expert.diffusion_steps}, {"state_dim", o.state_dim},
-                     {"action_dim", o.action_dim}, {"max_context", o.max_context}, {"sensor_window", o.sensor.window},
-                     {"sensor_channels", o.sensor.channels}, {"sensor_patch", o.sensor.patch}, {"sensor_width", o.sensor.width}};
+  const json root = {{"model", fs::absolute(o.path).string()},
+                     {"stage", o.stage},
+                     {"kind", o.expert.kind},
+                     {"batch", s.batch},
+                     {"steps", s.steps},
+                     {"recompute", s.recompute},
+                     {"bf16", o.precision.compute == at::kBFloat16},
+                     {"lr", s.lr},
+                     {"vl_lr", s.vl_lr},
+                     {"weight_decay", 0.01},
+                     {"rank", o.lora.rank},
+                     {"alpha", o.lora.alpha},
+                     {"targets", o.lora.targets},
+                     {"width", o.expert.width},
+                     {"depth", o.expert.depth},
+                     {"heads", o.expert.heads},
+                     {"draws", o.expert.draws},
+                     {"chunk", o.expert.chunk},
+                     {"diffusion_steps", o.expert.diffusion_steps},
+                     {"state_dim", o.state_dim},
+                     {"action_dim", o.action_dim},
+                     {"max_context", o.max_context},
+                     {"sensor_window", o.sensor.window},
+                     {"sensor_channels", o.sensor.channels},
+                     {"sensor_patch", o.sensor.patch},
+                     {"sensor_width", o.sensor.width}};
   std::ofstream(fs::path(s.out) / "options.json") << root.dump(2) << "\n";
 }
 
@@ -267,8 +300,13 @@ void time_steps(const VlaModel& model, const Setting& s, const PackingRules& rul
   }
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
-  const json result = {{"side", "ours"}, {"batch", s.batch}, {"recompute", s.recompute}, {"seconds", median},
-                       {"samples_per_second", s.batch / median}, {"step_bytes", peak - live}, {"threads", at::get_num_threads()}};
+  const json result = {{"side", "ours"},
+                       {"batch", s.batch},
+                       {"recompute", s.recompute},
+                       {"seconds", median},
+                       {"samples_per_second", s.batch / median},
+                       {"step_bytes", peak - live},
+                       {"threads", at::get_num_threads()}};
   std::cout << result.dump() << std::endl;
 }
 

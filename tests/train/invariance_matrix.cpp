@@ -1,5 +1,6 @@
-// Promise 2: the plan never changes the result. Every micro-batch x recompute x fault in this world against one reference, which world 1
-// writes to a file and the other worlds read. A gtest program that runs under mpirun: `PLIMSOLL_INVARIANCE=FOLDER mpirun -n W invariance_matrix`.
+// Promise 2: the plan never changes the result. Every micro-batch x recompute x fault in this world against one
+// reference, which world 1 writes to a file and the other worlds read. A gtest program that runs under mpirun:
+// `PLIMSOLL_INVARIANCE=FOLDER mpirun -n W invariance_matrix`.
 
 #include <gtest/gtest.h>
 
@@ -8,8 +9,8 @@
 #include <filesystem>
 
 #include "core/file.h"
-#include "train/source.h"
 #include "tests/train/tiny_run.h"
+#include "train/source.h"
 
 namespace plimsoll::train {
 namespace {
@@ -41,7 +42,8 @@ Trained run_cell(const Cell& cell) {
     const auto samples = session.load_share(step, hold);
     if (step == 2 && cell.fault != Fault::kNone && communicator->rank() == communicator->world() - 1) {
       // A forward is about the first third of a micro-batch's allocations.
-      const auto shape = shape_of(std::span(samples).first(std::min(samples.size(), static_cast<std::size_t>(session.plan.micro_batch))));
+      const auto shape = shape_of(
+          std::span(samples).first(std::min(samples.size(), static_cast<std::size_t>(session.plan.micro_batch))));
       const std::int64_t all = session.dry->micro_batch(shape, cell.recompute).allocations();
       session.meter.fail_at(cell.fault == Fault::kForward ? all / 5 : all * 4 / 5);
     }
@@ -71,7 +73,8 @@ void save(const Trained& trained, const std::filesystem::path& file) {
 
 Trained load(const std::filesystem::path& file) {
   const std::string bytes = read_file(file);
-  Trained trained{std::vector<double>(kSteps), std::vector<float>((bytes.size() - kSteps * sizeof(double)) / sizeof(float))};
+  Trained trained{std::vector<double>(kSteps),
+                  std::vector<float>((bytes.size() - kSteps * sizeof(double)) / sizeof(float))};
   std::memcpy(trained.losses.data(), bytes.data(), kSteps * sizeof(double));
   std::memcpy(trained.values.data(), bytes.data() + kSteps * sizeof(double), trained.values.size() * sizeof(float));
   return trained;
@@ -83,8 +86,11 @@ const Trained& reference() {
 }
 
 std::string name_of(const Cell& cell) {
-  const char* fault = cell.fault == Fault::kNone ? "NoFault" : cell.fault == Fault::kForward ? "ForwardFault" : "BackwardFault";
-  return fmt::format("Micro{}Recompute{}{}", cell.micro_batch == 0 ? "All" : std::to_string(cell.micro_batch), cell.recompute, fault);
+  const char* fault = cell.fault == Fault::kNone      ? "NoFault"
+                      : cell.fault == Fault::kForward ? "ForwardFault"
+                                                      : "BackwardFault";
+  return fmt::format("Micro{}Recompute{}{}", cell.micro_batch == 0 ? "All" : std::to_string(cell.micro_batch),
+                     cell.recompute, fault);
 }
 
 class InvarianceMatrix : public testing::TestWithParam<Cell> {};
@@ -92,7 +98,9 @@ class InvarianceMatrix : public testing::TestWithParam<Cell> {};
 TEST_P(InvarianceMatrix, TheSameLossesAndWeights) {
   const Trained trained = run_cell(GetParam());
   for (int i = 0; i < kSteps; ++i) {
-    EXPECT_NEAR(trained.losses[static_cast<std::size_t>(i)] / reference().losses[static_cast<std::size_t>(i)], 1.0, 1e-5) << "step " << i + 1;
+    EXPECT_NEAR(trained.losses[static_cast<std::size_t>(i)] / reference().losses[static_cast<std::size_t>(i)], 1.0,
+                1e-5)
+        << "step " << i + 1;
   }
   EXPECT_LT(relative_l2(trained.values, reference().values), 1e-5);
 }
@@ -101,13 +109,15 @@ std::vector<Cell> all_cells() {
   std::vector<Cell> cells;
   for (const int micro : {1, 2, 5, 0}) {
     for (const int recompute : {0, 2, 4}) {
-      for (const auto fault : {Fault::kNone, Fault::kForward, Fault::kBackward}) cells.push_back({micro, recompute, fault});
+      for (const auto fault : {Fault::kNone, Fault::kForward, Fault::kBackward})
+        cells.push_back({micro, recompute, fault});
     }
   }
   return cells;
 }
 
-INSTANTIATE_TEST_SUITE_P(All, InvarianceMatrix, testing::ValuesIn(all_cells()), [](const auto& cell) { return name_of(cell.param); });
+INSTANTIATE_TEST_SUITE_P(All, InvarianceMatrix, testing::ValuesIn(all_cells()),
+                         [](const auto& cell) { return name_of(cell.param); });
 
 // Training must have done something, or equality would mean nothing.
 TEST(InvarianceReference, Learns) {

@@ -23,7 +23,11 @@ const std::string& model_dir() {
 
 // A session of one process with everything that a test changes.
 struct Solo {
-  explicit Solo(const Config& wanted) : config(wanted), source(make_source(config)), communicator(ddp::make_solo()), session(config, *communicator, *source) {}
+  explicit Solo(const Config& wanted)
+      : config(wanted),
+        source(make_source(config)),
+        communicator(ddp::make_solo()),
+        session(config, *communicator, *source) {}
   Config config;
   std::unique_ptr<data::SampleSource> source;
   std::unique_ptr<ddp::Communicator> communicator;
@@ -52,7 +56,8 @@ TEST_P(DryEqualsReal, TheSameEventsForAWholeMicroBatchOfAnyShape) {
     const int recompute = static_cast<int>(random() % 5);
     at::set_num_threads(1 + trial % 2);
     std::vector<Sample> loaded;
-    for (std::size_t i = 0; i < count; ++i) loaded.push_back(solo.source->load(static_cast<std::int64_t>(random() % 36)));
+    for (std::size_t i = 0; i < count; ++i)
+      loaded.push_back(solo.source->load(static_cast<std::int64_t>(random() % 36)));
     std::vector<model::StreamSample> samples;
     for (const auto& sample : loaded) samples.push_back({&sample, 100 + samples.size()});
     const auto real = memory::measured_run(
@@ -62,7 +67,8 @@ TEST_P(DryEqualsReal, TheSameEventsForAWholeMicroBatchOfAnyShape) {
     const std::size_t common = std::min(real.events().size(), dry.events().size());
     for (std::size_t i = 0; i < common; ++i) {
       ASSERT_EQ(real.events()[i].bytes, dry.events()[i].bytes)
-          << "trial " << trial << ", event " << i << ", recompute " << recompute << "\nreal" << shown(real.events(), i) << "\ndry " << shown(dry.events(), i);
+          << "trial " << trial << ", event " << i << ", recompute " << recompute << "\nreal" << shown(real.events(), i)
+          << "\ndry " << shown(dry.events(), i);
     }
     ASSERT_EQ(real.events().size(), dry.events().size());
     EXPECT_EQ(real.peak(), dry.peak());
@@ -70,7 +76,8 @@ TEST_P(DryEqualsReal, TheSameEventsForAWholeMicroBatchOfAnyShape) {
   }
   at::set_num_threads(1);
 }
-INSTANTIATE_TEST_SUITE_P(Dtypes, DryEqualsReal, testing::Values("fp32", "bf16"), [](const auto& cell) { return cell.param; });
+INSTANTIATE_TEST_SUITE_P(Dtypes, DryEqualsReal, testing::Values("fp32", "bf16"),
+                         [](const auto& cell) { return cell.param; });
 
 TEST(DryStep, StaticBytesEqualTheRealModels) {
   const auto config = tiny_config(model_dir());
@@ -79,7 +86,8 @@ TEST(DryStep, StaticBytesEqualTheRealModels) {
   EXPECT_EQ(solo.session.meter.live() - before, solo.session.dry->static_bytes() + solo.session.meter.workspace());
 }
 
-// Every allocation of a step fails in turn: nothing is held after the drain, every sample is trained once, the result is equal to the bit.
+// Every allocation of a step fails in turn: nothing is held after the drain, every sample is trained once, the result
+// is equal to the bit.
 class FailEverywhere : public testing::TestWithParam<std::tuple<int, int>> {};
 
 TEST_P(FailEverywhere, NothingIsLostAndNothingIsHeld) {
@@ -131,7 +139,9 @@ TEST_P(FailEverywhere, NothingIsLostAndNothingIsHeld) {
   at::set_num_threads(1);
 }
 INSTANTIATE_TEST_SUITE_P(Points, FailEverywhere, testing::Combine(testing::Values(0, 2, 4), testing::Values(1, 2)),
-                         [](const auto& cell) { return fmt::format("Recompute{}Threads{}", std::get<0>(cell.param), std::get<1>(cell.param)); });
+                         [](const auto& cell) {
+                           return fmt::format("Recompute{}Threads{}", std::get<0>(cell.param), std::get<1>(cell.param));
+                         });
 
 TEST(Guardian, AThousandFailuresAtRandomPlacesInOneRun) {
   auto config = tiny_config(model_dir());

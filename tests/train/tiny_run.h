@@ -8,8 +8,8 @@
 
 namespace plimsoll::train {
 
-/// Writes the tiny checkpoint into `dir` (emptied first) and returns a configuration that trains on it: fp32, dropout on, LoRA, sensor,
-/// two draws, effective batch 6, no memory pressure.
+/// Writes the tiny checkpoint into `dir` (emptied first) and returns a configuration that trains on it: fp32, dropout
+/// on, LoRA, sensor, two draws, effective batch 6, no memory pressure.
 Config tiny_config(const std::string& dir);
 /// Writes only the checkpoint.
 void write_tiny_model(const std::string& dir);

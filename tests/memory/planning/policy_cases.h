@@ -9,7 +9,9 @@ namespace plimsoll::memory {
 inline constexpr std::int64_t kBudget = 10000;
 
 /// A full window of 25 steps in which one rank peaked at `usage` / 10000.
-inline WindowSummary window_at(std::int64_t usage) { return {1, 25, 25, {{.budget_bytes = kBudget, .peak_bytes = usage}}}; }
+inline WindowSummary window_at(std::int64_t usage) {
+  return {1, 25, 25, {{.budget_bytes = kBudget, .peak_bytes = usage}}};
+}
 
 inline PolicyConfig both_knobs() {
   PolicyConfig config;
