@@ -1,0 +1,386 @@
+"""What people get wrong: each case ends with the right exit code and an error that names the thing."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+import damage
+import runs
+
+TRAIN = [runs.PLIMSOLL, "train"]
+
+
+def refused(command, code, *words):
+    found, text = runs.finished(command)
+    assert found == code, text
+    for word in words:
+        assert word in text, f"{word!r} is not in:\n{text}"
+    return text
+
+
+# --- configuration ---
+
+@pytest.mark.parametrize("setting, words", [
+    ("train.max_step=3", ["unknown key train.max_step", "train.max_steps"]),
+    ("trian.lr=1", ["trian", "[train]"]),
+    ("train.lr=fast", ["train.lr", "fast"]),
+    ("train.lr=-1.0", ["train.lr", "above 0"]),
+    ("memory.policy=reactiv", ["memory.policy", "reactiv", '"reactive"']),
+    ("memory.budget=24 parsecs", ["memory.budget", "24 parsecs"]),
+    ("lora.targets=(", ["lora.targets"]),
+    ("lora.targets=nothing_like_it", ["lora.targets", "nothing_like_it"]),
+    ("expert.heads=3", ["expert.heads", "3", "32"]),
+    ("sensor.patch=3", ["sensor.patch", "3", "8"]),
+    ("memory.recompute=7", ["memory.recompute", "7", "2"]),
+    ("memory.budget=[\"1GiB\",\"2GiB\"]", ["memory.budget", "2 entries"]),
+    ("batch.min_micro=65", ["batch.min_micro", "65"]),
+    ("model.path=", ["model.path"]),
+    ("data.synthetic_samples=0", ["data.path"]),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_configuration(tmp_path, model, setting, words):
+    config = runs.configure(tmp_path, model)
+    refused([*TRAIN, "--config", config, "--plan-only", "--set", setting], 2, *words)
+
+
+def test_a_mistyped_key_in_the_file_is_named_with_its_line(tmp_path, model):
+    config = runs.configure(tmp_path, model, batch={"efective": 4})
+    line = config.read_text().splitlines().index("efective = 4") + 1
+    refused([*TRAIN, "--config", config], 2, f"{config}:{line}: unknown key batch.efective; the nearest known one is batch.effective")
+
+
+def test_a_batch_smaller_than_the_world(tmp_path, model):
+    config = runs.configure(tmp_path, model, batch={"effective": 2})
+    with runs.launch(config, 3) as run:
+        assert run.end() == 2, run.output()
+    assert "batch.effective is 2 for 3 ranks" in run.output()
+
+
+def test_a_fixed_plan_that_does_not_multiply(tmp_path, model):
+    config = runs.configure(tmp_path, model, batch={"effective": 8, "micro": 2, "accumulation": 3}, memory={"policy": "fixed"})
+    with runs.launch(config, 2) as run:
+        assert run.end() == 2, run.output()
+    assert "micro-batch 2 x accumulation 3 x 2 ranks is not batch.effective = 8" in run.output()
+
+
+# --- memory ---
+
+@pytest.mark.parametrize("budget", ["1MiB", "6MiB", "8MiB"])
+def test_a_budget_in_which_nothing_fits(tmp_path, model, budget):
+    config = runs.configure(tmp_path, model, memory={"budget": budget})
+    text = refused([*TRAIN, "--config", config, "--plan-only"], 3, "rank 0", "needs", "memory.budget")
+    assert "internal error" not in text
+
+
+def test_a_budget_in_which_just_one_sample_fits(tmp_path, model):
+    """The text of a refusal says what is needed: with that, and no byte more than its rounding, the run works."""
+    config = runs.configure(tmp_path, model, memory={"budget": "8MiB"}, train={"max_steps": 3})
+    text = refused([*TRAIN, "--config", config, "--plan-only"], 3, "needs")
+    needed = float(re.search(r"needs ([0-9.]+) MiB", text)[1])
+    config = runs.configure(tmp_path, model, memory={"budget": f"{int((needed + 0.1) * 1024)}KiB"}, train={"max_steps": 3})
+    code, text = runs.finished([*TRAIN, "--config", config])
+    assert code == 0, text
+    assert [line["step"] for line in runs.metrics(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_a_budget_that_falls_below_one_sample(tmp_path, model):
+    change = '{step = 4, rank = 1, budget = "14500KiB"}'
+    config = runs.configure(tmp_path, model, train={"max_steps": 50, "checkpoint_every": 100})
+    config.write_text(config.read_text().replace("[memory]", f"[memory]\nbudget_changes = [{change}]"))
+    with runs.launch(config, 2) as run:
+        assert run.end() == 3, run.output()
+    assert "rank 1: sample" in run.output() and "does not fit even alone" in run.output() and "Give the rank at least" in run.output()
+    assert list(runs.checkpoints(tmp_path / "run")) == [3], "what was learned before is kept"
+
+
+# --- model directory ---
+
+def lie_about_length(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(b"\xff" * 7 + b"\x7f" + file.read_bytes()[8:])
+
+
+def header_case(change):
+    return lambda folder: damage.edit_header(folder / "model.safetensors", change)
+
+
+def first_two(header):
+    names = [name for name in header if name != "__metadata__"]
+    return sorted(names, key=lambda name: header[name]["data_offsets"][0])[:2]
+
+
+def overlap(header):
+    first, second = first_two(header)
+    header[second]["data_offsets"] = list(header[first]["data_offsets"])
+    header[second]["shape"] = header[first]["shape"]
+
+
+def wrong_size(header):
+    header[first_two(header)[0]]["shape"][0] += 1
+
+
+def overflow(header):
+    header[first_two(header)[0]]["shape"] = [2**62, 2**62]
+
+
+def past_the_end(header):
+    last = max(header, key=lambda name: header[name].get("data_offsets", [0])[0])
+    begin, end = header[last]["data_offsets"]
+    header[last]["data_offsets"] = [begin, end + 4096]
+
+
+def hole(header):
+    last = max(header, key=lambda name: header[name].get("data_offsets", [0])[0])
+    del header[first_two(header)[1]]
+    assert last in header
+
+
+def twice(header):
+    text = json.dumps(header)
+    first = first_two(header)[0]
+    return text[:-1] + ", " + json.dumps({first: header[first]})[1:]
+
+
+def transposed(header):
+    name = next(name for name in header if name.endswith("mlp.gate_proj.weight") and "visual" not in name)
+    header[name]["shape"].reverse()
+
+
+def set_config(**values):
+    return lambda folder: damage.edit_json(folder / "config.json", lambda config: config.update(values))
+
+
+MODELS = {
+    "no_folder": (shutil.rmtree, ["model"]),
+    "no_configuration": (lambda folder: damage.remove(folder / "config.json"), ["config.json"]),
+    "configuration_is_not_json": (lambda folder: damage.truncate(folder / "config.json"), ["config.json"]),
+    "another_architecture": (set_config(model_type="llama", architectures=["LlamaForCausalLM"]), ["config.json", "llama"]),
+    "no_weights": (lambda folder: damage.remove(folder / "model.safetensors"), ["model.safetensors"]),
+    "truncated": (lambda folder: damage.truncate(folder / "model.safetensors"), ["model.safetensors"]),
+    "empty": (lambda folder: damage.empty(folder / "model.safetensors"), ["model.safetensors"]),
+    "lying_length": (lie_about_length, ["model.safetensors"]),
+    "overlap": (header_case(overlap), ["model.safetensors"]),
+    "wrong_size": (header_case(wrong_size), ["model.safetensors"]),
+    "overflow": (header_case(overflow), ["model.safetensors"]),
+    "past_the_end": (header_case(past_the_end), ["model.safetensors"]),
+    "hole": (header_case(hole), ["model.safetensors"]),
+    "duplicate_key": (header_case(twice), ["model.safetensors"]),
+    "other_shape": (header_case(transposed), ["model.safetensors", "gate_proj"]),
+    "missing_shard": (lambda folder: (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors") and
+                      (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}})),
+                      ["model-00002-of-00002.safetensors"]),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_model_directory(tmp_path, model, case):
+    spoil, words = MODELS[case]
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    spoil(copy)
+    config = runs.configure(tmp_path, copy)
+    refused([*TRAIN, "--config", config, "--plan-only"], 4, *words)
+
+
+def test_an_adapter_of_another_model(tmp_path, model, short):
+    other = tmp_path / "other"
+    assert runs.finished([runs.PLIMSOLL, "init-model", "--size", "tiny", "--layers", 3, "--dtype", "fp32", "--out", other])[0] == 0
+    adapter = runs.checkpoints(short.parent / "run")[8] / "adapter"
+    config = runs.configure(tmp_path, other)
+    refused([*TRAIN, "--config", config, "--plan-only", "--set", f"model.adapter={adapter}"], 4, "adapter_model.safetensors", "layers.2")
+
+
+def test_an_adapter_of_another_rank(tmp_path, model, short):
+    adapter = runs.checkpoints(short.parent / "run")[8] / "adapter"
+    config = runs.configure(tmp_path, model, lora={"rank": 4})
+    refused([*TRAIN, "--config", config, "--plan-only", "--set", f"model.adapter={adapter}"], 4, "adapter_config.json", "lora.rank")
+
+
+def test_no_adapter_there(tmp_path, model):
+    config = runs.configure(tmp_path, model)
+    refused([*TRAIN, "--config", config, "--plan-only", "--set", f"model.adapter={tmp_path}/none"], 4, str(tmp_path / "none"))
+
+
+# --- dataset ---
+
+def on_dataset(tmp_path, model, dataset, **changes):
+    tables = {"data": {"path": str(dataset), "synthetic_samples": 0}, "sensor": {"feature": "observation.force"}}
+    for table, keys in changes.items():
+        tables.setdefault(table, {}).update(keys)
+    return runs.configure(tmp_path, model, **tables)
+
+
+def set_info(**values):
+    return lambda folder: damage.edit_json(folder / "meta" / "info.json", lambda info: info.update(values))
+
+
+def video_of(dataset):
+    return next((dataset / "videos").rglob("*.mp4"))
+
+
+def shorten_video(dataset):
+    other = dataset.parent / "shorter"
+    code, text = runs.finished([runs.PLIMSOLL, "demo-data", "--episodes", 4, "--frames-per-episode", 4, "--out", other])
+    assert code == 0, text
+    shutil.copy(video_of(other), video_of(dataset))
+
+
+def spoil_images(values):
+    for value in values:
+        value["bytes"] = b"\x89PNG\r\n\x1a\n" + b"no picture at all" * 10
+
+
+def drop_feature(name):
+    return lambda folder: damage.edit_json(folder / "meta" / "info.json", lambda info: info["features"].pop(name))
+
+
+DATASETS = {
+    "no_folder": (shutil.rmtree, ["data"]),
+    "another_version": (set_info(codebase_version="v1.6"), ["info.json", "v1.6", "v3.0"]),
+    "information_is_not_json": (lambda folder: damage.truncate(folder / "meta" / "info.json"), ["info.json"]),
+    "no_statistics": (lambda folder: damage.remove(folder / "meta" / "stats.json"), ["stats.json"]),
+    "feature_missing": (drop_feature("action"), ["action"]),
+    "column_missing": (lambda folder: damage.drop_column(folder, "action"), ["file-000.parquet", "action"]),
+    "parquet_truncated": (lambda folder: damage.truncate(damage.parquet_of(folder)), ["file-000.parquet"]),
+    "video_shorter": (shorten_video, ["file-000.mp4"]),
+    "video_truncated": (lambda folder: damage.truncate(video_of(folder)), ["file-000.mp4"]),
+    "video_missing": (lambda folder: damage.remove(video_of(folder)), ["file-000.mp4"]),
+    "image_does_not_decode": (lambda folder: damage.edit_column(folder, "observation.images.wrist", spoil_images), ["observation.images.wrist"]),
+}
+
+
+@pytest.mark.parametrize("case", DATASETS)
+def test_dataset(tmp_path, model, dataset, case):
+    spoil, words = DATASETS[case]
+    copy = tmp_path / "data"
+    shutil.copytree(dataset, copy)
+    spoil(copy)
+    config = on_dataset(tmp_path, model, copy, train={"max_steps": 8})
+    refused([*TRAIN, "--config", config], 4, *words)
+
+
+def test_a_camera_that_is_not_there(tmp_path, model, dataset):
+    config = on_dataset(tmp_path, model, dataset, data={"cameras": ["observation.images.topp"]})
+    refused([*TRAIN, "--config", config, "--plan-only"], 4, "observation.images.topp", "observation.images.wrist")
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda value: value["model"].update(type="WordPiece"),
+    lambda value: value.update(pre_tokenizer={"type": "Whitespace"}),
+], ids=["model", "pre_tokenizer"])
+def test_a_tokenizer_of_another_kind(tmp_path, model, dataset, spoil):
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    damage.edit_json(copy / "tokenizer.json", spoil)
+    config = on_dataset(tmp_path, copy, dataset)
+    refused([*TRAIN, "--config", config, "--plan-only"], 4, "tokenizer.json")
+
+
+def spoil_action(rows):
+    def change(values):
+        for row in rows if rows is not None else range(len(values)):
+            values[row] = [float("nan")] * len(values[row])
+    return change
+
+
+def test_a_sample_that_is_not_a_number_is_skipped_and_named(tmp_path, model, dataset):
+    copy = tmp_path / "data"
+    shutil.copytree(dataset, copy)
+    damage.edit_column(copy, "action", spoil_action([8]))  # the first frame of an episode: in one action chunk only
+    config = on_dataset(tmp_path, model, copy, train={"max_steps": 7, "checkpoint_every": 100})
+    with runs.launch(config, 2) as run:
+        assert run.end() == 0, run.output()
+    lines = runs.metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == list(range(1, 8))
+    assert sum(line["skipped"] for line in lines) == 1, run.output()
+    assert "(sample 8)" in run.output()
+    assert all(line["loss"] is not None for line in lines)
+
+
+def test_three_steps_that_are_not_numbers_end_the_run(tmp_path, model, dataset):
+    copy = tmp_path / "data"
+    shutil.copytree(dataset, copy)
+    damage.edit_column(copy, "action", spoil_action(None))
+    config = on_dataset(tmp_path, model, copy)
+    with runs.launch(config, 2) as run:
+        assert run.end() == 4, run.output()
+    assert "not finite in 3 steps in a row" in run.output() and "sample" in run.output()
+    assert "restart 1" not in run.output()
+
+
+# --- ranks that were not started alike ---
+
+def two_ranks(first, second):
+    """Two ranks under bare mpirun; each is (folder to start in, command)."""
+    command = [*runs.MPIRUN]
+    for folder, words in (first, second):
+        command += [":"] if len(command) > len(runs.MPIRUN) else []
+        command += ["-n", "1", "-wdir", str(folder), *words]
+    return command
+
+
+def test_another_configuration(tmp_path, model):
+    config = runs.configure(tmp_path, model)
+    one = (tmp_path, [*TRAIN, "--config", config])
+    other = (tmp_path, [*TRAIN, "--config", config, "--set", "train.lr=0.5"])
+    refused(two_ranks(one, other), 2, "rank 1 differs from rank 0 in its configuration")
+
+
+def test_another_folder_to_write_to(tmp_path, model):
+    config = runs.configure(tmp_path, model)
+    one = (tmp_path, [*TRAIN, "--config", config])
+    other = (tmp_path, [*TRAIN, "--config", config, "--set", f"run.dir={tmp_path}/elsewhere"])
+    refused(two_ranks(one, other), 2, f"{tmp_path}/elsewhere")
+
+
+def test_another_build(tmp_path, model):
+    config = runs.configure(tmp_path, model)
+    copy = tmp_path / "plimsoll"
+    shutil.copy(runs.PLIMSOLL, copy)
+    with copy.open("ab") as file:
+        file.write(b"\0")
+    refused(two_ranks((tmp_path, [*TRAIN, "--config", config]), (tmp_path, [copy, "train", "--config", config])), 2,
+            "rank 1 differs from rank 0 in its build")
+
+
+@pytest.fixture
+def two_places(tmp_path, model, dataset):
+    """Two folders with the same relative paths to a model and a dataset, as on two machines."""
+    for name in ("here", "there"):
+        shutil.copytree(model, tmp_path / name / "model")
+        shutil.copytree(dataset, tmp_path / name / "data")
+    return tmp_path / "here", tmp_path / "there"
+
+
+def test_other_weights(tmp_path, two_places):
+    here, there = two_places
+    shutil.rmtree(there / "model")
+    assert runs.finished([runs.PLIMSOLL, "init-model", "--size", "tiny", "--layers", 2, "--dtype", "fp32", "--seed", 1, "--out", there / "model"])[0] == 0
+    command = [*TRAIN, "--config", runs.configure(tmp_path, "model")]
+    refused(two_ranks((here, command), (there, command)), 2, "rank 1 differs from rank 0 in its model files")
+
+
+def test_no_weights_on_one_rank(tmp_path, two_places):
+    here, there = two_places
+    damage.remove(there / "model" / "model.safetensors")
+    command = [*TRAIN, "--config", runs.configure(tmp_path, "model")]
+    refused(two_ranks((here, command), (there, command)), 4, "model.safetensors")
+
+
+def test_other_data(tmp_path, two_places):
+    here, there = two_places
+
+    def change(values):
+        values[7][0] += 0.25
+
+    damage.edit_column(there / "data", "action", change)
+    command = [*TRAIN, "--config", on_dataset(tmp_path, "model", "data")]
+    refused(two_ranks((here, command), (there, command)), 2, "rank 1 differs from rank 0 in its dataset")
+
+
+def test_another_tokenizer(tmp_path, two_places):
+    here, there = two_places
+    damage.edit_json(there / "model" / "tokenizer.json", lambda value: value["model"]["merges"].pop())
+    command = [*TRAIN, "--config", on_dataset(tmp_path, "model", "data")]
+    refused(two_ranks((here, command), (there, command)), 2, "rank 1 differs from rank 0 in its model files")
