@@ -8,10 +8,14 @@ tools/setup.sh --tests
 tools/build.sh
 for source in bench/*_bench.cpp; do
   name=$(basename "$source" .cpp)
+  [ "$name" != reduction_bench ] || continue  # needs ranks: below
   echo "== $name"
   "build/$name" --benchmark_out="build/$name.json" --benchmark_out_format=json
   .venv/bin/python tools/figures.py "build/$name.json"
 done
+echo "== reduction_bench"
+OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe -n 2 build/reduction_bench |
+  sed 's/^/FIGURE reduction = /'
 echo "== our step and PyTorch's, side by side"
 .venv/bin/python bench/peers/step_peer.py --build build | tee build/step_peer.jsonl
 .venv/bin/python tools/figures.py build/step_peer.jsonl

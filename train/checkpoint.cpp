@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -81,18 +82,18 @@ void write_complete(const fs::path& folder) {
 }
 
 void verify(const fs::path& folder) {
-  json sums;
+  std::map<std::string, std::string> sums;
   try {
-    sums = json::parse(read_file(folder / kComplete, ExitCode::kCheckpoint)).at("xxh3_128");
+    json::parse(read_file(folder / kComplete, ExitCode::kCheckpoint)).at("xxh3_128").get_to(sums);
   } catch (const json::exception& error) {
     fail(ExitCode::kCheckpoint, "{}: {}; delete this checkpoint to resume from the one before",
          (folder / kComplete).string(), error.what());
   }
-  for (const auto& [name, sum] : sums.items()) {
+  for (const auto& [name, sum] : sums) {
     const fs::path file = folder / name;
     if (!fs::exists(file))
       fail(ExitCode::kCheckpoint, "{}: missing; delete the folder to resume from the checkpoint before", file.string());
-    if (xxh3_128_of_file(file.string()) == sum.get<std::string>()) continue;
+    if (xxh3_128_of_file(file.string()) == sum) continue;
     fail(ExitCode::kCheckpoint,
          "{}: its content changed since it was written; delete the folder to resume from the checkpoint before",
          file.string());

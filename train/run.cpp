@@ -5,6 +5,7 @@
 
 #include <exception>
 #include <filesystem>
+#include <new>
 #include <thread>
 
 #include "core/file.h"
@@ -35,8 +36,10 @@ void write_exit(const Config& config, ddp::Communicator& communicator, const Out
 // The exit code says it too, should the last words find no space.
 void write_error(const Config& config, const Outcome& outcome, std::int64_t step) {
   try {
-    report::write_exit_record(config.run.dir,
-                              {outcome.code, outcome.reason, step, std::nullopt, report::attempt_number()});
+    const auto newest = newest_checkpoint(std::filesystem::path(config.run.dir) / "checkpoints");
+    report::write_exit_record(
+        config.run.dir, {outcome.code, outcome.reason, step, newest ? std::optional(newest->string()) : std::nullopt,
+                         report::attempt_number()});
   } catch (const Error& error) {
     spdlog::error("{}", error.what());
   }
@@ -72,9 +75,12 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
   Session session(config, communicator, *source);
   session.resume(options.resume);
   step = session.state.step;
+  if (options.plan_only) {
+    if (communicator.rank() == 0) fmt::print("{}", session.plan_text());
+    return {ExitCode::kDone, "plan only"};
+  }
   RunLog log(session, session.state.step);
   log.line(session.plan_text());
-  if (options.plan_only) return {ExitCode::kDone, "plan only"};
   if (communicator.rank() == 0) {
     write_file_durably(std::filesystem::path(config.run.dir) / "config.toml", config_to_toml(config));
   }
@@ -113,6 +119,10 @@ ExitCode run(const Config& config, const RunOptions& options) {
     outcome = {memory::is_out_of_memory() ? ExitCode::kMemory : ExitCode::kData, "internal error: " + error.msg()};
   } catch (const Error& error) {
     outcome = {error.code(), error.what()};
+  } catch (const std::bad_alloc&) {
+    outcome = {ExitCode::kMemory, fmt::format("rank {}: host memory is exhausted; lower data.prefetch, data.workers or "
+                                              "memory.budget",
+                                              communicator->rank())};
   } catch (const std::exception& error) {
     outcome = {ExitCode::kData, std::string("internal error: ") + error.what()};
   }

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <exception>
 
 #include "core/bytes.h"
 #include "core/error.h"
@@ -230,7 +231,7 @@ void Session::write_checkpoint() {
     }
     try {
       train::write_checkpoint(checkpoint_root(), state, *buffers, write_adapter);
-    } catch (const Error& error) {
+    } catch (const std::exception& error) {
       trouble = error.what();
     }
   }
