@@ -122,7 +122,7 @@ struct DataConfig {
       at_least(28));
     v("max_resolution", max_resolution, "Largest resolution that the policy chooses, where that knob is on.",
       at_least(28));
-    v("workers", workers, "Loader threads.", at_least(1));
+    v("workers", workers, "Loader threads.", between(1, 64));
     v("prefetch", prefetch, "Steps that the loader is ahead.", at_least(1));
     v("eval_fraction", eval_fraction, "Fraction of the episodes, the last ones, kept out of training to measure on.",
       between(0.0, 0.5));

@@ -1,5 +1,6 @@
 #include "train/controller.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "core/bytes.h"
@@ -32,10 +33,15 @@ memory::Decision Controller::after_failure(std::int64_t step, std::span<const dd
                                            const ddp::Verdict& verdict, const memory::Plan& plan) {
   const int rank = verdict.ranks.front();
   const ddp::Report& report = reports[static_cast<std::size_t>(rank)];
-  const auto decision =
-      memory::escalate(config_, {step, rank, report.failed_request_bytes, plan}, language_blocks_, state_);
+  auto decision = memory::escalate(config_, {step, rank, report.failed_request_bytes, plan}, language_blocks_, state_);
   window_.restart();
-  if (decision) return *decision;
+  if (decision) {
+    decision->worst_rank = rank;
+    decision->peak_bytes = report.measured_peak_bytes;
+    decision->budget_bytes = report.budget_bytes;
+    decision->usage = report.measured_peak_bytes * 10000 / std::max<std::int64_t>(1, report.budget_bytes);
+    return *decision;
+  }
   fail(ExitCode::kMemory,
        "rank {}: sample {} does not fit even alone with every block recomputed: a tensor of {} was wanted under a "
        "budget of {}. "

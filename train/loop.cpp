@@ -60,6 +60,11 @@ StepResult Loop::one_step(std::int64_t step) {
   input.load_ms = static_cast<std::int64_t>(milliseconds_since(start));
   if (!replaying_) apply_budget_changes(step);
   StepResult result = session_.step->run(input);
+  if (result.fatal) {
+    // All ranks are here. What was learned so far is kept, unless the ranks do not agree on what that is.
+    if (result.fatal->code() == ExitCode::kData) checkpoint();
+    throw *result.fatal;
+  }
   if (result.verdict.action != ddp::Action::kReplay) {
     log_.step({step, session_.plan, input.learning_rate_factor, result, milliseconds_since(start)});
   }
@@ -68,19 +73,23 @@ StepResult Loop::one_step(std::int64_t step) {
 
 void Loop::apply_budget_changes(std::int64_t step) {
   for (const auto& change : session_.config.memory.budget_changes) {
-    if (change.step != step || change.rank != session_.communicator.rank()) continue;
+    // Steps that lie behind a resumption leave the budget that they had set.
+    const bool behind = first_ && change.step < step;
+    if ((change.step != step && !behind) || change.rank != session_.communicator.rank()) continue;
     const std::int64_t budget = changed_budget(change, session_.budget);
     spdlog::info("budget changes from {} to {} after {} allocations of step {}", format_bytes(session_.meter.budget()),
                  format_bytes(budget), change.after_allocations, step);
-    if (change.after_allocations == 0) {
+    if (change.after_allocations == 0 || behind) {
       session_.meter.set_budget(budget);
     } else {
       session_.meter.change_budget_after(change.after_allocations, budget);
     }
   }
+  first_ = false;
 }
 
 void Loop::follow(std::int64_t step, const StepResult& result) {
+  log_.gather(result.reports);
   if (!result.verdict.text.empty()) log_.line(result.verdict.text);
   if (result.guardian.retries > 0) {
     spdlog::info(
@@ -89,7 +98,7 @@ void Loop::follow(std::int64_t step, const StepResult& result) {
   }
   const auto decision = decide(step, result);
   if (!decision) return;
-  log_.decision(*decision, result.reports);
+  log_.decision(*decision);
   if (session_.loader && decision->plan.resolution != session_.plan.resolution) {
     session_.loader->set_resolution(decision->plan.resolution);
   }

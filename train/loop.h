@@ -36,6 +36,7 @@ class Loop {
   RunLog& log_;
   std::int64_t last_checkpoint_ = -1;
   bool replaying_ = false;
+  bool first_ = true;  ///< no step of this attempt has begun
 };
 
 }  // namespace plimsoll::train

@@ -111,6 +111,7 @@ ExitCode run(const Config& config, const RunOptions& options) {
   try {
     outcome = train_one(config, options, *communicator, step);
     communicator->barrier();  // all durable work is done: only now may anybody leave
+    if (!options.plan_only) write_exit(config, *communicator, outcome, step);
   } catch (const ddp::PeerLeft& error) {
     // The culprit has written exit.json; this rank only leaves with its code.
     spdlog::error("{}", error.what());
@@ -126,10 +127,7 @@ ExitCode run(const Config& config, const RunOptions& options) {
   } catch (const std::exception& error) {
     outcome = {ExitCode::kData, std::string("internal error: ") + error.what()};
   }
-  if (outcome.code == ExitCode::kDone || outcome.code == ExitCode::kStopped) {
-    if (!options.plan_only) write_exit(config, *communicator, outcome, step);
-    return outcome.code;
-  }
+  if (outcome.code == ExitCode::kDone || outcome.code == ExitCode::kStopped) return outcome.code;
   spdlog::error("{}", outcome.reason);
   // Errors are mostly met by all ranks at once; where they are not, the others must not wait for this one.
   if (outcome.code != ExitCode::kPeer) write_error(config, outcome, step);

@@ -1,6 +1,8 @@
 #include "train/run_log.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include "core/error.h"
 #include "report/exit_file.h"
@@ -119,13 +121,25 @@ void RunLog::step(const StepView& v) {
   console_->progress(progress);
 }
 
-void RunLog::decision(const memory::Decision& decision, const std::vector<ddp::Report>& reports) {
+void RunLog::gather(const std::vector<ddp::Report>& reports) {
+  if (!active_) return;
+  const auto now = rank_memory(reports);
+  window_.resize(now.size());
+  for (std::size_t rank = 0; rank < now.size(); ++rank) {
+    window_[rank].peak = std::max(window_[rank].peak, now[rank].peak);
+    window_[rank].predicted = std::max(window_[rank].predicted, now[rank].predicted);
+    window_[rank].budget = now[rank].budget;
+    window_[rank].retries += now[rank].retries;
+  }
+}
+
+void RunLog::decision(const memory::Decision& decision) {
   if (!active_) return;
   report::DecisionRecord record;
   record.step = decision.step;
   record.window = ++windows_;
   record.policy = session_.config.memory.policy;
-  record.ranks = rank_memory(reports);
+  record.ranks = std::exchange(window_, {});
   record.worst_rank = decision.worst_rank;
   record.peak_fraction = static_cast<double>(decision.usage) / kWhole;
   record.target = static_cast<double>(decision.target) / kWhole;

@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "memory/planning/policy.h"
 #include "report/console.h"
@@ -38,8 +39,11 @@ class RunLog {
   void baseline(const memory::Decision& decision);
   /// One line of metrics.jsonl and the progress line. Not to be called for a step that will be replayed.
   void step(const StepView& view);
-  /// A decision of the policy or of an escalation, with the reports of the step it came with.
-  void decision(const memory::Decision& decision, const std::vector<ddp::Report>& reports);
+  /// Gathers what the next decision's line shows of every rank. To be called for every reduction, replayed steps
+  /// included.
+  void gather(const std::vector<ddp::Report>& reports);
+  /// A decision of the policy or of an escalation, with the peaks and retries gathered since the one before.
+  void decision(const memory::Decision& decision);
   /// Waits for the disk: before a checkpoint is declared complete.
   void sync();
 
@@ -52,6 +56,7 @@ class RunLog {
   std::unique_ptr<report::JsonLines> metrics_, decisions_;
   std::unique_ptr<report::Console> console_;
   std::int64_t windows_ = 0;
+  std::vector<report::RankMemory> window_;  ///< since the last decision
   double smooth_ms_ = 0.0;
 };
 

@@ -242,8 +242,14 @@ void Session::write_checkpoint() {
 
 std::filesystem::path Session::checkpoint_root() const { return std::filesystem::path(config.run.dir) / "checkpoints"; }
 
+void Session::compare_on_all_ranks(const char* name, const std::string& value) {
+  const std::vector<ddp::HandshakeItem> items = {{name, xxh3_64(std::as_bytes(std::span(value))), value}};
+  ddp::compare_items(communicator, items);
+}
+
 void Session::resume(bool from_newest) {
   const auto newest = from_newest ? newest_checkpoint(checkpoint_root()) : std::nullopt;
+  compare_on_all_ranks("newest checkpoint", newest ? newest->filename().string() : "none");
   const std::uint64_t learned = config_hash(config, kFreeSettings);
   if (!newest) {
     state.configuration = learned;
@@ -254,6 +260,7 @@ void Session::resume(bool from_newest) {
            "{}: holds no tensor of this model; train.stage1_checkpoint must be a checkpoint of stage 1",
            config.train.stage1_checkpoint);
     }
+    compare_on_all_ranks("weights of train.stage1_checkpoint", fmt::format("{:012x}", buffers->weight_hash()));
     return;
   }
   state = read_checkpoint(*newest, *buffers);
@@ -264,6 +271,7 @@ void Session::resume(bool from_newest) {
          "a new run.dir",
          newest->string());
   }
+  compare_on_all_ranks("resumed weights", fmt::format("{:012x}", buffers->weight_hash()));
   step->agreement().skips_in_row = state.skips_in_row;
   controller->state() = memory::policy_state_from_json(state.policy);
   adopt_saved_plan();

@@ -71,6 +71,7 @@ struct Session {
   void choose_plan();
   void shake_hands();
   void adopt_saved_plan();
+  void compare_on_all_ranks(const char* name, const std::string& value);
 };
 
 }  // namespace plimsoll::train

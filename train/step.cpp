@@ -60,7 +60,12 @@ StepResult Step::run(const StepInput& input) {
   meter_.reset_peak();
 
   result.reports = ddp::unpack(slots, communicator_.world());
-  result.verdict = ddp::agree(result.reports, agreement_);
+  try {
+    result.verdict = ddp::agree(result.reports, agreement_);
+  } catch (const Error& error) {
+    result.fatal = error;
+    return result;
+  }
   agreement_ = result.verdict.next;
   result.loss = buffers_.extra()[0] / buffers_.extra()[1];
   if (result.verdict.action == ddp::Action::kApply) result.gradient_norm = update(input);

@@ -2,9 +2,11 @@
 // The step is a transaction: either every rank's samples are in one update, or nobody's.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "core/error.h"
 #include "ddp/agreement.h"
 #include "ddp/communicator.h"
 #include "ddp/report.h"
@@ -43,6 +45,7 @@ struct StepResult {
   ddp::Verdict verdict;
   std::vector<ddp::Report> reports;  ///< of all ranks
   memory::GuardianReport guardian;   ///< this rank's
+  std::optional<Error> fatal;        ///< the job ends here, on all ranks alike: the third skip in a row, ranks diverged
   double loss = 0.0;                 ///< mean over the samples of all ranks
   double gradient_norm = 0.0;        ///< before clipping
 };
@@ -54,7 +57,8 @@ class Step {
        ddp::Communicator& communicator, memory::Meter& meter, memory::Predictor& predictor, const StepOptions& options);
 
   /// Forward, backward and commit of the share, one reduction, one verdict, and the update if it says so. After kReplay
-  /// or kSkip weights and moments are as before. Throws Error as ddp::agree does.
+  /// or kSkip weights and moments are as before. What ddp::agree
+  /// refuses comes back as `fatal`, so that all ranks can write a checkpoint before they leave.
   StepResult run(const StepInput& input);
 
   memory::Guardian& guardian() { return guardian_; }

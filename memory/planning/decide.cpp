@@ -143,8 +143,8 @@ struct Judge {
 
   void shrink(Cause cause, const std::string& why) {
     const int steps = steps_down(worst.minus(config.target), worst.budget);
-    for (auto knob = config.knobs.rbegin(); knob != config.knobs.rend(); ++knob) {
-      const Lever lever = lever_of(config, *knob, current, share);
+    for (std::size_t i = config.knobs.size(); i-- > 0;) {
+      const Lever lever = lever_of(config, config.knobs[i], current, share);
       if (lever.value <= lever.minimum) continue;
       const std::int64_t wanted = lever.value - std::int64_t{steps} * lever.step;
       return move(lever, Direction::kShrink, cause, static_cast<int>(std::max<std::int64_t>(wanted, lever.minimum)),

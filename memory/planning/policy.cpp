@@ -1,6 +1,7 @@
 #include "memory/planning/policy.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 
@@ -54,7 +55,7 @@ std::int64_t parse_fraction(double value, std::string_view key) {
   // Written so that NaN fails too. Below half a 1/10000 nothing would be left.
   if (!(value >= 0.00005 && value <= 1.0))
     fail(ExitCode::kUsage, "{} = {}: give a fraction of the budget, above 0 and at most 1", key, value);
-  return static_cast<std::int64_t>(value * 10000.0 + 0.5);
+  return std::llround(value * 10000.0);
 }
 
 void check(const PolicyConfig& config) {

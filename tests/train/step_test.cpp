@@ -188,7 +188,9 @@ TEST(Step, AValueThatIsNotFiniteSkipsTheUpdateAndNamesTheSample) {
   EXPECT_EQ(result.reports[0].sample_index, broken.index);
   EXPECT_TRUE(std::ranges::equal(before, s.buffers->parameters()));
   s.step->run(input);
-  EXPECT_THROW(s.step->run(input), Error);  // the third in a row
+  const StepResult third = s.step->run(input);  // the third in a row ends the job
+  ASSERT_TRUE(third.fatal);
+  EXPECT_EQ(third.fatal->code(), ExitCode::kData);
 }
 
 TEST(FlatBuffers, SeesAGradientThatIsNoLongerAView) {
