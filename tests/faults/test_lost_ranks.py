@@ -58,7 +58,8 @@ class Killer:
 
 
 def test_killed_ranks_leave_no_trace(tmp_path, model):
-    changes = {"train": {"max_steps": STEPS, "checkpoint_every": 1}, "launch": {"max_restarts": 100}}
+    steps = 60 * KILLS  # enough that a quick machine is not done before the last blow
+    changes = {"train": {"max_steps": steps, "checkpoint_every": 1}, "launch": {"max_restarts": 100}}
     reference = runs.finish(runs.configure(tmp_path / "whole", model, **changes), 2)
     config = runs.configure(tmp_path / "killed", model, **changes)
     folder = config.parent / "run"
@@ -69,7 +70,7 @@ def test_killed_ranks_leave_no_trace(tmp_path, model):
             assert killer.strike(moments[strike % 3]), run.output()
         assert run.end() == 0, run.output()
     assert runs.exit_record(folder)["attempt"] == KILLS + 1
-    runs.assert_same_training(folder, reference, STEPS)
+    runs.assert_same_training(folder, reference, steps)
 
 
 def test_three_restarts_without_a_checkpoint_end_the_run(tmp_path, model):
