@@ -10,6 +10,9 @@ struct Plan {
   int resolution = 0;        ///< pixels of an image's longer side; 0: images as they are
   int micro_batch = 1;       ///< most samples in one forward and backward
   int recompute_blocks = 0;  ///< first k blocks of the language model keep only their input
+  int recompute_vision = 0;  ///< likewise of the vision tower; without adapters there it keeps nothing anyhow
+  int recompute_expert = 0;  ///< likewise of the action expert
+  bool offload = false;      ///< what recomputed language blocks keep lies in host memory outside the budget
   friend bool operator==(const Plan&, const Plan&) = default;
 };
 

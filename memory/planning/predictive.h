@@ -1,0 +1,50 @@
+#pragma once
+// The predictive policy: jumps to the fastest plan that is predicted to fit every rank, at once when memory runs out or a
+// budget falls under the plan's prediction, and remembers what failed. Pure, in whole numbers (see policy.h).
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "memory/planning/candidates.h"
+#include "memory/planning/policy.h"
+
+namespace plimsoll::memory {
+
+/// What choose() looks for.
+struct ChoiceLimits {
+  std::span<const std::int64_t> budgets;  ///< bytes, one a rank
+  std::int64_t target = 8500;             ///< 1/10000 of the budget
+  std::int64_t step = 0;                  ///< plans whose wait is not over at this step are passed over
+};
+
+/// The fastest candidate whose corrected bytes are at most target x budget on every rank and which no wait blocks. Null
+/// when none fits. Times of plans that the run has measured replace predicted ones; the others are scaled by what the
+/// measured plans took compared with their prediction.
+const Candidate* choose(const CandidateTable& table, const ChoiceLimits& limits, const PolicyState& state);
+
+/// The candidate with the fewest corrected bytes on the rank that is worst off: what is left when nothing fits. Null
+/// only for an empty table.
+const Candidate* smallest(const CandidateTable& table, std::span<const std::int64_t> budgets, const PolicyState& state);
+
+/// Time of a candidate as choose() compares it, microseconds.
+std::int64_t expected_microseconds(const CandidateTable& table, const Candidate& candidate, const PolicyState& state);
+
+/// The decision at a window's end. Learns first (calibration, times, failures), then the reactive policy's gates: a
+/// window that is not full, or one within the cooldown: hold. Then: a failure or a peak above the target, or a plan
+/// that is no candidate or is predicted above the target on some rank: the best that fits, or the smallest. Else the best
+/// that fits, if it is expected to save more than least_gain; else hold, saying which it was compared with.
+Decision decide_predictive(const PolicyConfig& config, const WindowSummary& window, const Plan& current,
+                           const CandidateTable& table, PolicyState& state);
+
+/// Between windows, after every reduction that concluded a step: a decision at once when a rank had a retry, or when the
+/// plan's corrected bytes exceed a rank's budget as reported (the next micro-batch would fail); else nothing. Records
+/// failures and learns as decide_predictive does; starts the cooldown. `reports` are the step's, one a rank.
+std::optional<Decision> respond(const PolicyConfig& config, std::int64_t step, std::span<const RankUsage> reports,
+                                const Plan& current, const CandidateTable& table, PolicyState& state);
+
+/// The first plan: choose() under the budgets at start, or the smallest candidate that fits the bare budgets. Null when
+/// not even that fits.
+const Candidate* first_choice(const CandidateTable& table, const ChoiceLimits& limits, const PolicyState& state);
+
+}  // namespace plimsoll::memory
