@@ -25,6 +25,11 @@ std::string share(std::int64_t part, std::int64_t whole) {
   return fmt::format("{} ({:.1f} %)", format_bytes(part), percent(part, whole));
 }
 
+std::string micro_batch(const MemoryStatus& status) {
+  if (status.min_micro == status.max_micro) return std::to_string(status.plan.micro_batch) + " (fixed)";
+  return fmt::format("{} ({}..{})", status.plan.micro_batch, status.min_micro, status.max_micro);
+}
+
 std::string resolution(const MemoryStatus& status) {
   const std::string value = status.plan.resolution == 0 ? "as it is" : std::to_string(status.plan.resolution);
   if (status.min_resolution == status.max_resolution) return value + " (fixed)";
@@ -37,11 +42,12 @@ std::string status_line(const MemoryStatus& status) {
   std::string text = status.window == 0 ? "[memory] baseline" : fmt::format("[memory] window {}", status.window);
   if (status.world > 1) text += fmt::format(" | rank {} of {}", status.rank, status.world);
   const auto target = static_cast<std::int64_t>(std::llround(status.target * static_cast<double>(status.budget)));
-  text += fmt::format(" | current {} | peak {} | target {} | budget {}", format_bytes(status.current),
-                      share(status.peak, status.budget), share(target, status.budget), format_bytes(status.budget));
+  text += fmt::format(" | current {}{} | peak {} | target {} | budget {}", share(status.current, status.current_budget),
+                      status.world > 1 ? " on rank 0" : "", share(status.peak, status.budget),
+                      share(target, status.budget), format_bytes(status.budget));
   text += fmt::format(" | micro-batch {} x {} | resolution {} | recompute {} of {} blocks | retries {}",
-                      status.plan.micro_batch, status.plan.accumulation, resolution(status),
-                      status.plan.recompute_blocks, status.blocks, status.retries);
+                      micro_batch(status), status.plan.accumulation, resolution(status), status.plan.recompute_blocks,
+                      status.blocks, status.retries);
   return status.note.empty() ? text : text + " | " + status.note;
 }
 

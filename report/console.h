@@ -15,28 +15,30 @@ namespace plimsoll::report {
 struct MemoryStatus {
   std::int64_t window = 0;  ///< 0: the baseline at start
   std::int64_t rank = 0, world = 1;
-  std::int64_t current = 0;  ///< bytes live now
-  std::int64_t peak = 0;     ///< most bytes live at once in the window
+  std::int64_t current = 0, current_budget = 0;  ///< bytes live now, and the budget, of the rank that prints: rank 0
+  std::int64_t peak = 0;                         ///< most bytes live at once in the window
   std::int64_t budget = 0;
   double target = 0.85;  ///< fraction of the budget
   PlanView plan;
+  std::int64_t min_micro = 0, max_micro = 0;            ///< equal: the micro-batch is fixed
   std::int64_t blocks = 0;                              ///< of the language model, for "recompute 2 of 36 blocks"
   std::int64_t min_resolution = 0, max_resolution = 0;  ///< equal: the resolution is fixed
   std::int64_t retries = 0;                             ///< in the window, all ranks
   std::string note;  ///< the decision: "kept: inside the band", "micro-batch 4 -> 6: ..."
 };
 
-/// "[memory] window 3 | current 212.0 MiB | peak 231.0 MiB (77.0 %) | target 255.0 MiB (85.0 %) | budget 300.0 MiB |
-/// micro-batch 4 x 4 | resolution 112 (fixed) | recompute 0 of 4 blocks | retries 0 | kept: inside the band"; window 0
-/// reads
-/// "[memory] baseline". With more than one rank it says which one is shown.
+/// "[memory] window 3 | current 212.0 MiB (70.7 %) | peak 231.0 MiB (77.0 %) | target 255.0 MiB (85.0 %) | budget
+/// 300.0 MiB | micro-batch 4 (1..16) x 4 | resolution 112 (fixed) | recompute 0 of 4 blocks | retries 0 | kept: inside
+/// the band"; window 0 reads "[memory] baseline". With more than one rank it says whose peak and whose current bytes
+/// are shown.
 std::string status_line(const MemoryStatus& status);
 
 struct Progress {
   std::int64_t step = 0, total = 0;
   double loss = 0.0;
   double samples_per_second = 0.0;
-  std::int64_t peak = 0, budget = 0;     ///< of the rank nearest to its budget; the same peak as in the status line
+  std::int64_t peak = 0,
+               budget = 0;  ///< since the window began, of the rank nearest to its budget: what its status line says
   std::chrono::duration<double> left{};  ///< until `total`
 };
 

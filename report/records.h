@@ -58,7 +58,7 @@ struct DecisionRecord {
   double peak_fraction = 0.0;     ///< that fraction
   double target = 0.0, margin = 0.0;
   PlanView before, after;
-  std::optional<std::int64_t> predicted_peak;  ///< of `after`, on the worst rank
+  std::optional<std::int64_t> predicted_peak;  ///< of `after`, on the heaviest micro-batch
   bool changed = false;
   std::string reason;  ///< a sentence for a person
 };

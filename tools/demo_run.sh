@@ -36,6 +36,7 @@ constant=$(sed -nE 's/^held-out action error at the end: .*best constant action 
 start=$(error_at start)
 end=$(error_at end)
 retries=$(grep -Eo '"retries":[1-9][0-9]*' "$run/metrics.jsonl" | wc -l)
+unfit=$(count "$run/decisions.jsonl" 'did not fit on rank')
 drops=$(count "$log" 'budget changes from .* after [1-9][0-9]* allocations')
 recovered=$(count "$log" 'out of memory, .* wanted; drained and replayed')
 steps=$(count "$run/metrics.jsonl" '"skipped":false')
@@ -47,10 +48,12 @@ checkpoint=$(sed -nE 's/^ *"checkpoint": "(.*)",?/\1/p' "$run/exit.json")
 
 echo
 echo "The demo, ${took} s:"
+check "the plan and what its peak is made of, before the first step" grep -Eq '^predicted peak of the heaviest' "$log"
+check "a status line a window and progress lines" test "$(count "$log" '^\[memory\] window')" -ge 10 -a "$(count "$log" 'step [0-9]+/[0-9]+ .* samples/s')" -ge 10
 check "two ranks with unequal budgets took $decisions decisions together ($run/decisions.jsonl)" test "$budgets" -eq 2 -a "$decisions" -gt 0
 check "the plan grew $(growths) time(s)" test "$(growths)" -ge 1
 check "out of memory after a budget was lowered in mid-step, $recovered time(s), recovered by replaying" test "$recovered" -ge 1 -a "$drops" -ge 1
-check "out of memory in no other step, heavy samples or not" test "$retries" -eq 1
+check "out of memory in no other step, heavy samples or not" test "$retries" -eq 1 -a "$unfit" -eq 0
 check "no step was lost: $steps of $asked" test "$steps" -eq "${asked:-0}"
 check "held-out action error: $start at the start, $end at the end" less "$end" "$start"
 check "which beats the best constant action, $constant" less "$end" "$constant"

@@ -20,15 +20,26 @@ std::vector<report::RankMemory> rank_memory(const std::vector<ddp::Report>& repo
 }
 
 // The rank whose peak is the largest part of its budget: the one that the policy looks at.
-const ddp::Report& fullest(const std::vector<ddp::Report>& reports) {
-  const ddp::Report* worst = &reports.front();
-  for (const auto& r : reports) {
-    if (static_cast<double>(r.measured_peak_bytes) * static_cast<double>(worst->budget_bytes) >
-        static_cast<double>(worst->measured_peak_bytes) * static_cast<double>(r.budget_bytes)) {
+const report::RankMemory& fullest(const std::vector<report::RankMemory>& ranks) {
+  const report::RankMemory* worst = &ranks.front();
+  for (const auto& r : ranks) {
+    if (static_cast<double>(r.peak) * static_cast<double>(worst->budget) >
+        static_cast<double>(worst->peak) * static_cast<double>(r.budget)) {
       worst = &r;
     }
   }
   return *worst;
+}
+
+// Peaks since the window began, in which `now` is the newest step.
+void merge(const std::vector<report::RankMemory>& now, std::vector<report::RankMemory>& window) {
+  window.resize(now.size());
+  for (std::size_t rank = 0; rank < now.size(); ++rank) {
+    window[rank].peak = std::max(window[rank].peak, now[rank].peak);
+    window[rank].predicted = std::max(window[rank].predicted, now[rank].predicted);
+    window[rank].budget = now[rank].budget;
+    window[rank].retries += now[rank].retries;
+  }
 }
 
 std::int64_t slowest(const std::vector<ddp::Report>& reports, std::int64_t ddp::Report::*field) {
@@ -71,15 +82,24 @@ void RunLog::status(const memory::Decision& decision, std::int64_t window) {
   status.rank = decision.worst_rank;
   status.world = session_.communicator.world();
   status.current = session_.meter.live();
+  status.current_budget = session_.meter.budget();
   status.peak = window == 0 ? session_.meter.peak() : decision.peak_bytes;
   status.budget = decision.budget_bytes > 0 ? decision.budget_bytes : session_.budget;
   status.target = static_cast<double>(session_.controller->config().target) / kWhole;
   status.plan = view(decision.before);
   status.blocks = session_.model->language_blocks();
-  const auto& knobs = session_.controller->config().knobs;
-  if (std::find(knobs.begin(), knobs.end(), memory::Knob::kResolution) != knobs.end()) {
-    status.min_resolution = session_.controller->config().resolution.minimum;
-    status.max_resolution = session_.controller->config().resolution.maximum;
+  const auto& policy = session_.controller->config();
+  const auto turns = [&](memory::Knob knob) {
+    return policy.kind != memory::PolicyKind::kFixed &&
+           std::find(policy.knobs.begin(), policy.knobs.end(), knob) != policy.knobs.end();
+  };
+  if (turns(memory::Knob::kMicroBatch)) {
+    status.max_micro = std::min<std::int64_t>(policy.micro_batch.maximum, session_.share);
+    status.min_micro = std::min<std::int64_t>(policy.micro_batch.minimum, status.max_micro);
+  }
+  if (turns(memory::Knob::kResolution)) {
+    status.min_resolution = policy.resolution.minimum;
+    status.max_resolution = policy.resolution.maximum;
   }
   status.retries = decision.retries;
   status.note = window == 0 ? "" : decision.reason;
@@ -109,28 +129,22 @@ void RunLog::step(const StepView& v) {
   metrics_->append(report::to_json(record));
 
   smooth_ms_ = smooth_ms_ == 0.0 ? v.wall_ms : 0.9 * smooth_ms_ + 0.1 * v.wall_ms;
-  const auto& worst = fullest(result.reports);
+  auto window = window_;  // gather() takes this step in only after it has been followed
+  merge(record.ranks, window);
+  const auto& worst = fullest(window);
   report::Progress progress{
       v.step,
       session_.steps,
       result.loss,
       1000.0 * static_cast<double>(config.batch.effective) / smooth_ms_,
-      worst.measured_peak_bytes,
-      worst.budget_bytes,
+      worst.peak,
+      worst.budget,
       std::chrono::duration<double>(smooth_ms_ / 1000.0 * static_cast<double>(session_.steps - v.step))};
   console_->progress(progress);
 }
 
 void RunLog::gather(const std::vector<ddp::Report>& reports) {
-  if (!active_) return;
-  const auto now = rank_memory(reports);
-  window_.resize(now.size());
-  for (std::size_t rank = 0; rank < now.size(); ++rank) {
-    window_[rank].peak = std::max(window_[rank].peak, now[rank].peak);
-    window_[rank].predicted = std::max(window_[rank].predicted, now[rank].predicted);
-    window_[rank].budget = now[rank].budget;
-    window_[rank].retries += now[rank].retries;
-  }
+  if (active_) merge(rank_memory(reports), window_);
 }
 
 void RunLog::decision(const memory::Decision& decision) {
@@ -146,6 +160,7 @@ void RunLog::decision(const memory::Decision& decision) {
   record.margin = static_cast<double>(decision.margin) / kWhole;
   record.before = view(decision.before);
   record.after = view(decision.plan);
+  record.predicted_peak = session_.predicted_peak(decision.plan);
   record.changed = decision.changed;
   record.reason = decision.reason;
   decisions_->append(report::to_json(record));

@@ -147,7 +147,7 @@ void Session::shake_hands() {
   for (const auto& numbers : ddp::share_numbers(communicator, mine)) budgets.push_back(numbers.at(0));
 }
 
-std::int64_t Session::predicted_peak(const memory::Plan& wanted) {
+std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
   const auto count = std::min(heaviest.size(), static_cast<std::size_t>(wanted.micro_batch));
   return meter.live() + predictor->bytes(total(std::span(heaviest).first(count)), wanted.recompute_blocks);
 }
@@ -278,10 +278,15 @@ void Session::resume(bool from_newest) {
   spdlog::info("resumed from {} at step {}", newest->string(), state.step);
 }
 
-// The plan that the run had settled on, where it still fits every rank; else the one just chosen.
+// The plan that the run had settled on (batch.micro is only where it began), where the settings leave it free and it
+// still fits every rank; else the one just chosen.
 void Session::adopt_saved_plan() {
-  const memory::Plan saved{state.resolution, static_cast<int>(std::min<std::int64_t>(state.micro_batch, share)),
-                           state.recompute_blocks};
+  plan.resolution = state.resolution;
+  if (config.memory.policy == "fixed") return;
+  memory::Plan saved{state.resolution, static_cast<int>(state.micro_batch), state.recompute_blocks};
+  const auto most = std::max<std::int64_t>(1, std::min(share, config.batch.max_micro));
+  const auto least = std::min(most, config.batch.min_micro);
+  saved.micro_batch = static_cast<int>(std::clamp<std::int64_t>(saved.micro_batch, least, most));
   const bool same = configured_recompute(config.memory, model->language_blocks()).value_or(saved.recompute_blocks) ==
                     saved.recompute_blocks;
   const std::vector<std::int64_t> fits = {same && predicted_peak(saved) <= budget ? 1 : 0};

@@ -55,7 +55,7 @@ struct Session {
   std::vector<model::StreamSample> load_share(std::int64_t step, std::vector<std::shared_ptr<const Sample>>& hold);
   std::filesystem::path checkpoint_root() const;
   /// Predicted peak of the heaviest micro-batch of `plan`, live bytes included.
-  std::int64_t predicted_peak(const memory::Plan& plan);
+  std::int64_t predicted_peak(const memory::Plan& plan) const;
   /// Rank 0 writes `state` and all tensors to run.dir/checkpoints; the others wait. Collective. Throws
   /// Error(kCheckpoint) on all ranks when the disk refuses.
   void write_checkpoint();

@@ -132,22 +132,22 @@ class Run:
             time.sleep(pause)
         raise AssertionError(f"waited {LIMIT:.0f} s for {what}:\n{self.output()}")
 
-    def end(self):
+    def end(self, limit=LIMIT):
         """The exit code."""
         try:
-            return self.process.wait(LIMIT)
+            return self.process.wait(limit)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {LIMIT:.0f} s:\n{self.output()}") from None
+            raise AssertionError(f"still running after {limit:.0f} s:\n{self.output()}") from None
 
 
 def launch(config, ranks, *more):
     return Run([PLIMSOLL, "launch", "-n", ranks, "--config", config, *more], config.parent)
 
 
-def finish(config, ranks, *more):
+def finish(config, ranks, *more, limit=LIMIT):
     """Launches, waits, and demands success."""
     with launch(config, ranks, *more) as run:
-        assert run.end() == 0, run.output()
+        assert run.end(limit) == 0, run.output()
     return config.parent / "run"
 
 

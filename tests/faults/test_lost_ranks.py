@@ -10,7 +10,6 @@ import pytest
 import runs
 
 KILLS = 20 if runs.PROOFS else 3
-STEPS = 40 if runs.PROOFS else 12
 SEED = 20
 
 
@@ -29,9 +28,13 @@ class Killer:
         self.run, self.folder, self.ranks = run, folder, ranks
         self.random = random.Random(SEED)
         self.attempts = 1
+        self.broken_writes = 0  # checkpoints that were being written when their writer died
 
     def newest(self):
         return max(runs.checkpoints(self.folder), default=0)
+
+    def being_written(self):
+        return list((self.folder / "checkpoints").glob(".step-*"))
 
     def wait_for_ranks(self):
         return self.run.until(lambda: len(self.run.ranks()) == self.ranks, "all ranks to be there")
@@ -43,14 +46,16 @@ class Killer:
             before = self.newest()
             self.run.until(lambda: self.newest() > before, "a new checkpoint")
         if moment == "writing":
-            self.run.until(lambda: any((self.folder / "checkpoints").glob(".step-*")), "a checkpoint being written", pause=0.0005)
-            time.sleep(self.random.uniform(0, 0.02))
+            alive, victim = self.run.ranks(), 0  # the writer; looked up before, since a write takes milliseconds
+            self.run.until(self.being_written, "a checkpoint being written", pause=0.0005)
+            time.sleep(self.random.uniform(0, 0.005))
         else:
             time.sleep(self.random.uniform(0, 0.5))
-        alive = self.run.ranks()
-        victim = self.random.randrange(self.ranks)
+            alive, victim = self.run.ranks(), self.random.randrange(self.ranks)
         if victim not in alive or not kill(alive[victim]):
             return False
+        # The next attempt makes the same name anew, and not before it has loaded its model.
+        self.broken_writes += bool(self.being_written())
         self.attempts += 1
         self.run.until(lambda: alive[victim] not in self.run.ranks().values(), "the killed rank to be gone")
         self.run.until(lambda: f"restart {self.attempts - 1} of" in self.run.output(), "the restart")
@@ -60,7 +65,7 @@ class Killer:
 def test_killed_ranks_leave_no_trace(tmp_path, model):
     steps = 30 * KILLS  # enough that a quick machine is not done before the last blow
     changes = {"train": {"max_steps": steps, "checkpoint_every": 1}, "launch": {"max_restarts": 100}}
-    reference = runs.finish(runs.configure(tmp_path / "whole", model, **changes), 2)
+    reference = runs.finish(runs.configure(tmp_path / "whole", model, **changes), 2, limit=runs.LIMIT + 30 * KILLS)
     config = runs.configure(tmp_path / "killed", model, **changes)
     folder = config.parent / "run"
     with runs.launch(config, 2) as run:
@@ -68,8 +73,9 @@ def test_killed_ranks_leave_no_trace(tmp_path, model):
         moments = ["writing", "start", "any"]
         for strike in range(KILLS):
             assert killer.strike(moments[strike % 3]), run.output()
-        assert run.end() == 0, run.output()
+        assert run.end(runs.LIMIT + 30 * KILLS) == 0, run.output()
     assert runs.exit_record(folder)["attempt"] == KILLS + 1
+    assert killer.broken_writes > 0, "no kill met a checkpoint being written"
     runs.assert_same_training(folder, reference, steps)
 
 

@@ -162,6 +162,20 @@ TEST_F(Program, EveryConfigurationInTheRepositoryLoads) {
   EXPECT_GT(files, 0) << "configs/ is empty";
 }
 
+// What the issue that each was written for says of them.
+TEST_F(Program, TheConfigurationsSayWhatTheyAreFor) {
+  const auto resolved = [&](const std::string& name) { return run("config --config configs/" + name + ".toml").out; };
+  for (const char* text : {"rank = 8", "alpha = 16", "dropout = 0.05", "epochs = 10", "lr = 0.0001", "vl_lr = 1e-05",
+                           "effective = 32", "stage = 2"}) {
+    EXPECT_THAT(resolved("stage2"), HasSubstr(text));
+  }
+  EXPECT_THAT(resolved("stage1"), HasSubstr("stage = 1"));
+  EXPECT_THAT(resolved("reactive"), HasSubstr("policy = \"reactive\""));
+  for (const char* text : {"policy = \"fixed\"", "micro = 2", "accumulation = 16", "effective = 32"}) {
+    EXPECT_THAT(resolved("fixed"), HasSubstr(text));
+  }
+}
+
 TEST_F(Program, DoctorSpeaksJson) {
   const auto json = nlohmann::json::parse(run("doctor --json").out);
   EXPECT_TRUE(json["ok"].is_boolean());

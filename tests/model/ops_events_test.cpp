@@ -37,7 +37,17 @@ const std::vector<Sizes>& all_sizes() {
                                         {{256}, 2, 1, 32, 64},
                                         {{9, 9, 9, 9}, 8, 2, 16, 200},
                                         {{600}, 1, 1, 16, 1100},
-                                        {{2, 2}, 16, 2, 4, 64}};
+                                        {{2, 2}, 16, 2, 4, 64},
+                                        {{4}, 1, 1, 16, 8},
+                                        {{7, 50}, 4, 1, 16, 33},
+                                        {{100, 1, 99}, 2, 1, 24, 72},
+                                        {{65}, 6, 3, 8, 128},
+                                        {{12, 12, 12, 12, 12, 12}, 4, 2, 12, 17},
+                                        {{300, 20}, 2, 2, 8, 40},
+                                        {{1, 2, 3, 4, 5}, 3, 3, 4, 25},
+                                        {{513}, 2, 1, 16, 50},
+                                        {{80, 80}, 5, 1, 20, 300},
+                                        {{31}, 12, 4, 8, 96}};
   return sizes;
 }
 
@@ -98,7 +108,11 @@ Tensor run_block(const Block& b, const Tensor& x) {
   const auto heads = [&](const Tensor& t, std::int64_t count) { return t.view({s.tokens(), count, s.d}); };
   const Tensor q = rotary(heads(qkv[0], s.heads), b.cos, b.sin);
   const Tensor k = rotary(heads(qkv[1], s.kv_heads), b.cos_float, b.sin_float);
-  const Tensor mixed = attention(q, k, heads(qkv[2], s.kv_heads), b.segments, true);
+  const auto [seen, seen_again] = fork(heads(qkv[2], s.kv_heads));
+  const auto [q_causal, q_all] = fork(q);
+  const auto [k_causal, k_all] = fork(k);
+  const Tensor mixed = add_residual(attention(q_causal, k_causal, seen, b.segments, true),
+                                    attention(q_all, k_all, seen_again, b.segments, false));
   const auto [y, y_again] = fork(add_residual(rest, linear(mixed.view({s.tokens(), s.width()}), b.o, {}, b.type)));
   const auto [z, z_again] = fork(rms_norm(y_again, {}, 1e-6));
   const Tensor gate = lora_linear(z, b.gate, {}, b.a[3], b.b[3], 2.0F, {0.1F, b.keys, 4}, b.type);

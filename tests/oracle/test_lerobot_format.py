@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import subprocess
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -200,6 +201,47 @@ def test_show_equals_the_parquet(demo, tmp_path):
         assert tensors[key + TOP].shape == (84, 84, 3) and tensors[key + TOP].dtype == np.uint8
         assert texts[f"{index:06d}"] == tasks[row["task_index"]]
     assert len(tensors) == 4 * 11
+
+
+def decoded(path):
+    """All frames as FFmpeg's own conversion gives them through PyAV, the decoder that lerobot falls back to."""
+    with av.open(str(path)) as video:
+        return [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+
+
+def video_of(dataset, camera):
+    (path,) = (dataset / "videos" / camera).glob("*/*.mp4")
+    return path
+
+
+def assert_same_pictures(dataset, frames, tmp_path):
+    indices = [0, 1, 4, 5, 99, 131, 199]
+    tensors, _ = show(dataset, indices, tmp_path / "pictures.safetensors")
+    for index in indices:
+        shown = tensors[f"{index:06d}/{TOP}"].astype(int)
+        assert np.ptp(shown.reshape(-1, 3), axis=0).min() > 50, "a picture without colours would show nothing"
+        assert np.abs(shown - frames[index]).max() <= 2, index
+
+
+def test_h264_frames_equal_pyav(demo, tmp_path):
+    assert_same_pictures(demo, decoded(video_of(demo, TOP)), tmp_path)
+
+
+@pytest.mark.parametrize("codec, options", [("libsvtav1", {"preset": "12", "crf": "30"}), ("libx265", {"crf": "20", "x265-params": "log-level=none"})])
+def test_other_codecs_equal_pyav(demo, tmp_path, codec, options):
+    """The demo's video encoded anew as lerobot does it by default (AV1, a key frame every two frames), and as HEVC."""
+    copy = shutil.copytree(demo, tmp_path / "set")
+    path = video_of(copy, TOP)
+    frames = decoded(path)
+    fps = json.loads((copy / "meta/info.json").read_text())["fps"]
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream(codec, fps, options={"g": "2", **options})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        video.mux(stream.encode())
+    assert_same_pictures(copy, decoded(path), tmp_path)
 
 
 @pytest.mark.parametrize("indices", ["200", "-1", "1,,2", "x", "", "1,"])

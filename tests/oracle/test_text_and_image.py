@@ -392,6 +392,12 @@ def test_model_directory(probe, tmp_path, vocabulary):
     assert len(processor.tokenizer) == min(vocabulary, 151665)
     if vocabulary > 151665:
         assert (ids["pad"], ids["video_pad"]) == (151643, 151656)
+        # The 22 of Qwen2.5's tokenizer_config.json, in its order.
+        added = ["endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start", "box_end", "quad_start", "quad_end",
+                 "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"]
+        added = [f"<|{name}|>" for name in added] + ["<tool_call>", "</tool_call>"]
+        added += [f"<|{name}|>" for name in ("fim_prefix", "fim_middle", "fim_suffix", "fim_pad", "repo_name", "file_sep")]
+        assert processor.tokenizer.convert_tokens_to_ids(added) == list(range(151643, 151665))
     config = Qwen2_5_VLConfig(image_token_id=ids["image_pad"], video_token_id=ids["video_pad"], vision_start_token_id=ids["vision_start"])
     holder = type("Holder", (), {"config": config, "get_vision_position_ids": Qwen2_5_VLModel.get_vision_position_ids})()
     sizes = [(60, 90), (333, 77), (112, 112)]

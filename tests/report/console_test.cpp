@@ -21,10 +21,13 @@ MemoryStatus example() {
   MemoryStatus status;
   status.window = 3;
   status.current = 212_MiB;
+  status.current_budget = 300_MiB;
   status.peak = 231_MiB;
   status.budget = 300_MiB;
   status.plan = {4, 4, 112, 0, 7};
   status.blocks = 4;
+  status.min_micro = 1;
+  status.max_micro = 16;
   status.min_resolution = status.max_resolution = 112;
   status.note = "kept: inside the band";
   return status;
@@ -32,9 +35,10 @@ MemoryStatus example() {
 
 TEST(StatusLine, SaysAllAlsoWhenNothingChanges) {
   EXPECT_EQ(status_line(example()),
-            "[memory] window 3 | current 212.0 MiB | peak 231.0 MiB (77.0 %) | target 255.0 MiB (85.0 %) | budget "
-            "300.0 MiB | "
-            "micro-batch 4 x 4 | resolution 112 (fixed) | recompute 0 of 4 blocks | retries 0 | kept: inside the band");
+            "[memory] window 3 | current 212.0 MiB (70.7 %) | peak 231.0 MiB (77.0 %) | target 255.0 MiB (85.0 %) | "
+            "budget 300.0 MiB | "
+            "micro-batch 4 (1..16) x 4 | resolution 112 (fixed) | recompute 0 of 4 blocks | retries 0 | kept: inside "
+            "the band");
 }
 
 TEST(StatusLine, BaselineRanksBoundsAndNoBudget) {

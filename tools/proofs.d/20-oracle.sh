@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# Parity with transformers, peft, tokenizers and lerobot, in full.
+# Parity with transformers, peft and tokenizers; datasets against pyarrow and PyAV; in full.
 set -euo pipefail
 tools/test.sh oracle
