@@ -2,6 +2,7 @@
 // Two facts about the calling thread that allocators read and the model sets, so that neither room includes the other.
 
 #include <cstdint>
+#include <string_view>
 
 namespace plimsoll {
 
@@ -49,5 +50,11 @@ class AllocationLabel {
  private:
   const char* previous_;
 };
+
+/// "language.block 17": a label that lives as long as the program, made once. Any thread.
+const char* numbered_label(const char* name, int number);
+
+/// The label without its number, "language.block": what a person wants summed up.
+std::string_view family_of_label(std::string_view label);
 
 }  // namespace plimsoll

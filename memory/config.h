@@ -37,10 +37,12 @@ struct MemoryConfig {
   Setting budget = "auto";
   std::vector<BudgetChange> budget_changes;
   double target = 0.85, margin = 0.05;
-  std::string policy = "reactive", profile = "default";
+  std::string policy = "predictive", profile = "default";
   std::int64_t adjustment_frequency = 25;
-  std::vector<std::string> knobs = {"micro_batch"};
+  std::vector<std::string> knobs = {"micro_batch", "recompute", "offload"};
   Setting recompute = "auto";
+  Setting offload = "auto";
+  std::string calibration = "auto";
   Setting workspace = "auto";
 
   template <class V>
@@ -54,18 +56,32 @@ struct MemoryConfig {
     v("target", target, "Fraction of the budget that the peak should reach.", between(0.1, 1.0));
     v("margin", margin, "The band under the target in which nothing is changed, as a fraction of the budget.",
       between(0.0, 0.5));
-    v("policy", policy, "How the plan changes: \"fixed\" (never) or \"reactive\" (from measured peaks).",
-      one_of({"fixed", "reactive"}));
+    v("policy", policy,
+      "How the plan changes: \"predictive\" (to the fastest that is predicted to fit), \"reactive\" (step by step, "
+      "from "
+      "measured peaks) or \"fixed\" (never).",
+      one_of({"fixed", "predictive", "reactive"}));
     v("profile", profile, "Bounds of the reactive policy: \"default\" or \"classic\" (those of the first prototype).",
       one_of({"default", "classic"}));
     v("adjustment_frequency", adjustment_frequency, "Steps of a window: between two decisions.", at_least(1));
     v("knobs", knobs,
-      "What the policy may turn, in this order: \"micro_batch\", \"resolution\" (changes what the model sees).",
-      each(one_of({"micro_batch", "resolution"})));
+      "What the policy may turn: \"micro_batch\", \"recompute\" and \"offload\" (the predictive one), \"resolution\" "
+      "(the reactive one; it changes what the model sees). The reactive policy turns its knobs in this order.",
+      each(one_of({"micro_batch", "offload", "recompute", "resolution"})));
     v("recompute", recompute,
-      "Language blocks that keep only their input: \"none\", \"all\", a number, or \"auto\" (none if a single sample "
-      "then fits, else all).",
+      "Language blocks that keep only their input: \"none\", \"all\", a number, or \"auto\" (what the predictive "
+      "policy "
+      "finds best; under the others none if a single sample then fits, else all).",
       either({one_of({"auto", "none", "all"}), count(0)}));
+    v("offload", offload,
+      "Whether what recomputed language blocks keep lies in host memory outside the budget: \"on\", \"off\", or "
+      "\"auto\" "
+      "(where the predictive policy finds it best).",
+      one_of({"auto", "on", "off"}));
+    v("calibration", calibration,
+      "Where is kept what measured peaks said about predicted ones: \"auto\" (in the user's cache folder, one file a "
+      "model), \"off\", or a file.",
+      not_empty());
     v("workspace", workspace, "Bytes of the arena for library scratch, part of the budget: \"auto\" or a size.",
       either({one_of({"auto"}), byte_size()}));
   }

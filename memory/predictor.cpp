@@ -12,12 +12,13 @@ std::int64_t round_up_to_class(std::int64_t value, std::int64_t unit) {
   return (value + step - 1) / step * step;
 }
 
-std::int64_t Predictor::bytes(const MicroBatchShape& shape, int recompute_blocks) {
+std::int64_t Predictor::bytes(const MicroBatchShape& shape, const Plan& plan) {
   // Patches come in groups of four: one token each after the merger.
   const MicroBatchShape rounded{shape.samples, round_up_to_class(shape.tokens, 4), round_up_to_class(shape.patches, 4)};
-  const auto key = std::make_tuple(rounded.samples, rounded.tokens, rounded.patches, recompute_blocks);
+  const Key key{rounded.samples,       rounded.tokens,        rounded.patches, plan.recompute_blocks,
+                plan.recompute_vision, plan.recompute_expert, plan.offload};
   if (const auto found = known_.find(key); found != known_.end()) return found->second;
-  return known_[key] = measure_(rounded, recompute_blocks);
+  return known_[key] = measure_(rounded, plan);
 }
 
 }  // namespace plimsoll::memory

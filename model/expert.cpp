@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/scope.h"
 #include "model/expert_ops.h"
+#include "model/recompute.h"
 
 namespace plimsoll::model {
 namespace {
@@ -96,6 +97,12 @@ ActionExpert::Block ActionExpert::make_block(const std::string& name, ParameterL
   return block;
 }
 
+std::vector<Tensor> ActionExpert::Block::trainable() const {
+  std::vector<Tensor> all{modulation.weight, modulation.bias, gate, up, down};
+  for (const Attention* part : {&self, &cross}) all.insert(all.end(), {part->q, part->k, part->v, part->o});
+  return all;
+}
+
 Tensor ActionExpert::multiply(const Tensor& x, const Tensor& weight, const Tensor& bias) const {
   return linear(x, weight, bias, ports_.compute);
 }
@@ -167,7 +174,10 @@ Tensor ActionExpert::start_rows(const Tensor& noisy, const Tensor& state) const 
 }
 
 Tensor ActionExpert::predict(const Tensor& noisy, const Tensor& times, const Tensor& state,
-                             const ExpertContext& context) const {
+                             const ExpertContext& context, int recomputed) const {
+  if (recomputed < 0 || recomputed > options_.depth) {
+    fail(ExitCode::kUsage, "recompute {} expert blocks: expert.depth is {}", recomputed, options_.depth);
+  }
   const AllocationLabel label("expert");
   const Tensor hidden = swish(multiply(times, time_in_.weight, time_in_.bias));
   Tensor time = swish(multiply(hidden, time_out_.weight, time_out_.bias));
@@ -182,7 +192,17 @@ Tensor ActionExpert::predict(const Tensor& noisy, const Tensor& times, const Ten
     }
     const auto [context_here, context_after] = fork(context_rows);
     context_rows = context_after;
-    rows = run_block(i, rows, time_here, context_here, context);
+    if (static_cast<int>(i) >= recomputed) {
+      rows = run_block(i, rows, time_here, context_here, context);
+      continue;
+    }
+    auto trainable = blocks_[i].trainable();
+    trainable.insert(trainable.end(), {time_here, context_here});
+    // Under names of their own: clang 14 cannot capture structured bindings.
+    const auto again = [this, i, time = time_here, kept = context_here, context](const Tensor& x) {
+      return run_block(i, x, time, kept, context);
+    };
+    rows = recompute(again, rows, trainable);
   }
   const auto m = split_columns(multiply(time, final_modulation_.weight, final_modulation_.bias), 2);
   const Tensor out = multiply(modulated_norm(rows, m[0], m[1]), action_out_.weight, action_out_.bias);

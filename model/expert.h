@@ -52,8 +52,10 @@ class ActionExpert {
 
   /// noisy: [G, N, A] fp32; times: sinusoidal embedding [G, kTimeWidth] fp32; state: [samples, state_dim] fp32. Returns
   /// [G, n, A] in `compute`: the last N rows of each draw are the predicted noise or velocity, a state row before them
-  /// means nothing (Diffusion::loss looks at the last N only).
-  Tensor predict(const Tensor& noisy, const Tensor& times, const Tensor& state, const ExpertContext& context) const;
+  /// means nothing (Diffusion::loss looks at the last N only). The first `recomputed` blocks keep only their rows for
+  /// backward; more than there are is Error(kUsage).
+  Tensor predict(const Tensor& noisy, const Tensor& times, const Tensor& state, const ExpertContext& context,
+                 int recomputed = 0) const;
 
   static constexpr std::int64_t kTimeWidth = 256;
 
@@ -68,6 +70,7 @@ class ActionExpert {
     Linear modulation;  ///< shift, scale and gate for each of the three parts
     Attention self, cross;
     Tensor gate, up, down;
+    std::vector<Tensor> trainable() const;  ///< all of them: inputs of the block's recompute function
   };
 
   Linear make_linear(const std::string& name, std::int64_t out, std::int64_t in, ParameterList& parameters) const;

@@ -79,19 +79,21 @@ Tensor LanguageModel::run_labelled(const Block& block, const Tensor& x, const Pa
   return run_block(block, x, batch, keys);
 }
 
-Tensor LanguageModel::forward(const PackedBatch& batch, const Tensor& image_features, int recomputed,
+Tensor LanguageModel::forward(const PackedBatch& batch, const Tensor& image_features, const Recompute& settings,
                               bool training) const {
-  const AllocationLabel label("language.block");
+  const AllocationLabel label("language");
+  const Keep keep = settings.offload ? Keep::kOnHost : Keep::kOnDevice;
   const Tensor none;
   const Tensor& keys = training ? batch.dropout_keys : none;
   Tensor x = embed(batch, image_features);
   for (int i = 0; i < blocks(); ++i) {
     const Block& block = blocks_[i];
-    if (i < recomputed) {
+    const AllocationLabel of_block(numbered_label("language.block", i));
+    if (i < settings.language_blocks) {
       // Captured by value: the batch's tensors must outlive this call, and they are only references.
       x = recompute(
           [this, &block, batch, keys](const Tensor& input) { return run_labelled(block, input, batch, keys); }, x,
-          block.trainable);
+          block.trainable, keep);
     } else {
       x = run_block(block, x, batch, keys);
     }

@@ -18,10 +18,13 @@ struct LoraOptions {
       R"(.*language_model.*\.(q|k|v|o|gate|up|down)_proj)";  ///< full match on transformers-5 module names
 };
 
-/// How many blocks keep only their input and run again in backward: the first k of the language model. Vision runs
-/// without autograd unless something in it is trained.
+/// How many blocks keep only their input and run again in backward: the first so many of each tower. Vision runs
+/// without autograd, and then keeps nothing anyhow, unless something in it is trained.
 struct Recompute {
   int language_blocks = 0;  ///< 0 .. language_blocks()
+  int vision_blocks = 0;    ///< 0 .. vision_blocks()
+  int expert_blocks = 0;    ///< 0 .. expert_blocks()
+  bool offload = false;     ///< what recomputed language blocks keep lies in host memory (host_copy.h)
 };
 
 enum class ParameterGroup { kVlm, kExpert };  ///< learning rates vl_lr and lr

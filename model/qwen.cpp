@@ -17,6 +17,11 @@ std::vector<float> rotary_frequencies(double theta, int width) {
   return {values, values + frequencies.numel()};
 }
 
+void require_blocks(const char* tower, int wanted, int there) {
+  if (wanted >= 0 && wanted <= there) return;
+  fail(ExitCode::kUsage, "recompute {} {} blocks: the model has {}", wanted, tower, there);
+}
+
 }  // namespace
 
 struct Qwen::Parts {
@@ -70,23 +75,22 @@ Qwen::~Qwen() = default;
 
 std::int64_t Qwen::hidden_size() const { return parts_->config.text.hidden; }
 int Qwen::language_blocks() const { return parts_->language.blocks(); }
+int Qwen::vision_blocks() const { return parts_->vision.trainable() ? parts_->vision.blocks() : 0; }
 const QwenConfig& Qwen::config() const { return parts_->config; }
 PackingRules Qwen::packing_rules() const { return parts_->rules; }
 const std::vector<Parameter>& Qwen::adapters() const { return parts_->adapters.parameters(); }
 
-Tensor Qwen::image_features(const PackedBatch& batch, bool training) const {
+Tensor Qwen::image_features(const PackedBatch& batch, const Recompute& recompute, bool training) const {
+  require_blocks("vision", recompute.vision_blocks, parts_->vision.blocks());
   if (!batch.pixel_values.defined()) return {};
   const c10::AutoGradMode grad(at::GradMode::is_enabled() && parts_->vision.trainable());
-  return parts_->vision.forward(batch, training);
+  return parts_->vision.forward(batch, recompute.vision_blocks, training);
 }
 
 Tensor Qwen::hidden_states(const PackedBatch& batch, const Tensor& image_features, const Recompute& recompute,
                            bool training) const {
-  if (recompute.language_blocks < 0 || recompute.language_blocks > language_blocks()) {
-    fail(ExitCode::kUsage, "recompute {} language blocks: the model has {}", recompute.language_blocks,
-         language_blocks());
-  }
-  return parts_->language.forward(batch, image_features, recompute.language_blocks, training);
+  require_blocks("language", recompute.language_blocks, language_blocks());
+  return parts_->language.forward(batch, image_features, recompute, training);
 }
 
 }  // namespace plimsoll::model

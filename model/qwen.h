@@ -35,6 +35,8 @@ class Qwen {
 
   std::int64_t hidden_size() const;  ///< width of hidden_states and image_features
   int language_blocks() const;
+  /// Of the vision tower that can be recomputed: none unless adapters are in it.
+  int vision_blocks() const;
   const QwenConfig& config() const;
 
   /// Packing rules with all that the VLM knows filled in; actions, sensor, diffusion, dropout seed are left to the
@@ -47,11 +49,11 @@ class Qwen {
 
   /// [P / 4, hidden_size] in the dtype `compute`, rows in original image order: vision tower and merger. Undefined
   /// without images. Runs without autograd unless an adapter is in the vision part.
-  Tensor image_features(const PackedBatch& batch, bool training = false) const;
+  Tensor image_features(const PackedBatch& batch, const Recompute& recompute = {}, bool training = false) const;
 
   /// [T, hidden_size] in the dtype `compute`: the language model after its final norm, image features in place of the
-  /// image tokens' embeddings. `training` turns dropout on (batch.dropout_keys must be there then). The first
-  /// recompute.language_blocks blocks keep only their input for backward.
+  /// image tokens' embeddings. `training` turns dropout on (batch.dropout_keys must be there then). `recompute` says
+  /// which blocks keep only their input for backward; more blocks than there are is Error(kUsage).
   Tensor hidden_states(const PackedBatch& batch, const Tensor& image_features, const Recompute& recompute,
                        bool training) const;
 

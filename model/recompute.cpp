@@ -2,6 +2,7 @@
 
 #include <torch/csrc/autograd/autograd.h>
 
+#include "model/host_copy.h"
 #include "model/ops_node.h"
 
 namespace plimsoll::model {
@@ -10,13 +11,19 @@ namespace {
 /// Inputs x and the block's trainable tensors.
 class RecomputeNode final : public torch::autograd::Node {
  public:
-  void keep(std::function<Tensor(const Tensor&)> block, const Tensor& x, const std::vector<Tensor>& trainable) {
+  void keep(std::function<Tensor(const Tensor&)> block, const Tensor& x, const std::vector<Tensor>& trainable,
+            Keep where) {
     block_ = std::move(block);
-    x_ = SavedVariable(x, false);
+    if (where == Keep::kOnHost) {
+      host_x_ = HostCopy(x.is_contiguous() ? x : x.contiguous());
+    } else {
+      x_ = SavedVariable(x, false);
+    }
     for (const Tensor& tensor : trainable) trainable_.emplace_back(tensor, false);
   }
   void release_variables() override {
     x_.reset_data();
+    host_x_.release();
     for (auto& variable : trainable_) variable.reset_data();
     block_ = nullptr;
   }
@@ -25,7 +32,9 @@ class RecomputeNode final : public torch::autograd::Node {
   variable_list apply(variable_list&& grads) override {
     variable_list out(1 + trainable_.size());
     if (!grads[0].defined()) return out;
-    const Tensor x = x_.unpack().detach().requires_grad_(task_should_compute_output(0));
+    const Tensor kept = host_x_.holds() ? host_x_.restore(grads[0]) : x_.unpack().detach();
+    host_x_.release();
+    const Tensor x = kept.requires_grad_(task_should_compute_output(0));
     variable_list wanted;
     std::vector<std::size_t> places;
     const auto want = [&](const Tensor& tensor, std::size_t place) {
@@ -54,6 +63,7 @@ class RecomputeNode final : public torch::autograd::Node {
 
   std::function<Tensor(const Tensor&)> block_;
   SavedVariable x_;
+  HostCopy host_x_;
   std::vector<SavedVariable> trainable_;
 };
 
@@ -63,7 +73,8 @@ bool any_requires_grad(const std::vector<Tensor>& tensors) {
 
 }  // namespace
 
-Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, const std::vector<Tensor>& trainable) {
+Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, const std::vector<Tensor>& trainable,
+                 Keep keep) {
   if (!at::GradMode::is_enabled() || !(x.requires_grad() || any_requires_grad(trainable))) return block(x);
   Tensor y;
   {
@@ -73,7 +84,7 @@ Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, 
   variable_list inputs{x};
   inputs.insert(inputs.end(), trainable.begin(), trainable.end());
   auto node = make_node<RecomputeNode>(inputs);
-  node->keep(std::move(block), x, trainable);
+  node->keep(std::move(block), x, trainable, keep);
   torch::autograd::set_history(y, node);
   return y;
 }

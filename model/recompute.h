@@ -8,17 +8,25 @@
 
 namespace plimsoll::model {
 
+/// Where recompute() keeps x until backward.
+enum class Keep {
+  kOnDevice,
+  kOnHost,  ///< as a HostCopy (host_copy.h): x's memory is free once its maker and the caller let go of it
+};
+
 /// Runs block(x) without a graph and saves only x; in backward runs it again, with a graph, for the gradients of x and
 /// of `trainable`, and frees that graph at once. Gradients equal those of block(x) itself, to the bit in fp32.
 ///
-/// `trainable`: every tensor that requires a gradient and that the block reads besides x: they become inputs of the
-/// node. One left out gets no gradient, silently; and with none given a block whose x requires no gradient would train
-/// nothing. `block` is kept until the gradient has been computed or the graph dropped; what it captures must stay valid
-/// until then and must not change. It must be deterministic: randomness only from keys (ops.h, Dropout).
+/// `trainable`: every tensor that requires a gradient and that the block reads besides x, leaf or not: they become
+/// inputs of the node, and are themselves kept on the device. One left out gets no gradient, silently; and with none
+/// given a block whose x requires no gradient would train nothing. `block` is kept until the gradient has been computed
+/// or the graph dropped; what it captures must stay valid until then and must not change. It must be deterministic:
+/// randomness only from keys (ops.h, Dropout).
 ///
 /// Works on CPU and meta with the same events. With grad mode off, or when nothing requires a gradient, it is just
 /// block(x). An exception in either run leaves nothing behind but what the autograd engine holds until its next
 /// backward.
-Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, const std::vector<Tensor>& trainable);
+Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, const std::vector<Tensor>& trainable,
+                 Keep keep = Keep::kOnDevice);
 
 }  // namespace plimsoll::model

@@ -31,15 +31,18 @@ class VisionTower {
 
   /// True when an adapter is in here: then it runs with autograd.
   bool trainable() const { return trainable_; }
+  int blocks() const { return static_cast<int>(blocks_.size()); }
 
-  /// [P / 4, out_hidden] in image order, from batch.pixel_values in window order.
-  Tensor forward(const PackedBatch& batch, bool training) const;
+  /// [P / 4, out_hidden] in image order, from batch.pixel_values in window order. Blocks 0 .. recomputed-1 keep only
+  /// their input for backward.
+  Tensor forward(const PackedBatch& batch, int recomputed, bool training) const;
 
  private:
   struct Block {
     Tensor norm1, norm2;
     Linear qkv, proj, gate, up, down;
-    bool full = false;  ///< attends to the whole frame
+    bool full = false;              ///< attends to the whole frame
+    std::vector<Tensor> trainable;  ///< the block's adapters, inputs of its recompute function
   };
   Block make_block(int index, const ModuleLoader& loader) const;
   Tensor attend(const Block& block, Tensor x, const PackedBatch& batch, const Tensor& keys) const;
@@ -62,8 +65,9 @@ class LanguageModel {
   LanguageModel(const TextConfig& config, const ModuleLoader& loader);
   int blocks() const { return static_cast<int>(blocks_.size()); }
 
-  /// [T, hidden] after the final norm. Blocks 0 .. recomputed-1 keep only their input for backward.
-  Tensor forward(const PackedBatch& batch, const Tensor& image_features, int recomputed, bool training) const;
+  /// [T, hidden] after the final norm. The first recompute.language_blocks blocks keep only their input for backward.
+  Tensor forward(const PackedBatch& batch, const Tensor& image_features, const Recompute& recompute,
+                 bool training) const;
 
  private:
   struct Block {

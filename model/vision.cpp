@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/scope.h"
+#include "model/recompute.h"
 #include "model/towers.h"
 
 namespace plimsoll::model {
@@ -38,6 +39,7 @@ VisionTower::VisionTower(const VisionConfig& config, const ModuleLoader& loader)
 VisionTower::Block VisionTower::make_block(int index, const ModuleLoader& loader) const {
   const std::string root = fmt::format("model.visual.blocks.{}.", index);
   const std::int64_t width = config_.hidden, wide = config_.intermediate;
+  const std::size_t before = loader.adapters.parameters().size();
   Block block;
   block.norm1 = loader.weights.get(root + "norm1.weight", {width});
   block.norm2 = loader.weights.get(root + "norm2.weight", {width});
@@ -48,6 +50,8 @@ VisionTower::Block VisionTower::make_block(int index, const ModuleLoader& loader
   block.down = loader.linear(root + "mlp.down_proj", width, wide, true);
   block.full =
       std::find(config_.full_attention.begin(), config_.full_attention.end(), index) != config_.full_attention.end();
+  const auto& made = loader.adapters.parameters();
+  for (std::size_t i = before; i < made.size(); ++i) block.trainable.push_back(made[i].tensor);
   return block;
 }
 
@@ -85,12 +89,21 @@ Tensor VisionTower::merge(const Tensor& x, const Tensor& keys) const {
   return merger_out_(gelu_erf(merger_in_(rows, keys, compute_)), keys, compute_);
 }
 
-Tensor VisionTower::forward(const PackedBatch& batch, bool training) const {
+Tensor VisionTower::forward(const PackedBatch& batch, int recomputed, bool training) const {
   const AllocationLabel label("vision");
   const Tensor none;
   const Tensor& keys = training ? batch.vision_keys : none;
   Tensor x = linear(batch.pixel_values, patch_weight_, {}, compute_);
-  for (const auto& block : blocks_) x = run_block(block, x, batch, keys);
+  for (int i = 0; i < blocks(); ++i) {
+    const Block& block = blocks_[i];
+    const AllocationLabel of_block(numbered_label("vision.block", i));
+    if (i < recomputed) {
+      x = recompute([this, &block, batch, keys](const Tensor& input) { return run_block(block, input, batch, keys); },
+                    x, block.trainable);
+    } else {
+      x = run_block(block, x, batch, keys);
+    }
+  }
   return gather_rows(merge(x, training ? batch.merged_keys : none), batch.vision_unpermute);
 }
 

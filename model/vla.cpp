@@ -58,16 +58,17 @@ struct VlaModel::Parts {
   Tensor features(const PackedBatch& batch, const Recompute& recompute, bool training) const {
     const bool with_autograd = training && options.stage == 2;
     const at::AutoGradMode mode(with_autograd && at::GradMode::is_enabled());
-    return vlm.hidden_states(batch, vlm.image_features(batch, with_autograd), recompute, with_autograd);
+    return vlm.hidden_states(batch, vlm.image_features(batch, recompute, with_autograd), recompute, with_autograd);
   }
 
   Tensor sensor_tokens(const PackedBatch& batch) const {
     return sensor ? sensor->encode(batch.sensor, options.precision.compute) : Tensor();
   }
 
-  Tensor predict(const Tensor& noisy, const Tensor& times, const PackedBatch& batch,
-                 const ExpertContext& context) const {
-    return expert->predict(noisy, diffusion.embed_times(times, ActionExpert::kTimeWidth), batch.state, context);
+  Tensor predict(const Tensor& noisy, const Tensor& times, const PackedBatch& batch, const ExpertContext& context,
+                 int recomputed) const {
+    return expert->predict(noisy, diffusion.embed_times(times, ActionExpert::kTimeWidth), batch.state, context,
+                           recomputed);
   }
 };
 
@@ -80,6 +81,8 @@ VlaModel::~VlaModel() = default;
 
 const std::vector<Parameter>& VlaModel::parameters() const { return parts_->all; }
 int VlaModel::language_blocks() const { return parts_->vlm.language_blocks(); }
+int VlaModel::vision_blocks() const { return parts_->options.stage == 2 ? parts_->vlm.vision_blocks() : 0; }
+int VlaModel::expert_blocks() const { return parts_->options.expert.depth; }
 const VlaOptions& VlaModel::options() const { return parts_->options; }
 
 PackingRules VlaModel::packing_rules(std::uint64_t seed, bool evaluate) const {
@@ -109,7 +112,7 @@ Tensor VlaModel::sample_losses(const PackedBatch& batch, const Recompute& recomp
   const AllocationLabel label("expert");
   const ExpertContext context = p.expert->context(hidden, sensors, batch, p.options.expert.draws, false);
   const Tensor noisy = p.diffusion.add_noise(batch.actions, batch.noise, batch.timesteps);
-  const Tensor predicted = p.predict(noisy, batch.timesteps, batch, context);
+  const Tensor predicted = p.predict(noisy, batch.timesteps, batch, context, recompute.expert_blocks);
   return p.diffusion.loss(predicted, batch.actions, batch.noise, batch.action_weight);
 }
 
@@ -127,7 +130,7 @@ Tensor VlaModel::sample_actions(const PackedBatch& batch) const {
   const auto times = p.diffusion.sampling_times(p.options.expert.sampling_steps);
   for (std::size_t i = 0; i < times.size(); ++i) {
     const Tensor now = at::full({batch.samples}, times[i], noise.options());
-    const Tensor rows = p.predict(x, now, batch, context);
+    const Tensor rows = p.predict(x, now, batch, context, 0);
     const Tensor predicted = rows.narrow(1, rows.size(1) - x.size(1), x.size(1)).to(at::kFloat).contiguous();
     p.diffusion.step_back(x, predicted, times, i);
   }

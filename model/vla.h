@@ -41,7 +41,10 @@ class VlaModel {
   /// Trainable tensors in a fixed order, the same on every rank. The trainer may replace each `tensor`'s storage
   /// (set_data) by a view of its flat buffer before the first step; it never replaces the Tensor object.
   const std::vector<Parameter>& parameters() const;
+  /// Blocks that can be recomputed, per tower; none of the vision tower's unless adapters are in it.
   int language_blocks() const;
+  int vision_blocks() const;
+  int expert_blocks() const;
   const VlaOptions& options() const;
 
   /// What pack() must know to make batches for this model: everything is filled in. `evaluate`: one draw, noise of

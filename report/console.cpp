@@ -30,6 +30,13 @@ std::string micro_batch(const MemoryStatus& status) {
   return fmt::format("{} ({}..{})", status.plan.micro_batch, status.min_micro, status.max_micro);
 }
 
+std::string recompute(const MemoryStatus& status) {
+  std::string text = fmt::format("{} of {} blocks", status.plan.recompute_blocks, status.blocks);
+  if (status.plan.recompute_vision > 0) text += fmt::format(", {} vision", status.plan.recompute_vision);
+  if (status.plan.recompute_expert > 0) text += fmt::format(", {} expert", status.plan.recompute_expert);
+  return status.plan.offload ? text + ", offloaded" : text;
+}
+
 std::string resolution(const MemoryStatus& status) {
   const std::string value = status.plan.resolution == 0 ? "as it is" : std::to_string(status.plan.resolution);
   if (status.min_resolution == status.max_resolution) return value + " (fixed)";
@@ -45,9 +52,8 @@ std::string status_line(const MemoryStatus& status) {
   text += fmt::format(" | current {}{} | peak {} | target {} | budget {}", share(status.current, status.current_budget),
                       status.world > 1 ? " on rank 0" : "", share(status.peak, status.budget),
                       share(target, status.budget), format_bytes(status.budget));
-  text += fmt::format(" | micro-batch {} x {} | resolution {} | recompute {} of {} blocks | retries {}",
-                      micro_batch(status), status.plan.accumulation, resolution(status), status.plan.recompute_blocks,
-                      status.blocks, status.retries);
+  text += fmt::format(" | micro-batch {} x {} | resolution {} | recompute {} | retries {}", micro_batch(status),
+                      status.plan.accumulation, resolution(status), recompute(status), status.retries);
   return status.note.empty() ? text : text + " | " + status.note;
 }
 

@@ -12,6 +12,9 @@ Json view(const PlanView& plan) {
           {"accumulation", plan.accumulation},
           {"resolution", plan.resolution},
           {"recompute_blocks", plan.recompute_blocks},
+          {"recompute_vision", plan.recompute_vision},
+          {"recompute_expert", plan.recompute_expert},
+          {"offload", plan.offload},
           {"hash", plan.hash}};
 }
 

@@ -22,9 +22,11 @@ struct RankMemory {
 /// A plan as it is shown; no other room's type, so that this room needs none.
 struct PlanView {
   std::int64_t micro_batch = 1;
-  std::int64_t accumulation = 1;  ///< micro-batches that the plan makes of the largest share, before any split
-  std::int64_t resolution = 0;    ///< longer side in pixels; 0: images as they are
-  std::int64_t recompute_blocks = 0;
+  std::int64_t accumulation = 1;      ///< micro-batches that the plan makes of the largest share, before any split
+  std::int64_t resolution = 0;        ///< longer side in pixels; 0: images as they are
+  std::int64_t recompute_blocks = 0;  ///< of the language model
+  std::int64_t recompute_vision = 0, recompute_expert = 0;
+  bool offload = false;
   std::uint32_t hash = 0;
 };
 

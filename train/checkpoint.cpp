@@ -47,7 +47,12 @@ json to_json(const RunState& s) {
           {"updates", s.updates},
           {"skips_in_row", s.skips_in_row},
           {"plan",
-           {{"resolution", s.resolution}, {"micro_batch", s.micro_batch}, {"recompute_blocks", s.recompute_blocks}}},
+           {{"resolution", s.plan.resolution},
+            {"micro_batch", s.plan.micro_batch},
+            {"recompute_blocks", s.plan.recompute_blocks},
+            {"recompute_vision", s.plan.recompute_vision},
+            {"recompute_expert", s.plan.recompute_expert},
+            {"offload", s.plan.offload}}},
           {"policy", s.policy},
           {"configuration", s.configuration}};
 }
@@ -55,10 +60,15 @@ json to_json(const RunState& s) {
 RunState state_from(const fs::path& file) {
   try {
     const json j = json::parse(read_file(file, ExitCode::kCheckpoint));
-    const json& plan = j.at("plan");
-    return {j.at("step"),          j.at("updates"),        j.at("skips_in_row"),
-            plan.at("resolution"), plan.at("micro_batch"), plan.at("recompute_blocks"),
-            j.at("policy"),        j.at("configuration")};
+    const json& p = j.at("plan");
+    // The last three came later: older checkpoints lack them.
+    const memory::Plan plan{p.at("resolution"),
+                            p.at("micro_batch"),
+                            p.at("recompute_blocks"),
+                            p.value("recompute_vision", 0),
+                            p.value("recompute_expert", 0),
+                            p.value("offload", false)};
+    return {j.at("step"), j.at("updates"), j.at("skips_in_row"), plan, j.at("policy"), j.at("configuration")};
   } catch (const json::exception& error) {
     fail(ExitCode::kCheckpoint, "{}: {}; delete this checkpoint to resume from the one before", file.string(),
          error.what());

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 
+#include "memory/planning/plan.h"
 #include "train/flat_buffers.h"
 
 namespace plimsoll::train {
@@ -21,9 +22,9 @@ struct RunState {
   std::int64_t step = 0;     ///< steps concluded; step s draws stream positions [(s - 1) * B, s * B)
   std::int64_t updates = 0;  ///< updates applied: steps less those skipped
   int skips_in_row = 0;      ///< ddp::AgreementState
-  int resolution = 0, micro_batch = 1, recompute_blocks = 0;  ///< memory::Plan
-  std::string policy;                                         ///< memory::PolicyState as JSON
-  std::uint64_t configuration = 0;                            ///< hash of the settings that fix what is learned
+  memory::Plan plan;
+  std::string policy;               ///< memory::PolicyState as JSON
+  std::uint64_t configuration = 0;  ///< hash of the settings that fix what is learned
 };
 
 /// Writes the adapter's own files into the folder it is given (empty in stage 1: not called).

@@ -8,8 +8,33 @@
 
 namespace plimsoll::train {
 
-Controller::Controller(const memory::PolicyConfig& config, int world, std::int64_t share, int language_blocks)
-    : config_(config), share_(share), language_blocks_(language_blocks), window_(config.adjustment_frequency, world) {}
+namespace {
+
+std::vector<memory::RankUsage> usage_of(std::span<const ddp::Report> reports) {
+  std::vector<memory::RankUsage> usage;
+  for (const auto& report : reports) {
+    memory::RankUsage& rank = usage.emplace_back();
+    rank.budget_bytes = report.budget_bytes;
+    rank.peak_bytes = report.measured_peak_bytes;
+    rank.retries = report.retries;
+    rank.allocator_retries = report.allocator_retries;
+    rank.failed_request_bytes = report.failed_request_bytes;
+    rank.failed = report.failed;
+    rank.predicted_peak_bytes = report.predicted_peak_bytes;
+    rank.step_ms = report.step_ms;
+  }
+  return usage;
+}
+
+}  // namespace
+
+Controller::Controller(const memory::PolicyConfig& config, int world, std::int64_t share,
+                       const memory::TowerBlocks& blocks, const memory::CandidateTable& candidates)
+    : config_(config),
+      share_(share),
+      blocks_(blocks),
+      candidates_(candidates),
+      window_(config.adjustment_frequency, world) {}
 
 memory::Decision Controller::start(std::int64_t step, const memory::Plan& plan, std::span<const std::int64_t> budgets) {
   return memory::baseline(config_, step, plan, share_, budgets, state_);
@@ -17,23 +42,38 @@ memory::Decision Controller::start(std::int64_t step, const memory::Plan& plan, 
 
 std::optional<memory::Decision> Controller::observe(std::int64_t step, std::span<const ddp::Report> reports,
                                                     const ddp::Verdict& verdict, const memory::Plan& plan) {
-  std::vector<memory::RankUsage> usage;
-  for (const auto& report : reports) {
-    usage.push_back({report.budget_bytes, report.measured_peak_bytes, report.retries, report.allocator_retries,
-                     report.failed_request_bytes, report.failed});
-  }
+  const auto usage = usage_of(reports);
   const bool replay = verdict.action == ddp::Action::kReplay;
   const auto summary = window_.add(step, usage, !replay);
   if (replay) return after_failure(step, reports, verdict, plan);
+  if (config_.kind == memory::PolicyKind::kPredictive) return predict(step, usage, summary, plan);
   if (!summary) return std::nullopt;
   return memory::decide(config_, *summary, plan, share_, state_);
+}
+
+std::optional<memory::Decision> Controller::predict(std::int64_t step, std::span<const memory::RankUsage> usage,
+                                                    const std::optional<memory::WindowSummary>& window,
+                                                    const memory::Plan& plan) {
+  if (auto at_once = memory::respond(config_, step, usage, plan, candidates_, state_)) {
+    window_.restart();
+    return at_once;
+  }
+  if (!window) return std::nullopt;
+  return memory::decide_predictive(config_, *window, plan, candidates_, state_);
 }
 
 memory::Decision Controller::after_failure(std::int64_t step, std::span<const ddp::Report> reports,
                                            const ddp::Verdict& verdict, const memory::Plan& plan) {
   const int rank = verdict.ranks.front();
   const ddp::Report& report = reports[static_cast<std::size_t>(rank)];
-  auto decision = memory::escalate(config_, {step, rank, report.failed_request_bytes, plan}, language_blocks_, state_);
+  const memory::FailureEntry failure{step,
+                                     rank,
+                                     report.failed_request_bytes,
+                                     plan,
+                                     report.budget_bytes,
+                                     report.measured_peak_bytes,
+                                     report.predicted_peak_bytes};
+  auto decision = memory::escalate(config_, failure, blocks_, state_);
   window_.restart();
   if (decision) {
     decision->worst_rank = rank;

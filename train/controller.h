@@ -7,7 +7,7 @@
 
 #include "ddp/agreement.h"
 #include "ddp/report.h"
-#include "memory/planning/policy.h"
+#include "memory/planning/predictive.h"
 
 namespace plimsoll::train {
 
@@ -15,15 +15,17 @@ namespace plimsoll::train {
 /// the checkpoint saves, and the window, which it does not: after a resume a window starts anew.
 class Controller {
  public:
-  /// `share`: the largest share of any rank. `language_blocks`: how many blocks can be recomputed.
-  Controller(const memory::PolicyConfig& config, int world, std::int64_t share, int language_blocks);
+  /// `share`: the largest share of any rank. `blocks`: how many can be recomputed. `candidates`: of the predictive
+  /// policy; outlives the controller.
+  Controller(const memory::PolicyConfig& config, int world, std::int64_t share, const memory::TowerBlocks& blocks,
+             const memory::CandidateTable& candidates);
 
   /// The baseline line before the first step.
   memory::Decision start(std::int64_t step, const memory::Plan& plan, std::span<const std::int64_t> budgets);
 
-  /// What follows from one reduction: nothing; a decision at the end of a window (changed or not); or, after kReplay,
-  /// the escalated plan. Throws Error(kMemory) when a step failed and no plan is left: it says which sample, how many
-  /// bytes, and what to set.
+  /// What follows from one reduction: nothing; a decision at the end of a window (changed or not), or at once when the
+  /// predictive policy sees memory run out; or, after kReplay, the escalated plan. Throws Error(kMemory) when a step
+  /// failed and no plan is left: it says which sample, how many bytes, and what to set.
   std::optional<memory::Decision> observe(std::int64_t step, std::span<const ddp::Report> reports,
                                           const ddp::Verdict& verdict, const memory::Plan& plan);
 
@@ -34,12 +36,15 @@ class Controller {
   memory::PolicyState& state() { return state_; }
 
  private:
+  std::optional<memory::Decision> predict(std::int64_t step, std::span<const memory::RankUsage> usage,
+                                          const std::optional<memory::WindowSummary>& window, const memory::Plan& plan);
   memory::Decision after_failure(std::int64_t step, std::span<const ddp::Report> reports, const ddp::Verdict& verdict,
                                  const memory::Plan& plan);
 
   memory::PolicyConfig config_;
   std::int64_t share_;
-  int language_blocks_;
+  memory::TowerBlocks blocks_;
+  const memory::CandidateTable& candidates_;
   memory::WindowAccumulator window_;
   memory::PolicyState state_;
 };

@@ -27,7 +27,7 @@ std::vector<SampleShape> deal(const memory::MicroBatchShape& total) {
 struct DryStep::Parts {
   std::unique_ptr<model::VlaModel> model;
   std::unique_ptr<FlatBuffers> buffers;
-  model::PackingRules rules;
+  model::PackingRules rules, evaluation_rules;
   std::int64_t effective_batch;
   memory::Breakdown breakdown;
 };
@@ -42,6 +42,7 @@ DryStep::DryStep(const model::VlaOptions& options, std::uint64_t seed, std::int6
       },
       true);
   parts_->rules = parts_->model->packing_rules(seed, false);
+  parts_->evaluation_rules = parts_->model->packing_rules(seed, true);
   for (const auto& event : ledger.events()) parts_->breakdown[event.label] += event.bytes;
   std::erase_if(parts_->breakdown, [](const auto& entry) { return entry.second == 0; });
 }
@@ -55,33 +56,44 @@ std::int64_t DryStep::static_bytes() const {
                          [](std::int64_t sum, const auto& entry) { return sum + entry.second; });
 }
 
-std::int64_t DryStep::activation_bytes(const memory::MicroBatchShape& shape, int recompute_blocks) const {
-  const auto shapes = deal(shape);
-  return memory::dry_run([&] {
-           forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {recompute_blocks},
-                            parts_->effective_batch);
-         })
-      .peak();
-}
-
-memory::Ledger DryStep::micro_batch(const memory::MicroBatchShape& shape, int recompute_blocks) const {
+memory::Ledger DryStep::run(const memory::MicroBatchShape& shape, const memory::Plan& plan, bool keep_events) const {
   const auto shapes = deal(shape);
   return memory::dry_run(
       [&] {
-        forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {recompute_blocks},
+        forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), recompute_of(plan),
                          parts_->effective_batch);
       },
-      true);
+      keep_events);
 }
+
+std::int64_t DryStep::activation_bytes(const memory::MicroBatchShape& shape, const memory::Plan& plan) const {
+  return run(shape, plan, false).peak();
+}
+
+memory::Ledger DryStep::micro_batch(const memory::MicroBatchShape& shape, const memory::Plan& plan) const {
+  return run(shape, plan, true);
+}
+
+memory::Ledger DryStep::evaluate(const memory::MicroBatchShape& shape, bool keep_events) const {
+  const auto shapes = deal(shape);
+  return memory::dry_run([&] { parts_->model->sample_actions(model::pack_shapes(shapes, parts_->evaluation_rules)); },
+                         keep_events);
+}
+
+std::int64_t DryStep::evaluation_bytes(const memory::MicroBatchShape& shape) const {
+  return evaluate(shape, false).peak();
+}
+
+memory::Ledger DryStep::evaluation(const memory::MicroBatchShape& shape) const { return evaluate(shape, true); }
 
 std::int64_t DryStep::scratch_bytes(std::span<const SampleShape> shapes) const {
   ScratchNote::largest() = 0;
   memory::dry_run([&] {
-    forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {0}, parts_->effective_batch);
+    forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {}, parts_->effective_batch);
   });
   return ScratchNote::largest();
 }
 
-int DryStep::language_blocks() const { return parts_->model->language_blocks(); }
+const model::VlaModel& DryStep::model() const { return *parts_->model; }
 
 }  // namespace plimsoll::train

@@ -23,15 +23,21 @@ class DryStep {
   std::int64_t static_bytes() const;
 
   /// Peak of one forward and backward above the static bytes.
-  std::int64_t activation_bytes(const memory::MicroBatchShape& shape, int recompute_blocks) const;
+  std::int64_t activation_bytes(const memory::MicroBatchShape& shape, const memory::Plan& plan) const;
   /// The same with every event kept: what its breakdown at the peak is made of, and what a real run must equal.
-  memory::Ledger micro_batch(const memory::MicroBatchShape& shape, int recompute_blocks) const;
+  memory::Ledger micro_batch(const memory::MicroBatchShape& shape, const memory::Plan& plan) const;
+  /// Peak of sampling actions for such a batch (evaluation) above the static bytes, and with every event kept.
+  std::int64_t evaluation_bytes(const memory::MicroBatchShape& shape) const;
+  memory::Ledger evaluation(const memory::MicroBatchShape& shape) const;
   /// Most library scratch that an operator takes at once in a micro-batch of these samples: what the workspace arena
   /// must hold.
   std::int64_t scratch_bytes(std::span<const SampleShape> shapes) const;
-  int language_blocks() const;
+  const model::VlaModel& model() const;
 
  private:
+  memory::Ledger run(const memory::MicroBatchShape& shape, const memory::Plan& plan, bool keep_events) const;
+  memory::Ledger evaluate(const memory::MicroBatchShape& shape, bool keep_events) const;
+
   struct Parts;
   std::unique_ptr<Parts> parts_;
 };

@@ -54,10 +54,13 @@ void measure_share(Session& session, std::span<const std::int64_t> indices, std:
       sums.add(loaded[i], actions.data_ptr<float>() + static_cast<std::int64_t>(i) * stride);
   };
   memory::Guardian guardian(session.meter);
-  // A forward without autograd needs a fraction of a training step, so the plan's own micro-batch is safe to start
-  // from.
-  const auto report = guardian.run(indices.size(), static_cast<std::size_t>(session.plan.micro_batch),
-                                   {attempt, [] {}, [](memory::Piece) { return std::int64_t{0}; }});
+  const auto predicted = [&](memory::Piece piece) {
+    memory::MicroBatchShape total{static_cast<std::int64_t>(piece.count), 0, 0};
+    for (std::size_t i = 0; i < piece.count; ++i) total += session.source.shape_of(indices[piece.begin + i]);
+    return session.evaluation_predictor->bytes(total, session.plan);
+  };
+  const auto report =
+      guardian.run(indices.size(), static_cast<std::size_t>(session.plan.micro_batch), {attempt, [] {}, predicted});
   if (report.failed)
     fail(ExitCode::kMemory, "evaluation: held-out sample {} does not fit alone: {}", indices[report.failed_sample],
          report.error);

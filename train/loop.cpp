@@ -119,9 +119,7 @@ void Loop::checkpoint() {
   if (state.step == last_checkpoint_) return;
   session_.communicator.enter(state.step, "checkpoint");
   state.skips_in_row = session_.step->agreement().skips_in_row;
-  state.resolution = session_.plan.resolution;
-  state.micro_batch = session_.plan.micro_batch;
-  state.recompute_blocks = session_.plan.recompute_blocks;
+  state.plan = session_.plan;
   state.policy = memory::to_json(session_.controller->state());
   log_.sync();
   session_.write_checkpoint();

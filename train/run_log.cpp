@@ -67,7 +67,8 @@ void RunLog::line(const std::string& text) {
 
 report::PlanView RunLog::view(const memory::Plan& plan) const {
   const std::int64_t accumulation = (session_.share + plan.micro_batch - 1) / plan.micro_batch;
-  return {plan.micro_batch, accumulation, plan.resolution, plan.recompute_blocks, memory::plan_hash(plan)};
+  return {plan.micro_batch,      accumulation,          plan.resolution, plan.recompute_blocks,
+          plan.recompute_vision, plan.recompute_expert, plan.offload,    memory::plan_hash(plan)};
 }
 
 void RunLog::baseline(const memory::Decision& decision) {

@@ -14,6 +14,7 @@
 #include "data/sample_stream.h"
 #include "ddp/communicator.h"
 #include "memory/cpu_allocator.h"
+#include "memory/planning/candidates.h"
 #include "memory/planning/first_plan.h"
 #include "model/vla.h"
 #include "train/checkpoint.h"
@@ -39,7 +40,7 @@ struct Session {
   std::unique_ptr<DryStep> dry;
   std::unique_ptr<model::VlaModel> model;
   std::unique_ptr<FlatBuffers> buffers;
-  std::unique_ptr<memory::Predictor> predictor;
+  std::unique_ptr<memory::Predictor> predictor, evaluation_predictor;
   std::unique_ptr<Step> step;
   std::unique_ptr<Controller> controller;
   data::SampleStream stream;
@@ -48,6 +49,8 @@ struct Session {
   std::vector<std::int64_t> budgets;     ///< of all ranks at start
   std::int64_t steps = 0;                ///< of the whole run
   std::int64_t share = 0;                ///< largest of any rank
+  memory::CostModel costs;               ///< of the predictive policy
+  memory::CandidateTable candidates;     ///< likewise; empty under the other policies
   memory::Plan plan;
   RunState state;
 
@@ -69,6 +72,10 @@ struct Session {
   void size_workspace();
   std::int64_t choose_workspace();
   void choose_plan();
+  void choose_candidate();
+  memory::CandidateTable start_candidates() const;
+  void choose_largest();
+  [[noreturn]] void refuse_budget(int rank, std::int64_t needed, std::int64_t bytes) const;
   void shake_hands();
   void adopt_saved_plan();
   void compare_on_all_ranks(const char* name, const std::string& value);

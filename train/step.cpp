@@ -3,6 +3,8 @@
 #include <chrono>
 #include <cmath>
 
+#include "core/scope.h"
+
 namespace plimsoll::train {
 namespace {
 
@@ -14,17 +16,18 @@ std::int64_t milliseconds_since(std::chrono::steady_clock::time_point start) {
 
 memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples) {
   memory::MicroBatchShape total{static_cast<std::int64_t>(samples.size()), 0, 0};
-  for (const auto& sample : samples) {
-    const SampleShape shape = sample.sample->shape();
-    total.tokens += shape.tokens;
-    total.patches += shape.patches;
-  }
+  for (const auto& sample : samples) total += sample.sample->shape();
   return total;
+}
+
+model::Recompute recompute_of(const memory::Plan& plan) {
+  return {plan.recompute_blocks, plan.recompute_vision, plan.recompute_expert, plan.offload};
 }
 
 at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,
                             const model::Recompute& recompute, std::int64_t effective_batch) {
   const at::AutoGradMode grad(true);
+  const AllocationLabel label("backward");  // the model's parts label what they make; the rest is backward's
   const at::Tensor losses = model.sample_losses(batch, recompute);
   // Every sample counts 1 / B, however the batch is cut: that is why splitting never changes the gradient.
   const at::Tensor weights = at::full(losses.sizes(), 1.0 / static_cast<double>(effective_batch), losses.options());
@@ -75,15 +78,14 @@ StepResult Step::run(const StepInput& input) {
 memory::MicroBatchWork Step::work(const StepInput& input) {
   return {[this, &input](memory::Piece piece) { forward_backward(input, piece); }, [this] { buffers_.clear_staging(); },
           [this, &input](memory::Piece piece) {
-            return predictor_.bytes(shape_of(input.samples.subspan(piece.begin, piece.count)),
-                                    input.plan.recompute_blocks);
+            return predictor_.bytes(shape_of(input.samples.subspan(piece.begin, piece.count)), input.plan);
           }};
 }
 
 void Step::forward_backward(const StepInput& input, memory::Piece piece) {
   const auto samples = input.samples.subspan(piece.begin, piece.count);
   const model::PackedBatch batch = model::pack(samples, rules_, device_);
-  commit(samples, train::forward_backward(model_, batch, {input.plan.recompute_blocks}, options_.effective_batch));
+  commit(samples, train::forward_backward(model_, batch, recompute_of(input.plan), options_.effective_batch));
 }
 
 void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor& losses) {

@@ -87,6 +87,9 @@ class Step {
 /// Totals of a micro-batch: what its memory depends on.
 memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples);
 
+/// What a plan asks of the model.
+model::Recompute recompute_of(const memory::Plan& plan);
+
 /// Forward and backward of one micro-batch into the parameters' .grad; returns the losses per sample. The same code
 /// runs a step and its dry run.
 at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,

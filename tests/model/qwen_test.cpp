@@ -319,7 +319,7 @@ struct Trained {
     }
   }
   Tensor run(const PackedBatch& batch, int recomputed, bool training) {
-    return model.hidden_states(batch, model.image_features(batch, training), {recomputed}, training);
+    return model.hidden_states(batch, model.image_features(batch, {}, training), {recomputed}, training);
   }
   std::vector<Tensor> gradients(const PackedBatch& batch, int recomputed) {
     for (const auto& parameter : model.adapters()) parameter.tensor.mutable_grad().reset();

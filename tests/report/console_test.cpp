@@ -24,7 +24,7 @@ MemoryStatus example() {
   status.current_budget = 300_MiB;
   status.peak = 231_MiB;
   status.budget = 300_MiB;
-  status.plan = {4, 4, 112, 0, 7};
+  status.plan = {4, 4, 112, 0, 0, 0, false, 7};
   status.blocks = 4;
   status.min_micro = 1;
   status.max_micro = 16;
@@ -52,6 +52,10 @@ TEST(StatusLine, BaselineRanksBoundsAndNoBudget) {
   EXPECT_THAT(line, StartsWith("[memory] baseline | rank 1 of 2 | current"));
   EXPECT_THAT(line, HasSubstr("resolution 112 (112..448)"));
   EXPECT_THAT(line, HasSubstr("peak 231.0 MiB (0.0 %)"));
+  status.plan.recompute_blocks = 4;
+  status.plan.recompute_expert = 3;
+  status.plan.offload = true;
+  EXPECT_THAT(status_line(status), HasSubstr("recompute 4 of 4 blocks, 3 expert, offloaded |"));
   status.plan.resolution = status.min_resolution = status.max_resolution = 0;
   EXPECT_THAT(status_line(status), HasSubstr("resolution as it is (fixed)"));
 }

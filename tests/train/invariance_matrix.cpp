@@ -28,6 +28,7 @@ struct Cell {
   int micro_batch;  ///< 0: the whole share
   int recompute;    ///< blocks of four
   Fault fault;
+  bool everything = false;  ///< the expert's two blocks too, and what is kept offloaded
 };
 
 // Shares of 16, 8, and 6 or 5 samples in worlds of 1, 2 and 3: every micro-batch of the matrix cuts them differently.
@@ -42,7 +43,7 @@ Config matrix_config() {
 std::int64_t place_of(Fault fault, Session& session, std::span<const model::StreamSample> samples) {
   const auto piece = samples.first(std::min(samples.size(), static_cast<std::size_t>(session.plan.micro_batch)));
   const auto rules = session.model->packing_rules(static_cast<std::uint64_t>(session.config.run.seed), false);
-  const model::Recompute recompute{session.plan.recompute_blocks};
+  const model::Recompute recompute = recompute_of(session.plan);
   const auto forward = memory::measured_run([&] {
                          session.model->sample_losses(model::pack(piece, rules, at::kCPU), recompute);
                        }).allocations();
@@ -60,6 +61,8 @@ Trained run_cell(const Cell& cell) {
   Session session(config, *communicator, *source);
   session.plan.micro_batch = cell.micro_batch == 0 ? static_cast<int>(session.share) : cell.micro_batch;
   session.plan.recompute_blocks = cell.recompute;
+  session.plan.recompute_expert = cell.everything ? 2 : 0;
+  session.plan.offload = cell.everything;
   Trained trained;
   std::vector<std::shared_ptr<const Sample>> hold;
   int retries = 0;
@@ -110,8 +113,8 @@ std::string name_of(const Cell& cell) {
   const char* fault = cell.fault == Fault::kNone      ? "NoFault"
                       : cell.fault == Fault::kForward ? "ForwardFault"
                                                       : "BackwardFault";
-  return fmt::format("Micro{}Recompute{}{}", cell.micro_batch == 0 ? "All" : std::to_string(cell.micro_batch),
-                     cell.recompute, fault);
+  return fmt::format("Micro{}Recompute{}{}{}", cell.micro_batch == 0 ? "All" : std::to_string(cell.micro_batch),
+                     cell.recompute, cell.everything ? "ExpertOffload" : "", fault);
 }
 
 class InvarianceMatrix : public testing::TestWithParam<Cell> {};
@@ -133,6 +136,9 @@ std::vector<Cell> all_cells() {
       for (const auto fault : {Fault::kNone, Fault::kForward, Fault::kBackward})
         cells.push_back({micro, recompute, fault});
     }
+  }
+  for (const int micro : {2, 0}) {
+    for (const auto fault : {Fault::kNone, Fault::kForward, Fault::kBackward}) cells.push_back({micro, 4, fault, true});
   }
   return cells;
 }

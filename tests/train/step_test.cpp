@@ -56,7 +56,10 @@ TEST_P(DryEqualsReal, TheSameEventsForAWholeMicroBatchOfAnyShape) {
   std::set<std::vector<std::int64_t>> shapes;
   for (int trial = 0; trial < 24; ++trial) {
     const std::size_t count = 1 + random() % 4;
-    const int recompute = static_cast<int>(random() % 5);
+    memory::Plan plan;
+    plan.recompute_blocks = static_cast<int>(random() % 5);
+    plan.recompute_expert = static_cast<int>(random() % 3);
+    plan.offload = random() % 2 == 0;
     at::set_num_threads(1 + trial % 2);
     std::vector<Sample> loaded;
     for (std::size_t i = 0; i < count; ++i)
@@ -64,15 +67,17 @@ TEST_P(DryEqualsReal, TheSameEventsForAWholeMicroBatchOfAnyShape) {
     std::vector<model::StreamSample> samples;
     for (const auto& sample : loaded) samples.push_back({&sample, 100 + samples.size()});
     const auto total = shape_of(samples);
-    shapes.insert({total.samples, total.tokens, total.patches, recompute});
+    shapes.insert(
+        {total.samples, total.tokens, total.patches, plan.recompute_blocks, plan.recompute_expert, plan.offload});
     const auto real = memory::measured_run(
-        [&] { forward_backward(*solo.session.model, model::pack(samples, rules, at::kCPU), {recompute}, 6); }, true);
+        [&] { forward_backward(*solo.session.model, model::pack(samples, rules, at::kCPU), recompute_of(plan), 6); },
+        true);
     solo.session.buffers->clear_staging();
-    const auto dry = solo.session.dry->micro_batch(shape_of(samples), recompute);
+    const auto dry = solo.session.dry->micro_batch(shape_of(samples), plan);
     const std::size_t common = std::min(real.events().size(), dry.events().size());
     for (std::size_t i = 0; i < common; ++i) {
       ASSERT_EQ(real.events()[i].bytes, dry.events()[i].bytes)
-          << "trial " << trial << ", event " << i << ", recompute " << recompute << "\nreal" << shown(real.events(), i)
+          << "trial " << trial << ", event " << i << ", " << to_string(plan) << "\nreal" << shown(real.events(), i)
           << "\ndry " << shown(dry.events(), i);
     }
     ASSERT_EQ(real.events().size(), dry.events().size());
@@ -84,6 +89,33 @@ TEST_P(DryEqualsReal, TheSameEventsForAWholeMicroBatchOfAnyShape) {
 }
 INSTANTIATE_TEST_SUITE_P(Dtypes, DryEqualsReal, testing::Values("fp32", "bf16"),
                          [](const auto& cell) { return cell.param; });
+
+// Sampling actions, as evaluation does, is dry-run by the model's own code too.
+TEST_P(DryEqualsReal, TheSameEventsForAnEvaluation) {
+  auto config = tiny_config(model_dir());
+  config.model.dtype = GetParam();
+  Solo solo(config);
+  const auto rules = solo.session.model->packing_rules(3, true);
+  std::mt19937 random(7);
+  for (int trial = 0; trial < 6; ++trial) {
+    std::vector<Sample> loaded;
+    for (std::size_t i = 0, count = 1 + random() % 4; i < count; ++i)
+      loaded.push_back(solo.source->load(static_cast<std::int64_t>(random() % 36)));
+    std::vector<model::StreamSample> samples;
+    for (const auto& sample : loaded) samples.push_back({&sample, 100 + samples.size()});
+    const auto real =
+        memory::measured_run([&] { solo.session.model->sample_actions(model::pack(samples, rules, at::kCPU)); }, true);
+    const auto dry = solo.session.dry->evaluation(shape_of(samples));
+    const std::size_t common = std::min(real.events().size(), dry.events().size());
+    for (std::size_t i = 0; i < common; ++i) {
+      ASSERT_EQ(real.events()[i].bytes, dry.events()[i].bytes)
+          << "trial " << trial << ", event " << i << "\nreal" << shown(real.events(), i) << "\ndry "
+          << shown(dry.events(), i);
+    }
+    ASSERT_EQ(real.events().size(), dry.events().size());
+    EXPECT_EQ(real.peak(), dry.peak());
+  }
+}
 
 TEST(DryStep, StaticBytesEqualTheRealModels) {
   const auto config = tiny_config(model_dir());

@@ -1,0 +1,211 @@
+#include "train/candidates.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/error.h"
+#include "ddp/handshake.h"
+#include "train/options.h"
+
+namespace plimsoll::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::int64_t kWhole = 10000;
+constexpr std::int64_t kLeastExtra = 50;  // recomputing is never free, whatever a noisy clock says
+
+bool turns(const Config& config, const char* knob) {
+  const auto& knobs = config.memory.knobs;
+  return std::find(knobs.begin(), knobs.end(), knob) != knobs.end();
+}
+
+// The numbers of language blocks worth a dry run: all of few, quarters of many.
+std::vector<int> language_choices(const Config& config, int blocks) {
+  if (const auto given = configured_recompute(config.memory, blocks)) return {*given};
+  if (!turns(config, "recompute")) return {0};
+  std::vector<int> choices;
+  const int most = std::min(blocks, 4);
+  for (int i = 0; i <= most; ++i) choices.push_back(static_cast<int>(static_cast<std::int64_t>(blocks) * i / most));
+  return choices;
+}
+
+bool may_offload(const Config& config) {
+  return !config.memory.offload.is("off") && (config.memory.offload.is("on") || turns(config, "offload"));
+}
+
+// A sample whose weight half of the training samples have at most.
+std::int64_t middling(const data::SampleSource& source) {
+  std::vector<std::int64_t> order = source.training();
+  const auto weight = [&](std::int64_t index) {
+    const SampleShape shape = source.shape_of(index);
+    return shape.tokens + shape.patches;
+  };
+  const auto middle = order.begin() + static_cast<std::ptrdiff_t>(order.size() / 2);
+  std::nth_element(order.begin(), middle, order.end(),
+                   [&](std::int64_t a, std::int64_t b) { return weight(a) < weight(b); });
+  return *middle;
+}
+
+/// Times one plan after the other on all ranks.
+class Stopwatch {
+ public:
+  explicit Stopwatch(Session& session)
+      : session_(session),
+        sample_(session.source.load(middling(session.source))),
+        rules_(session.model->packing_rules(static_cast<std::uint64_t>(session.config.run.seed), false)) {}
+
+  /// Microseconds of a micro-batch on the slowest rank: the better of two, after one to warm up. 0 when it does not fit
+  /// some rank, or when time is up.
+  std::int64_t time(const memory::Plan& plan) {
+    std::vector<model::StreamSample> samples;
+    for (int i = 0; i < plan.micro_batch; ++i) samples.push_back({&sample_, static_cast<std::uint64_t>(i)});
+    std::int64_t best = 0;
+    for (int run = 0; run < 3; ++run) {
+      const std::vector<std::int64_t> mine = {once(samples, plan)};
+      std::int64_t slowest = 0;
+      for (const auto& theirs : ddp::share_numbers(session_.communicator, mine)) {
+        if (theirs.at(0) == 0) return 0;
+        slowest = std::max(slowest, theirs.at(0));
+      }
+      if (run > 0) best = best == 0 ? slowest : std::min(best, slowest);
+      spent_ += slowest;
+      if (static_cast<double>(spent_) > kMostSeconds * 1e6) return best == 0 ? slowest : best;
+    }
+    return best;
+  }
+  bool time_is_up() const { return static_cast<double>(spent_) > kMostSeconds * 1e6; }
+
+ private:
+  std::int64_t once(std::span<const model::StreamSample> samples, const memory::Plan& plan) {
+    Session& s = session_;
+    if (s.meter.live() + s.predictor->bytes(shape_of(samples), plan) > s.meter.budget()) return 0;
+    bool failed = false;
+    const auto start = Clock::now();
+    try {
+      const auto batch = model::pack(samples, rules_, at::Device(at::kCPU));
+      forward_backward(*s.model, batch, recompute_of(plan), s.config.batch.effective);
+    } catch (const std::exception&) {
+      if (!memory::is_out_of_memory()) throw;
+      failed = true;
+    }
+    const auto took = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count();
+    if (failed) memory::drain();
+    s.buffers->clear_staging();
+    return failed ? 0 : std::max<std::int64_t>(1, took);
+  }
+
+  Session& session_;
+  Sample sample_;
+  model::PackingRules rules_;
+  std::int64_t spent_ = 0;  // microseconds; the same on every rank
+};
+
+std::int64_t extra(std::int64_t with, std::int64_t without) {
+  return std::max(kLeastExtra, (with - without) * kWhole / std::max<std::int64_t>(1, without));
+}
+
+// What recomputing and offloading add, on a micro-batch of `samples` that takes `plain` microseconds as it is.
+void time_extras(Stopwatch& stopwatch, int samples, std::int64_t plain, const model::VlaModel& model,
+                 memory::CostModel& costs) {
+  memory::Plan plan;
+  plan.micro_batch = samples;
+  plan.recompute_blocks = model.language_blocks();
+  const std::int64_t again = stopwatch.time_is_up() ? 0 : stopwatch.time(plan);
+  if (again > 0) costs.language_recompute = extra(again, plain);
+  plan.offload = true;
+  const std::int64_t offloaded = stopwatch.time_is_up() ? 0 : stopwatch.time(plan);
+  if (again > 0 && offloaded > 0) costs.offload = std::max(kLeastExtra, extra(offloaded, plain) - extra(again, plain));
+  memory::Plan expert;
+  expert.micro_batch = samples;
+  expert.recompute_expert = model.expert_blocks();
+  const std::int64_t expert_again = stopwatch.time_is_up() ? 0 : stopwatch.time(expert);
+  if (expert_again > 0) costs.expert_recompute = extra(expert_again, plain);
+}
+
+// Sizes to time: powers of two apart, and the largest.
+std::vector<int> sizes_to_time(const std::vector<int>& useful) {
+  std::vector<int> sizes;
+  for (const int n : useful) {
+    if (sizes.empty() || n >= 2 * sizes.back() || n == useful.back()) sizes.push_back(n);
+  }
+  return sizes;
+}
+
+}  // namespace
+
+memory::CostModel measure_costs(Session& session) {
+  const auto& model = *session.model;
+  memory::CostModel costs;
+  costs.language_blocks = std::max(1, model.language_blocks());
+  costs.vision_blocks = std::max(1, model.vision_blocks());
+  costs.expert_blocks = std::max(1, model.expert_blocks());
+  costs.vision_recompute = model.vision_blocks() > 0 ? costs.language_recompute : 0;
+  const auto useful = memory::useful_micro_batches(session.share, static_cast<int>(session.config.batch.min_micro),
+                                                   static_cast<int>(session.config.batch.max_micro));
+  Stopwatch stopwatch(session);
+  for (const int n : sizes_to_time(useful)) {
+    if (stopwatch.time_is_up()) break;
+    memory::Plan plan;
+    plan.micro_batch = n;
+    const std::int64_t took = stopwatch.time(plan);
+    if (took == 0) break;
+    costs.points.push_back({n, took});
+  }
+  if (!costs.points.empty()) {
+    time_extras(stopwatch, costs.points.front().samples, costs.points.front().microseconds, model, costs);
+    return costs;
+  }
+  // Not even the smallest fits as it is: from what it takes with everything recomputed, by the usual share.
+  memory::Plan least;
+  least.micro_batch = useful.front();
+  least.recompute_blocks = model.language_blocks();
+  least.recompute_expert = model.expert_blocks();
+  const std::int64_t took = std::max<std::int64_t>(1, stopwatch.time(least));
+  const std::int64_t share = kWhole + costs.language_recompute + costs.expert_recompute;
+  costs.points.push_back({least.micro_batch, std::max<std::int64_t>(1, took * kWhole / share)});
+  return costs;
+}
+
+std::vector<memory::Plan> allowed_plans(const Config& config, const model::VlaModel& model, std::int64_t share) {
+  auto sizes = memory::useful_micro_batches(share, static_cast<int>(config.batch.min_micro),
+                                            static_cast<int>(config.batch.max_micro));
+  if (!turns(config, "micro_batch") || !config.batch.micro.is("auto")) {
+    // Where it begins must be among them; where it may not move, it is the only one.
+    const int given = config.batch.micro.is("auto") ? sizes.back() : static_cast<int>(config.batch.micro.as_integer());
+    if (!turns(config, "micro_batch")) sizes.clear();
+    if (std::find(sizes.begin(), sizes.end(), given) == sizes.end()) sizes.push_back(given);
+  }
+  const bool free_recompute = config.memory.recompute.is("auto") && turns(config, "recompute");
+  std::vector<memory::Plan> plans;
+  for (const int n : sizes) {
+    for (const int language : language_choices(config, model.language_blocks())) {
+      memory::Plan plan{static_cast<int>(config.data.resolution), n, language};
+      const bool on = language > 0 && config.memory.offload.is("on");
+      plan.offload = on;
+      plans.push_back(plan);
+      if (language == 0 || language < model.language_blocks()) continue;
+      plan.offload = may_offload(config);
+      if (plan.offload && !on) plans.push_back(plan);
+      if (!free_recompute) continue;
+      plan.recompute_vision = model.vision_blocks();
+      plan.recompute_expert = model.expert_blocks();
+      plans.push_back(plan);
+      plan.offload = false;
+      if (may_offload(config) && !on) plans.push_back(plan);
+    }
+  }
+  return plans;
+}
+
+memory::CandidateTable make_candidates(Session& session) {
+  std::string text;
+  if (session.communicator.rank() == 0) {
+    const auto plans = allowed_plans(session.config, *session.model, session.share);
+    text = memory::to_text(memory::make_table(plans, session.costs, session.share,
+                                              [&](const memory::Plan& plan) { return session.predicted_peak(plan); }));
+  }
+  return memory::candidate_table_from_text(ddp::share_text(session.communicator, text).front());
+}
+
+}  // namespace plimsoll::train

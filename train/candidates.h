@@ -1,0 +1,27 @@
+#pragma once
+// What the predictive policy chooses from: plans, their bytes by dry run, their times by a few timed micro-batches.
+
+#include <cstdint>
+#include <vector>
+
+#include "memory/planning/candidates.h"
+#include "train/session.h"
+
+namespace plimsoll::train {
+
+/// Times micro-batches of a middling sample on every rank at once, as training will run them, and takes the slowest
+/// rank's: a few sizes, then what recomputing and offloading add. Ends early when it has taken kMostSeconds. Gradients
+/// are thrown away and nothing is updated. Collective: the same model on every rank. Needs the session's model, buffers
+/// and predictor.
+memory::CostModel measure_costs(Session& session);
+inline constexpr double kMostSeconds = 20.0;
+
+/// The plans that settings and knobs allow: useful micro-batches by recompute, and where every language block is
+/// recomputed offload and the other towers too.
+std::vector<memory::Plan> allowed_plans(const Config& config, const model::VlaModel& model, std::int64_t share);
+
+/// The table of `allowed_plans`, judged on the heaviest micro-batch of the dataset; made by rank 0 and sent to all.
+/// Collective.
+memory::CandidateTable make_candidates(Session& session);
+
+}  // namespace plimsoll::train

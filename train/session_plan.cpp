@@ -1,0 +1,186 @@
+// Session's choices before the first step: the workspace arena, the first plan, the plan after a resumption.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/bytes.h"
+#include "core/error.h"
+#include "core/scope.h"
+#include "ddp/handshake.h"
+#include "memory/planning/predictive.h"
+#include "train/candidates.h"
+#include "train/options.h"
+#include "train/session.h"
+
+namespace plimsoll::train {
+namespace {
+
+memory::MicroBatchShape total(std::span<const SampleShape> shapes) {
+  memory::MicroBatchShape sum{static_cast<std::int64_t>(shapes.size()), 0, 0};
+  for (const auto& shape : shapes) sum += shape;
+  return sum;
+}
+
+}  // namespace
+
+void Session::size_workspace() {
+  const Setting& setting = config.memory.workspace;
+  if (setting.is("auto")) return meter.set_workspace(choose_workspace());
+  const auto bytes = setting.is_string() ? parse_bytes(setting.as_string(), "memory.workspace") : setting.as_integer();
+  if (meter.live() + bytes > budget) {
+    fail(ExitCode::kMemory,
+         "rank {}: the model and a workspace of {} (memory.workspace) need {} and the budget is {} (memory.budget)",
+         communicator.rank(), format_bytes(bytes), format_bytes(meter.live() + bytes), format_bytes(budget));
+  }
+  meter.set_workspace(bytes);
+}
+
+// The arena must hold the scratch of the largest micro-batch that the policy may ever choose, all heaviest samples.
+// Where that leaves no room for the smallest plan, the policy gets a lower bound instead, the same on all ranks.
+std::int64_t Session::choose_workspace() {
+  const auto smallest = std::min(heaviest.size(), static_cast<std::size_t>(config.batch.min_micro));
+  memory::Plan leanest;
+  leanest.recompute_blocks =
+      configured_recompute(config.memory, model->language_blocks()).value_or(model->language_blocks());
+  const std::int64_t least = meter.live() + predictor->bytes(total(std::span(heaviest).first(smallest)), leanest);
+  const auto scratch = [&](std::size_t micro) { return dry->scratch_bytes(std::span(heaviest).first(micro)); };
+  const auto whole = std::min(heaviest.size(), static_cast<std::size_t>(config.batch.max_micro));
+  auto micro = whole;
+  while (micro > smallest && least + scratch(micro) > budget) micro = std::max(smallest, micro / 2);
+  if (const auto needed = least + scratch(micro); needed > budget) {
+    refuse_budget(communicator.rank(), needed, budget);
+  }
+  const std::vector<std::int64_t> mine = {static_cast<std::int64_t>(micro)};
+  for (const auto& numbers : ddp::share_numbers(communicator, mine))
+    micro = std::min(micro, static_cast<std::size_t>(numbers.at(0)));
+  if (micro < whole) config.batch.max_micro = static_cast<std::int64_t>(micro);
+  return scratch(micro);
+}
+
+std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
+  const auto count = std::min(heaviest.size(), static_cast<std::size_t>(wanted.micro_batch));
+  return meter.live() + predictor->bytes(total(std::span(heaviest).first(count)), wanted);
+}
+
+[[noreturn]] void Session::refuse_budget(int rank, std::int64_t needed, std::int64_t bytes) const {
+  fail(ExitCode::kMemory,
+       "rank {}: a micro-batch of {} needs {} and the budget is {} (memory.budget); no plan fits. Raise the budget, {}"
+       "or lower data.resolution",
+       rank, std::min<std::int64_t>(config.batch.min_micro, share), format_bytes(needed), format_bytes(bytes),
+       config.memory.recompute.is("auto") || config.memory.recompute.is("all") ? ""
+                                                                               : "set memory.recompute = \"all\", ");
+}
+
+void Session::choose_plan() {
+  plan.resolution = static_cast<int>(config.data.resolution);
+  if (config.memory.policy == "predictive") {
+    choose_candidate();
+  } else {
+    choose_largest();
+  }
+  if (config.memory.policy == "fixed" && !config.batch.accumulation.is("auto")) {
+    memory::check_fixed(plan.micro_batch, config.batch.accumulation.as_integer(), communicator.world(),
+                        config.batch.effective);
+  }
+}
+
+// The predictive policy's: the fastest candidate that fits all ranks.
+void Session::choose_candidate() {
+  costs = measure_costs(*this);
+  candidates = make_candidates(*this);
+  const memory::PolicyState fresh;
+  const memory::ChoiceLimits limits{budgets, memory::parse_fraction(config.memory.target, "memory.target"), 0};
+  const memory::Candidate* chosen = memory::first_choice(start_candidates(), limits, fresh);
+  if (chosen == nullptr) {
+    const auto tightest = std::min_element(budgets.begin(), budgets.end());
+    const memory::Candidate* least = memory::smallest(candidates, budgets, fresh);
+    refuse_budget(static_cast<int>(tightest - budgets.begin()), least->bytes, *tightest);
+  }
+  plan = chosen->plan;
+}
+
+// Where batch.micro says with how many samples to begin, only candidates of that size.
+memory::CandidateTable Session::start_candidates() const {
+  if (config.batch.micro.is("auto")) return candidates;
+  std::vector<memory::Candidate> some;
+  for (const auto& candidate : candidates.all()) {
+    if (candidate.plan.micro_batch == config.batch.micro.as_integer()) some.push_back(candidate);
+  }
+  return memory::CandidateTable(std::move(some));
+}
+
+// The other policies': the largest micro-batch at the configured recompute. Each rank says what fits under its own
+// budget; all take the least.
+void Session::choose_largest() {
+  const auto configured = configured_recompute(config.memory, model->language_blocks());
+  const auto fits = [&](int micro, double fraction) {
+    memory::Plan tried = plan;
+    tried.micro_batch = micro;
+    return static_cast<double>(predicted_peak(tried)) <= fraction * static_cast<double>(budget);
+  };
+  const int smallest = static_cast<int>(std::min(config.batch.min_micro, share));
+  const int largest = static_cast<int>(std::min(config.batch.max_micro, share));
+  const int wish = configured ? *configured : (fits(smallest, config.memory.target) ? 0 : model->language_blocks());
+  const std::vector<std::int64_t> recompute_wish = {wish};
+  for (const auto& numbers : ddp::share_numbers(communicator, recompute_wish)) {
+    plan.recompute_blocks = std::max(plan.recompute_blocks, static_cast<int>(numbers.at(0)));
+  }
+  plan.offload = config.memory.offload.is("on") && plan.recompute_blocks > 0;
+  int micro = memory::largest_micro_batch(smallest, largest, [&](int n) { return fits(n, config.memory.target); });
+  // A single sample may use the band above the target; more than the budget it may not.
+  if (micro == 0 && fits(smallest, 1.0)) micro = smallest;
+  if (!config.batch.micro.is("auto")) micro = static_cast<int>(config.batch.micro.as_integer());
+  plan.micro_batch = smallest;
+  const std::vector<std::int64_t> mine = {micro, predicted_peak(plan), budget};
+  const auto all = ddp::share_numbers(communicator, mine);
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank][0] == 0) refuse_budget(static_cast<int>(rank), all[rank][1], all[rank][2]);
+    micro = std::min(micro, static_cast<int>(all[rank][0]));
+  }
+  plan.micro_batch = micro;
+}
+
+// The plan that the run had settled on (batch.micro is only where it began), where the settings leave it free and it
+// still fits every rank; else the one just chosen.
+void Session::adopt_saved_plan() {
+  plan.resolution = state.plan.resolution;
+  if (config.memory.policy == "fixed") return;
+  memory::Plan saved = state.plan;
+  const auto most = std::max<std::int64_t>(1, std::min(share, config.batch.max_micro));
+  const auto least = std::min(most, config.batch.min_micro);
+  saved.micro_batch = static_cast<int>(std::clamp<std::int64_t>(saved.micro_batch, least, most));
+  const bool known = candidates.empty() || candidates.find(saved) != nullptr;
+  const bool same =
+      known && configured_recompute(config.memory, model->language_blocks()).value_or(saved.recompute_blocks) ==
+                   saved.recompute_blocks;
+  const std::vector<std::int64_t> fits = {same && predicted_peak(saved) <= budget ? 1 : 0};
+  for (const auto& numbers : ddp::share_numbers(communicator, fits)) {
+    if (numbers.at(0) == 0) return;
+  }
+  plan = saved;
+}
+
+std::string Session::plan_text() {
+  auto breakdown = dry->static_breakdown();
+  breakdown["workspace"] += meter.workspace();
+  const auto count = std::min(heaviest.size(), static_cast<std::size_t>(plan.micro_batch));
+  const auto shape = total(std::span(heaviest).first(count));
+  for (const auto& [label, bytes] : dry->micro_batch(shape, plan).breakdown_at_peak()) {
+    breakdown[fmt::format("activations: {}", family_of_label(label))] += bytes;
+  }
+  std::int64_t sum = 0;
+  std::string text;
+  for (const auto& [label, bytes] : breakdown) {
+    text += fmt::format("  {:<28} {:>12}\n", label, format_bytes(bytes));
+    sum += bytes;
+  }
+  return fmt::format(
+      "plan: {}, effective batch {} over {} rank{}\npredicted peak of the heaviest micro-batch ({} samples, {} tokens, "
+      "{} patches):\n{}  {:<28} {:>12}  {:.1f} % of {}\n",
+      memory::to_string(plan), config.batch.effective, communicator.world(), communicator.world() == 1 ? "" : "s",
+      shape.samples, shape.tokens, shape.patches, text, "sum", format_bytes(sum),
+      100.0 * static_cast<double>(sum) / static_cast<double>(budget), format_bytes(budget));
+}
+
+}  // namespace plimsoll::train
