@@ -117,12 +117,17 @@ struct LeRobotSource::Parts {
                                        [](std::int64_t i, const Part& part) { return i < part.begin; }));
   }
 
+  std::int64_t task_of(std::int64_t index) const {
+    const Part& part = part_of(index);
+    return part.first_task + part.dataset.row(index - part.begin).task_index;
+  }
+
   /// Shapes repeat: one tokenisation per task and picture sizes.
   SampleShape compute_shape(std::int64_t index, std::int64_t resolution) const {
     const Part& part = part_of(index);
     const std::int64_t frame = index - part.begin;
     std::vector<ImageSize> sizes;
-    std::vector<std::int64_t> key{resolution, part.first_task + part.dataset.row(frame).task_index};
+    std::vector<std::int64_t> key{resolution, task_of(index)};
     for (const std::size_t camera : part.cameras) {
       sizes.push_back(part.dataset.image_size(camera, frame));
       key.push_back(sizes.back().height << 32 | sizes.back().width);
@@ -156,7 +161,7 @@ struct LeRobotSource::Parts {
     const std::int64_t frame = index - part.begin;
     Sample sample;
     sample.index = index;
-    sample.task_index = part.first_task + part.dataset.row(frame).task_index;
+    sample.task_index = task_of(index);
     sample.instruction = part.dataset.task(frame);
     fill_vectors(part, frame, sample);
     std::vector<Image> images;
@@ -222,7 +227,8 @@ std::uint64_t LeRobotSource::hash() const {
   return xxh3_64(std::as_bytes(std::span(words)));
 }
 
-const std::vector<std::string>& LeRobotSource::tasks() const { return parts_->tasks; }
+std::vector<std::string> LeRobotSource::tasks() const { return parts_->tasks; }
+std::int64_t LeRobotSource::task_of(std::int64_t index) const { return parts_->task_of(index); }
 const Normaliser& LeRobotSource::action_normaliser() const { return *parts_->parts.front().action_scale; }
 const Normaliser* LeRobotSource::state_normaliser() const {
   const auto& scale = parts_->parts.front().state_scale;

@@ -52,8 +52,8 @@ class LeRobotSource final : public SampleSource {
   SampleShape shape_at(std::int64_t index, std::int64_t resolution) const override;
   Sample load_at(std::int64_t index, std::int64_t resolution) const override;
 
-  /// Texts by a sample's task_index.
-  const std::vector<std::string>& tasks() const;
+  std::vector<std::string> tasks() const override;
+  std::int64_t task_of(std::int64_t index) const override;
   /// What a model's actions go through, and what its state comes through, in a closed loop; of the first dataset.
   const Normaliser& action_normaliser() const;
   const Normaliser* state_normaliser() const;   ///< null without a state

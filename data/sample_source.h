@@ -30,6 +30,9 @@ class SampleSource {
   /// source's own setting. A source without pictures of its own takes no notice.
   virtual SampleShape shape_at(std::int64_t index, std::int64_t) const { return shape_of(index); }
   virtual Sample load_at(std::int64_t index, std::int64_t) const { return load(index); }
+  /// Texts of the tasks, and which of them a sample is of (Sample::task_index). A source without tasks has none, and 0.
+  virtual std::vector<std::string> tasks() const { return {}; }
+  virtual std::int64_t task_of(std::int64_t) const { return 0; }
   /// Samples that are trained on, and those of the held-out episodes, as numbers of this source.
   virtual const std::vector<std::int64_t>& training() const = 0;
   virtual const std::vector<std::int64_t>& held_out() const = 0;

@@ -27,6 +27,7 @@ constexpr std::array kCommands{
     Command{"demo-data", plimsoll::run_demo_data, "simulate a small tabletop task and write it as a LeRobot dataset"},
     Command{"init-model", plimsoll::run_init_model, "write a randomly initialised Qwen2.5-VL directory"},
     Command{"features", plimsoll::run_features, "write what the VLM computes for one prompt"},
+    Command{"plan", plimsoll::run_plan, "say what fits on cards of given sizes, from config.json alone"},
     Command{"train", plimsoll::run_train, "train as one rank: alone, or under mpirun or srun"},
     Command{"doctor", plimsoll::run_doctor, "say what this machine has and what is missing"},
     Command{"config", plimsoll::run_config, "print the manual of all configuration keys, or a resolved configuration"},

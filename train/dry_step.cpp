@@ -30,6 +30,7 @@ struct DryStep::Parts {
   model::PackingRules rules, evaluation_rules;
   std::int64_t effective_batch;
   memory::Breakdown breakdown;
+  std::vector<memory::Event> events;
 };
 
 DryStep::DryStep(const model::VlaOptions& options, std::uint64_t seed, std::int64_t effective_batch, std::int64_t extra)
@@ -43,13 +44,16 @@ DryStep::DryStep(const model::VlaOptions& options, std::uint64_t seed, std::int6
       true);
   parts_->rules = parts_->model->packing_rules(seed, false);
   parts_->evaluation_rules = parts_->model->packing_rules(seed, true);
-  for (const auto& event : ledger.events()) parts_->breakdown[event.label] += event.bytes;
+  parts_->events = ledger.events();
+  for (const auto& event : parts_->events) parts_->breakdown[event.label] += event.bytes;
   std::erase_if(parts_->breakdown, [](const auto& entry) { return entry.second == 0; });
 }
 
 DryStep::~DryStep() = default;
 
 const memory::Breakdown& DryStep::static_breakdown() const { return parts_->breakdown; }
+
+const std::vector<memory::Event>& DryStep::static_events() const { return parts_->events; }
 
 std::int64_t DryStep::static_bytes() const {
   return std::accumulate(parts_->breakdown.begin(), parts_->breakdown.end(), std::int64_t{0},

@@ -21,6 +21,8 @@ class DryStep {
   /// Live between micro-batches: weights, adapters, expert, flat buffers; without the workspace arena. By label.
   const memory::Breakdown& static_breakdown() const;
   std::int64_t static_bytes() const;
+  /// The allocations and frees that making the model and its buffers takes.
+  const std::vector<memory::Event>& static_events() const;
 
   /// Peak of one forward and backward above the static bytes.
   std::int64_t activation_bytes(const memory::MicroBatchShape& shape, const memory::Plan& plan) const;

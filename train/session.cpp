@@ -12,6 +12,7 @@
 #include "core/scope.h"
 #include "ddp/handshake.h"
 #include "model/peft.h"
+#include "train/calibration_file.h"
 #include "train/model_files.h"
 #include "train/options.h"
 
@@ -86,6 +87,7 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   controller = std::make_unique<Controller>(
       policy_config(config), comm.world(), share,
       memory::TowerBlocks{model->language_blocks(), model->vision_blocks(), model->expert_blocks()}, candidates);
+  controller->state().calibration = calibration;
 }
 
 void Session::shake_hands() {
@@ -153,6 +155,7 @@ void Session::write_checkpoint() {
   // The others must hear of it, or they would wait for rank 0 for ever.
   const auto texts = ddp::share_text(communicator, trouble);
   if (!texts.front().empty()) throw Error(ExitCode::kCheckpoint, texts.front());
+  if (config.memory.policy == "predictive") write_calibration(*this);
 }
 
 std::filesystem::path Session::checkpoint_root() const { return std::filesystem::path(config.run.dir) / "checkpoints"; }

@@ -14,6 +14,7 @@
 #include "data/sample_stream.h"
 #include "ddp/communicator.h"
 #include "memory/cpu_allocator.h"
+#include "memory/planning/calibration.h"
 #include "memory/planning/candidates.h"
 #include "memory/planning/first_plan.h"
 #include "model/vla.h"
@@ -49,6 +50,7 @@ struct Session {
   std::vector<std::int64_t> budgets;     ///< of all ranks at start
   std::int64_t steps = 0;                ///< of the whole run
   std::int64_t share = 0;                ///< largest of any rank
+  memory::Calibration calibration;       ///< of earlier runs on this machine; the controller's grows from it
   memory::CostModel costs;               ///< of the predictive policy
   memory::CandidateTable candidates;     ///< likewise; empty under the other policies
   memory::Plan plan;

@@ -9,6 +9,7 @@
 #include "core/scope.h"
 #include "ddp/handshake.h"
 #include "memory/planning/predictive.h"
+#include "train/calibration_file.h"
 #include "train/candidates.h"
 #include "train/options.h"
 #include "train/session.h"
@@ -87,11 +88,14 @@ void Session::choose_plan() {
 
 // The predictive policy's: the fastest candidate that fits all ranks.
 void Session::choose_candidate() {
+  calibration = read_calibration(*this);
   costs = measure_costs(*this);
   candidates = make_candidates(*this);
-  const memory::PolicyState fresh;
+  memory::PolicyState fresh;
+  fresh.calibration = calibration;
   const memory::ChoiceLimits limits{budgets, memory::parse_fraction(config.memory.target, "memory.target"), 0};
-  const memory::Candidate* chosen = memory::first_choice(start_candidates(), limits, fresh);
+  const memory::CandidateTable start = start_candidates();
+  const memory::Candidate* chosen = memory::first_choice(start, limits, fresh);
   if (chosen == nullptr) {
     const auto tightest = std::min_element(budgets.begin(), budgets.end());
     const memory::Candidate* least = memory::smallest(candidates, budgets, fresh);

@@ -1,0 +1,271 @@
+// `plimsoll plan`: what fits on cards of given sizes, before anybody buys them. Reads config.json and metadata; nothing
+// of the model is allocated.
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/bytes.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/scope.h"
+#include "launcher/commands.h"
+#include "launcher/plan_report.h"
+#include "launcher/run_config.h"
+#include "model/init_model.h"
+#include "train/forecast.h"
+#include "train/source.h"
+
+namespace plimsoll {
+namespace {
+
+constexpr std::size_t kRunnersUp = 3;
+constexpr int kTextTokens = 88;  // of a prompt's template and instruction: two pictures of 448 px make it 600 tokens
+
+/// The folder of a built-in model, gone with this object.
+class BuiltInModel {
+ public:
+  explicit BuiltInModel(const std::string& size) {
+    std::string name = (std::filesystem::temp_directory_path() / "plimsoll-plan-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr)
+      fail(ExitCode::kData, "{}: cannot be made; set TMPDIR to a folder that can be written", name);
+    folder_ = name;
+    write_file_durably(folder_ / "config.json", model::qwen_config_json(model::init_config(size), "bfloat16").dump(2));
+  }
+  ~BuiltInModel() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  BuiltInModel(const BuiltInModel&) = delete;
+  BuiltInModel& operator=(const BuiltInModel&) = delete;
+  std::string path() const { return folder_.string(); }
+
+ private:
+  std::filesystem::path folder_;
+};
+
+/// What the plan is made for.
+struct Subject {
+  data::SampleDims dims;
+  std::vector<SampleShape> shapes;
+  std::string words;
+};
+
+bool has_data(const train::Config& config) {
+  if (config.data.synthetic_samples > 0) return true;
+  return !config.data.path.empty() && std::filesystem::exists(std::filesystem::path(config.data.path[0]) / "meta");
+}
+
+std::int64_t task_number(const std::vector<std::string>& tasks, const std::string& wanted) {
+  const auto found = std::find(tasks.begin(), tasks.end(), wanted);
+  if (found != tasks.end()) return found - tasks.begin();
+  const bool digits = !wanted.empty() && wanted.find_first_not_of("0123456789") == std::string::npos;
+  if (digits && wanted.size() < 10 && std::stoul(wanted) < tasks.size()) return std::stol(wanted);
+  fail(ExitCode::kUsage, "--task \"{}\": no such task; give its number, 0 to {}, or its text, such as \"{}\"", wanted,
+       tasks.empty() ? 0 : tasks.size() - 1, tasks.empty() ? "" : tasks.front());
+}
+
+// Shapes of the dataset's training samples, of one task where one is asked for.
+Subject from_data(const train::Config& config, const std::optional<std::string>& task) {
+  const auto source = train::make_source(config);
+  Subject subject;
+  subject.dims = source->dims();
+  const std::int64_t only = task ? task_number(source->tasks(), *task) : -1;
+  for (const std::int64_t index : source->training()) {
+    if (only < 0 || source->task_of(index) == only) subject.shapes.push_back(source->shape_of(index));
+  }
+  if (subject.shapes.empty()) fail(ExitCode::kData, "no training sample{}", task ? " of task " + *task : "");
+  const auto heavy = memory::heaviest(subject.shapes, 1).front();
+  subject.words = fmt::format("{} tokens, {} patches, of {} training samples{}", heavy.tokens, heavy.patches,
+                              subject.shapes.size(), task ? " of task \"" + *task + "\"" : "");
+  return subject;
+}
+
+Subject made_up(const train::Config& config, int images, int side, int text) {
+  if (images < 0 || images > 64) fail(ExitCode::kUsage, "--images {}: give 0 to 64", images);
+  if (side < 28 || side % 28 != 0 || side > 4480)
+    fail(ExitCode::kUsage, "--side {}: give pixels from 28 to 4480 in steps of 28", side);
+  if (text < 1 || text > 100000) fail(ExitCode::kUsage, "--text-tokens {}: give 1 to 100000", text);
+  const std::int64_t patches = std::int64_t{images} * (side / 14) * (side / 14);
+  Subject subject;
+  subject.dims.state = subject.dims.action = 7;
+  subject.dims.sensor_window = config.sensor.window;
+  subject.dims.sensor_channels = config.sensor.window > 0 ? 6 : 0;
+  subject.shapes = {{patches / 4 + text, patches}};
+  subject.words = fmt::format("made up: {} picture{} of {} x {}, {} tokens, {} patches", images, images == 1 ? "" : "s",
+                              side, side, subject.shapes[0].tokens, patches);
+  return subject;
+}
+
+std::vector<std::int64_t> parse_budgets(const std::string& text) {
+  std::vector<std::int64_t> budgets;
+  for (std::size_t at = 0; at <= text.size();) {
+    const std::size_t comma = std::min(text.find(',', at), text.size());
+    budgets.push_back(parse_bytes(text.substr(at, comma - at), "--budget"));
+    if (budgets.back() < 1) fail(ExitCode::kUsage, "--budget {}: give sizes such as 24GiB,40GiB", text);
+    at = comma + 1;
+  }
+  return budgets;
+}
+
+std::string gigabytes(std::int64_t bytes) { return fmt::format("{:.2f} GB", static_cast<double>(bytes) / 1e9); }
+
+train::Config with_rank(train::Config config, int rank) {
+  config.lora.alpha *= static_cast<double>(rank) / static_cast<double>(config.lora.rank);
+  config.lora.rank = rank;
+  return config;
+}
+
+memory::Plan everything_recomputed(const train::Forecast& forecast) {
+  memory::Plan plan;
+  plan.recompute_blocks = forecast.dry().model().language_blocks();
+  return plan;
+}
+
+// Largest micro-batch per card and LoRA rank, everything recomputed.
+void fill_table(const train::Config& config, const Subject& subject, const std::vector<std::int64_t>& cards,
+                PlanReport& report) {
+  for (const int rank : {4, 8, 16, 32}) {
+    train::Forecast forecast(with_rank(config, rank), subject.dims, subject.shapes, config.batch.effective);
+    for (const std::int64_t card : cards) {
+      TableCell cell{card, rank, everything_recomputed(forecast), 0};
+      cell.plan.micro_batch = forecast.largest_micro_batch(card - report.overhead, cell.plan);
+      if (cell.plan.micro_batch > 0) cell.live = forecast.live(cell.plan);
+      report.table.push_back(cell);
+    }
+    report.dry_runs += forecast.dry_runs();
+  }
+}
+
+// Rows from guides for Qwen2.5-VL-3B with two pictures, LoRA rank 8 and recompute.
+void fill_rows(train::Forecast& forecast, PlanReport& report) {
+  for (const auto& [card, micro] : {std::pair{24_GiB, 2}, {24_GiB, 4}, {40_GiB, 4}, {80_GiB, 8}}) {
+    memory::Plan plan = everything_recomputed(forecast);
+    const std::int64_t usable = card - report.overhead;
+    HandMadeRow row{card, micro, 0, usable / 10000 * report.target, forecast.largest_micro_batch(usable, plan)};
+    plan.micro_batch = micro;
+    row.live = forecast.live(plan);
+    report.rows.push_back(row);
+  }
+}
+
+std::int64_t sum_of(const memory::Breakdown& parts, std::string_view prefix) {
+  std::int64_t sum = 0;
+  for (const auto& [label, bytes] : parts) sum += label.starts_with(prefix) ? bytes : 0;
+  return sum;
+}
+
+// The guide's own figures for a micro-batch of 2 beside those of the dry run.
+void fill_guide(const train::Config& config, const Subject& subject, train::Forecast& forecast, PlanReport& report) {
+  memory::Plan with = everything_recomputed(forecast), without;
+  with.micro_batch = without.micro_batch = 2;
+  const auto parts = forecast.breakdown(with);
+  const auto activations = [&](train::Forecast& from, const memory::Plan& plan) {
+    return sum_of(from.breakdown(plan), "activations");
+  };
+  const std::int64_t kept = activations(forecast, with), all = activations(forecast, without);
+  train::Config other = config;
+  other.model.dtype = config.model.dtype == "bf16" ? "fp32" : "bf16";
+  train::Forecast twin(other, subject.dims, subject.shapes, config.batch.effective);
+  const std::int64_t ours = forecast.live(with), theirs = twin.live(with);
+  const std::int64_t bf16 = std::min(ours, theirs), fp32 = std::max(ours, theirs);
+  const auto saved = [](std::int64_t less, std::int64_t more) {
+    return fmt::format("{:.0f} %", 100.0 * (1.0 - static_cast<double>(less) / static_cast<double>(more)));
+  };
+  report.guide = {
+      {"model", "6 GB", gigabytes(sum_of(parts, "weights")),
+       "3 billion parameters at 2 bytes leave out the vision tower's 0.67 billion and the embeddings' 0.31 billion"},
+      {"optimiser", "0.5 GB", gigabytes(sum_of(parts, "optimiser")),
+       "two fp32 moments of the adapters and of the action expert, counted exactly"},
+      {"gradients", "0.1 GB", gigabytes(sum_of(parts, "gradients") + sum_of(parts, "staging")),
+       "fp32, and twice: a failed micro-batch must not touch what is summed already"},
+      {"activations, recomputed", "5 to 7 GB", gigabytes(kept),
+       "packed without padding, no logits, no dense masks, frozen vision tower without a graph"},
+      {"activations, all kept", "10 to 15 GB", gigabytes(all),
+       "the same; norms are made again in backward and attention keeps no scores"},
+      {"total", "14 to 17 GB", gigabytes(ours), "the sum of the above, the trained weights and the workspace"},
+      {"recompute saves", "50 to 70 %", saved(kept, all), "of the activations; block inputs stay"},
+      {"bf16 saves", "about 30 %", saved(bf16, fp32),
+       "of the total against fp32 throughout: weights and activations halve, trained parts stay in fp32"},
+  };
+}
+
+PlannedCard planned(train::Forecast& forecast, std::int64_t card, std::int64_t overhead) {
+  const auto found = forecast.card(card, overhead, kRunnersUp);
+  PlannedCard result{found.card, found.usable, std::nullopt, found.runners_up, {}};
+  if (!found.best) return result;
+  result.best = {found.best->plan, found.best->live, found.best->reserved, found.best->fragmentation};
+  result.breakdown = forecast.breakdown(found.best->plan);
+  return result;
+}
+
+cxxopts::Options plan_options() {
+  cxxopts::Options options("plimsoll plan",
+                           "Say what fits on cards of given sizes, by dry run: nothing of the model is allocated. The "
+                           "samples are those of data.path where it is there, else made up");
+  add_config_options(options);
+  auto add = options.add_options();
+  add("budget", "Sizes of cards, separated by commas",
+      cxxopts::value<std::string>()->default_value("24GiB,40GiB,80GiB"));
+  add("overhead", "Bytes of a card that its driver and libraries take",
+      cxxopts::value<std::string>()->default_value("1GiB"));
+  add("size", "Plan for a built-in model instead of model.path: tiny, wide or 3b", cxxopts::value<std::string>());
+  add("images", "Pictures of a made-up sample", cxxopts::value<int>()->default_value("2"));
+  add("side", "Pixels of their sides", cxxopts::value<int>()->default_value("448"));
+  add("text-tokens", "Tokens of its text", cxxopts::value<int>()->default_value(std::to_string(kTextTokens)));
+  add("task", "Only samples of this task of the dataset: its number or text", cxxopts::value<std::string>());
+  add("safe-batch", "Print one number: the largest micro-batch that fits the first budget");
+  add("no-table", "Leave out the tables of LoRA ranks and hand-made rows");
+  add("json", "Print JSON");
+  return options;
+}
+
+}  // namespace
+
+int run_plan(std::vector<std::string> args) {
+  cxxopts::Options options = plan_options();
+  const auto parsed = parse_options(options, args);
+  if (!parsed) return 0;
+  train::Config config = read_config(*parsed);
+  std::optional<BuiltInModel> built_in;
+  if (parsed->count("size") > 0) config.model.path = built_in.emplace((*parsed)["size"].as<std::string>()).path();
+  if (config.model.path.empty())
+    fail(ExitCode::kUsage, "no model: give --config with model.path, --set model.path=DIR, or --size 3b");
+  const auto task = parsed->count("task") > 0 ? std::optional((*parsed)["task"].as<std::string>()) : std::nullopt;
+  if (task && !has_data(config)) fail(ExitCode::kUsage, "--task {}: needs a dataset; set data.path", *task);
+  const Subject subject = has_data(config) && parsed->count("size") == 0
+                              ? from_data(config, task)
+                              : made_up(config, (*parsed)["images"].as<int>(), (*parsed)["side"].as<int>(),
+                                        (*parsed)["text-tokens"].as<int>());
+  const auto cards = parse_budgets((*parsed)["budget"].as<std::string>());
+
+  PlanReport report;
+  report.overhead = parse_bytes((*parsed)["overhead"].as<std::string>(), "--overhead");
+  report.target = memory::parse_fraction(config.memory.target, "memory.target");
+  report.effective = config.batch.effective;
+  train::Forecast forecast(config, subject.dims, subject.shapes, config.batch.effective);
+  if (parsed->count("safe-batch") > 0) {
+    memory::Plan plan = everything_recomputed(forecast);
+    if (config.memory.recompute.is("none")) plan.recompute_blocks = 0;
+    fmt::print("{}\n", forecast.largest_micro_batch(cards.front() - report.overhead, plan));
+    return 0;
+  }
+  report.model =
+      fmt::format("model: {}, {}, LoRA rank {}", built_in ? (*parsed)["size"].as<std::string>() : config.model.path,
+                  config.model.dtype, config.lora.rank);
+  report.sample = subject.words;
+  report.static_bytes = forecast.dry().static_bytes();
+  for (const std::int64_t card : cards) report.cards.push_back(planned(forecast, card, report.overhead));
+  if (parsed->count("no-table") == 0) {
+    fill_table(config, subject, cards, report);
+    fill_rows(forecast, report);
+    fill_guide(config, subject, forecast, report);
+  }
+  report.dry_runs += forecast.dry_runs();
+  fmt::print("{}", parsed->count("json") > 0 ? to_json(report) : to_text(report));
+  return 0;
+}
+
+}  // namespace plimsoll

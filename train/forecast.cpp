@@ -1,0 +1,136 @@
+#include "train/forecast.h"
+
+#include <algorithm>
+
+#include "memory/planning/first_plan.h"
+#include "memory/planning/policy.h"
+#include "memory/planning/predictive.h"
+#include "train/candidates.h"
+
+namespace plimsoll::train {
+namespace {
+
+constexpr std::int64_t kTimeUnit = 1'000'000;  // of a sample, in made-up microseconds
+
+std::vector<memory::AllocatorEvent> for_allocator(const std::vector<memory::Event>& events) {
+  std::vector<memory::AllocatorEvent> list;
+  list.reserve(events.size());
+  for (const auto& event : events) {
+    const bool free = event.bytes < 0;
+    list.push_back({free ? -event.bytes : event.bytes, event.block, free});
+  }
+  return list;
+}
+
+std::uint64_t last_block(const std::vector<memory::Event>& events) {
+  std::uint64_t last = 0;
+  for (const auto& event : events) last = std::max(last, event.block);
+  return last;
+}
+
+}  // namespace
+
+memory::CostModel analytic_costs(const model::VlaModel& model) {
+  memory::CostModel costs;
+  costs.language_blocks = std::max(1, model.language_blocks());
+  costs.vision_blocks = std::max(1, model.vision_blocks());
+  costs.expert_blocks = std::max(1, model.expert_blocks());
+  costs.language_recompute = 4000;
+  costs.vision_recompute = model.vision_blocks() > 0 ? 2000 : 0;
+  for (const int samples : {1, 2}) costs.points.push_back({samples, kTimeUnit / 10 + samples * kTimeUnit});
+  return costs;
+}
+
+Forecast::Forecast(const Config& config, const data::SampleDims& dims, std::vector<SampleShape> heaviest,
+                   std::int64_t share)
+    : config_(config),
+      heaviest_(memory::heaviest(std::move(heaviest), static_cast<std::size_t>(share))),
+      share_(share),
+      target_(memory::parse_fraction(config.memory.target, "memory.target")),
+      dry_(std::make_unique<DryStep>(vla_options(config, dims), static_cast<std::uint64_t>(config.run.seed),
+                                     config.batch.effective, kLossSlots + ddp::slot_count(1))) {}
+
+memory::MicroBatchShape Forecast::heaviest(int samples) const {
+  memory::MicroBatchShape total{samples, 0, 0};
+  // Fewer shapes than samples only where all are alike.
+  for (int i = 0; i < samples; ++i) total += heaviest_[std::min(static_cast<std::size_t>(i), heaviest_.size() - 1)];
+  return total;
+}
+
+std::int64_t Forecast::workspace(int samples) {
+  const auto found = workspaces_.find(samples);
+  if (found != workspaces_.end()) return found->second;
+  std::vector<SampleShape> shapes;
+  for (int i = 0; i < samples; ++i)
+    shapes.push_back(heaviest_[std::min(static_cast<std::size_t>(i), heaviest_.size() - 1)]);
+  return workspaces_[samples] = dry_->scratch_bytes(shapes);
+}
+
+std::int64_t Forecast::live(const memory::Plan& plan) {
+  const auto key = std::make_pair(memory::plan_hash(plan), plan.micro_batch);
+  if (const auto found = known_.find(key); found != known_.end()) return found->second;
+  ++dry_runs_;
+  const auto shape = heaviest(plan.micro_batch);
+  const std::int64_t activations = std::max(dry_->activation_bytes(shape, plan), dry_->evaluation_bytes(shape));
+  return known_[key] = dry_->static_bytes() + workspace(plan.micro_batch) + activations;
+}
+
+PlanBytes Forecast::bytes(const memory::Plan& plan, bool expandable_segments) {
+  memory::CachingAllocatorModel allocator({expandable_segments, std::nullopt});
+  std::uint64_t offset = 0;
+  const auto play = [&](const std::vector<memory::Event>& events) {
+    allocator.replay(for_allocator(events), offset);
+    offset += last_block(events);
+  };
+  play(dry_->static_events());
+  allocator.allocate(workspace(plan.micro_batch), ++offset);
+  allocator.release_cached();  // as after loading, before the first step
+  allocator.reset_peaks();
+  const auto events = dry_->micro_batch(heaviest(plan.micro_batch), plan).events();
+  ++dry_runs_;
+  for (int i = 0; i < 3; ++i) play(events);
+  const auto& stats = allocator.stats();
+  return {plan, live(plan), stats.peak_reserved, stats.fragmentation()};
+}
+
+memory::Breakdown Forecast::breakdown(const memory::Plan& plan) {
+  memory::Breakdown parts = dry_->static_breakdown();
+  parts["workspace"] += workspace(plan.micro_batch);
+  for (const auto& [label, size] : dry_->micro_batch(heaviest(plan.micro_batch), plan).breakdown_at_peak())
+    parts["activations: " + label] += size;
+  std::erase_if(parts, [](const auto& entry) { return entry.second == 0; });
+  return parts;
+}
+
+const memory::CandidateTable& Forecast::candidates() {
+  if (candidates_.empty()) {
+    const auto plans = allowed_plans(config_, dry_->model(), share_);
+    candidates_ = memory::make_table(plans, analytic_costs(dry_->model()), share_,
+                                     [this](const memory::Plan& plan) { return live(plan); });
+  }
+  return candidates_;
+}
+
+CardForecast Forecast::card(std::int64_t card_bytes, std::int64_t overhead, std::size_t runners) {
+  CardForecast result{card_bytes, card_bytes - overhead, std::nullopt, {}};
+  const std::int64_t allowed = result.usable / 10000 * target_;
+  for (const auto& candidate : candidates().all()) {
+    if (candidate.bytes > allowed) continue;
+    if (!result.best) {
+      result.best = bytes(candidate.plan);
+    } else if (result.runners_up.size() < runners) {
+      result.runners_up.push_back(candidate);
+    }
+  }
+  return result;
+}
+
+int Forecast::largest_micro_batch(std::int64_t usable, memory::Plan plan) {
+  const int most = static_cast<int>(std::min(share_, config_.batch.max_micro));
+  return memory::largest_micro_batch(1, most, [&](int samples) {
+    plan.micro_batch = samples;
+    return live(plan) <= usable / 10000 * target_;
+  });
+}
+
+}  // namespace plimsoll::train

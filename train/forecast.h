@@ -1,0 +1,82 @@
+#pragma once
+// What fits on cards that nobody here owns: plans, peaks and what they are made of, from config.json alone. Nothing of
+// the model is allocated. Behind `plimsoll plan`.
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "memory/planning/caching_allocator.h"
+#include "memory/planning/candidates.h"
+#include "train/dry_step.h"
+#include "train/options.h"
+
+namespace plimsoll::train {
+
+/// One plan in bytes.
+struct PlanBytes {
+  memory::Plan plan;
+  std::int64_t live = 0;           ///< predicted peak: static bytes, workspace arena and activations
+  std::int64_t reserved = 0;       ///< what PyTorch's caching allocator would hold for it at most
+  std::int64_t fragmentation = 0;  ///< 1/10000 of reserved that nobody uses at its peak
+};
+
+/// What one card can do.
+struct CardForecast {
+  std::int64_t card = 0;    ///< bytes of the card
+  std::int64_t usable = 0;  ///< less the fixed overhead
+  std::optional<PlanBytes> best;
+  std::vector<memory::Candidate> runners_up;  ///< that fit as well, fastest first
+};
+
+/// Dry runs of one model under one configuration, each made once. One thread.
+class Forecast {
+ public:
+  /// `heaviest`: the heaviest samples there are, heaviest first, as many as `share` or more; they stand for every
+  /// micro-batch.
+  Forecast(const Config& config, const data::SampleDims& dims, std::vector<SampleShape> heaviest, std::int64_t share);
+
+  /// Peak of a plan: the maximum over its phases, training and evaluation.
+  std::int64_t live(const memory::Plan& plan);
+  /// The same through the allocator's rules, over several micro-batches in a row.
+  PlanBytes bytes(const memory::Plan& plan, bool expandable_segments = false);
+  /// Live bytes at the peak by label: weights, adapters, gradients, activations by block, ...
+  memory::Breakdown breakdown(const memory::Plan& plan);
+  /// Every plan that settings and knobs allow, with bytes and relative times.
+  const memory::CandidateTable& candidates();
+  /// The fastest plan whose peak is at most target x usable; up to `runners` others behind it.
+  CardForecast card(std::int64_t card_bytes, std::int64_t overhead, std::size_t runners);
+  /// Largest micro-batch of the share that fits `usable` x target with this recompute, 0 for none. Bisected: memory is
+  /// monotone in the micro-batch.
+  int largest_micro_batch(std::int64_t usable, memory::Plan plan);
+
+  const DryStep& dry() const { return *dry_; }
+  std::int64_t share() const { return share_; }
+  int dry_runs() const { return dry_runs_; }
+
+ private:
+  memory::MicroBatchShape heaviest(int samples) const;
+  std::int64_t workspace(int samples);
+
+  Config config_;
+  std::vector<SampleShape> heaviest_;
+  std::int64_t share_;
+  std::int64_t target_;  ///< 1/10000
+  std::unique_ptr<DryStep> dry_;
+  std::map<std::pair<std::uint32_t, int>, std::int64_t> known_;
+  std::map<int, std::int64_t> workspaces_;
+  memory::CandidateTable candidates_;
+  int dry_runs_ = 0;
+};
+
+/// Relative times where nothing was timed; only their order means something. A micro-batch has a fixed part, worth a
+/// tenth of a sample, for starting kernels. Per token and parameter a LoRA step over frozen weights takes 4
+/// floating-point operations in the language model and 2 more where it is recomputed (6 and 8 with weights' gradients:
+/// Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 2), of which the
+/// vision tower in front has 2 to itself: recomputing every language block adds some four tenths.
+memory::CostModel analytic_costs(const model::VlaModel& model);
+
+}  // namespace plimsoll::train
