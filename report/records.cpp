@@ -67,6 +67,7 @@ std::string to_json(const DecisionRecord& record) {
                {"after", view(record.after)},
                {"predicted_peak", record.predicted_peak ? Json(*record.predicted_peak) : Json(nullptr)},
                {"changed", record.changed},
+               {"settled", record.settled ? Json(*record.settled) : Json(nullptr)},
                {"reason", record.reason}});
 }
 

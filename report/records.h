@@ -62,7 +62,8 @@ struct DecisionRecord {
   PlanView before, after;
   std::optional<std::int64_t> predicted_peak;  ///< of `after`, on the heaviest micro-batch
   bool changed = false;
-  std::string reason;  ///< a sentence for a person
+  std::optional<bool> settled;  ///< predictive: the budget is filled as well as it can be
+  std::string reason;           ///< a sentence for a person
 };
 std::string to_json(const DecisionRecord& record);
 

@@ -45,6 +45,7 @@ std::optional<memory::Decision> Controller::observe(std::int64_t step, std::span
   const auto usage = usage_of(reports);
   const bool replay = verdict.action == ddp::Action::kReplay;
   const auto summary = window_.add(step, usage, !replay);
+  judged_ = summary;
   if (replay) return after_failure(step, reports, verdict, plan);
   if (config_.kind == memory::PolicyKind::kPredictive) return predict(step, usage, summary, plan);
   if (!summary) return std::nullopt;
@@ -56,10 +57,16 @@ std::optional<memory::Decision> Controller::predict(std::int64_t step, std::span
                                                     const memory::Plan& plan) {
   if (auto at_once = memory::respond(config_, step, usage, plan, candidates_, state_)) {
     window_.restart();
+    judged_.reset();
     return at_once;
   }
   if (!window) return std::nullopt;
   return memory::decide_predictive(config_, *window, plan, candidates_, state_);
+}
+
+std::optional<bool> Controller::settled(const memory::Plan& plan) const {
+  if (config_.kind != memory::PolicyKind::kPredictive || !judged_) return std::nullopt;
+  return memory::settled(config_, *judged_, plan, share_, candidates_, state_);
 }
 
 memory::Decision Controller::after_failure(std::int64_t step, std::span<const ddp::Report> reports,

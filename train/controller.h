@@ -32,6 +32,9 @@ class Controller {
   const memory::PolicyConfig& config() const { return config_; }
   /// Largest peak and its rank so far in this window, for the progress line.
   const memory::WindowSummary& window() const { return window_.current(); }
+  /// Whether the plan that the newest decision left fills the budget as well as it can be. Nothing
+  /// under other policies, and after a decision between windows.
+  std::optional<bool> settled(const memory::Plan& plan) const;
   /// For the checkpoint: read when it is written, replaced when a run is resumed.
   memory::PolicyState& state() { return state_; }
 
@@ -46,6 +49,7 @@ class Controller {
   memory::TowerBlocks blocks_;
   const memory::CandidateTable& candidates_;
   memory::WindowAccumulator window_;
+  std::optional<memory::WindowSummary> judged_;  ///< the window of the newest decision
   memory::PolicyState state_;
 };
 

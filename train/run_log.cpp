@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "report/exit_file.h"
 
 namespace plimsoll::train {
@@ -57,6 +58,8 @@ RunLog::RunLog(const Session& session, std::int64_t resume_step)
   std::filesystem::create_directories(dir);
   metrics_ = std::make_unique<report::JsonLines>(dir / "metrics.jsonl", resume_step);
   decisions_ = std::make_unique<report::JsonLines>(dir / "decisions.jsonl", resume_step);
+  if (!session.candidates.empty())
+    write_file_durably(dir / "candidates.json", memory::to_json(session.candidates));
   console_ = std::make_unique<report::Console>(stdout, report::watched_by_a_person(), session.config.report.every,
                                                report::terminal_columns());
 }
@@ -163,6 +166,7 @@ void RunLog::decision(const memory::Decision& decision) {
   record.after = view(decision.plan);
   record.predicted_peak = session_.predicted_peak(decision.plan);
   record.changed = decision.changed;
+  record.settled = session_.controller->settled(decision.plan);
   record.reason = decision.reason;
   decisions_->append(report::to_json(record));
   status(decision, windows_);

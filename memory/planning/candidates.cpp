@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -184,6 +186,22 @@ std::string to_text(const CandidateTable& table) {
                         candidate.microseconds);
   }
   return text;
+}
+
+std::string to_json(const CandidateTable& table) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const Candidate& candidate : table.all()) {
+    const Plan& plan = candidate.plan;
+    list.push_back({{"micro_batch", plan.micro_batch},
+                    {"resolution", plan.resolution},
+                    {"recompute_blocks", plan.recompute_blocks},
+                    {"recompute_vision", plan.recompute_vision},
+                    {"recompute_expert", plan.recompute_expert},
+                    {"offload", plan.offload},
+                    {"bytes", candidate.bytes},
+                    {"microseconds", candidate.microseconds}});
+  }
+  return nlohmann::ordered_json{{"candidates", list}}.dump() + "\n";
 }
 
 CandidateTable candidate_table_from_text(std::string_view text) {
