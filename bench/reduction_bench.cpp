@@ -1,8 +1,8 @@
-// What the report slots cost: the all-reduce of a step's gradients alone against the same with the ranks' reports
-// behind them. Run it
-//   mpirun -n 2 --oversubscribe build/reduction_bench [gradient megabytes, 30] [repetitions, 100]
-// Rank 0 prints one line: medians in milliseconds and the slots' share. Packing, unpacking and agreeing are counted as
-// the slots' too.
+// What the ranks' reports cost, as a share of a training step on the tiny model, one thread a rank. Run it
+//   mpirun -n 2 --oversubscribe build/reduction_bench [steps, 30] [reductions in pairs after each step, 20]
+// Rank 0 prints lines `FIGURE name = value unit`. The slots' cost is what they add to the all-reduce of that model's
+// gradients (median difference of pairs, taken by turns, so that whatever else the machine does hits both alike), and
+// packing, unpacking the whole world, and agreeing. Steps, pairs and handling alternate in one run.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -11,15 +11,24 @@
 #include <vector>
 
 #include "core/error.h"
-#include "ddp/agreement.h"
-#include "ddp/communicator.h"
-#include "ddp/report.h"
+#include "model/init_model.h"
+#include "train/session.h"
+#include "train/source.h"
 
-namespace plimsoll::ddp {
+namespace plimsoll::train {
 namespace {
 
-double time_ms(Communicator& communicator, const auto& action) {
-  communicator.barrier();
+namespace fs = std::filesystem;
+
+constexpr double kBound = 0.005;       // share of a step
+constexpr int kHandlingRepeats = 100;  // too short to be timed alone
+
+/// Milliseconds.
+struct Times {
+  std::vector<double> step, reduction, extra, handling;
+};
+
+double time_ms(const auto& action) {
   const auto began = std::chrono::steady_clock::now();
   action();
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
@@ -30,50 +39,106 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-void print(const Communicator& communicator, std::int64_t megabytes, double base, double extra, double handling) {
-  std::printf(
-      "ranks %d, gradients %lld MB, slots %lld: reduction %.3f ms, slots add %.4f ms to it, pack + unpack + agree %.4f "
-      "ms, ratio %.4f\n",
-      communicator.world(), static_cast<long long>(megabytes), static_cast<long long>(slot_count(communicator.world())),
-      base, extra, handling, base > 0.0 ? 1.0 + (extra + handling) / base : 1.0);
+Config config_in(const fs::path& folder) {
+  Config config;
+  config.model = {(folder / "model").string(), "fp32", ""};
+  config.run.dir = (folder / "run").string();
+  config.expert = {"ddpm", 128, 4, 4, 4, 8, 100, 10};
+  config.sensor.window = 8;
+  config.data.synthetic_samples = 64;
+  config.batch.effective = 8;
+  config.memory.budget = "4GiB";
+  config.memory.recompute = "none";
+  return config;
 }
 
-void run(std::int64_t megabytes, int repetitions) {
-  const std::string folder = (std::filesystem::temp_directory_path() / "plimsoll-reduction-bench").string();
-  const auto communicator = make_communicator(folder, 60.0);
-  const auto gradients = static_cast<std::size_t>(megabytes) * 1'000'000 / sizeof(float);
-  std::vector<float> flat(gradients + static_cast<std::size_t>(slot_count(communicator->world())));
-  std::vector<float> own(kSlots);
-  const Report report{.budget_bytes = 1 << 30, .measured_peak_bytes = 800 << 20, .plan_hash = 0x123456};
-  std::vector<double> base, extra, handling;
-  const auto reduce = [&](std::span<float> values) {
-    return time_ms(*communicator, [&] { communicator->all_reduce_sum(values); });
+void time_step(Session& session, std::int64_t number, Times& times) {
+  std::vector<std::shared_ptr<const Sample>> hold;
+  const auto samples = session.load_share(number, hold);
+  StepInput input;
+  input.step = number;
+  input.updates = number - 1;
+  input.samples = samples;
+  input.plan = session.plan;
+  session.communicator.barrier();
+  StepResult result;
+  times.step.push_back(time_ms([&] { result = session.step->run(input); }));
+  if (result.fatal) throw *result.fatal;
+}
+
+void time_pair(ddp::Communicator& communicator, std::span<float> all, std::size_t gradients, bool first, Times& times) {
+  const auto reduce = [&](bool slots) {
+    communicator.barrier();
+    return time_ms([&] { communicator.all_reduce_sum(slots ? all : all.first(gradients)); });
   };
-  for (int i = 0; i < repetitions; ++i) {
-    // In pairs and by turns, so that whatever else the machine does hits both alike.
-    handling.push_back(time_ms(*communicator, [&] {
-      pack(report, 0, own);
-      agree(unpack(own, 1), {});
-    }));
-    const double first = reduce(i % 2 == 0 ? std::span(flat).first(gradients) : std::span(flat));
-    const double second = reduce(i % 2 == 0 ? std::span(flat) : std::span(flat).first(gradients));
-    base.push_back(i % 2 == 0 ? first : second);
-    extra.push_back(i % 2 == 0 ? second - first : first - second);
+  const double before = reduce(first), after = reduce(!first);
+  times.reduction.push_back(first ? after : before);
+  times.extra.push_back(first ? before - after : after - before);
+}
+
+/// Packs this rank's report into `own`, and reads the world's from `summed`: what a step does with its slots.
+void time_handling(const ddp::Communicator& communicator, std::span<float> own, std::span<const float> summed,
+                   Times& times) {
+  const ddp::Report report{.budget_bytes = 1 << 30, .measured_peak_bytes = 800 << 20, .plan_hash = 0x123456};
+  const double all = time_ms([&] {
+    for (int i = 0; i < kHandlingRepeats; ++i) {
+      ddp::pack(report, communicator.rank(), own);
+      ddp::agree(ddp::unpack(summed, communicator.world()), {});
+    }
+  });
+  times.handling.push_back(all / kHandlingRepeats);
+}
+
+void print(int world, std::size_t gradients, const Times& times) {
+  const double step = median(times.step), extra = median(times.extra), handling = median(times.handling);
+  const double share = (std::max(0.0, extra) + handling) / step;
+  std::printf("%d ranks, %.1f MB of gradients, %lld slots\n", world,
+              static_cast<double>(gradients) * sizeof(float) / 1e6, static_cast<long long>(ddp::slot_count(world)));
+  std::printf("FIGURE report slots: a step of the tiny model, 4 samples a rank, one thread = %.4g ms\n", step);
+  std::printf("FIGURE report slots: all-reduce of its gradients without them = %.4g ms\n", median(times.reduction));
+  std::printf("FIGURE report slots: what they add to the all-reduce = %.3g ms\n", extra);
+  std::printf("FIGURE report slots: pack, unpack, agree = %.3g ms\n", handling);
+  std::printf("FIGURE report slots, share of a step = %.3g (bound %g: %s)\n", share, kBound,
+              share < kBound ? "met" : "NOT met");
+}
+
+void run(int steps, int pairs) {
+  const auto folder = fs::temp_directory_path() / "plimsoll-reduction-bench";
+  const auto communicator = ddp::make_communicator((folder / "progress").string(), 60.0);
+  const Config config = config_in(folder);
+  if (communicator->rank() == 0)
+    model::write_random_checkpoint(model::init_config("tiny"), {config.model.path, 1, false});
+  communicator->barrier();
+  const auto source = make_source(config);
+  Session session(config, *communicator, *source);
+  const auto gradients = session.buffers->gradients().size();
+  const auto slots = static_cast<std::size_t>(ddp::slot_count(communicator->world()));
+  std::vector<float> flat(gradients + slots), own(slots), summed(slots);
+  for (int rank = 0; rank < communicator->world(); ++rank) {
+    ddp::pack({.budget_bytes = 1 << 30, .plan_hash = 0x123456}, rank, own);
+    for (std::size_t i = 0; i < slots; ++i) summed[i] += own[i];
   }
-  if (communicator->rank() != 0) return;
-  print(*communicator, megabytes, median(base), median(extra), median(handling));
+  Times times;
+  for (int step = 1; step <= steps; ++step) {
+    time_step(session, step, times);
+    for (int pair = 0; pair < pairs; ++pair) time_pair(*communicator, flat, gradients, pair % 2 == 0, times);
+    time_handling(*communicator, own, summed, times);
+  }
+  if (communicator->rank() == 0) print(communicator->world(), gradients, times);
 }
 
 }  // namespace
-}  // namespace plimsoll::ddp
+}  // namespace plimsoll::train
 
 int main(int argc, char** argv) {
   try {
-    const long megabytes = argc > 1 ? std::atol(argv[1]) : 30;
-    const int repetitions = argc > 2 ? std::atoi(argv[2]) : 100;
-    if (megabytes < 1 || repetitions < 1)
-      plimsoll::fail(plimsoll::ExitCode::kUsage, "usage: reduction_bench [megabytes >= 1] [repetitions >= 1]");
-    plimsoll::ddp::run(megabytes, repetitions);
+    plimsoll::memory::CpuAllocator::install();
+    at::set_num_threads(1);
+    const int steps = argc > 1 ? std::atoi(argv[1]) : 30;
+    const int pairs = argc > 2 ? std::atoi(argv[2]) : 20;
+    if (steps < 1 || pairs < 1)
+      plimsoll::fail(plimsoll::ExitCode::kUsage, "usage: reduction_bench [steps >= 1] [pairs >= 1]");
+    plimsoll::train::run(steps, pairs);
     return 0;
   } catch (const plimsoll::Error& error) {
     std::fprintf(stderr, "%s\n", error.what());

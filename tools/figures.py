@@ -1,10 +1,19 @@
 #!/usr/bin/env python3
 """Turns results of benchmarks into lines `FIGURE name = value unit` for docs/benchmarks.md. Usage: figures.py FILE
 
-FILE is either Google Benchmark's JSON or JSON lines of bench/peers/step_peer.py.
+FILE is either Google Benchmark's JSON or JSON lines of bench/peers/step_peer.py. A figure that has a bound carries it and whether it
+is met, in place of a unit: "(bound 1.5: met)".
 """
 import json
 import sys
+
+SPEED_BOUNDS = {"tiny": 1.5, "wide": 1.1}
+BYTES_BOUND = 0.7
+SHARE_BOUNDS = {"share_of_step": 0.02}
+
+
+def verdict(bound, met):
+    return f"(bound {bound}: {'met' if met else 'NOT met'})"
 
 
 def benchmark_figures(document):
@@ -16,7 +25,9 @@ def benchmark_figures(document):
             if counter in row:
                 yield f"{row['name']} {counter.split('_')[0]}", row[counter], "1/s"
         for counter in (name for name in row if name.startswith("share_")):
-            yield f"{row['name']} {counter.replace('_', ' ')}", row[counter], ""
+            bound = SHARE_BOUNDS.get(counter)
+            unit = verdict(bound, row[counter] < bound) if bound else ""
+            yield f"{row['name']} {counter.replace('_', ' ')}", row[counter], unit
 
 
 def peer_figures(rows):
@@ -24,8 +35,11 @@ def peer_figures(rows):
         setting = f"{row['size']}, batch {row['batch']}, recompute {row['recompute']}, {row['dtype']}, {row['threads']} threads"
         yield f"step {setting}: ours", row["ours_samples_per_second"], "samples/s"
         yield f"step {setting}: PyTorch", row["peer_samples_per_second"], "samples/s"
-        yield f"step {setting}: speed, ours by PyTorch's", row["speed"], ""
-        yield f"step {setting}: bytes, ours by PyTorch's", row["bytes"], ""
+        least = SPEED_BOUNDS.get(row["size"])
+        unit = verdict(least, row["speed"] >= least) if least else ""
+        yield f"step {setting}: speed, ours by PyTorch's", row["speed"], unit
+        unit = verdict(BYTES_BOUND, row["bytes"] <= BYTES_BOUND) if row["recompute"] == "none" else ""
+        yield f"step {setting}: activation bytes, ours by PyTorch's", row["bytes"], unit
 
 
 def main():

@@ -140,6 +140,19 @@ def faults(tally):
     run_pytest(tally, "faults", "tests/faults")
 
 
+def bench(tally):
+    """A moment of each benchmark: that it runs, and that the bytes of a step, which do not depend on time, are within their bound."""
+    ranks = ["mpirun", "--oversubscribe", "-n", "2", "build/reduction_bench", "2", "2"]
+    for name, command in {
+        "step_bench": ["build/step_bench", "--benchmark_filter=tiny_micro_8", "--benchmark_min_time=0.01"],
+        "reduction_bench": ranks,
+        "step_peer": [sys.executable, "bench/peers/step_peer.py", "--build", "build", "--size", "tiny", "--batch", "1",
+                      "--recompute", "none", "--steps", "2", "--rounds", "1"],
+    }.items():
+        status = run(command, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", PYTHONDONTWRITEBYTECODE="1")
+        tally.add(f"bench: {name}", "" if status == 0 else f"ended with status {status} (see above)")
+
+
 def check_format(tally):
     status = run(["tools/format.sh", "--check"])
     tally.add("format: clang-format", "" if status == 0 else "not as `make format` would have them (see above)")
@@ -165,9 +178,9 @@ def tidy(tally):
             tally.add(f"tidy: {file.relative_to(ROOT)}", "" if result.returncode == 0 else "clang-tidy complains (see above)")
 
 
-SECTIONS = {"format": check_format, "borders": borders, "units": units, "oracle": oracle, "faults": faults,
+SECTIONS = {"format": check_format, "borders": borders, "units": units, "oracle": oracle, "faults": faults, "bench": bench,
             "sanitize": sanitize, "tidy": tidy}
-NEEDS_PROGRAM = {"units", "oracle", "faults"}
+NEEDS_PROGRAM = {"units", "oracle", "faults", "bench"}
 
 
 def main():

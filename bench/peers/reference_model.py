@@ -191,12 +191,13 @@ class Reference(nn.Module):
             for name, tensor in given.items():
                 own[name].copy_(tensor)
 
-    def optimizer(self):
+    def optimizer(self, fused=None):
+        """None: torch's own choice, which on the CPU is its loop over tensors. True: the one kernel that transformers' Trainer takes."""
         o = self.options
         groups = {"vl_lr": [], "lr": []}
         for name, parameter in self.trainable().items():
             groups["vl_lr" if "lora_" in name else "lr"].append(parameter)
-        return torch.optim.AdamW([{"params": p, "lr": o[lr]} for lr, p in groups.items() if p], weight_decay=o["weight_decay"])
+        return torch.optim.AdamW([{"params": p, "lr": o[lr]} for lr, p in groups.items() if p], weight_decay=o["weight_decay"], fused=fused)
 
     def features(self, batch):
         with torch.set_grad_enabled(self.options["stage"] == 2 and torch.is_grad_enabled()):

@@ -1,11 +1,14 @@
-// Runs training steps on made-up samples and writes everything that a PyTorch reference needs to run the same ones, and
-// what came out here: losses of each step and the gradients of the first. Driven by test_vla_parity.py and
-// bench/peers/.
+// Runs the trainer's own step (train/step.h: flat buffers, guardian, commit, reduction of world 1, AdamW with two
+// learning rates) on made-up samples and writes everything that a PyTorch reference needs to run the same ones, and
+// what came out here. Driven by test_vla_parity.py and bench/peers/. Learning-rate factor 1, no clipping, no dropout.
 //
 // OUT/options.json, OUT/trainable.safetensors (values before the first step), OUT/batches.safetensors
-// ("<step>/<sample>/<field>"), OUT/ours.safetensors ("losses" [steps, samples], "gradient/<name>").
-// With --time N: nothing but options, trainable values and batches is written, and one JSON line tells seconds per step
-// and, under bench/peers/malloc_counter.c, the bytes that a step takes at its peak.
+// ("<step>/<sample>/<field>"), OUT/ours.safetensors ("losses" [steps]: mean over the samples, as the step reports it;
+// "sample_losses" [steps, samples]: of a forward just before it; "gradient/<name>": what the ranks would sum in the
+// first step; "trained/<name>": values after the last).
+// With --time N: nothing but options, trainable values and batches is written, and one JSON line tells seconds per
+// whole step and, under bench/peers/malloc_counter.c, the bytes that a step takes at its peak above what is live
+// between steps. There is no workspace arena here: library scratch counts as a step's, as it does for PyTorch.
 
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
@@ -20,8 +23,11 @@
 
 #include "core/error.h"
 #include "core/safetensors.h"
+#include "ddp/communicator.h"
+#include "memory/cpu_allocator.h"
 #include "model/init_model.h"
 #include "model/vla.h"
+#include "train/step.h"
 
 namespace plimsoll::model {
 namespace {
@@ -29,10 +35,12 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
+constexpr double kWeightDecay = 0.01;
+
 struct Setting {
   std::string out, init;
   VlaOptions options;
-  int batch = 5, steps = 1, recompute = 0, timed = 0;
+  int batch = 5, micro = 0, steps = 1, recompute = 0, timed = 0;
   int images = 1, side = 112, text = 24;
   double lr = 1e-4, vl_lr = 1e-5;
 };
@@ -45,6 +53,7 @@ Setting parse(int argc, char** argv) {
       "kind", "ddpm or flow", cxxopts::value<std::string>()->default_value("ddpm"));
   add("dtype", "fp32 or bf16", cxxopts::value<std::string>()->default_value("fp32"))(
       "batch", "samples", cxxopts::value<int>()->default_value("5"));
+  add("micro", "samples at once; 0: all", cxxopts::value<int>()->default_value("0"));
   add("steps", "training steps", cxxopts::value<int>()->default_value("1"))("recompute", "blocks",
                                                                             cxxopts::value<int>()->default_value("0"));
   add("time", "timed steps", cxxopts::value<int>()->default_value("0"))("side", "image side",
@@ -62,6 +71,7 @@ Setting parse(int argc, char** argv) {
   s.out = args["out"].as<std::string>();
   s.init = args["init"].as<std::string>();
   s.batch = args["batch"].as<int>();
+  s.micro = args["micro"].as<int>() > 0 ? args["micro"].as<int>() : s.batch;
   s.steps = args["steps"].as<int>();
   s.recompute = args["recompute"].as<int>();
   s.timed = args["time"].as<int>();
@@ -183,7 +193,7 @@ void write_options(const Setting& s) {
                      {"bf16", o.precision.compute == at::kBFloat16},
                      {"lr", s.lr},
                      {"vl_lr", s.vl_lr},
-                     {"weight_decay", 0.01},
+                     {"weight_decay", kWeightDecay},
                      {"rank", o.lora.rank},
                      {"alpha", o.lora.alpha},
                      {"targets", o.lora.targets},
@@ -242,36 +252,76 @@ void write_batches(const Setting& s, const PackingRules& rules) {
   archive.write(fs::path(s.out) / "batches.safetensors");
 }
 
-torch::optim::AdamW make_optimizer(const VlaModel& model, const Setting& s) {
-  std::vector<torch::optim::OptimizerParamGroup> groups;
-  for (const auto group : {ParameterGroup::kVlm, ParameterGroup::kExpert}) {
-    std::vector<Tensor> tensors;
-    for (const auto& p : model.parameters()) {
-      if (p.group == group) tensors.push_back(p.tensor);
-    }
-    auto options = std::make_unique<torch::optim::AdamWOptions>(group == ParameterGroup::kVlm ? s.vl_lr : s.lr);
-    options->weight_decay(0.01);
-    if (!tensors.empty()) groups.emplace_back(tensors, std::move(options));
-  }
-  return torch::optim::AdamW(groups);
-}
+/// One rank's trainer around the model, without a session: the samples are given.
+class Trainer {
+ public:
+  Trainer(const VlaModel& model, const Setting& setting, const PackingRules& rules, memory::Meter& meter)
+      : model_(model),
+        setting_(setting),
+        buffers_(model.parameters(), train::kLossSlots + ddp::slot_count(1)),
+        step_(model, rules, at::kCPU, buffers_, *communicator_, meter, predictor_, options(setting)) {}
 
-void train_and_write(const VlaModel& model, const Setting& s, const PackingRules& rules) {
+  /// The mean loss of the samples before the update.
+  double step(const std::vector<Sample>& samples) {
+    std::vector<StreamSample> stream;
+    for (const auto& sample : samples) stream.push_back({&sample, static_cast<std::uint64_t>(sample.index)});
+    train::StepInput input;
+    input.step = ++done_;
+    input.updates = done_ - 1;
+    input.samples = stream;
+    input.plan = {0, setting_.micro, setting_.recompute};
+    const auto result = step_.run(input);
+    if (result.fatal) throw *result.fatal;
+    if (result.verdict.action != ddp::Action::kApply) fail(ExitCode::kData, "step {} was not applied", done_);
+    return result.loss;
+  }
+
+  /// The sum of the committed gradients of the last step.
+  void add_gradients(Archive& archive) {
+    for (std::size_t i = 0; i < buffers_.slots().size(); ++i) {
+      const auto& slot = buffers_.slots()[i];
+      const auto part = buffers_.gradients().subspan(static_cast<std::size_t>(slot.range.begin),
+                                                     static_cast<std::size_t>(slot.range.end - slot.range.begin));
+      archive.add("gradient/" + slot.name, std::vector<float>(part.begin(), part.end()),
+                  model_.parameters()[i].tensor.sizes().vec());
+    }
+  }
+
+ private:
+  static train::StepOptions options(const Setting& s) {
+    train::StepOptions options{s.batch, 0.0, {}, {}};
+    options.adapters.learning_rate = s.vl_lr;
+    options.expert.learning_rate = s.lr;
+    options.adapters.weight_decay = options.expert.weight_decay = kWeightDecay;
+    return options;
+  }
+
+  const VlaModel& model_;
+  const Setting& setting_;
+  std::unique_ptr<ddp::Communicator> communicator_ = ddp::make_solo();
+  memory::Predictor predictor_{[](const memory::MicroBatchShape&, int) { return 0; }};  // no budget to heed
+  train::FlatBuffers buffers_;
+  train::Step step_;
+  std::int64_t done_ = 0;
+};
+
+void train_and_write(const VlaModel& model, const Setting& s, const PackingRules& rules, Trainer& trainer) {
   Archive archive;
-  auto optimizer = make_optimizer(model, s);
-  std::vector<float> losses;
+  std::vector<float> losses, sample_losses;
   for (int step = 0; step < s.steps; ++step) {
     const auto samples = samples_of(s, rules, step);
-    optimizer.zero_grad();
-    const Tensor loss = model.sample_losses(pack_all(samples, rules), {s.recompute});
-    loss.mean().backward();
-    losses.insert(losses.end(), loss.const_data_ptr<float>(), loss.const_data_ptr<float>() + loss.numel());
-    for (const auto& p : model.parameters()) {
-      if (step == 0) archive.add("gradient/" + p.name, p.tensor.grad());
+    {
+      const at::NoGradGuard no_grad;
+      const Tensor each = model.sample_losses(pack_all(samples, rules), {0});
+      sample_losses.insert(sample_losses.end(), each.const_data_ptr<float>(),
+                           each.const_data_ptr<float>() + each.numel());
     }
-    optimizer.step();
+    losses.push_back(static_cast<float>(trainer.step(samples)));
+    if (step == 0) trainer.add_gradients(archive);
   }
-  archive.add("losses", losses, {s.steps, s.batch});
+  archive.add("losses", losses, {s.steps});
+  archive.add("sample_losses", sample_losses, {s.steps, s.batch});
+  for (const auto& p : model.parameters()) archive.add("trained/" + p.name, p.tensor);
   archive.write(fs::path(s.out) / "ours.safetensors");
 }
 
@@ -281,13 +331,10 @@ std::int64_t counter(const char* name) {
   return function == nullptr ? 0 : function();
 }
 
-/// Forward and backward only: the update is the same work on both sides. Gradients are there before the clock starts.
-void time_steps(const VlaModel& model, const Setting& s, const PackingRules& rules) {
+/// Whole steps, packing to update. Gradients and moments are there before the clock starts.
+void time_steps(const Setting& s, const PackingRules& rules, Trainer& trainer) {
   const auto samples = samples_of(s, rules, 0);
-  const auto run = [&] {
-    const auto batch = pack_all(samples, rules);
-    model.sample_losses(batch, {s.recompute}).mean().backward();
-  };
+  const auto run = [&] { trainer.step(samples); };
   for (int i = 0; i < 3; ++i) run();
   const auto live = counter("malloc_counter_reset_peak");
   run();
@@ -311,6 +358,7 @@ void time_steps(const VlaModel& model, const Setting& s, const PackingRules& rul
 }
 
 int run(int argc, char** argv) {
+  auto& meter = memory::CpuAllocator::install();
   Setting s = parse(argc, argv);
   complete(s.options);
   fs::create_directories(s.out);
@@ -320,7 +368,8 @@ int run(int argc, char** argv) {
   write_options(s);
   prepare(model, s);
   write_batches(s, rules);
-  s.timed > 0 ? time_steps(model, s, rules) : train_and_write(model, s, rules);
+  Trainer trainer(model, s, rules, meter);
+  s.timed > 0 ? time_steps(s, rules, trainer) : train_and_write(model, s, rules, trainer);
   return 0;
 }
 
