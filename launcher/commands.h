@@ -15,5 +15,6 @@ int run_features(std::vector<std::string> args);
 int run_config(std::vector<std::string> args);
 int run_demo_data(std::vector<std::string> args);
 int run_dataset(std::vector<std::string> args);
+int run_simulate(std::vector<std::string> args);
 
 }  // namespace plimsoll
