@@ -18,6 +18,7 @@ class Trainer {
   Trainer(Rival rival, const SyntheticWorld& world, const RivalCosts& costs)
       : rival_(rival), world_(world), costs_(costs), effective_(world.scenario().effective) {
     outcome_.policy = name_of(rival);
+    largest_ = static_cast<int>(world.share());
     plan_.micro_batch = static_cast<int>(world.share());
     if (rival == Rival::kFixedTable) {
       plan_.micro_batch = std::min(plan_.micro_batch, row(world.budget(0, 1)));
@@ -124,6 +125,8 @@ class Trainer {
         plan_.micro_batch /= 2;
         return new_process();
       case Rival::kBinarySearch:
+        // What has failed is not tried again, or the same samples would end the job for ever.
+        largest_ = plan_.micro_batch - 1;
         new_process();
         return search();
     }
@@ -164,7 +167,7 @@ class Trainer {
   }
 
   void search() {
-    int known = 0, unknown = static_cast<int>(world_.share()) + 1;
+    int known = 0, unknown = largest_ + 1;
     while (unknown - known > 1) {
       const int middle = known + (unknown - known) / 2;
       (trial(middle) ? known : unknown) = middle;
@@ -175,6 +178,7 @@ class Trainer {
 
   void recompute_and_search() {
     recompute();
+    largest_ = static_cast<int>(world_.share());
     if (outcome_.finished) search();
   }
 
@@ -201,6 +205,7 @@ class Trainer {
   const SyntheticWorld& world_;
   RivalCosts costs_;
   Plan plan_;
+  int largest_ = 1;  ///< that the search tries
   std::int64_t effective_;
   std::int64_t position_ = 0;
   std::int64_t saved_ = 0;             ///< position of the last checkpoint

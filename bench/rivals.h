@@ -16,7 +16,7 @@ enum class Rival {
   kFixedTable,  ///< a micro-batch by size of the card, everything recomputed; when it fails, the job is started again
                 ///< from the last checkpoint with half of it
   kBinarySearch,  ///< tries micro-batches on the first samples and keeps the largest that ran; when it fails later, the
-                  ///< job is started again from the last checkpoint and searches anew
+                  ///< job is started again from the last checkpoint and searches anew, below what failed
 };
 
 constexpr std::array kRivals{Rival::kHalving, Rival::kNineTenths, Rival::kFixedTable, Rival::kBinarySearch};
