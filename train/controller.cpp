@@ -20,7 +20,7 @@ std::optional<memory::Decision> Controller::observe(std::int64_t step, std::span
   std::vector<memory::RankUsage> usage;
   for (const auto& report : reports) {
     usage.push_back({report.budget_bytes, report.measured_peak_bytes, report.retries, report.allocator_retries,
-                     report.failed_request_bytes, report.failed});
+                     report.failed_request_bytes, report.failed, report.predicted_peak_bytes, 0, report.step_ms});
   }
   const bool replay = verdict.action == ddp::Action::kReplay;
   const auto summary = window_.add(step, usage, !replay);
@@ -33,7 +33,14 @@ memory::Decision Controller::after_failure(std::int64_t step, std::span<const dd
                                            const ddp::Verdict& verdict, const memory::Plan& plan) {
   const int rank = verdict.ranks.front();
   const ddp::Report& report = reports[static_cast<std::size_t>(rank)];
-  auto decision = memory::escalate(config_, {step, rank, report.failed_request_bytes, plan}, language_blocks_, state_);
+  const memory::FailureEntry failure{step,
+                                     rank,
+                                     report.failed_request_bytes,
+                                     plan,
+                                     report.budget_bytes,
+                                     report.measured_peak_bytes,
+                                     report.predicted_peak_bytes};
+  auto decision = memory::escalate(config_, failure, {language_blocks_, 0, 0}, state_);
   window_.restart();
   if (decision) {
     decision->worst_rank = rank;

@@ -54,25 +54,38 @@ struct CostModel {
   };
   std::vector<Point> points;  ///< samples ascending; at least one
   int language_blocks = 1, vision_blocks = 1, expert_blocks = 1;
-  std::int64_t language_recompute = 3000;  ///< 1/10000 of a micro-batch's time added when every language block is redone
-  std::int64_t vision_recompute = 0;       ///< likewise of the vision tower (0 where it has no adapters)
-  std::int64_t expert_recompute = 300;     ///< likewise of the expert
-  std::int64_t offload = 200;              ///< likewise when every language block is redone and its input offloaded
+  std::int64_t language_recompute =
+      3000;                             ///< 1/10000 of a micro-batch's time added when every language block is redone
+  std::int64_t vision_recompute = 0;    ///< likewise of the vision tower (0 where it has no adapters)
+  std::int64_t expert_recompute = 300;  ///< likewise of the expert
+  std::int64_t offload = 200;           ///< likewise when every language block is redone and its input offloaded
   friend bool operator==(const CostModel&, const CostModel&) = default;
 };
 
-/// Microseconds of a share of `share` samples under `plan`: whole micro-batches and the ragged last one.
+/// How a share falls into micro-batches: `whole` ones of the plan's size and a ragged last one of `rest` samples (0:
+/// none).
+struct Cut {
+  std::int64_t whole = 0;
+  std::int64_t rest = 0;
+  friend bool operator==(const Cut&, const Cut&) = default;
+};
+/// Throws Error(kUsage) unless both are at least 1.
+Cut cut_share(std::int64_t share, std::int64_t micro_batch);
+
+/// Microseconds of a share of `share` samples under `plan`: whole micro-batches and the ragged last one. Throws
+/// Error(kUsage) for a model without points, with points that do not ascend, with a rate outside 0..1000000, or of
+/// towers without blocks.
 std::int64_t share_microseconds(const CostModel& model, const Plan& plan, std::int64_t share);
 
 /// Which plans are worth a dry run.
 struct PlanSpace {
-  std::int64_t share = 1;          ///< largest share of any rank
+  std::int64_t share = 1;  ///< largest share of any rank
   int min_micro = 1, max_micro = 64;
   std::vector<int> resolutions = {0};
   std::vector<int> language = {0};  ///< numbers of language blocks to recompute
   std::vector<int> vision = {0};
   std::vector<int> expert = {0};
-  bool offload = false;             ///< offload too, where something is recomputed
+  bool offload = false;  ///< offload too, where language blocks are recomputed
 };
 
 /// Micro-batches that differ in their accumulation: for every number of micro-batches the smallest size that makes it,
@@ -82,7 +95,8 @@ std::vector<int> useful_micro_batches(std::int64_t share, int minimum, int maxim
 /// Every plan of the space.
 std::vector<Plan> plans_of(const PlanSpace& space);
 
-/// The table of `plans`: bytes from `bytes(plan)`, which is a dry run or a look-up; a plan for which it gives 0 is left out.
+/// The table of `plans`: bytes from `bytes(plan)`, which is a dry run or a look-up; a plan for which it gives 0 is left
+/// out.
 CandidateTable make_table(std::span<const Plan> plans, const CostModel& costs, std::int64_t share,
                           const std::function<std::int64_t(const Plan&)>& bytes);
 

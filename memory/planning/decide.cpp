@@ -4,51 +4,18 @@
 
 #include "core/bytes.h"
 #include "core/error.h"
+#include "memory/planning/decision_parts.h"
 #include "memory/planning/policy.h"
 
 namespace plimsoll::memory {
 namespace {
 
-constexpr std::int64_t kWhole = 10000;                               // a budget in its own units
-constexpr std::int64_t kStepSize = 500;                              // 5 % of the budget is worth one step of a knob
-constexpr std::int64_t kLargestBytes = (std::int64_t{1} << 48) - 1;  // what a report carries; keeps products below 2^63
+constexpr std::int64_t kStepSize = 500;  // 5 % of the budget is worth one step of a knob
 
-/// 8530 -> "85.3 %". Whole numbers only, rounded towards zero.
-std::string percent(std::int64_t fraction) {
-  const std::int64_t size = fraction < 0 ? -fraction : fraction;
-  return fmt::format("{}{}.{} %", fraction < 0 ? "-" : "", size / 100, size % 100 / 10);
-}
+/// Recompute and offload are knobs of the predictive policy's candidates only.
+bool moves(Knob knob) { return knob == Knob::kMicroBatch || knob == Knob::kResolution; }
 
 const char* knob_name(Knob knob) { return knob == Knob::kMicroBatch ? "micro-batch" : "resolution"; }
-
-/// peak / budget of one rank, compared exactly.
-struct Usage {
-  int rank = 0;
-  std::int64_t peak = 0;
-  std::int64_t budget = 1;
-
-  bool above(const Usage& other) const {
-    __extension__ using Wide = unsigned __int128;
-    return static_cast<Wide>(peak) * static_cast<Wide>(other.budget) >
-           static_cast<Wide>(other.peak) * static_cast<Wide>(budget);
-  }
-  /// (usage - fraction) x 10000 x budget, exact.
-  std::int64_t minus(std::int64_t fraction) const { return peak * kWhole - fraction * budget; }
-  std::int64_t per_10000() const { return peak * kWhole / budget; }
-};
-
-Usage worst_usage(const std::vector<RankUsage>& ranks) {
-  if (ranks.empty()) fail(ExitCode::kUsage, "a decision needs the reports of at least one rank");
-  Usage worst;
-  for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-    if (ranks[rank].budget_bytes < 1)
-      fail(ExitCode::kUsage, "rank {} reports a budget of {} bytes: set memory.budget", rank, ranks[rank].budget_bytes);
-    const Usage usage{static_cast<int>(rank), std::clamp<std::int64_t>(ranks[rank].peak_bytes, 0, kLargestBytes),
-                      std::min(ranks[rank].budget_bytes, kLargestBytes)};
-    if (rank == 0 || usage.above(worst)) worst = usage;
-  }
-  return worst;
-}
 
 /// A knob with the bounds that hold now.
 struct Lever {
@@ -117,8 +84,10 @@ struct Judge {
 
   std::string all_bounds() const {
     std::vector<std::string> texts;
-    for (Knob knob : config.knobs) texts.push_back(bounds_text(lever_of(config, knob, current, share)));
-    return texts.empty() ? "no knob may move (memory.knobs is empty)" : fmt::format("{}", fmt::join(texts, ", "));
+    for (Knob knob : config.knobs) {
+      if (moves(knob)) texts.push_back(bounds_text(lever_of(config, knob, current, share)));
+    }
+    return texts.empty() ? "no knob may move (memory.knobs names none)" : fmt::format("{}", fmt::join(texts, ", "));
   }
 
   void grow() {
@@ -126,6 +95,7 @@ struct Judge {
     const std::string available =
         fmt::format("{} is available below the target", percent(config.target - worst.per_10000()));
     for (Knob knob : config.knobs) {
+      if (!moves(knob)) continue;
       const Lever lever = lever_of(config, knob, current, share);
       if (lever.value >= lever.maximum) continue;
       if (room <= threshold(knob) * worst.budget) {
@@ -144,6 +114,7 @@ struct Judge {
   void shrink(Cause cause, const std::string& why) {
     const int steps = steps_down(worst.minus(config.target), worst.budget);
     for (std::size_t i = config.knobs.size(); i-- > 0;) {
+      if (!moves(config.knobs[i])) continue;
       const Lever lever = lever_of(config, config.knobs[i], current, share);
       if (lever.value <= lever.minimum) continue;
       const std::int64_t wanted = lever.value - std::int64_t{steps} * lever.step;
@@ -153,67 +124,6 @@ struct Judge {
     hold(Cause::kAtMinimum, fmt::format("{}, but nothing can shrink: {}", why, all_bounds()));
   }
 };
-
-bool out_of_memory(const RankUsage& rank) { return rank.retries > 0 || rank.allocator_retries > 0 || rank.failed; }
-
-/// "rank 1 ran out of memory 2 times (largest request 3.00 MiB)"; empty when nobody did.
-std::string retry_text(const WindowSummary& window) {
-  std::vector<std::string> texts;
-  for (std::size_t rank = 0; rank < window.ranks.size(); ++rank) {
-    const RankUsage& usage = window.ranks[rank];
-    if (!out_of_memory(usage)) continue;
-    const std::string what = usage.failed_request_bytes > 0
-                                 ? fmt::format(", largest request {}", format_bytes(usage.failed_request_bytes))
-                                 : "";
-    texts.push_back(fmt::format("rank {} ran out of memory (guardian retries {}, allocator retries {}{})", rank,
-                                usage.retries, usage.allocator_retries, what));
-  }
-  return fmt::format("{}", fmt::join(texts, ", "));
-}
-
-template <class Entry>
-void remember(std::vector<Entry>& entries, Entry entry, int most) {
-  entries.push_back(std::move(entry));
-  if (entries.size() > static_cast<std::size_t>(most)) entries.erase(entries.begin());
-}
-
-void remember_failures(const PolicyConfig& config, const WindowSummary& window, const Plan& plan, PolicyState& state) {
-  for (std::size_t rank = 0; rank < window.ranks.size(); ++rank) {
-    const RankUsage& usage = window.ranks[rank];
-    if (!out_of_memory(usage)) continue;
-    remember(state.failures, {window.last_step, static_cast<int>(rank), usage.failed_request_bytes, plan},
-             config.history);
-  }
-}
-
-void note_change(const PolicyConfig& config, const Decision& decision, PolicyState& state) {
-  remember(state.history, {decision.step, decision.usage, decision.plan, decision.direction}, config.history);
-  if (!decision.changed) return;
-  state.cooldown = config.cooldown_windows;
-  state.last_change_step = decision.step;
-}
-
-Decision describe(const PolicyConfig& config, const WindowSummary& window, const Plan& current, const Usage& worst) {
-  Decision decision;
-  decision.plan = decision.before = current;
-  decision.step = window.last_step;
-  decision.window_steps = window.steps;
-  decision.worst_rank = worst.rank;
-  decision.peak_bytes = worst.peak;
-  decision.budget_bytes = worst.budget;
-  decision.usage = worst.per_10000();
-  decision.target = config.target;
-  decision.margin = config.margin;
-  for (const RankUsage& rank : window.ranks) {
-    decision.retries += rank.retries;
-    decision.allocator_retries += rank.allocator_retries;
-  }
-  decision.reason =
-      fmt::format("steps {}-{}: worst is rank {}, peak {} = {} of its {}, target {} +- {}", window.first_step,
-                  window.last_step, worst.rank, format_bytes(worst.peak), percent(decision.usage),
-                  format_bytes(worst.budget), percent(config.target), percent(config.margin));
-  return decision;
-}
 
 void react(Judge& judge, const std::string& retries) {
   const PolicyConfig& config = judge.config;
@@ -228,6 +138,7 @@ void react(Judge& judge, const std::string& retries) {
 
 void check_bounds(const PolicyConfig& config, const Plan& plan, std::int64_t share) {
   for (Knob knob : config.knobs) {
+    if (!moves(knob)) continue;
     const Lever lever = lever_of(config, knob, plan, share);
     if (lever.value >= lever.minimum && lever.value <= lever.maximum) continue;
     fail(ExitCode::kUsage,
@@ -263,6 +174,8 @@ Decision baseline(const PolicyConfig& config, std::int64_t step, const Plan& pla
 
 Decision decide(const PolicyConfig& config, const WindowSummary& window, const Plan& current, std::int64_t share,
                 PolicyState& state) {
+  if (config.kind == PolicyKind::kPredictive)
+    fail(ExitCode::kUsage, "memory.policy = \"predictive\" decides from a table of candidates; there is none here");
   const Usage worst = worst_usage(window.ranks);
   Decision decision = describe(config, window, current, worst);
   Judge judge{config, current, share, worst, decision};
@@ -285,17 +198,39 @@ Decision decide(const PolicyConfig& config, const WindowSummary& window, const P
   return decision;
 }
 
-std::optional<Decision> escalate(const PolicyConfig& config, const FailureEntry& failure, int all_blocks,
-                                 PolicyState& state) {
-  remember(state.failures, failure, config.history);
-  Plan next = failure.plan;
+namespace {
+
+/// The next plan that needs less than `plan`, in the order of escalation; `plan` itself when nothing is left.
+Plan escalated(const PolicyConfig& config, const Plan& plan, const TowerBlocks& blocks) {
+  const auto named = [&](Knob knob) {
+    return std::find(config.knobs.begin(), config.knobs.end(), knob) != config.knobs.end();
+  };
+  Plan next = plan;
   next.micro_batch = 1;
-  next.recompute_blocks = std::max(next.recompute_blocks, all_blocks);
-  if (next == failure.plan) {
-    const bool allowed = std::find(config.knobs.begin(), config.knobs.end(), Knob::kResolution) != config.knobs.end();
-    if (!allowed || next.resolution <= config.resolution.minimum) return std::nullopt;
+  next.recompute_blocks = std::max(next.recompute_blocks, blocks.language);
+  next.recompute_vision = std::max(next.recompute_vision, blocks.vision);
+  next.recompute_expert = std::max(next.recompute_expert, blocks.expert);
+  if (next != plan) return next;
+  if (named(Knob::kOffload) && !next.offload && next.recompute_blocks > 0) {
+    next.offload = true;
+  } else if (named(Knob::kResolution) && next.resolution > config.resolution.minimum) {
     next.resolution = std::max(config.resolution.minimum, next.resolution - config.resolution.step);
   }
+  return next;
+}
+
+}  // namespace
+
+std::optional<Decision> escalate(const PolicyConfig& config, const FailureEntry& failure, const TowerBlocks& blocks,
+                                 PolicyState& state) {
+  remember(state.failures, failure, config.history);
+  if (config.kind == PolicyKind::kPredictive) {
+    teach_failure(failure, state);
+    const std::vector<FailedRank> ranks{{failure.rank, failure.budget_bytes}};
+    begin_wait(config, failure.step, failure.plan, ranks, state);
+  }
+  const Plan next = escalated(config, failure.plan, blocks);
+  if (next == failure.plan) return std::nullopt;
   Decision decision;
   decision.before = failure.plan;
   decision.plan = next;

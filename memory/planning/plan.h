@@ -18,7 +18,7 @@ struct Plan {
 
 /// 24-bit hash that fits a report slot.
 std::uint32_t plan_hash(const Plan& plan);
-/// "micro-batch 4, recompute 18 blocks".
+/// "micro-batch 4, recompute 18 blocks, recompute 3 expert blocks, offloaded": what is not set is left out.
 std::string to_string(const Plan& plan);
 
 }  // namespace plimsoll::memory

@@ -21,7 +21,10 @@ void check_range(const KnobRange& range, const char* low_key, const char* high_k
 Knob parse_knob(const std::string& name) {
   if (name == "micro_batch") return Knob::kMicroBatch;
   if (name == "resolution") return Knob::kResolution;
-  fail(ExitCode::kUsage, "memory.knobs: \"{}\" is no knob; write \"micro_batch\" or \"resolution\"", name);
+  if (name == "recompute") return Knob::kRecompute;
+  if (name == "offload") return Knob::kOffload;
+  fail(ExitCode::kUsage,
+       "memory.knobs: \"{}\" is no knob; write \"micro_batch\", \"resolution\", \"recompute\" or \"offload\"", name);
 }
 
 }  // namespace
@@ -37,7 +40,8 @@ PolicyConfig classic_profile() {
 PolicyKind parse_policy(std::string_view text) {
   if (text == "fixed") return PolicyKind::kFixed;
   if (text == "reactive") return PolicyKind::kReactive;
-  fail(ExitCode::kUsage, "memory.policy = \"{}\": write \"fixed\" or \"reactive\"", text);
+  if (text == "predictive") return PolicyKind::kPredictive;
+  fail(ExitCode::kUsage, "memory.policy = \"{}\": write \"fixed\", \"reactive\" or \"predictive\"", text);
 }
 
 std::vector<Knob> parse_knobs(std::span<const std::string> names) {
@@ -67,6 +71,13 @@ void check(const PolicyConfig& config) {
          "memory.margin = {}/10000 with memory.target = {}/10000: the margin must be smaller than the target",
          config.margin, config.target);
   }
+  if (config.target + config.margin > 10000) {
+    fail(ExitCode::kUsage,
+         "memory.target = {}/10000 and memory.margin = {}/10000 make a band that ends above the budget; write a margin "
+         "of "
+         "at most {}/10000 or a target of at most {}/10000",
+         config.target, config.margin, 10000 - config.target, 10000 - config.margin);
+  }
   if (config.adjustment_frequency < 1) {
     fail(ExitCode::kUsage, "memory.adjustment_frequency = {}: a window needs at least 1 step",
          config.adjustment_frequency);
@@ -74,6 +85,10 @@ void check(const PolicyConfig& config) {
   if (config.cooldown_windows < 0)
     fail(ExitCode::kUsage, "a cooldown of {} windows: give 0 or more", config.cooldown_windows);
   if (config.history < 1) fail(ExitCode::kUsage, "a history of {} decisions: give at least 1", config.history);
+  if (config.least_gain < 0 || config.least_gain > 10000)
+    fail(ExitCode::kUsage, "a least gain of {}/10000: give a fraction from 0 to 1", config.least_gain);
+  if (config.first_wait_windows < 1)
+    fail(ExitCode::kUsage, "a first wait of {} windows: give at least 1", config.first_wait_windows);
   check_range(config.micro_batch, "batch.min_micro", "batch.max_micro");
   check_range(config.resolution, "data.min_resolution", "data.max_resolution");
 }

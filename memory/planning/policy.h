@@ -14,12 +14,15 @@
 #include <string_view>
 #include <vector>
 
+#include "memory/planning/calibration.h"
 #include "memory/planning/plan.h"
 
 namespace plimsoll::memory {
 
-enum class PolicyKind { kFixed, kReactive };
-enum class Knob { kMicroBatch, kResolution };
+enum class PolicyKind { kFixed, kReactive, kPredictive };
+/// kRecompute and kOffload say what the candidates of the predictive policy may vary (see PlanSpace); the reactive
+/// policy and the baseline pass them over.
+enum class Knob { kMicroBatch, kResolution, kRecompute, kOffload };
 
 /// Bounds of a knob, both included, and how much one step moves it.
 struct KnobRange {
@@ -41,19 +44,22 @@ struct PolicyConfig {
   std::vector<Knob> knobs = {Knob::kMicroBatch};
   KnobRange micro_batch = {1, 64, 1};     ///< samples; the share caps it
   KnobRange resolution = {112, 448, 28};  ///< pixels of the longer side
+  std::int64_t least_gain = 300;          ///< predictive: 1/10000 of a step's time that a change must save more than
+  int first_wait_windows = 2;             ///< predictive: wait after a plan's first failure; doubles with each further
 };
 
 /// `profile = "classic"`: the first prototype's bounds: micro-batch 4..64, resolution 64..256 in steps of 1 px,
 /// resolution first.
 PolicyConfig classic_profile();
-/// "fixed", "reactive"; anything else is Error(kUsage) naming `memory.policy`.
+/// "fixed", "reactive", "predictive"; anything else is Error(kUsage) naming `memory.policy`.
 PolicyKind parse_policy(std::string_view text);
-/// "micro_batch", "resolution"; unknown or doubled names are Error(kUsage) naming `memory.knobs`.
+/// "micro_batch", "resolution", "recompute", "offload"; unknown or doubled names are Error(kUsage) naming
+/// `memory.knobs`.
 std::vector<Knob> parse_knobs(std::span<const std::string> names);
 /// "0.85" or 0.85 as read from TOML to 1/10000 (nearest); outside (0, 1] is Error(kUsage) naming `key`.
 std::int64_t parse_fraction(double value, std::string_view key);
 /// Throws Error(kUsage) naming the key and value of the first setting that makes no sense (bounds the wrong way round,
-/// margin not below target, window of no step, ...).
+/// margin not below target, a band that ends above the budget, window of no step, ...).
 void check(const PolicyConfig& config);
 /// The fixed policy's condition: micro_batch x accumulation x world == effective; else Error(kUsage) with all four
 /// numbers.
@@ -67,6 +73,12 @@ struct RankUsage {
   std::int64_t allocator_retries = 0;     ///< a window keeps the sum
   std::int64_t failed_request_bytes = 0;  ///< a window keeps the largest
   bool failed = false;                    ///< a window keeps whether any step failed
+  /// Largest peak predicted for the step's micro-batches; 0: not predicted. A window keeps that of the step in which
+  /// the measured peak was most above it (or least below), among steps without a retry or failure.
+  std::int64_t predicted_peak_bytes = 0;
+  /// Measured peak of the step that predicted_peak_bytes is of. In a step's report 0, which means peak_bytes.
+  std::int64_t compared_peak_bytes = 0;
+  std::int64_t step_ms = 0;  ///< milliseconds of computing; a window keeps the sum
   friend bool operator==(const RankUsage&, const RankUsage&) = default;
 };
 
@@ -113,7 +125,10 @@ enum class Cause {
   kRetry,      ///< an allocation failed in the window, which counts as above the target whatever the peak: shrink
   kTooLittle,  ///< below the band, but less than a knob's threshold to spare
   kAtMaximum,  ///< below the band and every knob at its maximum (or capped by the share)
-  kAtMinimum,  ///< above the band and every knob at its minimum
+  kAtMinimum,  ///< above the band and every knob at its minimum, or already the candidate that needs least
+  kPlanned,    ///< predictive: another candidate fits and saves more than least_gain, or the plan was no candidate
+  kBudget,     ///< predictive: the plan's predicted peak is above the target, or between windows above a budget
+  kBest,       ///< predictive, below the band: nothing that fits saves more than least_gain
 };
 
 /// One line of decisions.jsonl.
@@ -133,6 +148,7 @@ struct Decision {
   std::int64_t margin = 0;
   std::int64_t retries = 0;            ///< over all ranks
   std::int64_t allocator_retries = 0;  ///< over all ranks
+  std::int64_t predicted_bytes = 0;    ///< of `plan`, corrected, on the rank it fills most; 0: not known
   std::string reason;                  ///< one line: what was seen, what was chosen and why
 };
 
@@ -151,7 +167,36 @@ struct FailureEntry {
   int rank = 0;
   std::int64_t request_bytes = 0;
   Plan plan;
+  std::int64_t budget_bytes = 0;     ///< of the rank, then; 0: not known
+  std::int64_t peak_bytes = 0;       ///< of the rank, up to the failure; 0: not known
+  std::int64_t predicted_bytes = 0;  ///< peak that was predicted; 0: not known
   friend bool operator==(const FailureEntry&, const FailureEntry&) = default;
+};
+
+/// How long a plan took, learned from whole windows without a retry.
+struct MeasuredTime {
+  Plan plan;
+  std::int64_t predicted_microseconds = 0;  ///< of the table then
+  std::int64_t measured_microseconds = 0;   ///< mean step of the slowest rank, a running mean over windows
+  std::int64_t windows = 0;
+  friend bool operator==(const MeasuredTime&, const MeasuredTime&) = default;
+};
+
+/// A rank that ran out of memory, and the largest budget under which it did; 0: not known.
+struct FailedRank {
+  int rank = 0;
+  std::int64_t budget_bytes = 0;
+  friend bool operator==(const FailedRank&, const FailedRank&) = default;
+};
+
+/// A plan that failed waits before it is tried again, and with it every candidate that needs as many bytes or more.
+struct Wait {
+  Plan plan;
+  std::int64_t failures = 0;      ///< further ones within a window of the last count as the same
+  std::int64_t failed_step = 0;   ///< of the newest failure
+  std::int64_t until_step = 0;    ///< from this step on the plan may be chosen again
+  std::vector<FailedRank> ranks;  ///< ascending; when all have budgets at least 5 % larger the wait is over at once
+  friend bool operator==(const Wait&, const Wait&) = default;
 };
 
 /// What the policy remembers. Equal on every rank; saved with the checkpoint.
@@ -161,10 +206,15 @@ struct PolicyState {
   std::int64_t last_change_step = -1;  ///< -1: never
   std::vector<HistoryEntry> history;   ///< newest last, at most PolicyConfig::history
   std::vector<FailureEntry> failures;  ///< newest last, at most PolicyConfig::history
+  // Of the predictive policy; lists of at most PolicyConfig::history entries.
+  Calibration calibration;
+  std::vector<MeasuredTime> times;  ///< newest last
+  std::vector<Wait> waits;          ///< in the order of the first failure
   friend bool operator==(const PolicyState&, const PolicyState&) = default;
 };
 
-/// JSON text of the state, and back. Text that is not such a state is Error(kCheckpoint) naming the field.
+/// JSON text of the state, and back; what older states lack is read as nothing. Text that is not such a state is
+/// Error(kCheckpoint) naming the field.
 std::string to_json(const PolicyState& state);
 PolicyState policy_state_from_json(std::string_view text);
 /// One line of JSON with all fields of the decision, for decisions.jsonl.
@@ -175,7 +225,8 @@ std::string to_json(const Decision& decision);
 Decision baseline(const PolicyConfig& config, std::int64_t step, const Plan& plan, std::int64_t share,
                   std::span<const std::int64_t> budgets, PolicyState& state);
 
-/// The decision at a window's end. `share` is the largest share of any rank, ceil(B / world): it caps the micro-batch.
+/// The decision of the fixed or reactive policy at a window's end; the predictive one has its own (predictive.h), here
+/// it is Error(kUsage). `share` is the largest share of any rank, ceil(B / world): it caps the micro-batch.
 ///
 /// Reactive, with usage = peak / budget of the worst rank, available = target - usage, over = usage - target:
 ///   - a window that is not full, or one within the cooldown after a change: hold;
@@ -190,10 +241,18 @@ Decision baseline(const PolicyConfig& config, std::int64_t step, const Plan& pla
 Decision decide(const PolicyConfig& config, const WindowSummary& window, const Plan& current, std::int64_t share,
                 PolicyState& state);
 
-/// After a failed step (a single sample did not fit), before its replay: micro-batch 1 and every block recomputed
-/// (`all_blocks` of them); if that is the plan already, the resolution one step down when it is a knob. Nothing left:
-/// nullopt, and the run ends with exit 3. Under every policy, the fixed one too. Remembers the failure in the state.
-std::optional<Decision> escalate(const PolicyConfig& config, const FailureEntry& failure, int all_blocks,
+/// How many blocks of each tower can be recomputed; 0 where that saves nothing (a vision tower without adapters).
+struct TowerBlocks {
+  int language = 0;
+  int vision = 0;
+  int expert = 0;
+};
+
+/// After a failed step (a single sample did not fit), before its replay: micro-batch 1 and every block of every tower
+/// recomputed; if that is the plan already, offload when it is a knob; then the resolution one step down when it is
+/// one. Nothing left: nullopt, and the run ends with exit 3. Under every policy, the fixed one too. Remembers the
+/// failure in the state; under the predictive policy the plan waits, and the failure teaches the calibration.
+std::optional<Decision> escalate(const PolicyConfig& config, const FailureEntry& failure, const TowerBlocks& blocks,
                                  PolicyState& state);
 
 }  // namespace plimsoll::memory

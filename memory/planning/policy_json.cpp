@@ -1,77 +1,100 @@
+#include <algorithm>
 #include <array>
-#include <nlohmann/json.hpp>
-#include <utility>
 
 #include "core/error.h"
+#include "memory/planning/json_fields.h"
 #include "memory/planning/policy.h"
 
 namespace plimsoll::memory {
 namespace {
 
-using Json = nlohmann::ordered_json;
+constexpr Source kSource{"the controller's state", "restart from an older checkpoint"};
 
 constexpr std::array<const char*, 3> kDirections{"hold", "grow", "shrink"};
-constexpr std::array<const char*, 11> kCauses{"fixed", "baseline", "partial",    "cooldown",   "in_band",   "below",
-                                              "above", "retry",    "too_little", "at_maximum", "at_minimum"};
+constexpr std::array<const char*, 14> kCauses{"fixed",      "baseline", "partial", "cooldown",   "in_band",
+                                              "below",      "above",    "retry",   "too_little", "at_maximum",
+                                              "at_minimum", "planned",  "budget",  "best"};
 
 const char* name_of(Direction direction) { return kDirections.at(static_cast<std::size_t>(direction)); }
 const char* name_of(Cause cause) { return kCauses.at(static_cast<std::size_t>(cause)); }
 
 Json json_of(const Plan& plan) {
-  return {
-      {"resolution", plan.resolution}, {"micro_batch", plan.micro_batch}, {"recompute_blocks", plan.recompute_blocks}};
+  return {{"resolution", plan.resolution},
+          {"micro_batch", plan.micro_batch},
+          {"recompute_blocks", plan.recompute_blocks},
+          {"recompute_vision", plan.recompute_vision},
+          {"recompute_expert", plan.recompute_expert},
+          {"offload", plan.offload}};
 }
 
-[[noreturn]] void refuse(const std::string& field, const char* wanted) {
-  fail(ExitCode::kCheckpoint, "the controller's state: \"{}\" is no {}; restart from an older checkpoint", field,
-       wanted);
+void read_plan(const Fields& outer, const char* name, Plan& plan) {
+  const Fields fields = outer.object(name);
+  fields.read("resolution", plan.resolution);
+  fields.read("micro_batch", plan.micro_batch);
+  fields.read("recompute_blocks", plan.recompute_blocks);
+  fields.read_if_there("recompute_vision", plan.recompute_vision);
+  fields.read_if_there("recompute_expert", plan.recompute_expert);
+  fields.read_if_there("offload", plan.offload);
 }
 
-/// Reads fields of one object, and names the one that is missing or of the wrong kind.
-class Fields {
- public:
-  Fields(const Json& json, std::string place) : json_(json), place_(std::move(place)) {
-    if (!json.is_object()) refuse(place_, "object");
-  }
-  template <class Integer>
-  void read(const char* name, Integer& value) const {
-    const Json& field = at(name);
-    if (!field.is_number_integer() || !std::in_range<Integer>(field.get<std::int64_t>()))
-      refuse(path(name), "whole number in range");
-    value = static_cast<Integer>(field.get<std::int64_t>());
-  }
-  void read(const char* name, bool& value) const {
-    if (!at(name).is_boolean()) refuse(path(name), "bool");
-    value = at(name).get<bool>();
-  }
-  void read(const char* name, Direction& value) const {
-    for (std::size_t i = 0; i < kDirections.size(); ++i) {
-      if (at(name) == kDirections[i]) return void(value = static_cast<Direction>(i));
-    }
-    refuse(path(name), "direction (hold, grow, shrink)");
-  }
-  void read(const char* name, Plan& plan) const {
-    const Fields inner(at(name), path(name));
-    inner.read("resolution", plan.resolution);
-    inner.read("micro_batch", plan.micro_batch);
-    inner.read("recompute_blocks", plan.recompute_blocks);
-  }
-  void read_list(const char* name, const auto& read_entry) const {
-    if (!at(name).is_array()) refuse(path(name), "list");
-    for (std::size_t i = 0; i < at(name).size(); ++i)
-      read_entry(Fields(at(name)[i], path(name) + "[" + std::to_string(i) + "]"));
-  }
+void read_direction(const Fields& fields, const char* name, Direction& direction) {
+  std::string text;
+  fields.read(name, text);
+  const auto found = std::find(kDirections.begin(), kDirections.end(), text);
+  if (found == kDirections.end()) fields.refuse(name, "direction (hold, grow, shrink)");
+  direction = static_cast<Direction>(found - kDirections.begin());
+}
 
- private:
-  const Json& at(const char* name) const {
-    const auto found = json_.find(name);
-    if (found == json_.end()) refuse(path(name), "field of it");
-    return *found;
+void read_times(const Fields& fields, std::vector<MeasuredTime>& times) {
+  fields.read_list("times", [&](const Fields& entry) {
+    MeasuredTime& read = times.emplace_back();
+    read_plan(entry, "plan", read.plan);
+    entry.read("predicted_microseconds", read.predicted_microseconds);
+    entry.read("measured_microseconds", read.measured_microseconds);
+    entry.read("windows", read.windows);
+  });
+}
+
+void read_waits(const Fields& fields, std::vector<Wait>& waits) {
+  fields.read_list("waits", [&](const Fields& entry) {
+    Wait& read = waits.emplace_back();
+    read_plan(entry, "plan", read.plan);
+    entry.read("failures", read.failures);
+    entry.read("failed_step", read.failed_step);
+    entry.read("until_step", read.until_step);
+    entry.read_list("ranks", [&](const Fields& rank) {
+      FailedRank& failed = read.ranks.emplace_back();
+      rank.read("rank", failed.rank);
+      rank.read("budget_bytes", failed.budget_bytes);
+    });
+  });
+}
+
+Json json_of(const std::vector<MeasuredTime>& times) {
+  Json list = Json::array();
+  for (const MeasuredTime& entry : times) {
+    list.push_back({{"plan", json_of(entry.plan)},
+                    {"predicted_microseconds", entry.predicted_microseconds},
+                    {"measured_microseconds", entry.measured_microseconds},
+                    {"windows", entry.windows}});
   }
-  std::string path(const char* name) const { return place_.empty() ? name : place_ + "." + name; }
-  const Json& json_;
-  std::string place_;
-};
+  return list;
+}
+
+Json json_of(const std::vector<Wait>& waits) {
+  Json list = Json::array();
+  for (const Wait& entry : waits) {
+    Json ranks = Json::array();
+    for (const FailedRank& rank : entry.ranks)
+      ranks.push_back({{"rank", rank.rank}, {"budget_bytes", rank.budget_bytes}});
+    list.push_back({{"plan", json_of(entry.plan)},
+                    {"failures", entry.failures},
+                    {"failed_step", entry.failed_step},
+                    {"until_step", entry.until_step},
+                    {"ranks", ranks}});
+  }
+  return list;
+}
 
 }  // namespace
 
@@ -87,13 +110,19 @@ std::string to_json(const PolicyState& state) {
     failures.push_back({{"step", entry.step},
                         {"rank", entry.rank},
                         {"request_bytes", entry.request_bytes},
-                        {"plan", json_of(entry.plan)}});
+                        {"plan", json_of(entry.plan)},
+                        {"budget_bytes", entry.budget_bytes},
+                        {"peak_bytes", entry.peak_bytes},
+                        {"predicted_bytes", entry.predicted_bytes}});
   }
   return Json{{"baseline_done", state.baseline_done},
               {"cooldown", state.cooldown},
               {"last_change_step", state.last_change_step},
               {"history", history},
-              {"failures", failures}}
+              {"failures", failures},
+              {"calibration", json_of(state.calibration)},
+              {"times", json_of(state.times)},
+              {"waits", json_of(state.waits)}}
       .dump();
 }
 
@@ -101,7 +130,7 @@ PolicyState policy_state_from_json(std::string_view text) {
   const Json json = Json::parse(text, nullptr, false);
   if (json.is_discarded())
     fail(ExitCode::kCheckpoint, "the controller's state is no JSON; restart from an older checkpoint");
-  const Fields fields(json, "");
+  const Fields fields(json, "", kSource);
   PolicyState state;
   fields.read("baseline_done", state.baseline_done);
   fields.read("cooldown", state.cooldown);
@@ -110,16 +139,22 @@ PolicyState policy_state_from_json(std::string_view text) {
     HistoryEntry& read = state.history.emplace_back();
     entry.read("step", read.step);
     entry.read("usage", read.usage);
-    entry.read("plan", read.plan);
-    entry.read("direction", read.direction);
+    read_plan(entry, "plan", read.plan);
+    read_direction(entry, "direction", read.direction);
   });
   fields.read_list("failures", [&](const Fields& entry) {
     FailureEntry& read = state.failures.emplace_back();
     entry.read("step", read.step);
     entry.read("rank", read.rank);
     entry.read("request_bytes", read.request_bytes);
-    entry.read("plan", read.plan);
+    read_plan(entry, "plan", read.plan);
+    entry.read_if_there("budget_bytes", read.budget_bytes);
+    entry.read_if_there("peak_bytes", read.peak_bytes);
+    entry.read_if_there("predicted_bytes", read.predicted_bytes);
   });
+  if (fields.has("calibration")) read_calibration(fields, "calibration", state.calibration);
+  if (fields.has("times")) read_times(fields, state.times);
+  if (fields.has("waits")) read_waits(fields, state.waits);
   return state;
 }
 
@@ -134,6 +169,7 @@ std::string to_json(const Decision& decision) {
               {"margin_per_10000", decision.margin},
               {"retries", decision.retries},
               {"allocator_retries", decision.allocator_retries},
+              {"predicted_bytes", decision.predicted_bytes},
               {"before", json_of(decision.before)},
               {"plan", json_of(decision.plan)},
               {"changed", decision.changed},

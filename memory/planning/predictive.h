@@ -1,6 +1,6 @@
 #pragma once
-// The predictive policy: jumps to the fastest plan that is predicted to fit every rank, at once when memory runs out or a
-// budget falls under the plan's prediction, and remembers what failed. Pure, in whole numbers (see policy.h).
+// The predictive policy: jumps to the fastest plan that is predicted to fit every rank, at once when memory runs out or
+// a budget falls under the plan's prediction, and remembers what failed. Pure, in whole numbers (see policy.h).
 
 #include <cstdint>
 #include <optional>
@@ -19,32 +19,43 @@ struct ChoiceLimits {
 };
 
 /// The fastest candidate whose corrected bytes are at most target x budget on every rank and which no wait blocks. Null
-/// when none fits. Times of plans that the run has measured replace predicted ones; the others are scaled by what the
-/// measured plans took compared with their prediction.
+/// when none fits. A wait blocks every candidate that needs as many bytes as the plan that failed, or more.
 const Candidate* choose(const CandidateTable& table, const ChoiceLimits& limits, const PolicyState& state);
 
-/// The candidate with the fewest corrected bytes on the rank that is worst off: what is left when nothing fits. Null
-/// only for an empty table.
+/// The candidate that fills the budget of the rank that is worst off least, by corrected bytes: what is left when
+/// nothing fits. Waits do not count. Ties go to the faster one. Null only for an empty table.
 const Candidate* smallest(const CandidateTable& table, std::span<const std::int64_t> budgets, const PolicyState& state);
 
-/// Time of a candidate as choose() compares it, microseconds.
+/// Time of a candidate as choose() compares it, microseconds, at least 1. A plan that the run has measured takes what
+/// it took, scaled when the table has changed its prediction since; any other its prediction, scaled by what all
+/// measured plans took compared with theirs.
 std::int64_t expected_microseconds(const CandidateTable& table, const Candidate& candidate, const PolicyState& state);
 
 /// The decision at a window's end. Learns first (calibration, times, failures), then the reactive policy's gates: a
 /// window that is not full, or one within the cooldown: hold. Then: a failure or a peak above the target, or a plan
-/// that is no candidate or is predicted above the target on some rank: the best that fits, or the smallest. Else the best
-/// that fits, if it is expected to save more than least_gain; else hold, saying which it was compared with.
+/// that is no candidate, waits, or is predicted above the target on some rank: the best that fits, or
+/// else the smallest of those that do not wait (of all when every one waits).
+/// Else the best that fits, if it is expected to save more than least_gain; else hold, saying which it was compared
+/// with.
 Decision decide_predictive(const PolicyConfig& config, const WindowSummary& window, const Plan& current,
                            const CandidateTable& table, PolicyState& state);
 
-/// Between windows, after every reduction that concluded a step: a decision at once when a rank had a retry, or when the
-/// plan's corrected bytes exceed a rank's budget as reported (the next micro-batch would fail); else nothing. Records
-/// failures and learns as decide_predictive does; starts the cooldown. `reports` are the step's, one a rank.
+/// Between windows, after every reduction that concluded a step: a decision at once when a rank had a guardian retry,
+/// or when the plan's corrected bytes exceed a rank's budget as reported (the next micro-batch would fail), and another
+/// plan is left; else nothing. Records failures; learns at once what was measured above its prediction. A decision
+/// starts the cooldown, and the caller restarts the window. `reports` are the step's, one a rank.
 std::optional<Decision> respond(const PolicyConfig& config, std::int64_t step, std::span<const RankUsage> reports,
                                 const Plan& current, const CandidateTable& table, PolicyState& state);
 
-/// The first plan: choose() under the budgets at start, or the smallest candidate that fits the bare budgets. Null when
-/// not even that fits.
+/// The first plan: choose() under the budgets at start, or the smallest candidate if it fits the bare budgets. Null
+/// when not even that fits.
 const Candidate* first_choice(const CandidateTable& table, const ChoiceLimits& limits, const PolicyState& state);
+
+/// Whether the budget is filled as well as it can be: the peak lies within [target - margin, target]; or no candidate
+/// that is expected to save more than least_gain fits; or the whole share (the largest of any rank) runs at once with
+/// nothing recomputed or offloaded. Not settled is a plan that decide_predictive would leave. Call it after the
+/// window's decision, with the window that it judged and the plan that it kept.
+bool settled(const PolicyConfig& config, const WindowSummary& window, const Plan& current, std::int64_t share,
+             const CandidateTable& table, const PolicyState& state);
 
 }  // namespace plimsoll::memory

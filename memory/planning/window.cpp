@@ -6,6 +6,20 @@
 namespace plimsoll::memory {
 namespace {
 
+/// Keeps the pair of the step with the largest shortfall. A failed attempt was stopped before its peak, so it says
+/// nothing here.
+void compare(const RankUsage& step, RankUsage& window) {
+  const std::int64_t measured = step.compared_peak_bytes > 0 ? step.compared_peak_bytes : step.peak_bytes;
+  if (step.predicted_peak_bytes < 1 || measured < 1 || step.retries > 0 || step.failed) return;
+  // Both are positive, so neither difference overflows.
+  if (window.predicted_peak_bytes > 0 &&
+      measured - step.predicted_peak_bytes <= window.compared_peak_bytes - window.predicted_peak_bytes) {
+    return;
+  }
+  window.predicted_peak_bytes = step.predicted_peak_bytes;
+  window.compared_peak_bytes = measured;
+}
+
 void merge(const RankUsage& step, RankUsage& window) {
   window.budget_bytes = step.budget_bytes;
   window.peak_bytes = std::max(window.peak_bytes, step.peak_bytes);
@@ -13,6 +27,8 @@ void merge(const RankUsage& step, RankUsage& window) {
   window.allocator_retries += step.allocator_retries;
   window.failed_request_bytes = std::max(window.failed_request_bytes, step.failed_request_bytes);
   window.failed = window.failed || step.failed;
+  window.step_ms += step.step_ms;
+  compare(step, window);
 }
 
 }  // namespace

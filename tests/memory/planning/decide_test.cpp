@@ -326,25 +326,74 @@ TEST(Baseline, AFirstPlanOutsideTheBoundsIsRefused) {
   EXPECT_FALSE(state.failures.size());
 }
 
+TEST(Decide, KnobsOfThePredictivePolicyArePassedOver) {
+  PolicyConfig config;
+  config.knobs = {Knob::kOffload, Knob::kMicroBatch, Knob::kRecompute};
+  for (std::int64_t usage : {1000, 9900}) {
+    PolicyState state, plain;
+    EXPECT_EQ(decide(config, window_at(usage), {0, 8, 3}, 64, state).reason,
+              decide({}, window_at(usage), {0, 8, 3}, 64, plain).reason);
+  }
+  PolicyState state;
+  EXPECT_NO_THROW(baseline(config, 0, {0, 2, 0}, 8, std::vector<std::int64_t>{1 << 30}, state));
+  config.knobs = {Knob::kRecompute};
+  EXPECT_EQ(decide(config, window_at(9900), {0, 8, 3}, 64, state).cause, Cause::kAtMinimum);
+}
+
+TEST(Decide, ThePredictivePolicyNeedsItsTable) {
+  PolicyConfig config;
+  config.kind = PolicyKind::kPredictive;
+  PolicyState state;
+  EXPECT_THROW(decide(config, window_at(8500), {0, 8, 0}, 64, state), Error);
+}
+
 TEST(Escalate, RecomputesEverythingThenLowersTheResolutionIfAllowed) {
   PolicyState state;
+  const TowerBlocks blocks{6, 0, 0};
   const FailureEntry first{17, 1, 3 << 20, {168, 4, 2}};
-  const auto one = escalate(both_knobs(), first, 6, state);
+  const auto one = escalate(both_knobs(), first, blocks, state);
   ASSERT_TRUE(one);
   EXPECT_EQ(one->plan, (Plan{168, 1, 6}));
   EXPECT_THAT(one->reason, HasSubstr("rank 1"));
   EXPECT_EQ(state.cooldown, 1);
-  const auto two = escalate(both_knobs(), {17, 1, 3 << 20, one->plan}, 6, state);
+  const auto two = escalate(both_knobs(), {17, 1, 3 << 20, one->plan}, blocks, state);
   EXPECT_EQ(two->plan, (Plan{140, 1, 6}));
-  const auto three = escalate(both_knobs(), {17, 1, 3 << 20, {112, 1, 6}}, 6, state);
+  const auto three = escalate(both_knobs(), {17, 1, 3 << 20, {112, 1, 6}}, blocks, state);
   EXPECT_FALSE(three) << "nothing left to give";
   EXPECT_EQ(state.failures.size(), 3U);
+  EXPECT_TRUE(state.waits.empty()) << "only the predictive policy waits";
 }
 
 TEST(Escalate, WithoutTheResolutionKnobImagesStay) {
   PolicyState state;
-  EXPECT_FALSE(escalate({}, {1, 0, 0, {224, 1, 6}}, 6, state));
-  EXPECT_TRUE(escalate({}, {1, 0, 0, {224, 1, 5}}, 6, state));
+  EXPECT_FALSE(escalate({}, {1, 0, 0, {224, 1, 6}}, {6, 0, 0}, state));
+  EXPECT_TRUE(escalate({}, {1, 0, 0, {224, 1, 5}}, {6, 0, 0}, state));
+}
+
+TEST(Escalate, EveryTowerThenOffloadThenResolution) {
+  PolicyConfig config = both_knobs();
+  config.knobs.push_back(Knob::kOffload);
+  const TowerBlocks blocks{6, 2, 3};
+  Plan plan{140, 4, 2, 0, 1};
+  std::vector<Plan> plans;
+  PolicyState state;
+  while (const auto next = escalate(config, {5, 0, 1, plan}, blocks, state)) plans.push_back(plan = next->plan);
+  EXPECT_THAT(plans,
+              testing::ElementsAre(Plan{140, 1, 6, 2, 3}, Plan{140, 1, 6, 2, 3, true}, Plan{112, 1, 6, 2, 3, true}));
+  EXPECT_FALSE(escalate({}, {5, 0, 1, {0, 1, 6, 2, 3}}, blocks, state)) << "offload is no knob";
+  config.knobs = {Knob::kOffload};
+  EXPECT_FALSE(escalate(config, {5, 0, 1, {0, 1, 0}}, {0, 0, 0}, state)) << "nothing recomputed, nothing to offload";
+}
+
+TEST(Escalate, UnderThePredictivePolicyThePlanWaitsAndTheFailureTeaches) {
+  PolicyConfig config;
+  config.kind = PolicyKind::kPredictive;
+  PolicyState state;
+  const Plan plan{0, 4, 0};
+  ASSERT_TRUE(escalate(config, {10, 1, 50, plan, 1000, 900, 800}, {6, 0, 0}, state));
+  ASSERT_EQ(state.waits.size(), 1U);
+  EXPECT_EQ(state.waits[0], (Wait{plan, 1, 10, 10 + 2 * 25, {{1, 1000}}}));
+  EXPECT_EQ(state.calibration.corrected(1, plan, 800), 1001) << "900 + 50 is less than the budget and 1";
 }
 
 }  // namespace

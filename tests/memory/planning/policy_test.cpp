@@ -33,6 +33,10 @@ TEST(PlanHash, DependsOnEveryFieldAndFitsASlot) {
   EXPECT_NE(plan_hash(plan), plan_hash({224, 5, 2}));
   EXPECT_NE(plan_hash(plan), plan_hash({224, 4, 3}));
   EXPECT_NE(plan_hash({1, 2, 0}), plan_hash({2, 1, 0}));
+  EXPECT_NE(plan_hash(plan), plan_hash({224, 4, 2, 1}));
+  EXPECT_NE(plan_hash(plan), plan_hash({224, 4, 2, 0, 1}));
+  EXPECT_NE(plan_hash({224, 4, 2, 1, 0}), plan_hash({224, 4, 2, 0, 1}));
+  EXPECT_NE(plan_hash(plan), plan_hash({224, 4, 2, 0, 0, true}));
   for (int n = 0; n < 1000; ++n) EXPECT_LT(plan_hash({n, n, n}), 1U << 24);
 }
 
@@ -40,6 +44,9 @@ TEST(PlanText, LeavesOutWhatDoesNotApply) {
   EXPECT_EQ(to_string(Plan{0, 4, 18}), "micro-batch 4, recompute 18 blocks");
   EXPECT_EQ(to_string(Plan{224, 1, 1}), "resolution 224 px, micro-batch 1, recompute 1 block");
   EXPECT_EQ(to_string(Plan{}), "micro-batch 1, nothing recomputed");
+  EXPECT_EQ(to_string(Plan{0, 4, 18, 2, 3, true}),
+            "micro-batch 4, recompute 18 blocks, recompute 2 vision blocks, recompute 3 expert blocks, offloaded");
+  EXPECT_EQ(to_string(Plan{0, 4, 0, 0, 1}), "micro-batch 4, recompute 1 expert block");
 }
 
 TEST(PolicyConfig, DefaultsAndClassicAreValid) {
@@ -60,6 +67,17 @@ TEST(PolicyConfig, EachSettingThatMakesNoSenseIsNamed) {
   config = {};
   config.margin = -1;
   EXPECT_THAT(refused(config), HasSubstr("memory.margin"));
+  config = {};
+  config.margin = 1501;
+  EXPECT_THAT(refused(config), HasSubstr("at most 1500/10000"));
+  config.margin = 1500;
+  EXPECT_EQ(refused(config), "");
+  config = {};
+  config.least_gain = -1;
+  EXPECT_THAT(refused(config), HasSubstr("least gain"));
+  config = {};
+  config.first_wait_windows = 0;
+  EXPECT_THAT(refused(config), HasSubstr("first wait"));
   config = {};
   config.adjustment_frequency = 0;
   EXPECT_THAT(refused(config), HasSubstr("memory.adjustment_frequency"));
@@ -86,9 +104,12 @@ TEST(PolicyConfig, EachSettingThatMakesNoSenseIsNamed) {
 TEST(PolicyConfig, ParsesNames) {
   EXPECT_EQ(parse_policy("fixed"), PolicyKind::kFixed);
   EXPECT_EQ(parse_policy("reactive"), PolicyKind::kReactive);
+  EXPECT_EQ(parse_policy("predictive"), PolicyKind::kPredictive);
   EXPECT_THAT(error_of(ExitCode::kUsage, [] { parse_policy("magic"); }), HasSubstr("memory.policy = \"magic\""));
   const std::vector<std::string> both{"resolution", "micro_batch"};
   EXPECT_EQ(parse_knobs(both), (std::vector{Knob::kResolution, Knob::kMicroBatch}));
+  const std::vector<std::string> others{"offload", "recompute"};
+  EXPECT_EQ(parse_knobs(others), (std::vector{Knob::kOffload, Knob::kRecompute}));
   const std::vector<std::string> doubled{"micro_batch", "micro_batch"}, unknown{"resolutoin"};
   EXPECT_THAT(error_of(ExitCode::kUsage, [&] { parse_knobs(doubled); }), HasSubstr("twice"));
   EXPECT_THAT(error_of(ExitCode::kUsage, [&] { parse_knobs(unknown); }), HasSubstr("resolutoin"));
@@ -138,6 +159,34 @@ TEST(Window, AReplayedStepCountsItsTroubleButNotItself) {
   EXPECT_EQ(*full, (WindowSummary{1, 2, 2, {{100, 99, 3, 0, 50, true}}}));
 }
 
+TEST(Window, KeepsThePairOfTheStepThatFellShortMost) {
+  WindowAccumulator windows(3, 1);
+  const auto step = [](std::int64_t predicted, std::int64_t peak, std::int64_t retries = 0) {
+    return std::vector<RankUsage>{{.budget_bytes = 1000,
+                                   .peak_bytes = peak,
+                                   .retries = retries,
+                                   .predicted_peak_bytes = predicted,
+                                   .step_ms = 7}};
+  };
+  windows.add(1, step(500, 400));
+  EXPECT_EQ(windows.current().ranks[0].predicted_peak_bytes, 500);
+  windows.add(2, step(300, 310));
+  windows.add(3, step(100, 900, 1), false);  // a retry says nothing of the prediction
+  const auto full = windows.add(3, step(800, 805));
+  ASSERT_TRUE(full);
+  EXPECT_EQ(full->ranks[0].predicted_peak_bytes, 300);
+  EXPECT_EQ(full->ranks[0].compared_peak_bytes, 310);
+  EXPECT_EQ(full->ranks[0].peak_bytes, 900);
+  EXPECT_EQ(full->ranks[0].step_ms, 28);
+}
+
+TEST(Window, WithoutAPredictionThereIsNoPair) {
+  WindowAccumulator windows(1, 1);
+  const auto full = windows.add(1, std::vector<RankUsage>{{.budget_bytes = 1000, .peak_bytes = 900}});
+  EXPECT_EQ(full->ranks[0].predicted_peak_bytes, 0);
+  EXPECT_EQ(full->ranks[0].compared_peak_bytes, 0);
+}
+
 TEST(Window, RestartForgets) {
   WindowAccumulator windows(2, 1);
   windows.add(1, std::vector<RankUsage>{{100, 99, 0, 0, 0, false}});
@@ -162,8 +211,45 @@ TEST(StateJson, RoundTrips) {
   state.history = {{25, 6100, {224, 4, 2}, Direction::kGrow},
                    {50, 9900, {224, 2, 2}, Direction::kShrink},
                    {75, 8500, {}, Direction::kHold}};
-  state.failures = {{49, 3, std::int64_t{1} << 35, {224, 6, 2}}};
+  state.failures = {{49, 3, std::int64_t{1} << 35, {224, 6, 2}, 7, 8, 9}};
+  state.calibration.observe(2, {224, 6, 2}, 100, 130);
+  state.calibration.observe(0, {224, 6, 2, 1, 1, true}, 100, 90);
+  state.times = {{{0, 4, 18, 1, 2, true}, 100, 110, 3}};
+  state.waits = {{{0, 4, 18}, 2, 30, std::int64_t{1} << 48, {{0, 100}, {3, 0}}}};
   EXPECT_EQ(policy_state_from_json(to_json(state)), state);
+}
+
+TEST(StateJson, AStateOfAnOlderVersionIsRead) {
+  const PolicyState state = policy_state_from_json(
+      R"({"baseline_done":true,"cooldown":1,"last_change_step":25,
+          "history":[{"step":25,"usage":6100,"plan":{"resolution":0,"micro_batch":4,"recompute_blocks":2},"direction":"grow"}],
+          "failures":[{"step":9,"rank":1,"request_bytes":5,"plan":{"resolution":0,"micro_batch":6,"recompute_blocks":0}}]})");
+  PolicyState same;
+  same.baseline_done = true;
+  same.cooldown = 1;
+  same.last_change_step = 25;
+  same.history = {{25, 6100, {0, 4, 2}, Direction::kGrow}};
+  same.failures = {{9, 1, 5, {0, 6, 0}}};
+  EXPECT_EQ(state, same);
+}
+
+TEST(StateJson, DamageOfThePredictivePartIsNamed) {
+  PolicyState state;
+  state.calibration.observe(2, {224, 6, 2}, 100, 130);
+  state.times = {{{0, 4, 18}, 101, 110, 3}};
+  state.waits = {{{0, 4, 18}, 2, 30, 90, {{5, 100}}}};
+  const std::string text = to_json(state);
+  const auto replaced = [&](const std::string& from, const std::string& to) {
+    std::string copy = text;
+    copy.replace(copy.find(from), from.size(), to);
+    return error_of(ExitCode::kCheckpoint, [&] { policy_state_from_json(copy); });
+  };
+  EXPECT_THAT(replaced("\"offset_bytes\":30", "\"offset_bytes\":-30"), HasSubstr("calibration[0].offset_bytes"));
+  EXPECT_THAT(replaced("\"predicted_microseconds\":101", "\"predicted_microseconds\":true"),
+              HasSubstr("times[0].predicted_microseconds"));
+  EXPECT_THAT(replaced("\"until_step\":90", "\"until_step\":null"), HasSubstr("waits[0].until_step"));
+  EXPECT_THAT(replaced("\"rank\":5", "\"rank\":18446744073709551615"), HasSubstr("waits[0].ranks[0].rank"));
+  EXPECT_THAT(replaced("\"offload\":false", "\"offload\":0"), HasSubstr("offload"));
 }
 
 TEST(StateJson, DamageIsNamed) {
@@ -195,7 +281,9 @@ TEST(DecisionJson, IsOneLineWithItsInputs) {
   EXPECT_EQ(line.find('\n'), std::string::npos);
   for (const char* part :
        {"\"usage_per_10000\":7000", "\"changed\":true", "\"direction\":\"grow\"", "\"cause\":\"below\"",
-        "\"plan\":{\"resolution\":0,\"micro_batch\":7,\"recompute_blocks\":0}", "\"reason\":\"steps 1-25"}) {
+        "\"plan\":{\"resolution\":0,\"micro_batch\":7,\"recompute_blocks\":0,\"recompute_vision\":0,"
+        "\"recompute_expert\":0,\"offload\":false}",
+        "\"reason\":\"steps 1-25"}) {
     EXPECT_THAT(line, HasSubstr(part));
   }
 }

@@ -1,0 +1,111 @@
+#include "memory/planning/learning.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "memory/planning/decision_parts.h"
+#include "memory/planning/wide.h"
+
+namespace plimsoll::memory {
+namespace {
+
+constexpr std::int64_t kMeanWindows = 8;                  // the mean forgets slowly: lengths grow over an epoch
+constexpr std::int64_t kLongest = std::int64_t{1} << 50;  // microseconds; eight of them can be added
+
+/// The guardian had to replay; unlike an allocator's retry this says that the bytes were not there.
+bool replayed(const RankUsage& rank) { return rank.retries > 0 || rank.failed; }
+
+void record_failures(const PolicyConfig& config, std::int64_t step, const std::vector<FailureEntry>& failures,
+                     const Plan& plan, PolicyState& state) {
+  std::vector<FailedRank> ranks;
+  for (const FailureEntry& failure : failures) {
+    remember(state.failures, failure, config.history);
+    ranks.push_back({failure.rank, failure.budget_bytes});
+  }
+  if (!ranks.empty()) begin_wait(config, step, plan, ranks, state);
+}
+
+FailureEntry failure_of(std::int64_t step, std::size_t rank, const RankUsage& usage, const Plan& plan,
+                        std::int64_t predicted) {
+  return {step,     static_cast<int>(rank), usage.failed_request_bytes, plan, usage.budget_bytes, usage.peak_bytes,
+          predicted};
+}
+
+/// Compares the rank's pair of the same step; `shortfalls_only` leaves the rest to the window's end.
+void learn_peak(int rank, const RankUsage& usage, const Plan& plan, const Candidate* candidate, bool shortfalls_only,
+                Calibration& calibration) {
+  const auto short_of = [&](std::int64_t predicted, std::int64_t measured) {
+    return predicted > 0 && measured > calibration.corrected(rank, plan, predicted);
+  };
+  const std::int64_t measured = usage.compared_peak_bytes > 0 ? usage.compared_peak_bytes : usage.peak_bytes;
+  const bool comparable = usage.compared_peak_bytes > 0 || !replayed(usage);
+  if (comparable && (!shortfalls_only || short_of(usage.predicted_peak_bytes, measured)))
+    calibration.observe(rank, plan, usage.predicted_peak_bytes, measured);
+  // The table judges the heaviest micro-batch: a peak above that is a shortfall whatever the step's own prediction was.
+  if (candidate != nullptr && !replayed(usage) && short_of(candidate->bytes, usage.peak_bytes))
+    calibration.observe(rank, plan, candidate->bytes, usage.peak_bytes);
+}
+
+void learn_time(const PolicyConfig& config, const WindowSummary& window, const Candidate& candidate,
+                PolicyState& state) {
+  std::int64_t slowest = 0;
+  for (const RankUsage& rank : window.ranks) slowest = std::max(slowest, rank.step_ms);
+  const std::int64_t mean = std::min(kLongest, scaled(slowest, 1000, std::max(1, window.steps)));
+  if (mean < 1) return;
+  MeasuredTime time{candidate.plan, candidate.microseconds, mean, 1};
+  const auto known = std::find_if(state.times.begin(), state.times.end(),
+                                  [&](const MeasuredTime& entry) { return entry.plan == candidate.plan; });
+  if (known != state.times.end()) {
+    if (known->measured_microseconds > 0 && known->windows > 0) {
+      const std::int64_t before = std::min(known->windows, kMeanWindows - 1);
+      const std::int64_t old = std::min(kLongest, known->measured_microseconds);
+      time.measured_microseconds = scaled(old * before + mean, 1, before + 1);
+      time.windows = sum(known->windows, 1);
+    }
+    state.times.erase(known);
+  }
+  remember(state.times, time, config.history);
+}
+
+}  // namespace
+
+void learn_window(const PolicyConfig& config, const WindowSummary& window, const Plan& plan,
+                  const CandidateTable& table, PolicyState& state) {
+  const Candidate* candidate = table.find(plan);
+  const bool known = std::any_of(state.waits.begin(), state.waits.end(), [&](const Wait& wait) {
+    return wait.plan == plan && wait.failed_step >= window.first_step;
+  });
+  std::vector<FailureEntry> failures;
+  bool any_failed = false;
+  for (std::size_t rank = 0; rank < window.ranks.size(); ++rank) {
+    const RankUsage& usage = window.ranks[rank];
+    learn_peak(static_cast<int>(rank), usage, plan, candidate, false, state.calibration);
+    any_failed = any_failed || out_of_memory(usage);
+    if (known || !out_of_memory(usage)) continue;
+    // The pair that the window keeps is of a step that went well.
+    failures.push_back(failure_of(window.last_step, rank, usage, plan,
+                                  candidate != nullptr ? candidate->bytes : usage.predicted_peak_bytes));
+    if (replayed(usage)) teach_failure(failures.back(), state);
+  }
+  record_failures(config, window.last_step, failures, plan, state);
+  if (candidate != nullptr && !any_failed && window.steps >= config.adjustment_frequency)
+    learn_time(config, window, *candidate, state);
+}
+
+void learn_step(const PolicyConfig& config, std::int64_t step, std::span<const RankUsage> reports, const Plan& plan,
+                const CandidateTable& table, PolicyState& state) {
+  const Candidate* candidate = table.find(plan);
+  std::vector<FailureEntry> failures;
+  for (std::size_t rank = 0; rank < reports.size(); ++rank) {
+    const RankUsage& usage = reports[rank];
+    learn_peak(static_cast<int>(rank), usage, plan, candidate, true, state.calibration);
+    if (!replayed(usage)) continue;
+    const std::int64_t table_bytes = candidate != nullptr ? candidate->bytes : 0;
+    failures.push_back(
+        failure_of(step, rank, usage, plan, usage.predicted_peak_bytes > 0 ? usage.predicted_peak_bytes : table_bytes));
+    teach_failure(failures.back(), state);
+  }
+  record_failures(config, step, failures, plan, state);
+}
+
+}  // namespace plimsoll::memory
