@@ -96,9 +96,13 @@ function(plimsoll_ranks_test name target world)
     "${PLIMSOLL_MPI_ENVIRONMENT};PLIMSOLL_RESULTS=${PLIMSOLL_RESULTS}/${name};${ARGN}")
 endfunction()
 
-# Every bench/*_bench.cpp is a program of its own.
+# Every bench/*_bench.cpp is a program of its own. policy_bench needs no torch.
 function(plimsoll_benchmarks folder)
+  add_executable(policy_bench ${CMAKE_SOURCE_DIR}/${folder}/policy_bench.cpp ${CMAKE_SOURCE_DIR}/${folder}/rivals.cpp)
+  plimsoll_options(policy_bench)
+  target_link_libraries(policy_bench PRIVATE plimsoll_planning plimsoll_ddp)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*_bench.cpp)
+  list(REMOVE_ITEM sources ${CMAKE_SOURCE_DIR}/${folder}/policy_bench.cpp)
   foreach(source ${sources})
     get_filename_component(target ${source} NAME_WE)
     add_executable(${target} ${source})

@@ -29,6 +29,7 @@ constexpr std::array kCommands{
     Command{"features", plimsoll::run_features, "write what the VLM computes for one prompt"},
     Command{"plan", plimsoll::run_plan, "say what fits on cards of given sizes, from config.json alone"},
     Command{"train", plimsoll::run_train, "train as one rank: alone, or under mpirun or srun"},
+    Command{"simulate", plimsoll::run_simulate, "drive the memory policies with a trace of peaks or a made-up run"},
     Command{"doctor", plimsoll::run_doctor, "say what this machine has and what is missing"},
     Command{"config", plimsoll::run_config, "print the manual of all configuration keys, or a resolved configuration"},
 };

@@ -1,0 +1,162 @@
+// `plimsoll simulate`: what the policies of a run decide on a recorded trace or in a made-up world, a line a decision.
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "launcher/commands.h"
+#include "launcher/options.h"
+#include "memory/planning/scenarios.h"
+#include "memory/planning/simulation.h"
+
+namespace plimsoll {
+namespace {
+
+using memory::PolicyConfig;
+using memory::PolicyKind;
+
+constexpr const char* kAbout =
+    "Drive the policies of a training run without one: a line a decision, and how it went at the end.\n\n"
+    "--trace F.jsonl: a line a step, either of a run's metrics.jsonl or\n"
+    "  {\"peaks\": [0.65, 0.7], \"budgets\": [24000000000, 24000000000]}\n"
+    "with a number a rank. Peaks up to 2 are fractions of the rank's budget, larger ones bytes. Without \"budgets\" "
+    "those\n"
+    "of the line before hold, and on the first line 10 GB. May be added: \"retries\" and \"predicted\" (a number a "
+    "rank),\n"
+    "\"step_ms\", \"step\", \"samples\", \"plan\". The peaks stay as they are whatever is decided. The predictive "
+    "policy needs\n"
+    "a first line {\"candidates\": [{\"micro_batch\": 4, \"bytes\": 9000000000, \"microseconds\": 800000}, ...]}.\n\n"
+    "--scenario NAME: a made-up world in which the plan decides what is needed. --list names all.\n";
+
+constexpr int kMostRanks = 65536;
+constexpr int kMiddleResolution = 160;  // of the classic bounds
+
+int whole(const cxxopts::ParseResult& parsed, const char* name, int most) {
+  const int value = parsed[name].as<int>();
+  if (value < 1 || value > most) fail(ExitCode::kUsage, "--{} is {}, but must be from 1 to {}", name, value, most);
+  return value;
+}
+
+PolicyKind policy_of(const cxxopts::ParseResult& parsed, PolicyKind otherwise) {
+  if (parsed.count("policy") == 0) return otherwise;
+  const auto text = parsed["policy"].as<std::string>();
+  for (PolicyKind kind : {PolicyKind::kFixed, PolicyKind::kReactive, PolicyKind::kPredictive}) {
+    if (text == memory::policy_name(kind)) return kind;
+  }
+  fail(ExitCode::kUsage, "--policy is \"{}\": write fixed, reactive or predictive", text);
+}
+
+bool classic_of(const cxxopts::ParseResult& parsed, bool otherwise) {
+  if (parsed.count("profile") == 0) return otherwise;
+  const auto text = parsed["profile"].as<std::string>();
+  if (text != "default" && text != "classic")
+    fail(ExitCode::kUsage, "--profile is \"{}\": write default or classic", text);
+  return text == "classic";
+}
+
+PolicyConfig config_of(PolicyKind kind, bool classic) {
+  PolicyConfig config = classic ? memory::classic_profile() : PolicyConfig{};
+  config.kind = kind;
+  return config;
+}
+
+void list(bool json) {
+  for (const memory::Scenario& scenario : memory::scenarios()) {
+    if (json) {
+      fmt::print("{}\n", nlohmann::ordered_json{{"name", scenario.name}, {"summary", scenario.summary}}.dump());
+    } else {
+      fmt::print("{:<24} {}\n", scenario.name, scenario.summary);
+    }
+  }
+}
+
+class Printer {
+ public:
+  explicit Printer(bool json) : json_(json) {}
+  std::function<void(const memory::Decision&)> decisions() const {
+    return [json = json_](const memory::Decision& decision) {
+      fmt::print("{}\n", json ? memory::to_json(decision) : decision.reason);
+    };
+  }
+  void summary(const memory::Outcome& outcome) const {
+    fmt::print("{}\n", json_ ? memory::to_json(outcome) : memory::to_string(outcome));
+  }
+
+ private:
+  bool json_;
+};
+
+memory::Outcome follow(memory::Trace trace, memory::ReplayOptions options, const cxxopts::ParseResult& parsed) {
+  if (parsed.count("micro") > 0) options.first.micro_batch = whole(parsed, "micro", 1 << 20);
+  if (parsed.count("share") > 0) options.share = whole(parsed, "share", 1 << 20);
+  if (parsed.count("steps") > 0) {
+    const auto steps = static_cast<std::size_t>(whole(parsed, "steps", 1 << 30));
+    if (steps < trace.steps.size()) trace.steps.resize(steps);
+  }
+  return memory::replay(trace, options);
+}
+
+memory::Outcome follow_file(const cxxopts::ParseResult& parsed, const Printer& printer) {
+  const auto file = parsed["trace"].as<std::string>();
+  const int ranks = parsed.count("ranks") > 0 ? whole(parsed, "ranks", kMostRanks) : 0;
+  memory::Trace trace = memory::read_trace(read_file(file), file, ranks);
+  const bool classic = classic_of(parsed, false);
+  const PolicyKind usual = trace.candidates.empty() ? PolicyKind::kReactive : PolicyKind::kPredictive;
+  memory::ReplayOptions options{config_of(policy_of(parsed, usual), classic), {}, 64, printer.decisions()};
+  const memory::TraceStep& first = trace.steps.front();
+  options.first.micro_batch = 4;
+  if (!trace.candidates.empty()) options.first = trace.candidates.front().plan;
+  if (first.plan) options.first = *first.plan;
+  if (classic && options.first.resolution == 0) options.first.resolution = kMiddleResolution;
+  const auto world = static_cast<std::int64_t>(first.ranks.size());
+  if (first.samples > 0) options.share = (first.samples + world - 1) / world;
+  return follow(std::move(trace), std::move(options), parsed);
+}
+
+memory::Outcome run_scenario(const cxxopts::ParseResult& parsed, const Printer& printer) {
+  const int ranks = parsed.count("ranks") > 0 ? whole(parsed, "ranks", kMostRanks) : 0;
+  memory::Scenario scenario = memory::find_scenario(parsed["scenario"].as<std::string>(), ranks);
+  const bool scripted = !scenario.script.empty(), classic = classic_of(parsed, scenario.classic);
+  const PolicyKind kind = policy_of(parsed, scripted ? PolicyKind::kReactive : PolicyKind::kPredictive);
+  if (scripted) {
+    memory::ReplayOptions options{config_of(kind, classic), scenario.first, 64, printer.decisions()};
+    return follow(memory::script_trace(scenario), std::move(options), parsed);
+  }
+  for (const char* option : {"micro", "share"}) {
+    if (parsed.count(option) > 0)
+      fail(ExitCode::kUsage, "--{} goes with --trace; in scenario {} the policy chooses the first plan", option,
+           scenario.name);
+  }
+  if (parsed.count("steps") > 0) scenario.steps = whole(parsed, "steps", 1'000'000);
+  if (classic && scenario.first.resolution == 0) scenario.first.resolution = kMiddleResolution;
+  return memory::simulate(memory::SyntheticWorld(std::move(scenario)), {config_of(kind, classic), printer.decisions()});
+}
+
+}  // namespace
+
+int run_simulate(std::vector<std::string> args) {
+  cxxopts::Options options("plimsoll simulate", kAbout);
+  options.add_options()("trace", "Recorded peaks to follow", cxxopts::value<std::string>())(
+      "scenario", "Made-up run", cxxopts::value<std::string>())("list", "Name all scenarios")(
+      "ranks", "Ranks; a trace must have so many", cxxopts::value<int>())(
+      "policy", "fixed, reactive or predictive (default: predictive where there are candidates)",
+      cxxopts::value<std::string>())("profile", "default or classic (default: the scenario's)",
+                                     cxxopts::value<std::string>())(
+      "steps", "Steps (default: the scenario's, or the whole trace)", cxxopts::value<int>())(
+      "micro", "Trace: the first plan's micro-batch (default: the trace's, or 4)", cxxopts::value<int>())(
+      "share", "Trace: samples of a rank and step, which cap the micro-batch (default: the trace's, or 64)",
+      cxxopts::value<int>())("json", "JSON lines: decisions, then a summary");
+  const auto parsed = parse_options(options, args);
+  if (!parsed) return 0;
+  const bool json = parsed->count("json") > 0;
+  if (parsed->count("trace") + parsed->count("scenario") + parsed->count("list") != 1)
+    fail(ExitCode::kUsage, "plimsoll simulate: give one of --trace FILE, --scenario NAME, --list");
+  if (parsed->count("list") > 0) return list(json), 0;
+  const Printer printer(json);
+  printer.summary(parsed->count("trace") > 0 ? follow_file(*parsed, printer) : run_scenario(*parsed, printer));
+  return 0;
+}
+
+}  // namespace plimsoll

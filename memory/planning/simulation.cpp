@@ -1,0 +1,341 @@
+#include "memory/planning/simulation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "core/error.h"
+#include "memory/planning/first_plan.h"
+#include "memory/planning/predictive.h"
+
+namespace plimsoll::memory {
+namespace {
+
+/// What one attempt at a step brought on all ranks.
+struct StepUse {
+  std::vector<RankUsage> ranks;
+  std::int64_t microseconds = 0;  ///< of the slowest rank, reduction included
+  std::int64_t retries = 0;
+  std::int64_t splits = 0;
+  int failed_rank = -1;  ///< the first whose single sample did not fit
+};
+
+/// The guardian (memory/guardian.h) at work on one rank's share.
+class ShareRun {
+ public:
+  ShareRun(const SyntheticWorld& world, const Plan& plan, int rank, std::int64_t step)
+      : world_(world), plan_(plan), rank_(rank), step_(step) {
+    usage.budget_bytes = world.budget(rank, step);
+  }
+
+  void run() {
+    const std::int64_t first = world_.first_sample(rank_, step_), share = world_.samples(rank_);
+    std::int64_t limit = plan_.micro_batch;
+    for (std::int64_t done = 0; done < share;) {
+      const std::int64_t count = piece(first + done, std::min(limit, share - done));
+      if (attempt(world_.length(first + done, count))) {
+        done += count;
+        continue;
+      }
+      if (count == 1) {
+        usage.failed = true;
+        return;
+      }
+      limit = (count + 1) / 2;
+      ++usage.retries;
+    }
+  }
+
+  RankUsage usage;
+  std::int64_t microseconds = 0;
+  std::int64_t splits = 0;
+
+ private:
+  /// As many samples as are predicted to fit.
+  std::int64_t piece(std::int64_t position, std::int64_t count) {
+    const std::int64_t wanted = count;
+    while (count > 1 && world_.predicted(plan_, world_.length(position, count)) > usage.budget_bytes) --count;
+    if (count < wanted) ++splits;
+    return count;
+  }
+
+  bool attempt(std::int64_t length) {
+    const std::int64_t needed = world_.needed(plan_, length, rank_, step_, 0);
+    usage.predicted_peak_bytes = std::max(usage.predicted_peak_bytes, world_.predicted(plan_, length));
+    usage.peak_bytes = std::max(usage.peak_bytes, std::min(needed, usage.budget_bytes));
+    const std::int64_t whole = world_.microseconds(plan_, length);
+    if (needed <= usage.budget_bytes) {
+      microseconds += whole;
+      return true;
+    }
+    // Memory peaks where forward ends and backward begins; an attempt that fails has done about half of its work.
+    microseconds += whole / 2;
+    usage.failed_request_bytes = std::max(usage.failed_request_bytes, needed - usage.budget_bytes);
+    return false;
+  }
+
+  const SyntheticWorld& world_;
+  const Plan& plan_;
+  int rank_;
+  std::int64_t step_;
+};
+
+StepUse run_step(const SyntheticWorld& world, const Plan& plan, std::int64_t step) {
+  StepUse use;
+  for (int rank = 0; rank < world.ranks(); ++rank) {
+    ShareRun share(world, plan, rank, step);
+    share.run();
+    use.microseconds = std::max(use.microseconds, share.microseconds);
+    use.retries += share.usage.retries;
+    use.splits += share.splits;
+    if (share.usage.failed && use.failed_rank < 0) use.failed_rank = rank;
+    use.ranks.push_back(share.usage);
+  }
+  for (RankUsage& usage : use.ranks) usage.step_ms = use.microseconds / 1000;
+  use.microseconds += world.scenario().model.reduction_us;
+  return use;
+}
+
+void note_change(Outcome& outcome, const Decision& decision, const PolicyConfig& config) {
+  outcome.last = decision.plan;
+  if (!decision.changed) return;
+  outcome.changes.push_back(decision.step);
+  outcome.settled = (decision.step + config.adjustment_frequency - 1) / config.adjustment_frequency;
+}
+
+/// The closed loop of one run.
+class Run {
+ public:
+  Run(const SyntheticWorld& world, const SimulationOptions& options)
+      : world_(world), options_(options), window_(options.config.adjustment_frequency, world.ranks()) {
+    check(options.config);
+    table_ = world.table(0, options.config);
+    outcome_.policy = policy_name(options.config.kind);
+    outcome_.window = options.config.adjustment_frequency;
+  }
+
+  Outcome go() {
+    const std::vector<std::int64_t> budgets = world_.budgets(1);
+    plan_ = first_plan(budgets);
+    outcome_.last = plan_;
+    show(baseline(options_.config, 0, plan_, world_.share(), budgets, state_));
+    for (std::int64_t step = 1; step <= world_.scenario().steps && outcome_.finished; ++step) {
+      if (step > 1 && world_.epoch(step) != world_.epoch(step - 1))
+        table_ = world_.table(world_.epoch(step), options_.config);
+      make(step);
+    }
+    return outcome_;
+  }
+
+ private:
+  /// Predictive: the planner's choice. Else the largest micro-batch that fits with nothing recomputed, or if none does,
+  /// with everything: what a careful person finds out by hand.
+  Plan first_plan(const std::vector<std::int64_t>& budgets) const {
+    if (options_.config.kind == PolicyKind::kPredictive) {
+      if (const Candidate* chosen = first_choice(table_, {budgets, options_.config.target, 0}, state_))
+        return chosen->plan;
+      no_plan(budgets);
+    }
+    for (int blocks : {0, world_.scenario().model.language_blocks}) {
+      Plan best;
+      best.micro_batch = 0;
+      for (const Candidate& candidate : table_.all()) {
+        if (candidate.plan.recompute_blocks == blocks && fits(candidate, budgets) &&
+            candidate.plan.micro_batch > best.micro_batch)
+          best = candidate.plan;
+      }
+      if (best.micro_batch > 0) return best;
+    }
+    no_plan(budgets);
+  }
+
+  bool fits(const Candidate& candidate, const std::vector<std::int64_t>& budgets) const {
+    return std::all_of(budgets.begin(), budgets.end(),
+                       [&](std::int64_t budget) { return candidate.bytes <= budget / 10000 * options_.config.target; });
+  }
+
+  [[noreturn]] void no_plan(const std::vector<std::int64_t>& budgets) const {
+    fail(ExitCode::kMemory, "scenario \"{}\": no plan fits {} bytes on every rank", world_.scenario().name,
+         *std::min_element(budgets.begin(), budgets.end()));
+  }
+
+  /// One step, with its replays.
+  void make(std::int64_t step) {
+    for (bool concluded = false; !concluded && outcome_.finished;) {
+      const StepUse use = run_step(world_, plan_, step);
+      outcome_.microseconds += use.microseconds;
+      outcome_.retries += use.retries;
+      outcome_.splits += use.splits;
+      if (use.retries > 0 || use.failed_rank >= 0) outcome_.retried.push_back(step);
+      concluded = use.failed_rank < 0;
+      const std::optional<WindowSummary> summary = window_.add(step, use.ranks, concluded);
+      if (!concluded) {
+        ++outcome_.failures;
+        outcome_.lost_samples += world_.scenario().effective;
+        after_failure(step, use);
+      } else {
+        ++outcome_.steps;
+        outcome_.samples += world_.scenario().effective;
+        after_step(step, use, summary);
+      }
+    }
+  }
+
+  void after_failure(std::int64_t step, const StepUse& use) {
+    const RankUsage& rank = use.ranks[static_cast<std::size_t>(use.failed_rank)];
+    FailureEntry failure{step, use.failed_rank, rank.failed_request_bytes, plan_};
+    failure.budget_bytes = rank.budget_bytes;
+    failure.peak_bytes = rank.peak_bytes;
+    failure.predicted_bytes = rank.predicted_peak_bytes;
+    const TowerBlocks blocks{.language = world_.scenario().model.language_blocks};
+    const auto decision = escalate(options_.config, failure, blocks, state_);
+    window_.restart();
+    if (!decision) return void(outcome_.finished = false);
+    take(*decision);
+  }
+
+  void after_step(std::int64_t step, const StepUse& use, const std::optional<WindowSummary>& summary) {
+    const PolicyConfig& config = options_.config;
+    if (config.kind == PolicyKind::kPredictive) {
+      if (const auto decision = respond(config, step, use.ranks, plan_, table_, state_)) {
+        window_.restart();
+        take(*decision);
+      } else if (summary) {
+        take(decide_predictive(config, *summary, plan_, table_, state_));
+      }
+    } else if (summary) {
+      take(decide(config, *summary, plan_, world_.share(), state_));
+    }
+  }
+
+  void take(const Decision& decision) {
+    show(decision);
+    note_change(outcome_, decision, options_.config);
+    plan_ = decision.plan;
+  }
+
+  void show(const Decision& decision) const {
+    if (options_.show) options_.show(decision);
+  }
+
+  const SyntheticWorld& world_;
+  const SimulationOptions& options_;
+  WindowAccumulator window_;
+  PolicyState state_;
+  CandidateTable table_;
+  Plan plan_;
+  Outcome outcome_;
+};
+
+}  // namespace
+
+const char* policy_name(PolicyKind kind) {
+  if (kind == PolicyKind::kFixed) return "fixed";
+  return kind == PolicyKind::kReactive ? "reactive" : "predictive";
+}
+
+std::int64_t Outcome::rate() const {
+  return microseconds > 0 ? samples * 1'000'000 / ((microseconds + 999) / 1000) : 0;
+}
+
+Outcome simulate(const SyntheticWorld& world, const SimulationOptions& options) { return Run(world, options).go(); }
+
+Outcome replay(const Trace& trace, const ReplayOptions& options) {
+  const PolicyConfig& config = options.config;
+  const bool predictive = config.kind == PolicyKind::kPredictive;
+  check(config);
+  if (predictive && trace.candidates.empty()) {
+    fail(ExitCode::kUsage,
+         "the predictive policy chooses from candidates, and the trace has none: put a first line {} before its steps, "
+         "or use --policy reactive",
+         "{\"candidates\": [{\"micro_batch\": 4, \"bytes\": 9000000000, \"microseconds\": 800000}, ...]}");
+  }
+  const CandidateTable table(trace.candidates);
+  Outcome outcome;
+  outcome.policy = policy_name(config.kind);
+  outcome.window = config.adjustment_frequency;
+  PolicyState state;
+  Plan plan = outcome.last = options.first;
+  const auto take = [&](const Decision& decision) {
+    if (options.show) options.show(decision);
+    note_change(outcome, decision, config);
+    plan = decision.plan;
+  };
+  std::vector<std::int64_t> budgets;
+  for (const RankUsage& rank : trace.steps.front().ranks) budgets.push_back(rank.budget_bytes);
+  take(baseline(config, trace.steps.front().step - 1, plan, options.share, budgets, state));
+  WindowAccumulator window(config.adjustment_frequency, static_cast<int>(budgets.size()));
+  for (const TraceStep& step : trace.steps) {
+    ++outcome.steps;
+    outcome.samples += step.samples;
+    outcome.microseconds += step.step_ms * 1000;
+    const std::int64_t before = outcome.retries;
+    for (const RankUsage& rank : step.ranks) outcome.retries += rank.retries;
+    if (outcome.retries > before) outcome.retried.push_back(step.step);
+    const auto summary = window.add(step.step, step.ranks);
+    if (predictive) {
+      if (const auto decision = respond(config, step.step, step.ranks, plan, table, state)) {
+        window.restart();
+        take(*decision);
+        continue;
+      }
+    }
+    if (summary)
+      take(predictive ? decide_predictive(config, *summary, plan, table, state)
+                      : decide(config, *summary, plan, options.share, state));
+  }
+  return outcome;
+}
+
+Trace script_trace(const Scenario& scenario) {
+  constexpr std::int64_t kBudget = 10'000'000'000;
+  Trace trace;
+  for (const ScriptPart& part : scenario.script) {
+    for (int i = 0; i < part.steps; ++i) {
+      TraceStep& step = trace.steps.emplace_back();
+      step.step = static_cast<std::int64_t>(trace.steps.size());
+      RankUsage usage;
+      usage.budget_bytes = kBudget;
+      usage.peak_bytes = kBudget / 10000 * part.usage;
+      step.ranks.assign(static_cast<std::size_t>(scenario.ranks), usage);
+    }
+  }
+  if (trace.steps.empty()) fail(ExitCode::kUsage, "scenario \"{}\" has no script", scenario.name);
+  return trace;
+}
+
+std::string to_string(const Outcome& outcome) {
+  const std::int64_t rate = outcome.rate();
+  std::string text = fmt::format(
+      "{}: {} steps, {} samples in {}.{:03} s = {}.{:03} samples/s; {} changes, {} retries, {} splits, {} failed steps",
+      outcome.policy, outcome.steps, outcome.samples, outcome.microseconds / 1'000'000,
+      outcome.microseconds / 1000 % 1000, rate / 1000, rate % 1000, outcome.changes.size(), outcome.retries,
+      outcome.splits, outcome.failures);
+  text += outcome.settled == 0 ? "; the first plan stayed" : fmt::format("; last change in window {}", outcome.settled);
+  text += fmt::format("; effective batch {}", outcome.effective_batch_kept ? "kept" : "not kept");
+  if (!outcome.finished) text += "; ended early: a single sample did not fit and no plan was left";
+  return text + "; last plan: " + to_string(outcome.last);
+}
+
+std::string to_json(const Outcome& outcome) {
+  const std::int64_t rate = outcome.rate();
+  return nlohmann::ordered_json{{"summary", outcome.policy},
+                                {"steps", outcome.steps},
+                                {"samples", outcome.samples},
+                                {"microseconds", outcome.microseconds},
+                                {"samples_per_1000_seconds", rate},
+                                {"changes", outcome.changes},
+                                {"retries", outcome.retries},
+                                {"splits", outcome.splits},
+                                {"failed_steps", outcome.failures},
+                                {"retried_steps", outcome.retried},
+                                {"last_change_in_window", outcome.settled},
+                                {"effective_batch_kept", outcome.effective_batch_kept},
+                                {"finished", outcome.finished},
+                                {"last_plan", to_string(outcome.last)}}
+      .dump();
+}
+
+}  // namespace plimsoll::memory

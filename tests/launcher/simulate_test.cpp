@@ -1,0 +1,108 @@
+// `plimsoll simulate` as a user types it, in this process.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/error.h"
+#include "launcher/commands.h"
+
+namespace plimsoll {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+class Simulate : public testing::Test {
+ protected:
+  void TearDown() override { std::filesystem::remove(file_); }
+  std::string trace(const std::string& text) const {
+    std::ofstream(file_) << text;
+    return file_;
+  }
+  static std::vector<std::string> printed(const std::vector<std::string>& args) {
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(run_simulate(args), 0);
+    std::fflush(stdout);
+    std::istringstream out(testing::internal::GetCapturedStdout());
+    std::vector<std::string> lines;
+    for (std::string line; std::getline(out, line);) lines.push_back(line);
+    return lines;
+  }
+  static std::string refused(const std::vector<std::string>& args, ExitCode code = ExitCode::kUsage) {
+    try {
+      run_simulate(args);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code) << error.what();
+      return error.what();
+    }
+    return "nothing was refused";
+  }
+
+  std::string file_ = testing::TempDir() + "simulate-" + std::to_string(::getpid()) + ".jsonl";
+};
+
+TEST_F(Simulate, ListsItsScenarios) {
+  const auto lines = printed({"--list"});
+  EXPECT_GE(lines.size(), 30U);
+  EXPECT_THAT(lines, testing::Contains(AllOf(StartsWith("neighbour "), HasSubstr("takes 8 GiB"))));
+  EXPECT_EQ(printed({"--list", "--json"}).size(), lines.size());
+}
+
+TEST_F(Simulate, PrintsADecisionPerLineAndASummary) {
+  const auto lines = printed({"--scenario", "calm", "--ranks", "4", "--steps", "50"});
+  ASSERT_EQ(lines.size(), 4U);
+  EXPECT_THAT(lines[0], StartsWith("baseline: "));
+  EXPECT_THAT(lines[1], StartsWith("steps 1-25: "));
+  EXPECT_THAT(lines[3], AllOf(StartsWith("predictive: 50 steps"), HasSubstr("samples/s"), HasSubstr("kept")));
+}
+
+TEST_F(Simulate, PrintsJsonWhereAProgramReadsIt) {
+  const auto lines = printed({"--scenario", "classic-below", "--json"});
+  ASSERT_EQ(lines.size(), 10U);
+  for (const std::string& line : lines) EXPECT_TRUE(nlohmann::json::parse(line, nullptr, false).is_object()) << line;
+  EXPECT_EQ(nlohmann::json::parse(lines[1])["plan"]["resolution"], 132);
+  EXPECT_EQ(nlohmann::json::parse(lines[9])["summary"], "reactive");
+}
+
+TEST_F(Simulate, FollowsATrace) {
+  std::string text;
+  for (int i = 0; i < 25; ++i) text += "{\"peaks\": [0.7, 0.95]}\n";
+  const auto lines = printed({"--trace", trace(text), "--micro", "8", "--share", "16"});
+  ASSERT_EQ(lines.size(), 3U);
+  EXPECT_THAT(lines[1], AllOf(HasSubstr("worst is rank 1"), HasSubstr("micro-batch 8 -> 6")));
+}
+
+TEST_F(Simulate, RefusesBadTracesWithFileAndLine) {
+  const std::string file = trace("{\"peaks\": [0.7, 0.9]}\n{\"peaks\": [0.7]}\n");
+  EXPECT_THAT(refused({"--trace", file}, ExitCode::kData), AllOf(HasSubstr(file + ":2"), HasSubstr("every rank")));
+  EXPECT_THAT(refused({"--trace", file, "--ranks", "3"}, ExitCode::kData), HasSubstr("2 of 3 ranks"));
+  trace("{\"peaks\": [NaN]}\n");
+  EXPECT_THAT(refused({"--trace", file}, ExitCode::kData), AllOf(HasSubstr(file + ":1"), HasSubstr("NaN")));
+  trace("{\"peaks\": [-1]}\n");
+  EXPECT_THAT(refused({"--trace", file}, ExitCode::kData), HasSubstr("-1"));
+  trace("");
+  EXPECT_THAT(refused({"--trace", file}, ExitCode::kData), HasSubstr("no step"));
+  EXPECT_THAT(refused({"--trace", file_ + ".no"}, ExitCode::kData), HasSubstr(".no"));
+  trace("{\"peaks\": [0.5]}\n");
+  EXPECT_THAT(refused({"--trace", file, "--policy", "predictive"}), HasSubstr("candidates"));
+}
+
+TEST_F(Simulate, RefusesBadOptions) {
+  EXPECT_THAT(refused({}), HasSubstr("--trace FILE, --scenario NAME, --list"));
+  EXPECT_THAT(refused({"--list", "--scenario", "calm"}), HasSubstr("give one of"));
+  EXPECT_THAT(refused({"--scenario", "clam"}), HasSubstr("nearest one is calm"));
+  EXPECT_THAT(refused({"--scenario", "calm", "--policy", "magic"}), HasSubstr("--policy is \"magic\""));
+  EXPECT_THAT(refused({"--scenario", "calm", "--profile", "new"}), HasSubstr("--profile is \"new\""));
+  EXPECT_THAT(refused({"--scenario", "calm", "--ranks", "0"}), HasSubstr("--ranks is 0"));
+  EXPECT_THAT(refused({"--scenario", "calm", "--steps", "0"}), HasSubstr("--steps is 0"));
+  EXPECT_THAT(refused({"--scenario", "calm", "--micro", "4"}), HasSubstr("--micro goes with --trace"));
+}
+
+}  // namespace
+}  // namespace plimsoll
