@@ -21,8 +21,10 @@ namespace {
 struct alignas(64) Header {
   std::int64_t bytes;
   const char* label;
-  bool counted;   // in live and peak
-  bool recorded;  // an event of its own, unlike scratch that overflowed the arena
+  std::uint64_t recording;  // the one that saw the allocation; 0: none
+  std::uint64_t number;     // its number in that recording's ledger
+  bool counted;             // in live and peak
+  bool recorded;            // an event of its own, unlike scratch that overflowed the arena
 };
 static_assert(sizeof(Header) == 64);
 
@@ -41,7 +43,25 @@ State& state() {
   return *value;
 }
 
-thread_local Ledger* recording = nullptr;
+// The recording of this thread. Numbered over all threads, since a block may be freed by another thread or in a later
+// recording than the one that numbered it.
+struct Recording {
+  Ledger* ledger = nullptr;
+  std::uint64_t serial = 0;
+};
+thread_local Recording recording;
+std::atomic<std::uint64_t> recordings{0};
+
+void note_allocation(Header& header) {
+  if (recording.ledger == nullptr) return;
+  header.recording = recording.serial;
+  header.number = recording.ledger->add(header.bytes, header.label);
+}
+
+void note_free(const Header& header) {
+  if (recording.ledger == nullptr) return;
+  recording.ledger->remove(header.bytes, header.label, header.recording == recording.serial ? header.number : 0);
+}
 
 void raise(std::atomic<std::int64_t>& highest, std::int64_t value) {
   std::int64_t seen = highest.load();
@@ -88,7 +108,7 @@ void free_block(void* data) {
   auto* header = reinterpret_cast<Header*>(static_cast<std::byte*>(data) - sizeof(Header));
   if (header->counted) s.live -= header->bytes;
   if (header->recorded) {
-    if (recording != nullptr) recording->remove(header->bytes, header->label);
+    note_free(*header);
   } else if (header->counted) {
     s.overflow -= header->bytes;
   }
@@ -99,8 +119,8 @@ void* counted_block(std::int64_t bytes, bool recorded) {
   const bool counted = bytes >= kSmallestCounted;
   if (counted) count(bytes);
   auto* header = static_cast<Header*>(system_block(bytes, counted));
-  *header = {bytes, AllocationLabel::current(), counted, counted && recorded};
-  if (header->recorded && recording != nullptr) recording->add(bytes, header->label);
+  *header = {bytes, AllocationLabel::current(), 0, 0, counted, counted && recorded};
+  if (header->recorded) note_allocation(*header);
   return header + 1;
 }
 
@@ -164,6 +184,6 @@ void CpuAllocator::change_budget_after(std::int64_t after, std::int64_t bytes) {
   state().change_at = state().allocations + after + 1;
 }
 
-void CpuAllocator::record(Ledger* ledger) { recording = ledger; }
+void CpuAllocator::record(Ledger* ledger) { recording = {ledger, ++recordings}; }
 
 }  // namespace plimsoll::memory

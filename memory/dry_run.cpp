@@ -13,17 +13,18 @@ namespace {
 thread_local Ledger* active = nullptr;
 thread_local std::uint64_t run_number = 0;
 
-// Stands for a block: meta storage has no data, so its size and label travel in the context pointer. `run` tells a
-// block that outlives its dry run (a model built in an earlier one) from one of the run in progress.
+// Stands for a block: meta storage has no data, so its size, label and number travel in the context pointer. `run`
+// tells a block that outlives its dry run (a model built in an earlier one) from one of the run in progress.
 struct Block {
   std::int64_t bytes;
   const char* label;
+  std::uint64_t number;
   std::uint64_t run;
 };
 
 void free_block(void* context) {
   const std::unique_ptr<Block> block(static_cast<Block*>(context));
-  if (active != nullptr && block->run == run_number) active->remove(block->bytes, block->label);
+  if (active != nullptr && block->run == run_number) active->remove(block->bytes, block->label, block->number);
 }
 
 class MetaAllocator final : public c10::Allocator {
@@ -33,8 +34,8 @@ class MetaAllocator final : public c10::Allocator {
     if (active == nullptr || bytes < kSmallestCounted || LibraryScratch::active()) {
       return {nullptr, nullptr, nullptr, c10::Device(c10::kMeta)};
     }
-    active->add(bytes, AllocationLabel::current());
-    auto block = std::make_unique<Block>(Block{bytes, AllocationLabel::current(), run_number});
+    const std::uint64_t number = active->add(bytes, AllocationLabel::current());
+    auto block = std::make_unique<Block>(Block{bytes, AllocationLabel::current(), number, run_number});
     return {nullptr, block.release(), &free_block, c10::Device(c10::kMeta)};
   }
   void copy_data(void*, const void*, std::size_t) const override {}

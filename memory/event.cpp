@@ -4,16 +4,18 @@
 
 namespace plimsoll::memory {
 
-void Ledger::add(std::int64_t bytes, const char* label) {
+std::uint64_t Ledger::add(std::int64_t bytes, const char* label) {
   live_ += bytes;
   peak_ = std::max(peak_, live_);
   ++allocations_;
-  if (keep_events_) events_.push_back({bytes, label});
+  const auto block = static_cast<std::uint64_t>(allocations_);
+  if (keep_events_) events_.push_back({bytes, label, block});
+  return block;
 }
 
-void Ledger::remove(std::int64_t bytes, const char* label) {
+void Ledger::remove(std::int64_t bytes, const char* label, std::uint64_t block) {
   live_ -= bytes;
-  if (keep_events_) events_.push_back({-bytes, label});
+  if (keep_events_) events_.push_back({-bytes, label, block});
 }
 
 Breakdown Ledger::breakdown_at_peak() const {

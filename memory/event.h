@@ -12,10 +12,13 @@ namespace plimsoll::memory {
 inline constexpr std::int64_t kSmallestCounted = 64;
 
 /// One counted allocation (bytes > 0) or free (bytes < 0). `label` is the AllocationLabel at the time of the
-/// allocation.
+/// allocation. `block` tells which free ends which allocation: a ledger numbers its allocations from 1, and a free
+/// carries the number of the one that it ends; 0 when that was made before the recording began. To compare what two
+/// runs allocate, compare bytes and labels.
 struct Event {
   std::int64_t bytes = 0;
   const char* label = "";
+  std::uint64_t block = 0;
 };
 
 /// Bytes live at the highest point of an event list, by label.
@@ -26,8 +29,10 @@ class Ledger {
  public:
   explicit Ledger(bool keep_events = false) : keep_events_(keep_events) {}
 
-  void add(std::int64_t bytes, const char* label);
-  void remove(std::int64_t bytes, const char* label);
+  /// The number of this allocation, for remove().
+  std::uint64_t add(std::int64_t bytes, const char* label);
+  /// `block`: what add() gave, or 0 for an allocation that this ledger did not see.
+  void remove(std::int64_t bytes, const char* label, std::uint64_t block);
 
   std::int64_t live() const { return live_; }
   std::int64_t peak() const { return peak_; }

@@ -117,8 +117,52 @@ TEST(DryRun, WritesDownWhatTheCpuDoes) {
   const auto dry = dry_run([&] { body(at::kMeta); }, true);
   const auto wet = measured_run([&] { body(at::kCPU); }, true);
   ASSERT_EQ(dry.events().size(), wet.events().size());
-  for (std::size_t i = 0; i < dry.events().size(); ++i) EXPECT_EQ(dry.events()[i].bytes, wet.events()[i].bytes) << i;
+  for (std::size_t i = 0; i < dry.events().size(); ++i) {
+    EXPECT_EQ(dry.events()[i].bytes, wet.events()[i].bytes) << i;
+    EXPECT_EQ(dry.events()[i].block, wet.events()[i].block) << i;
+  }
   EXPECT_EQ(dry.peak(), wet.peak());
+}
+
+TEST(DryRun, AFreeCarriesTheNumberOfItsAllocation) {
+  const auto body = [](at::Device device) {
+    const auto options = at::TensorOptions(device);
+    auto first = at::empty({100}, options), second = at::empty({200}, options), third = at::empty({300}, options);
+    second.reset();
+    first.reset();
+  };
+  const auto dry = dry_run([&] { body(at::kMeta); }, true), wet = measured_run([&] { body(at::kCPU); }, true);
+  for (const Ledger* ledger : {&dry, &wet}) {
+    std::vector<std::uint64_t> blocks;
+    for (const Event& event : ledger->events()) blocks.push_back(event.block);
+    EXPECT_EQ(blocks, (std::vector<std::uint64_t>{1, 2, 3, 2, 1, 3}));
+  }
+}
+
+TEST(DryRun, ABlockFromBeforeTheRecordingIsNoBlockOfIt) {
+  allocator();
+  at::Tensor unseen = at::empty({100}), earlier, foreign = at::empty({100}, at::kMeta);
+  measured_run([&] { earlier = at::empty({200}); });
+  const auto wet = measured_run(
+      [&] {
+        unseen.reset();
+        earlier.reset();
+      },
+      true);
+  ASSERT_EQ(wet.events().size(), 2U);
+  EXPECT_EQ(wet.events()[0].bytes, -400);
+  EXPECT_EQ(wet.events()[1].bytes, -800);
+  EXPECT_EQ(wet.events()[0].block, 0U);
+  EXPECT_EQ(wet.events()[1].block, 0U) << "numbered by an earlier ledger";
+  at::Tensor dry_earlier;
+  dry_run([&] { dry_earlier = at::empty({200}, at::kMeta); });
+  const auto dry = dry_run(
+      [&] {
+        foreign.reset();
+        dry_earlier.reset();
+      },
+      true);
+  EXPECT_TRUE(dry.events().empty());
 }
 
 TEST(DryRun, BreaksThePeakDownByLabel) {
