@@ -49,6 +49,7 @@ Config config_in(const fs::path& folder) {
   config.batch.effective = 8;
   config.memory.budget = "4GiB";
   config.memory.recompute = "none";
+  config.memory.policy = "reactive";
   return config;
 }
 

@@ -32,6 +32,7 @@ train::Config config_for(const std::string& size) {
   config.batch.effective = 8;
   config.memory.budget = "12GiB";
   config.memory.recompute = "none";
+  config.memory.policy = "reactive";
   return config;
 }
 

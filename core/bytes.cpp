@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cctype>
 #include <charconv>
@@ -56,6 +57,18 @@ std::int64_t parse_bytes(std::string_view text, std::string_view what) {
     fail(ExitCode::kUsage, "{} = \"{}\" is no size; write bytes like 4096, \"300MiB\", \"1.5GiB\" or \"24GB\"", what,
          text);
   return static_cast<std::int64_t>(std::llround(number * unit->bytes));
+}
+
+std::vector<std::int64_t> parse_sizes(std::string_view text, std::string_view what) {
+  std::vector<std::int64_t> sizes;
+  for (std::size_t at = 0; at <= text.size();) {
+    const std::size_t comma = std::min(text.find(',', at), text.size());
+    sizes.push_back(parse_bytes(text.substr(at, comma - at), what));
+    if (sizes.back() < 1)
+      fail(ExitCode::kUsage, "{} = \"{}\": give sizes above 0, such as \"24GiB,40GiB\"", what, text);
+    at = comma + 1;
+  }
+  return sizes;
 }
 
 std::string format_bytes(std::int64_t bytes) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace plimsoll {
 
@@ -16,6 +17,9 @@ constexpr std::int64_t operator""_GiB(unsigned long long n) { return static_cast
 /// Reads "24GiB", "24 GB", "512MiB", "1.5GiB" or plain "4096" (bytes). KB, MB, GB, TB are powers of 1000; KiB, MiB,
 /// GiB, TiB of 1024. Throws Error(kUsage) that names `what` (the key or option) when `text` is no size or is negative.
 std::int64_t parse_bytes(std::string_view text, std::string_view what);
+
+/// "24GiB,40GiB": sizes above 0, separated by commas. Errors as parse_bytes.
+std::vector<std::int64_t> parse_sizes(std::string_view text, std::string_view what);
 
 /// "1.50 GiB", "312.0 MiB", "17 B": three significant digits are enough for a person.
 std::string format_bytes(std::int64_t bytes);

@@ -15,6 +15,7 @@ int run_features(std::vector<std::string> args);
 int run_config(std::vector<std::string> args);
 int run_demo_data(std::vector<std::string> args);
 int run_dataset(std::vector<std::string> args);
+int run_tune(std::vector<std::string> args);
 int run_plan(std::vector<std::string> args);
 int run_simulate(std::vector<std::string> args);
 

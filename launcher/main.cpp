@@ -28,6 +28,7 @@ constexpr std::array kCommands{
     Command{"init-model", plimsoll::run_init_model, "write a randomly initialised Qwen2.5-VL directory"},
     Command{"features", plimsoll::run_features, "write what the VLM computes for one prompt"},
     Command{"plan", plimsoll::run_plan, "say what fits on cards of given sizes, from config.json alone"},
+    Command{"tune", plimsoll::run_tune, "measure plans on this machine under emulated budgets"},
     Command{"train", plimsoll::run_train, "train as one rank: alone, or under mpirun or srun"},
     Command{"simulate", plimsoll::run_simulate, "drive the memory policies with a trace of peaks or a made-up run"},
     Command{"doctor", plimsoll::run_doctor, "say what this machine has and what is missing"},

@@ -99,17 +99,6 @@ Subject made_up(const train::Config& config, int images, int side, int text) {
   return subject;
 }
 
-std::vector<std::int64_t> parse_budgets(const std::string& text) {
-  std::vector<std::int64_t> budgets;
-  for (std::size_t at = 0; at <= text.size();) {
-    const std::size_t comma = std::min(text.find(',', at), text.size());
-    budgets.push_back(parse_bytes(text.substr(at, comma - at), "--budget"));
-    if (budgets.back() < 1) fail(ExitCode::kUsage, "--budget {}: give sizes such as 24GiB,40GiB", text);
-    at = comma + 1;
-  }
-  return budgets;
-}
-
 std::string gigabytes(std::int64_t bytes) { return fmt::format("{:.2f} GB", static_cast<double>(bytes) / 1e9); }
 
 train::Config with_rank(train::Config config, int rank) {
@@ -239,7 +228,7 @@ int run_plan(std::vector<std::string> args) {
                               ? from_data(config, task)
                               : made_up(config, (*parsed)["images"].as<int>(), (*parsed)["side"].as<int>(),
                                         (*parsed)["text-tokens"].as<int>());
-  const auto cards = parse_budgets((*parsed)["budget"].as<std::string>());
+  const auto cards = parse_sizes((*parsed)["budget"].as<std::string>(), "--budget");
 
   PlanReport report;
   report.overhead = parse_bytes((*parsed)["overhead"].as<std::string>(), "--overhead");

@@ -42,7 +42,7 @@ struct MemoryConfig {
   std::vector<std::string> knobs = {"micro_batch", "recompute", "offload"};
   Setting recompute = "auto";
   Setting offload = "auto";
-  std::string calibration = "auto";
+  std::string calibration = "auto", table;
   Setting workspace = "auto";
 
   template <class V>
@@ -82,6 +82,9 @@ struct MemoryConfig {
       "Where is kept what measured peaks said about predicted ones: \"auto\" (in the user's cache folder, one file a "
       "model), \"off\", or a file.",
       not_empty());
+    v("table", table,
+      "Table of `plimsoll tune`: the predictive policy starts with the row of the largest budget that is not above a "
+      "rank's; empty: it starts with what it predicts to be fastest.");
     v("workspace", workspace, "Bytes of the arena for library scratch, part of the budget: \"auto\" or a size.",
       either({one_of({"auto"}), byte_size()}));
   }

@@ -76,6 +76,7 @@ struct Session {
   void choose_plan();
   void choose_candidate();
   memory::CandidateTable start_candidates() const;
+  void start_from_table(const memory::ChoiceLimits& limits, const memory::PolicyState& known);
   void choose_largest();
   [[noreturn]] void refuse_budget(int rank, std::int64_t needed, std::int64_t bytes) const;
   void shake_hands();

@@ -1,14 +1,16 @@
 // Session's choices before the first step: the workspace arena, the first plan, the plan after a resumption.
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 
 #include "core/bytes.h"
 #include "core/error.h"
+#include "core/file.h"
 #include "core/scope.h"
 #include "ddp/handshake.h"
-#include "memory/planning/predictive.h"
+#include "memory/planning/plan_table.h"
 #include "train/calibration_file.h"
 #include "train/candidates.h"
 #include "train/options.h"
@@ -102,6 +104,22 @@ void Session::choose_candidate() {
     refuse_budget(static_cast<int>(tightest - budgets.begin()), least->bytes, *tightest);
   }
   plan = chosen->plan;
+  if (!config.memory.table.empty() && config.batch.micro.is("auto")) start_from_table(limits, fresh);
+}
+
+// The measured plan of the table's row, where the dry run agrees that it fits.
+void Session::start_from_table(const memory::ChoiceLimits& limits, const memory::PolicyState& known) {
+  const std::string& file = config.memory.table;
+  const auto table = memory::plan_table_from_toml(read_file(file, ExitCode::kUsage), file);
+  const std::int64_t smallest = *std::min_element(budgets.begin(), budgets.end());
+  const auto* row =
+      memory::matching_row(table, calibration_key(*this), config.batch.effective, communicator.world(), smallest, file);
+  const auto* candidate = row == nullptr ? nullptr : candidates.find(row->plan);
+  if (candidate == nullptr || memory::choose(memory::CandidateTable({*candidate}), limits, known) == nullptr) {
+    spdlog::info("memory.table: no row of {} serves here; the plan is the predicted one", file);
+    return;
+  }
+  plan = row->plan;
 }
 
 // Where batch.micro says with how many samples to begin, only candidates of that size.

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
 import numpy as np
@@ -15,7 +16,9 @@ from safetensors.numpy import load_file
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PLIMSOLL = pathlib.Path(os.environ.get("PLIMSOLL_BUILD", ROOT / "build")) / "plimsoll"
 PROOFS = os.environ.get("PLIMSOLL_PROOFS", "") not in ("", "0")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+# What a run keeps for later ones must not pass from one test to another.
+CACHE = tempfile.TemporaryDirectory(prefix="plimsoll-tests-")
+ENVIRONMENT = {**os.environ, "XDG_CACHE_HOME": CACHE.name, "OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 MPIRUN = ["mpirun", "--oversubscribe", "--bind-to", "none"]
 LIMIT = 180.0  # seconds that one run, or one thing waited for, may take
 
@@ -41,6 +44,7 @@ synthetic_samples = 40
 effective = 6
 [memory]
 budget = "300MiB"
+policy = "reactive"
 adjustment_frequency = 4
 [train]
 max_steps = 8

@@ -64,7 +64,7 @@ class Killer:
 
 def test_killed_ranks_leave_no_trace(tmp_path, model):
     steps = 30 * KILLS  # enough that a quick machine is not done before the last blow
-    changes = {"train": {"max_steps": steps, "checkpoint_every": 1}, "launch": {"max_restarts": 100}}
+    changes = {"train": {"max_steps": steps, "checkpoint_every": 1}, "launch": {"max_restarts": 100}, "memory": {"policy": "predictive"}}
     reference = runs.finish(runs.configure(tmp_path / "whole", model, **changes), 2, limit=runs.LIMIT + 30 * KILLS)
     config = runs.configure(tmp_path / "killed", model, **changes)
     folder = config.parent / "run"

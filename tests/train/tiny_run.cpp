@@ -22,6 +22,7 @@ Config tiny_config(const std::string& dir) {
   config.batch.effective = 6;
   config.memory.budget = "4GiB";
   config.memory.recompute = "none";
+  config.memory.policy = "reactive";
   config.train.max_steps = 4;
   config.train.lr = 1e-3;
   config.train.vl_lr = 1e-3;

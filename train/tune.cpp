@@ -1,0 +1,100 @@
+#include "train/tune.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <optional>
+
+#include "core/bytes.h"
+#include "core/error.h"
+#include "train/calibration_file.h"
+#include "train/session.h"
+#include "train/source.h"
+
+namespace plimsoll::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Trains `steps` steps under the plan; the row that came of it, or nothing when memory ran out.
+std::optional<memory::TableRow> measure(Session& session, const memory::Candidate& candidate, std::int64_t steps,
+                                        std::int64_t& step) {
+  memory::TableRow row;
+  row.budget = session.budget;
+  row.plan = candidate.plan;
+  row.accumulation = (session.share + candidate.plan.micro_batch - 1) / candidate.plan.micro_batch;
+  row.predicted_peak = candidate.bytes;
+  std::vector<std::shared_ptr<const Sample>> hold;
+  std::chrono::duration<double> spent{};
+  for (std::int64_t i = 0; i <= steps; ++i) {
+    const auto samples = session.load_share(++step, hold);
+    StepInput input;
+    input.step = step;
+    input.updates = step - 1;
+    input.samples = samples;
+    input.plan = candidate.plan;
+    const auto start = Clock::now();
+    const StepResult result = session.step->run(input);
+    if (i > 0) spent += Clock::now() - start;  // the first warms up
+    if (result.fatal) throw *result.fatal;
+    if (result.guardian.failed || result.guardian.retries > 0) return std::nullopt;
+    row.measured_peak = std::max(row.measured_peak, result.reports.front().measured_peak_bytes);
+  }
+  const double samples = static_cast<double>(steps * session.config.batch.effective);
+  row.milli_samples_per_second = static_cast<std::int64_t>(1000.0 * samples / std::max(1e-9, spent.count()));
+  return row;
+}
+
+std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& options,
+                                         const std::function<void(const std::string&)>& say) {
+  std::optional<memory::TableRow> best;
+  std::int64_t step = 0, tried = 0;
+  const std::int64_t allowed =
+      session.budget / 10000 * memory::parse_fraction(session.config.memory.target, "memory.target");
+  for (const auto& candidate : session.candidates.all()) {
+    if (candidate.bytes > allowed || tried == options.contenders) continue;
+    ++tried;
+    const auto row = measure(session, candidate, options.steps, step);
+    if (!row) continue;
+    say(fmt::format("  {}: peak {}, {:.2f} samples/s", memory::to_string(row->plan), format_bytes(row->measured_peak),
+                    static_cast<double>(row->milli_samples_per_second) / 1000.0));
+    if (!best || row->milli_samples_per_second > best->milli_samples_per_second) best = row;
+  }
+  return best;
+}
+
+}  // namespace
+
+memory::PlanTable tune(const Config& config, std::span<const std::int64_t> budgets, const TuneOptions& options,
+                       const std::function<void(const std::string&)>& say) {
+  memory::CpuAllocator::install();
+  Config tried = config;
+  tried.memory.policy = "predictive";
+  tried.memory.calibration = "off";
+  tried.memory.table = "";
+  tried.memory.budget_changes.clear();
+  tried.batch.micro = "auto";
+  const auto source = make_source(tried);
+  const auto communicator = ddp::make_solo();
+  memory::PlanTable table;
+  table.share = config.batch.effective;
+  table.note = fmt::format("{}, {}, LoRA rank {}", config.model.path, config.model.dtype, config.lora.rank);
+  for (const std::int64_t budget : budgets) {
+    say(fmt::format("{}:", format_bytes(budget)));
+    tried.memory.budget = std::to_string(budget);
+    try {
+      Session session(tried, *communicator, *source);
+      table.key = calibration_key(session);
+      if (const auto row = best_row(session, options, say)) table.rows.push_back(*row);
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::kMemory) throw;
+      say(fmt::format("  {}", error.what()));
+    }
+  }
+  std::sort(table.rows.begin(), table.rows.end(), [](const auto& a, const auto& b) { return a.budget < b.budget; });
+  return table;
+}
+
+}  // namespace plimsoll::train
