@@ -112,8 +112,7 @@ void Session::start_from_table(const memory::ChoiceLimits& limits, const memory:
   const std::string& file = config.memory.table;
   const auto table = memory::plan_table_from_toml(read_file(file, ExitCode::kUsage), file);
   const std::int64_t smallest = *std::min_element(budgets.begin(), budgets.end());
-  const auto* row =
-      memory::matching_row(table, calibration_key(*this), config.batch.effective, communicator.world(), smallest, file);
+  const auto* row = memory::matching_row(table, calibration_key(*this), share, smallest, file);
   const auto* candidate = row == nullptr ? nullptr : candidates.find(row->plan);
   if (candidate == nullptr || memory::choose(memory::CandidateTable({*candidate}), limits, known) == nullptr) {
     spdlog::info("memory.table: no row of {} serves here; the plan is the predicted one", file);
