@@ -132,6 +132,10 @@ def borders(tally):
     run_pytest(tally, "borders", "tests/borders")
 
 
+def protocol(tally):
+    run_pytest(tally, "protocol", "tests/ddp/protocol")
+
+
 def oracle(tally):
     run_pytest(tally, "oracle", "tests/oracle")
 
@@ -178,9 +182,15 @@ def tidy(tally):
             tally.add(f"tidy: {file.relative_to(ROOT)}", "" if result.returncode == 0 else "clang-tidy complains (see above)")
 
 
+<<<<<<< HEAD
 SECTIONS = {"format": check_format, "borders": borders, "units": units, "oracle": oracle, "faults": faults, "bench": bench,
             "sanitize": sanitize, "tidy": tidy}
 NEEDS_PROGRAM = {"units", "oracle", "faults", "bench"}
+=======
+SECTIONS = {"format": check_format, "borders": borders, "protocol": protocol, "units": units, "oracle": oracle,
+            "faults": faults, "sanitize": sanitize, "tidy": tidy}
+NEEDS_PROGRAM = {"units", "oracle", "faults"}
+>>>>>>> protocol
 
 
 def main():
