@@ -9,9 +9,9 @@ namespace plimsoll::memory {
 namespace {
 
 constexpr std::int64_t kWhole = 10000;
-constexpr std::int64_t kOrdinary = 1000;      // length of an ordinary sample
-constexpr std::int64_t kResolution = 256;     // pixels at which the model's numbers hold
-constexpr std::int64_t kRecomputeLevels = 4;  // nothing, quarters, everything
+constexpr std::int64_t kOrdinary = 1000;       // length of an ordinary sample
+constexpr std::int64_t kResolution = 256;      // pixels at which the model's numbers hold
+constexpr std::int64_t kRecomputeLevels = 18;  // nothing, eighteenths, everything
 
 /// What a hash is drawn for.
 enum class Draw : std::uint32_t { kLength = 1, kHeavy = 2, kNoise = 3 };

@@ -98,7 +98,7 @@ class SyntheticWorld {
   /// Time that it takes, microseconds.
   std::int64_t microseconds(const Plan& plan, std::int64_t length) const;
 
-  /// The epoch a step is in, and the candidates for it: every useful micro-batch with every quarter of the blocks
+  /// The epoch a step is in, and the candidates for it: every useful micro-batch with every eighteenth of the blocks
   /// recomputed, judged on the heaviest micro-batch that any rank will draw in that epoch.
   std::int64_t epoch(std::int64_t step) const;
   CandidateTable table(std::int64_t epoch, const PolicyConfig& config) const;
