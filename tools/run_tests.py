@@ -182,15 +182,9 @@ def tidy(tally):
             tally.add(f"tidy: {file.relative_to(ROOT)}", "" if result.returncode == 0 else "clang-tidy complains (see above)")
 
 
-<<<<<<< HEAD
-SECTIONS = {"format": check_format, "borders": borders, "units": units, "oracle": oracle, "faults": faults, "bench": bench,
-            "sanitize": sanitize, "tidy": tidy}
-NEEDS_PROGRAM = {"units", "oracle", "faults", "bench"}
-=======
 SECTIONS = {"format": check_format, "borders": borders, "protocol": protocol, "units": units, "oracle": oracle,
-            "faults": faults, "sanitize": sanitize, "tidy": tidy}
-NEEDS_PROGRAM = {"units", "oracle", "faults"}
->>>>>>> protocol
+            "faults": faults, "bench": bench, "sanitize": sanitize, "tidy": tidy}
+NEEDS_PROGRAM = {"units", "oracle", "faults", "bench"}
 
 
 def main():
