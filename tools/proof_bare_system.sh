@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Makes a minimal Debian 12 or Ubuntu 24.04 with debootstrap, installs make and git in it as the README says, clones the
 # committed HEAD there and runs the commands. Needs root. Usage: tools/proof_bare_system.sh bookworm|noble [command ...]
-# (default: "make demo" "make test"). Packages and wheels come from where this machine gets its own.
+# (default: "make demo" "make test"). Packages and wheels come from where this machine gets its own. The clone lies under this
+# clone's own path and reads this machine's compiler cache, so that what was compiled here, by the same compiler, from the same
+# sources, is not compiled again (COLD=1: everything is).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -78,25 +80,35 @@ fi
 
 # The system is thrown away, so dpkg need not wait for the disk.
 echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io"
-mkdir -p "$root/mnt/repository"
+mkdir -p "$root/mnt/repository" "$root/mnt/ccache"
+cache=${CCACHE_DIR:-$HOME/.cache/ccache}
+warmth="this machine's"
+if [ -d "$cache" ] && [ -z "${COLD:-}" ]; then kept+=(CCACHE_DIR=/mnt/ccache); else cache= warmth="empty"; fi
 cat >"$root/root/newcomer.sh" <<'INSIDE'
 set -euo pipefail
 cd /root
 apt-get -q update
 DEBIAN_FRONTEND=noninteractive apt-get -q -y install make git
 git config --global --add safe.directory '*'
-git clone -q /mnt/repository plimsoll
-cd plimsoll
+mkdir -p "$(dirname "$CLONE")"
+git clone -q /mnt/repository "$CLONE"
+cd "$CLONE"
+git checkout -q "$COMMIT"
 for command in "$@"; do
   start=$SECONDS
   echo "+ $command"
   $command
-  echo "FIGURE $NAME, bare, $command = $((SECONDS - start)) s"
+  echo "FIGURE $NAME, bare, $command = $((SECONDS - start)) s ($CACHE compiler cache)"
 done
+# What is set up stays set up: a second call neither installs nor compiles anything.
+second=$(tools/setup.sh --tests 2>&1; tools/build.sh)
+echo "$second" | tail -3
+grep -q 'no work to do' <<<"$second"
+if grep -q '^setup:' <<<"$second"; then echo "a second set-up was not idle"; exit 1; fi
 INSIDE
 
 # A mount namespace of its own: nothing stays mounted, whatever happens.
-export root repository
+export root repository cache
 # A session of its own: dpkg would stop at the terminal of a background job.
 unshare --mount --pid --fork --kill-child --propagation private setsid --wait bash -euo pipefail -c '
   mount -t proc proc "$root/proc"
@@ -105,7 +117,8 @@ unshare --mount --pid --fork --kill-child --propagation private setsid --wait ba
   mkdir -p "$root/dev/pts" "$root/dev/shm"
   mount -t devpts devpts "$root/dev/pts"
   mount -t tmpfs tmpfs "$root/dev/shm"
+  if [ -n "$cache" ]; then mount --bind "$cache" "$root/mnt/ccache"; fi
   exec chroot "$root" /usr/bin/env -i "$@"
-' bare "${kept[@]}" NAME="$name" HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
+' bare "${kept[@]}" NAME="$name" CACHE="$warmth" CLONE="$(pwd -P)" COMMIT="$(git rev-parse HEAD)" HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
   bash /root/newcomer.sh "${commands[@]}" </dev/null
 if [ -z "${KEEP:-}" ]; then rm -rf --one-file-system "$root"; fi

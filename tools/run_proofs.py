@@ -4,7 +4,8 @@
 A proof is an executable script; its first comment line says what it shows. Lines `FIGURE name = value unit` in its
 output are collected; everything else goes to its log. Exit status 0 passes; 77 means "could not be tried here", and the
 last line of the output says why. A stamp per proof and commit makes a second call continue where the first ended; in a
-tree with uncommitted changes the stamps belong to "<commit>-changed" and are never trusted.
+tree with uncommitted changes the stamps belong to "<commit>-changed" and are never trusted. The page names the commit of
+every outcome: what was not run at HEAD yet is shown as it was at the newest commit before it.
 """
 import os
 import pathlib
@@ -47,6 +48,7 @@ class Proof:
         self.script = script
         self.log = FOLDER / "logs" / revision / f"{self.name}.log"
         self.stamp = FOLDER / "stamps" / revision / self.name
+        self.revision = revision
         self.outcome, self.figures = "not run", []
 
     def restore(self):
@@ -54,6 +56,15 @@ class Proof:
             return False
         self.outcome, *self.figures = self.stamp.read_text().splitlines()
         return self.outcome.startswith("passed")
+
+    def recall(self, history):
+        """Takes the outcome of the newest commit of `history` that has one; keeps "not run" where none has."""
+        for revision in history:
+            stamp = FOLDER / "stamps" / revision / self.name
+            if stamp.exists():
+                self.revision = revision
+                self.outcome, *self.figures = stamp.read_text().splitlines()
+                return
 
     def run(self):
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +103,12 @@ def write_page(revision, proofs):
     text = page.read_text()
     if BEGIN not in text or END not in text:
         sys.exit(f"{PAGE}: the lines `{BEGIN}` and `{END}` are missing; put them back")
-    rows = [f"Commit `{revision}`, {time.strftime('%Y-%m-%d')}, {machine()}.", "", "| proof | outcome |", "|---|---|"]
-    rows += [f"| {proof.title} | {proof.outcome} |" for proof in proofs]
+    history = git("log", "--format=%h", "--abbrev=12", "-200").splitlines()
+    for proof in proofs:
+        if proof.outcome == "not run":
+            proof.recall(history)
+    rows = [f"Commit `{revision}`, {time.strftime('%Y-%m-%d')}, {machine()}.", "", "| proof | outcome | commit |", "|---|---|---|"]
+    rows += [f"| {proof.title} | {proof.outcome} | {proof.revision if proof.outcome != 'not run' else ''} |" for proof in proofs]
     figures = [FIGURE.match(line) for proof in proofs for line in proof.figures]
     if figures:
         rows += ["", "| figure | value | unit |", "|---|---:|---|"]
@@ -128,8 +143,9 @@ def main():
         print(f"{proof.name}: {proof.outcome}", flush=True)
         write_page(revision, proofs)
     write_page(revision, proofs)
-    failed = [proof.name for proof in proofs if proof.failed]
-    passed = sum(proof.outcome.startswith("passed") for proof in proofs)
+    here = [proof for proof in proofs if proof.revision == revision]
+    failed = [proof.name for proof in here if proof.failed]
+    passed = sum(proof.outcome.startswith("passed") for proof in here)
     other = len(proofs) - passed - len(failed)
     print(f"{passed} passed, {len(failed)} failed" + (f", {other} skipped" if other else ""))
     sys.exit(1 if failed else 0)
