@@ -48,7 +48,7 @@ class Proof:
         self.script = script
         self.log = FOLDER / "logs" / revision / f"{self.name}.log"
         self.stamp = FOLDER / "stamps" / revision / self.name
-        self.revision = revision
+        self.revision = self.now = revision
         self.outcome, self.figures = "not run", []
 
     def restore(self):
@@ -70,7 +70,7 @@ class Proof:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.stamp.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        self.figures, last = [], ""
+        self.revision, self.figures, last = self.now, [], ""
         environment = {**os.environ, "PLIMSOLL_PROOFS": "1"}
         with self.log.open("w") as log, subprocess.Popen(
             [str(self.script)], cwd=ROOT, env=environment, text=True, errors="replace",
