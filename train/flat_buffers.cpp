@@ -79,7 +79,12 @@ void FlatBuffers::commit_staging() {
 }
 
 void FlatBuffers::clear_staging() { std::ranges::fill(staging(), 0.0F); }
-void FlatBuffers::clear_reduction() { std::ranges::fill(reduction(), 0.0F); }
+
+void FlatBuffers::clear_reduction() {
+  float* sums = reduction_.data_ptr<float>();
+  at::parallel_for(0, reduction_.numel(), kGrain,
+                   [&](std::int64_t begin, std::int64_t end) { std::fill(sums + begin, sums + end, 0.0F); });
+}
 
 void FlatBuffers::check_views() const {
   const float* base = staging_.data_ptr<float>();
