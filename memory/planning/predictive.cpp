@@ -210,10 +210,9 @@ bool settled(const PolicyConfig& config, const WindowSummary& window, const Plan
              const CandidateTable& table, const PolicyState& state) {
   const Planner planner(config, window, current, table, state);
   const Candidate* best = planner.best();
-  if (planner.complaint()) {
-    const Candidate* next = best != nullptr ? best : planner.refuge();
-    return next != nullptr && next == planner.candidate();
-  }
+  // A plan that must go but cannot: nothing fits, and it is the one that is left.
+  if (planner.complaint())
+    return best == nullptr && planner.candidate() != nullptr && planner.refuge() == planner.candidate();
   const bool whole = current.micro_batch >= share && current.recompute_blocks == 0 && current.recompute_vision == 0 &&
                      current.recompute_expert == 0 && !current.offload;
   return whole || planner.in_band() || best == nullptr || !planner.gains(*best);
