@@ -153,7 +153,7 @@ class Run {
 
   bool fits(const Candidate& candidate, const std::vector<std::int64_t>& budgets) const {
     return std::all_of(budgets.begin(), budgets.end(),
-                       [&](std::int64_t budget) { return candidate.bytes <= budget / 10000 * options_.config.target; });
+                       [&](std::int64_t budget) { return candidate.bytes * 10000 <= budget * options_.config.target; });
   }
 
   [[noreturn]] void no_plan(const std::vector<std::int64_t>& budgets) const {

@@ -4,7 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
+#include <tuple>
 
 #include "core/error.h"
 #include "memory/planning/simulation.h"
@@ -93,7 +95,7 @@ TEST(Scenarios, AnUnknownNameIsToldTheNearest) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::kUsage);
-    EXPECT_THAT(error.what(), testing::AllOf(HasSubstr("neighbor;"), HasSubstr("neighbour,")));
+    EXPECT_THAT(error.what(), testing::AllOf(HasSubstr("--scenario neighbor:"), HasSubstr("neighbour,")));
   }
 }
 
