@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "core/bytes.h"
 #include "core/error.h"
@@ -14,6 +15,7 @@
 #include "launcher/commands.h"
 #include "launcher/plan_report.h"
 #include "launcher/run_config.h"
+#include "memory/planning/first_plan.h"
 #include "model/init_model.h"
 #include "train/forecast.h"
 #include "train/source.h"
