@@ -44,8 +44,8 @@ class CandidateTable {
 std::string to_text(const CandidateTable& table);
 CandidateTable candidate_table_from_text(std::string_view text);
 
-/// One line of JSON, {"candidates": [{"micro_batch": 4, ..., "bytes": 9000000000, "microseconds": 800000}, ...]}: what a
-/// run leaves behind as candidates.json, and the first line of a trace for `simulate`.
+/// One line of JSON, {"candidates": [{"micro_batch": 4, ..., "bytes": 9000000000, "microseconds": 800000}, ...]}: what
+/// a run leaves behind as candidates.json, and the first line of a trace for `simulate`.
 std::string to_json(const CandidateTable& table);
 
 /// Time of one micro-batch: straight lines between the sample counts that were timed with nothing recomputed, and what

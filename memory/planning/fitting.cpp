@@ -5,6 +5,7 @@
 namespace plimsoll::memory {
 namespace {
 
+constexpr std::int64_t kWellMeasured = 3;                 // windows
 constexpr std::int64_t kLongest = std::int64_t{1} << 50;  // microseconds: 35 years; keeps sums and products in range
 
 bool makes_sense(const MeasuredTime& time) { return time.predicted_microseconds > 0 && time.measured_microseconds > 0; }
@@ -82,15 +83,16 @@ Need Fitting::need(const Candidate& candidate) const {
 }
 
 const Candidate* Fitting::fastest() const {
-  const Candidate* best = nullptr;
-  std::int64_t time = 0;
-  for (const Candidate& candidate : table_.all()) {
-    const std::int64_t expects = expected(candidate);
-    if ((best != nullptr && expects >= time) || !fits(candidate)) continue;
-    best = &candidate;
-    time = expects;
+  for (const Candidate& candidate : table_.all()) {  // fastest first
+    if (fits(candidate)) return &candidate;
   }
-  return best;
+  return nullptr;
+}
+
+bool Fitting::well_measured(const Candidate& candidate) const {
+  return std::any_of(state_.times.begin(), state_.times.end(), [&](const MeasuredTime& time) {
+    return time.plan == candidate.plan && makes_sense(time) && time.windows >= kWellMeasured;
+  });
 }
 
 const Candidate* Fitting::smallest(bool waiting) const {

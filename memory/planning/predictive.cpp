@@ -76,8 +76,12 @@ class Planner {
 
   const Candidate* best() const { return fitting_.fastest(); }
   const Candidate* refuge() const { return fitting_.refuge(); }
+  /// Each voluntary move goes down the table, so that they end: times measured under changing load can be compared with
+  /// each other only so far. What both plans took may speak against a move, never for one.
   bool gains(const Candidate& next) const {
-    return saves(fitting_.expected(*candidate_), fitting_.expected(next), config_.least_gain);
+    if (!saves(candidate_->microseconds, next.microseconds, config_.least_gain)) return false;
+    const bool known = fitting_.well_measured(*candidate_) && fitting_.well_measured(next);
+    return !known || saves(fitting_.expected(*candidate_), fitting_.expected(next), config_.least_gain);
   }
   bool in_band() const { return worst_.minus(config_.target - config_.margin) >= 0; }
 
@@ -104,15 +108,14 @@ class Planner {
 
   /// The best alternative to staying, and why it was not taken.
   std::string alternative(const Candidate* best) const {
-    const std::int64_t now = fitting_.expected(*candidate_);
-    if (best != nullptr && best != candidate_ && fitting_.expected(*best) < now) {
+    if (best != nullptr && best != candidate_ && best->microseconds < candidate_->microseconds) {
       return fmt::format("the fastest that fits, {}, is expected to take {} instead of {}, which saves no more than {}",
-                         to_string(best->plan), time_text(fitting_.expected(*best)), time_text(now),
-                         percent(config_.least_gain));
+                         to_string(best->plan), time_text(fitting_.expected(*best)),
+                         time_text(fitting_.expected(*candidate_)), percent(config_.least_gain));
     }
     const Candidate* nearest = nullptr;
     for (const Candidate& candidate : table_.all()) {
-      if (fitting_.expected(candidate) < now && (nearest == nullptr || candidate.bytes < nearest->bytes))
+      if (candidate.microseconds < candidate_->microseconds && (nearest == nullptr || candidate.bytes < nearest->bytes))
         nearest = &candidate;
     }
     if (nearest == nullptr) return fmt::format("it is the fastest of {} candidates", table_.all().size());

@@ -26,7 +26,7 @@ const Candidate* choose(const CandidateTable& table, const ChoiceLimits& limits,
 /// nothing fits. Waits do not count. Ties go to the faster one. Null only for an empty table.
 const Candidate* smallest(const CandidateTable& table, std::span<const std::int64_t> budgets, const PolicyState& state);
 
-/// Time of a candidate as choose() compares it, microseconds, at least 1. A plan that the run has measured takes what
+/// Time of a candidate as people are told it, microseconds, at least 1. A plan that the run has measured takes what
 /// it took, scaled when the table has changed its prediction since; any other its prediction, scaled by what all
 /// measured plans took compared with theirs.
 std::int64_t expected_microseconds(const CandidateTable& table, const Candidate& candidate, const PolicyState& state);
@@ -35,8 +35,8 @@ std::int64_t expected_microseconds(const CandidateTable& table, const Candidate&
 /// window that is not full, or one within the cooldown: hold. Then: a failure or a peak above the target, or a plan
 /// that is no candidate, waits, or is predicted above the target on some rank: the best that fits, or
 /// else the smallest of those that do not wait (of all when every one waits).
-/// Else the best that fits, if it is expected to save more than least_gain; else hold, saying which it was compared
-/// with.
+/// Else the best that fits, if the table says that it saves more than least_gain and the times of at least three
+/// windows under each of the two plans do not say otherwise; else hold, saying which it was compared with.
 Decision decide_predictive(const PolicyConfig& config, const WindowSummary& window, const Plan& current,
                            const CandidateTable& table, PolicyState& state);
 

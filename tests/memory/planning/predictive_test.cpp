@@ -313,12 +313,16 @@ TEST(DecidePredictive, LearnsTheMeanStepOfTheSlowestRank) {
   EXPECT_EQ(state.times[0].windows, 2) << "no time, no lesson";
 }
 
-TEST(DecidePredictive, MeasuredTimesMayCorrectTheTable) {
+TEST(DecidePredictive, MeasuredTimesSpeakAgainstAMoveAndNeverForOne) {
   PolicyState state;
+  // The table says that k8 saves 8 % against k16r18, both were timed, and it did not.
   state.times = {{k8, 1100000, 1500000, 4}, {k16r18, 1200000, 1200000, 4}};
-  const Decision decision = decide_predictive(predictive(), window_at(8200), k8, five(), state);
-  EXPECT_EQ(decision.plan, k16r18) << decision.reason;
-  EXPECT_EQ(decision.direction, Direction::kShrink) << "fewer bytes";
+  EXPECT_EQ(decide_predictive(predictive(), window_at(7000), k16r18, five(), state).plan, k16r18);
+  EXPECT_EQ(decide_predictive(predictive(), window_at(8200), k8, five(), state).plan, k8) << "down the table only";
+  // Two windows prove nothing on a machine that others use too.
+  state.times[0].windows = 2;
+  const Decision decision = decide_predictive(predictive(), window_at(7000), k16r18, five(), state);
+  EXPECT_EQ(decision.plan, k8) << decision.reason;
   EXPECT_EQ(decision.cause, Cause::kPlanned);
 }
 
