@@ -106,7 +106,7 @@ TEST(Scenarios, MoreRanksGetAtLeastASampleEach) {
 }
 
 /// Runs a world under the predictive policy and holds what DESIGN.md promises of it.
-class Predictive : public testing::TestWithParam<std::string> {
+class PredictiveScenarios : public testing::TestWithParam<std::string> {
  protected:
   static Outcome run(const Scenario& scenario) {
     PolicyConfig config;
@@ -123,7 +123,7 @@ class Predictive : public testing::TestWithParam<std::string> {
   }
 };
 
-TEST_P(Predictive, SettlesWithinTwoWindowsOfEveryDisturbance) {
+TEST_P(PredictiveScenarios, SettlesWithinTwoWindowsOfEveryDisturbance) {
   const Scenario scenario = find_scenario(GetParam());
   const Outcome outcome = run(scenario);
   EXPECT_TRUE(outcome.finished);
@@ -156,7 +156,7 @@ std::vector<std::string> worlds() {
   return names;
 }
 
-INSTANTIATE_TEST_SUITE_P(Scenarios, Predictive, testing::ValuesIn(worlds()), [](const auto& parameter) {
+INSTANTIATE_TEST_SUITE_P(Scenarios, PredictiveScenarios, testing::ValuesIn(worlds()), [](const auto& parameter) {
   std::string name = parameter.param;
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
