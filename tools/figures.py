@@ -9,7 +9,7 @@ import sys
 
 SPEED_BOUNDS = {"tiny": 1.5, "wide": 1.1}
 BYTES_BOUND = 0.7
-SHARE_BOUNDS = {"share_of_step": 0.02}
+SHARE_BOUNDS = {"share_of_step": 0.02, "share_of_step_lost": 0.05}
 
 
 def verdict(bound, met):
@@ -24,6 +24,8 @@ def benchmark_figures(document):
         for counter in ("bytes_per_second", "items_per_second"):
             if counter in row:
                 yield f"{row['name']} {counter.split('_')[0]}", row[counter], "1/s"
+        if "peak_GB" in row:
+            yield f"{row['name']} peak", row["peak_GB"], "GB"
         for counter in (name for name in row if name.startswith("share_")):
             bound = SHARE_BOUNDS.get(counter)
             unit = verdict(bound, row[counter] < bound) if bound else ""
