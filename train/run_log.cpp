@@ -58,8 +58,7 @@ RunLog::RunLog(const Session& session, std::int64_t resume_step)
   std::filesystem::create_directories(dir);
   metrics_ = std::make_unique<report::JsonLines>(dir / "metrics.jsonl", resume_step);
   decisions_ = std::make_unique<report::JsonLines>(dir / "decisions.jsonl", resume_step);
-  if (!session.candidates.empty())
-    write_file_durably(dir / "candidates.json", memory::to_json(session.candidates));
+  if (!session.candidates.empty()) write_file_durably(dir / "candidates.json", memory::to_json(session.candidates));
   console_ = std::make_unique<report::Console>(stdout, report::watched_by_a_person(), session.config.report.every,
                                                report::terminal_columns());
 }
