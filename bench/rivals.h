@@ -19,7 +19,7 @@ enum class Rival {
                   ///< job is started again from the last checkpoint and searches anew, below what failed
 };
 
-constexpr std::array kRivals{Rival::kHalving, Rival::kNineTenths, Rival::kFixedTable, Rival::kBinarySearch};
+inline constexpr std::array kRivals{Rival::kHalving, Rival::kNineTenths, Rival::kFixedTable, Rival::kBinarySearch};
 
 const char* name_of(Rival rival);
 
