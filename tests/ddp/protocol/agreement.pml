@@ -62,7 +62,7 @@
  *   PLANS_ALONE            a rank chooses its next plan from its own report
  *   KEEPS_FAILED_PART      a replay goes on with the gradient of the failed attempt
  *   NEVER_ESCALATES        a replay runs under the plan that has failed
- *   JUDGES_ALONE           a rank judges the step from its own report
+ *   HEARS_NO_STOP          a rank's verdict heeds only its own stop request
  *   LEAVES_UNSAVED         a stop request is followed without a checkpoint
  *   FORGETS_THE_CAUSE      a rank that hears of a peer's end leaves with PEER, not the peer's code (FAULTS=1)
  */
@@ -283,8 +283,8 @@ inline judge() {
   :: else -> break
   od;
   r = 0;
-#ifdef JUDGES_ALONE
-  any_failed = failed; any_non_finite = non_finite;
+#ifdef HEARS_NO_STOP
+  any_stop = stop_requested;
 #endif
   if
   :: any_failed -> action = REPLAY

@@ -132,7 +132,7 @@ BROKEN = {
 }
 if PROOFS:
     BROKEN |= {
-        "JUDGES_ALONE": ("verdict_equal", None),
+        "HEARS_NO_STOP": ("verdict_equal", None),
         "LEAVES_UNSAVED": ("saved_what_was_learned", None),
         "FORGETS_THE_CAUSE": ("end_equal", None),
     }
