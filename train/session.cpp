@@ -65,6 +65,7 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
     fail(ExitCode::kUsage, "batch.effective is {} for {} ranks; every rank needs at least one sample",
          config.batch.effective, comm.world());
   }
+  meter.set_workspace(0);  // of a session before this one
   meter.set_budget(budget);
   dry = std::make_unique<DryStep>(options, static_cast<std::uint64_t>(config.run.seed), config.batch.effective,
                                   kLossSlots + ddp::slot_count(comm.world()));

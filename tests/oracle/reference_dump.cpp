@@ -299,7 +299,8 @@ class Trainer {
   const VlaModel& model_;
   const Setting& setting_;
   std::unique_ptr<ddp::Communicator> communicator_ = ddp::make_solo();
-  memory::Predictor predictor_{[](const memory::MicroBatchShape&, const memory::Plan&) { return 0; }};  // no budget to heed
+  memory::Predictor predictor_{
+      [](const memory::MicroBatchShape&, const memory::Plan&) { return 0; }};  // no budget to heed
   train::FlatBuffers buffers_;
   train::Step step_;
   std::int64_t done_ = 0;

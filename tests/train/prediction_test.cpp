@@ -79,6 +79,7 @@ TEST(Prediction, IsThePeakThatIsMeasured) {
     if (dice(0, 2) == 0) wanted.lora.targets = R"(.*(blocks|layers).*(qkv|q_proj|v_proj|down_proj))";
     const auto source = make_source(wanted);
     const auto communicator = ddp::make_solo();
+    meter.set_workspace(0);  // the session's before this one
     const auto before = meter.live();
     Session session(wanted, *communicator, *source);
     at::set_num_threads(1 + i % 2);
