@@ -84,7 +84,12 @@ function(plimsoll_tests name)
     plimsoll_torch(${target})
   endif()
   add_test(NAME ${name} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES TIMEOUT 900 ENVIRONMENT
+  # Tests with torch use two threads, which on two cores wait for each other while another program runs.
+  if(ROOM_TORCH)
+    set_tests_properties(${name} PROPERTIES PROCESSORS 2)
+  endif()
+  # In full (make proofs) every allocation of a step fails once.
+  set_tests_properties(${name} PROPERTIES TIMEOUT 3600 ENVIRONMENT
     "${PLIMSOLL_MPI_ENVIRONMENT};GTEST_OUTPUT=xml:${PLIMSOLL_RESULTS}/${name}.xml")
 endfunction()
 
