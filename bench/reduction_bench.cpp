@@ -3,6 +3,8 @@
 // Rank 0 prints lines `FIGURE name = value unit`. The slots' cost is what they add to the all-reduce of that model's
 // gradients (median difference of pairs, taken by turns, so that whatever else the machine does hits both alike), and
 // packing, unpacking the whole world, and agreeing. Steps, pairs and handling alternate in one run.
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -104,7 +106,8 @@ void print(int world, std::size_t gradients, const Times& times) {
 }
 
 void run(int steps, int pairs) {
-  const auto folder = fs::temp_directory_path() / "plimsoll-reduction-bench";
+  // The ranks' common parent names a folder that is theirs alone.
+  const auto folder = fs::temp_directory_path() / ("plimsoll-reduction-bench-" + std::to_string(::getppid()));
   const auto communicator = ddp::make_communicator((folder / "progress").string(), 60.0);
   const Config config = config_in(folder);
   if (communicator->rank() == 0)
@@ -125,7 +128,10 @@ void run(int steps, int pairs) {
     for (int pair = 0; pair < pairs; ++pair) time_pair(*communicator, flat, gradients, pair % 2 == 0, times);
     time_handling(*communicator, own, summed, times);
   }
-  if (communicator->rank() == 0) print(communicator->world(), gradients, times);
+  communicator->barrier();
+  if (communicator->rank() != 0) return;
+  print(communicator->world(), gradients, times);
+  fs::remove_all(folder);
 }
 
 }  // namespace

@@ -65,7 +65,7 @@ inline void fill_normal(const RandomKey& key, float* out, std::int64_t n) {
   const auto mixed = mix(key);
   for (std::int64_t i = 0; i < n; i += 4) {
     const auto words = random_words(mixed, static_cast<std::uint64_t>(i / 4));
-    for (int pair = 0; pair < 2; ++pair) {
+    for (std::int64_t pair = 0; pair < 2; ++pair) {
       const double u = (static_cast<double>(words[2 * pair]) + 1.0) * 0x1.0p-32;  // (0, 1]
       const double angle = 6.283185307179586476925 * static_cast<double>(words[2 * pair + 1]) * 0x1.0p-32;
       const double radius = std::sqrt(-2.0 * std::log(u));

@@ -38,6 +38,7 @@ struct LoraTensors {
   const Tensor& b;       ///< [out, r] fp32
   float scale = 1.0F;
   std::uint32_t site = 0;  ///< of its dropout
+  bool values = true;      ///< forward: y is wanted, else only u, and y is filled with zeros
 };
 
 /// Gradients of one layer of a group: da, db undefined when not wanted.

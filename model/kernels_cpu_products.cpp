@@ -241,6 +241,7 @@ void lora_forward_as(const Tensor& x, const LoraTensors& layer, const Dropout& d
   float* u32 = scratch.take<float>(n * rank);
   down_project(x, layer, dropout, a, dropped, u32);
   convert(u32, data<T>(u), n * rank);
+  if (!layer.values) return std::fill_n(data<T>(y), n * out, T(0.0F)), void();
   float* up = scratch.take<float>(rank * out);
   transpose_up(layer.b, layer.scale, up);
   const Prefill with{as<float>(layer.bias, scratch), 0.0F, up, rank};

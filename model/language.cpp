@@ -62,21 +62,21 @@ Tensor LanguageModel::expand(const Block& block, Tensor x, const Tensor& keys) c
 
 // Sums go into the branch's result, which nothing has saved: no allocation for them. The forks (ops.h) keep the sums of
 // gradients the same on meta; the normed rows are handed over so that they end where they were last read.
-Tensor LanguageModel::run_block(const Block& block, const Tensor& x, const PackedBatch& batch,
-                                const Tensor& keys) const {
+Tensor LanguageModel::run_block(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys,
+                                bool values) const {
   auto [start, normed] = rms_norm_fork(x, block.norm1, config_.norm_eps);
   Tensor sum = block.o(attend(block, std::move(normed), batch, keys), keys, compute_);
   sum.add_(start);
   auto [middle, normed_middle] = rms_norm_fork(sum, block.norm2, config_.norm_eps);
   sum.reset();
-  Tensor out = block.down(expand(block, std::move(normed_middle), keys), keys, compute_);
+  Tensor out = block.down(expand(block, std::move(normed_middle), keys), keys, compute_, values);
   return out.add_(middle);
 }
 
-Tensor LanguageModel::run_labelled(const Block& block, const Tensor& x, const PackedBatch& batch,
-                                   const Tensor& keys) const {
+Tensor LanguageModel::run_labelled(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys,
+                                   bool values) const {
   const AllocationLabel label("language.recompute");
-  return run_block(block, x, batch, keys);
+  return run_block(block, x, batch, keys, values);
 }
 
 Tensor LanguageModel::forward(const PackedBatch& batch, const Tensor& image_features, const Recompute& settings,
@@ -91,11 +91,14 @@ Tensor LanguageModel::forward(const PackedBatch& batch, const Tensor& image_feat
     const AllocationLabel of_block(numbered_label("language.block", i));
     if (i < settings.language_blocks) {
       // Captured by value: the batch's tensors must outlive this call, and they are only references.
-      x = recompute(
-          [this, &block, batch, keys](const Tensor& input) { return run_labelled(block, input, batch, keys); }, x,
-          block.trainable, keep);
+      const auto run = [this, &block, batch, keys](bool values) {
+        return [this, &block, batch, keys, values](const Tensor& input) {
+          return run_labelled(block, input, batch, keys, values);
+        };
+      };
+      x = recompute(run(true), x, block.trainable, keep, run(false));
     } else {
-      x = run_block(block, x, batch, keys);
+      x = run_block(block, x, batch, keys, true);
     }
   }
   return rms_norm(x, norm_, config_.norm_eps);

@@ -36,11 +36,11 @@ std::vector<float> initial_a(std::uint64_t seed, std::uint64_t number, std::int6
 
 }  // namespace
 
-Tensor Linear::operator()(const Tensor& x, const Tensor& keys, at::ScalarType compute) const {
+Tensor Linear::operator()(const Tensor& x, const Tensor& keys, at::ScalarType compute, bool values) const {
   if (!adapted()) return linear(x, weight, bias, compute);
   const bool drop = keys.defined() && rate > 0;
   const Dropout dropout{drop ? rate : 0.0F, drop ? keys : Tensor(), site};
-  return lora_linear(x, weight, bias, a, b, scale, dropout, compute);
+  return lora_linear(x, weight, bias, a, b, scale, dropout, compute, values);
 }
 
 std::vector<Tensor> apply_group(std::initializer_list<const Linear*> layers, const Tensor& x, const Tensor& keys,

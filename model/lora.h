@@ -27,8 +27,9 @@ struct Linear {
 
   bool adapted() const { return a.defined(); }
 
-  /// `keys`: dropout keys of x's rows (ops.h, Dropout), undefined: no dropout. Result in `compute`.
-  Tensor operator()(const Tensor& x, const Tensor& keys, at::ScalarType compute) const;
+  /// `keys`: dropout keys of x's rows (ops.h, Dropout), undefined: no dropout. Result in `compute`. `values`: see
+  /// lora_linear; without an adapter they are always computed.
+  Tensor operator()(const Tensor& x, const Tensor& keys, at::ScalarType compute, bool values = true) const;
 };
 
 /// Several layers that read the same x, with or without adapters: x is saved once for all of them. Results in the order

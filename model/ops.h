@@ -61,9 +61,10 @@ struct Dropout {
 };
 
 /// y = x W^T + bias + scale * (dropout(x) A^T) B^T with W and bias frozen. A: [r, in], B: [out, r], fp32, trainable.
-/// Saves x and the r-wide product; dropout is drawn again in backward.
+/// Saves x and the r-wide product; dropout is drawn again in backward. Without `values` only what the gradient needs is
+/// computed (the r-wide product): y is zero, with the same graph and the same events.
 Tensor lora_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& a, const Tensor& b,
-                   float scale, const Dropout& dropout, at::ScalarType compute);
+                   float scale, const Dropout& dropout, at::ScalarType compute, bool values = true);
 
 /// One layer of a group that reads the same x. Weight and bias: frozen or trainable, as in `linear`.
 struct LoraLayer {

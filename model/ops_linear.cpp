@@ -178,12 +178,13 @@ void check_group(const Tensor& x, const std::vector<LoraLayer>& layers, const Dr
 
 /// One layer's output, and its r-wide product in `u` when it has a pair.
 Tensor run_layer(const Tensor& x, const LoraLayer& layer, float scale, const Dropout& dropout, at::ScalarType compute,
-                 Tensor& u) {
+                 bool values, Tensor& u) {
   Tensor out = make(with_columns(x, layer.weight.size(0)), compute, x);
   const Kernels& kernels = kernels_for(x);
   if (layer.a.defined()) {
     u = make({x.size(-1) == 0 ? 0 : x.numel() / x.size(-1), layer.a.size(0)}, compute, x);
-    kernels.lora_forward(x, {layer.weight, layer.bias, layer.a, layer.b, scale, layer.site}, dropout, compute, u, out);
+    kernels.lora_forward(x, {layer.weight, layer.bias, layer.a, layer.b, scale, layer.site, values}, dropout, compute,
+                         u, out);
   } else {
     Tensor flat = as_matrix(out);
     kernels.product({as_matrix(x), false, layer.weight, true, layer.bias, 0.0F, compute}, flat);
@@ -192,7 +193,7 @@ Tensor run_layer(const Tensor& x, const LoraLayer& layer, float scale, const Dro
 }
 
 std::vector<Tensor> run_group(const Tensor& x_in, const std::vector<LoraLayer>& layers, float scale,
-                              const Dropout& dropout, at::ScalarType compute) {
+                              const Dropout& dropout, at::ScalarType compute, bool values = true) {
   check_group(x_in, layers, dropout);
   const Tensor x = x_in.contiguous();
   std::vector<Tensor> out, u(layers.size()), inputs{x};
@@ -201,7 +202,7 @@ std::vector<Tensor> run_group(const Tensor& x_in, const std::vector<LoraLayer>& 
     const LoraLayer& layer = layers[i];
     graph = graph || wants_graph(layer.weight, layer.bias, layer.a, layer.b);
     inputs.insert(inputs.end(), {layer.weight, layer.bias, layer.a, layer.b});
-    out.push_back(run_layer(x, layer, scale, dropout, compute, u[i]));
+    out.push_back(run_layer(x, layer, scale, dropout, compute, values, u[i]));
   }
   if (!graph) return out;
   auto node = make_node<LinearNode>(inputs);
@@ -227,8 +228,8 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, at::Sca
 }
 
 Tensor lora_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& a, const Tensor& b,
-                   float scale, const Dropout& dropout, at::ScalarType compute) {
-  return run_group(x, {{weight, bias, a, b, dropout.site}}, scale, dropout, compute).front();
+                   float scale, const Dropout& dropout, at::ScalarType compute, bool values) {
+  return run_group(x, {{weight, bias, a, b, dropout.site}}, scale, dropout, compute, values).front();
 }
 
 std::vector<Tensor> lora_linears(const Tensor& x, const std::vector<LoraLayer>& layers, float scale,

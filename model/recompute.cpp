@@ -74,7 +74,7 @@ bool any_requires_grad(const std::vector<Tensor>& tensors) {
 }  // namespace
 
 Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, const std::vector<Tensor>& trainable,
-                 Keep keep) {
+                 Keep keep, std::function<Tensor(const Tensor& x)> again) {
   if (!at::GradMode::is_enabled() || !(x.requires_grad() || any_requires_grad(trainable))) return block(x);
   Tensor y;
   {
@@ -84,7 +84,7 @@ Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, 
   variable_list inputs{x};
   inputs.insert(inputs.end(), trainable.begin(), trainable.end());
   auto node = make_node<RecomputeNode>(inputs);
-  node->keep(std::move(block), x, trainable, keep);
+  node->keep(again ? std::move(again) : std::move(block), x, trainable, keep);
   torch::autograd::set_history(y, node);
   return y;
 }

@@ -23,10 +23,13 @@ enum class Keep {
 /// or the graph dropped; what it captures must stay valid until then and must not change. It must be deterministic:
 /// randomness only from keys (ops.h, Dropout).
 ///
+/// `again`, if given, runs in backward in the place of `block`: the same graph and the same events, but the values of
+/// its result may be anything, since no gradient reads them.
+///
 /// Works on CPU and meta with the same events. With grad mode off, or when nothing requires a gradient, it is just
 /// block(x). An exception in either run leaves nothing behind but what the autograd engine holds until its next
 /// backward.
 Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, const std::vector<Tensor>& trainable,
-                 Keep keep = Keep::kOnDevice);
+                 Keep keep = Keep::kOnDevice, std::function<Tensor(const Tensor& x)> again = nullptr);
 
 }  // namespace plimsoll::model

@@ -79,8 +79,11 @@ class LanguageModel {
   Tensor embed(const PackedBatch& batch, const Tensor& image_features) const;
   Tensor attend(const Block& block, Tensor x, const PackedBatch& batch, const Tensor& keys) const;
   Tensor expand(const Block& block, Tensor x, const Tensor& keys) const;
-  Tensor run_block(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const;
-  Tensor run_labelled(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys) const;
+  /// Without `values` only the graph is wanted: those of the result mean nothing.
+  Tensor run_block(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys,
+                   bool values) const;
+  Tensor run_labelled(const Block& block, const Tensor& x, const PackedBatch& batch, const Tensor& keys,
+                      bool values) const;
 
   TextConfig config_;
   at::ScalarType compute_;

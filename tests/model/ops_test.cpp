@@ -435,6 +435,25 @@ TEST(Recompute, GradientsAreEqualToTheBit) {
   }
 }
 
+TEST(Recompute, WithoutTheValuesOfItsLastLayerGradientsAreEqualToTheBit) {
+  torch::manual_seed(4);
+  const Tensor w = random({48, 64}) * 0.1, bias = random({48}), keys = make_keys(40);
+  const Tensor x = random({40, 64}).requires_grad_(true);
+  const Tensor a = random({8, 64}).requires_grad_(true), b = random({48, 8}).requires_grad_(true);
+  for (const auto compute : {at::kFloat, at::kBFloat16}) {
+    const auto block = [=](bool values) {
+      return [=](const Tensor& h) {
+        return lora_linear(swish(h).to(compute), w.to(compute), bias, a, b, 2.0F, {0.1F, keys, 256}, compute, values);
+      };
+    };
+    EXPECT_EQ(block(false)(x).abs().max().item<double>(), 0.0);
+    const auto grads_of = [&](const Tensor& y) { return torch::autograd::grad({(y * y).sum()}, Tensors{x, a, b}); };
+    const auto plain = grads_of(block(true)(x));
+    const auto again = grads_of(recompute(block(true), x, {a, b}, Keep::kOnDevice, block(false)));
+    for (std::size_t i = 0; i < plain.size(); ++i) EXPECT_TRUE(at::equal(plain[i], again[i])) << i;
+  }
+}
+
 TEST(Recompute, TrainsABlockWhoseInputNeedsNoGradient) {
   const Tensor x = random({4, 8}), w = random({8, 8}).requires_grad_(true);
   recompute([w](const Tensor& h) { return linear(h, w, {}, at::kFloat); }, x, {w}).sum().backward();
