@@ -248,22 +248,28 @@ std::vector<int> useful_micro_batches(std::int64_t share, int minimum, int maxim
   return sizes;
 }
 
-std::vector<Plan> plans_of(const PlanSpace& space) {
-  std::vector<Plan> plans;
-  const std::vector<int> sizes = useful_micro_batches(space.share, space.min_micro, space.max_micro);
+namespace {
+
+/// Appends every plan of one resolution and micro-batch.
+void append_recomputes(const PlanSpace& space, int resolution, int size, std::vector<Plan>& plans) {
   const std::vector<int> vision = distinct(space.vision), expert = distinct(space.expert);
-  for (int resolution : distinct(space.resolutions)) {
-    for (int size : sizes) {
-      for (int language : distinct(space.language)) {
-        for (int v : vision) {
-          for (int e : expert) {
-            plans.push_back({resolution, size, language, v, e, false});
-            if (space.offload && language > 0) plans.push_back({resolution, size, language, v, e, true});
-          }
-        }
+  for (int language : distinct(space.language)) {
+    for (int v : vision) {
+      for (int e : expert) {
+        plans.push_back({resolution, size, language, v, e, false});
+        if (space.offload && language > 0) plans.push_back({resolution, size, language, v, e, true});
       }
     }
   }
+}
+
+}  // namespace
+
+std::vector<Plan> plans_of(const PlanSpace& space) {
+  std::vector<Plan> plans;
+  const std::vector<int> sizes = useful_micro_batches(space.share, space.min_micro, space.max_micro);
+  for (int resolution : distinct(space.resolutions))
+    for (int size : sizes) append_recomputes(space, resolution, size, plans);
   return plans;
 }
 

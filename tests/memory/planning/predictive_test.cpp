@@ -107,8 +107,9 @@ TEST(Smallest, TiesGoToTheFaster) {
 }
 
 TEST(FirstChoice, TheSmallestMayFillTheBareBudget) {
-  const auto first = [](std::int64_t budget) {
-    const Candidate* found = first_choice(five(), {std::vector<std::int64_t>{budget, 20000}, 8500, 0}, {});
+  const CandidateTable table = five();
+  const auto first = [&](std::int64_t budget) {
+    const Candidate* found = first_choice(table, {std::vector<std::int64_t>{budget, 20000}, 8500, 0}, {});
     return found == nullptr ? Plan{0, 99, 99} : found->plan;
   };
   EXPECT_EQ(first(10000), k8);
