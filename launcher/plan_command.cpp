@@ -18,6 +18,7 @@
 #include "memory/planning/first_plan.h"
 #include "model/init_model.h"
 #include "train/forecast.h"
+#include "train/options.h"
 #include "train/source.h"
 
 namespace plimsoll {
@@ -130,6 +131,9 @@ void fill_table(const train::Config& config, const Subject& subject, const std::
   }
 }
 
+// The guides' rows and figures say nothing of a model of another size than theirs.
+bool is_of_the_guides(const train::Forecast& forecast) { return forecast.dry().model().language_blocks() == 36; }
+
 // Rows from guides for Qwen2.5-VL-3B with two pictures, LoRA rank 8 and recompute.
 void fill_rows(train::Forecast& forecast, PlanReport& report) {
   for (const auto& [card, micro] : {std::pair{24_GiB, 2}, {24_GiB, 4}, {40_GiB, 4}, {80_GiB, 8}}) {
@@ -234,7 +238,7 @@ int run_plan(std::vector<std::string> args) {
 
   PlanReport report;
   report.overhead = parse_bytes((*parsed)["overhead"].as<std::string>(), "--overhead");
-  report.target = memory::parse_fraction(config.memory.target, "memory.target");
+  report.target = train::policy_config(config).target;  // refuses what a run would refuse
   report.effective = config.batch.effective;
   train::Forecast forecast(config, subject.dims, subject.shapes, config.batch.effective);
   if (parsed->count("safe-batch") > 0) {
@@ -251,8 +255,10 @@ int run_plan(std::vector<std::string> args) {
   for (const std::int64_t card : cards) report.cards.push_back(planned(forecast, card, report.overhead));
   if (parsed->count("no-table") == 0) {
     fill_table(config, subject, cards, report);
-    fill_rows(forecast, report);
-    fill_guide(config, subject, forecast, report);
+    if (is_of_the_guides(forecast)) {
+      fill_rows(forecast, report);
+      fill_guide(config, subject, forecast, report);
+    }
   }
   report.dry_runs += forecast.dry_runs();
   fmt::print("{}", parsed->count("json") > 0 ? to_json(report) : to_text(report));

@@ -18,6 +18,9 @@ void check_range(const KnobRange& range, const char* low_key, const char* high_k
     fail(ExitCode::kUsage, "a step of {} between {} and {}: give at least 1", range.step, low_key, high_key);
 }
 
+/// The fraction as it stands in a configuration.
+double as_written(std::int64_t per_10000) { return static_cast<double>(per_10000) / 10000.0; }
+
 Knob parse_knob(const std::string& name) {
   if (name == "micro_batch") return Knob::kMicroBatch;
   if (name == "resolution") return Knob::kResolution;
@@ -64,19 +67,19 @@ std::int64_t parse_fraction(double value, std::string_view key) {
 
 void check(const PolicyConfig& config) {
   if (config.target < 1 || config.target > 10000) {
-    fail(ExitCode::kUsage, "memory.target = {}/10000: give a fraction above 0 and at most 1", config.target);
+    fail(ExitCode::kUsage, "memory.target = {:g}: give a fraction above 0 and at most 1", as_written(config.target));
   }
   if (config.margin < 0 || config.margin >= config.target) {
-    fail(ExitCode::kUsage,
-         "memory.margin = {}/10000 with memory.target = {}/10000: the margin must be smaller than the target",
-         config.margin, config.target);
+    fail(ExitCode::kUsage, "memory.margin = {:g} with memory.target = {:g}: the margin must be smaller than the target",
+         as_written(config.margin), as_written(config.target));
   }
   if (config.target + config.margin > 10000) {
     fail(ExitCode::kUsage,
-         "memory.target = {}/10000 and memory.margin = {}/10000 make a band that ends above the budget; write a margin "
-         "of "
-         "at most {}/10000 or a target of at most {}/10000",
-         config.target, config.margin, 10000 - config.target, 10000 - config.margin);
+         "memory.target = {:g} and memory.margin = {:g} make a band that ends above the budget; write a margin of at "
+         "most "
+         "{:g} or a target of at most {:g}",
+         as_written(config.target), as_written(config.margin), as_written(10000 - config.target),
+         as_written(10000 - config.margin));
   }
   if (config.adjustment_frequency < 1) {
     fail(ExitCode::kUsage, "memory.adjustment_frequency = {}: a window needs at least 1 step",

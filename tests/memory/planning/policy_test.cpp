@@ -69,7 +69,7 @@ TEST(PolicyConfig, EachSettingThatMakesNoSenseIsNamed) {
   EXPECT_THAT(refused(config), HasSubstr("memory.margin"));
   config = {};
   config.margin = 1501;
-  EXPECT_THAT(refused(config), HasSubstr("at most 1500/10000"));
+  EXPECT_THAT(refused(config), HasSubstr("at most 0.15"));
   config.margin = 1500;
   EXPECT_EQ(refused(config), "");
   config = {};

@@ -1,0 +1,145 @@
+"""`plan`, `tune`, memory.table and memory.calibration: what they answer, and what they say to bad input."""
+
+import json
+import re
+
+import pytest
+
+import runs
+from test_bad_input import TRAIN, refused
+
+PLAN = [runs.PLIMSOLL, "plan"]
+
+
+def planned(*words):
+    code, text = runs.finished([*PLAN, *words, "--json"])
+    assert code == 0, text
+    return json.loads(text[text.index("{"):])
+
+
+# --- plan ---
+
+@pytest.mark.parametrize("words, said", [
+    (["--budget", "24 parsecs"], ["--budget", "24 parsecs", "GiB"]),
+    (["--budget", "-4GiB"], ["--budget", "-4GiB"]),
+    (["--budget", "24GiB,,40GiB"], ["--budget"]),
+    (["--budget", ""], ["--budget"]),
+    (["--overhead", "much"], ["--overhead", "much"]),
+    (["--size", "4b"], ["4b", "3b"]),
+    (["--images", "-1"], ["--images", "-1"]),
+    (["--side", "450"], ["--side", "450", "28"]),
+    (["--task", "0"], ["--task", "data.path"]),
+    (["--set", "memory.target=1.5"], ["memory.target", "1.5"]),
+    (["--set", "memory.target=0.97", "--set", "memory.margin=0.05"], ["memory.target", "memory.margin"]),
+    (["--set", "batch.min_micro=9", "--set", "batch.max_micro=4"], ["min_micro", "9", "4"]),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_plan_refuses(words, said):
+    size = [] if "--size" in words else ["--size", "tiny"]
+    refused([*PLAN, *size, *words], 2, *said)
+
+
+def test_plan_without_a_model():
+    refused(PLAN, 2, "model.path", "--size")
+
+
+def test_plan_of_the_full_size_model_allocates_none_of_it():
+    """The rows of the guides fit, larger cards take no smaller micro-batch, and nothing of 3 billion weights is there."""
+    code, text = runs.finished(["/usr/bin/env", "bash", "-c", f"ulimit -v {6 << 20}; exec {runs.PLIMSOLL} plan --size 3b --json"])
+    assert code == 0, text
+    report = json.loads(text[text.index("{"):])
+    assert [row["fits"] for row in report["rows"]] == [True] * 4, report["rows"]
+    table = {(cell["card"], cell["lora_rank"]): cell["plan"]["micro_batch"] for cell in report["table"]}
+    cards, ranks = sorted({card for card, _ in table}), sorted({rank for _, rank in table})
+    assert len(cards) == 3 and ranks == [4, 8, 16, 32]
+    for rank in ranks:
+        sizes = [table[card, rank] for card in cards]
+        assert sizes == sorted(sizes) and sizes[0] >= 1
+    for card in report["cards"]:
+        assert sum(card["best"]["breakdown"].values()) == card["best"]["peak"]
+
+
+def test_plan_answers_with_one_number():
+    code, text = runs.finished([*PLAN, "--size", "3b", "--budget", "24GiB", "--safe-batch"])
+    assert code == 0, text
+    assert re.fullmatch(r"\d+\n", text), text
+    assert int(text) >= 4
+
+
+def test_a_card_that_holds_nothing_is_said_to():
+    report = planned("--size", "3b", "--budget", "4GiB", "--no-table")
+    assert report["cards"][0]["best"] is None
+
+
+# --- tune and memory.table ---
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, model):
+    folder = tmp_path_factory.mktemp("tuned")
+    config = runs.configure(folder, model, memory={"policy": "predictive"})
+    out = folder / "tables" / "mine.toml"
+    code, text = runs.finished([runs.PLIMSOLL, "tune", "--config", config, "--budget", "150MiB,300MiB", "--steps", "1", "--contenders", "2", "--out", out])
+    assert code == 0, text
+    return out
+
+
+def test_tune_writes_a_table_that_train_starts_from(tmp_path, model, tuned):
+    assert "150" in tuned.with_suffix(".md").read_text()
+    config = runs.configure(tmp_path, model, memory={"policy": "predictive", "table": str(tuned)})
+    code, text = runs.finished([*TRAIN, "--config", config, "--plan-only"])
+    assert code == 0, text
+    row = tuned.read_text().split("[[rows]]")[-1] if "[[rows]]" in tuned.read_text() else tuned.read_text()
+    micro = re.findall(r"micro_batch\s*=\s*(\d+)", row)[-1]
+    assert f"micro-batch {micro}" in text, text
+    assert str(tuned) in text, text
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda text: "not toml at all [", []),
+    (lambda text: re.sub(r"micro_batch\s*=\s*\d+", "micro_batch = -3", text), ["micro_batch", "-3"]),
+    (lambda text: re.sub(r'(?m)^key = .*$', 'key = "another model"', text), ["another model"]),
+    (lambda text: "", []),
+], ids=["no table", "negative", "another model", "empty"])
+def test_a_table_that_does_not_serve(tmp_path, model, tuned, spoil, said):
+    bad = tmp_path / "bad.toml"
+    bad.write_text(spoil(tuned.read_text()))
+    config = runs.configure(tmp_path, model, memory={"policy": "predictive", "table": str(bad)})
+    refused([*TRAIN, "--config", config, "--plan-only"], 2, str(bad), *said)
+
+
+def test_no_table_there(tmp_path, model):
+    config = runs.configure(tmp_path, model, memory={"policy": "predictive", "table": str(tmp_path / "none.toml")})
+    code, text = runs.finished([*TRAIN, "--config", config, "--plan-only"])
+    assert code in (2, 3) and "none.toml" in text, text
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--budget", "300MiB"], ["--out"]),
+    (["--out", "x.toml"], ["--budget"]),
+    (["--budget", "300MiB", "--out", "x.txt"], ["x.txt", ".toml"]),
+    (["--budget", "300MiB", "--out", "x.toml", "--steps", "0"], ["--steps", "0"]),
+    (["--budget", "lots", "--out", "x.toml"], ["--budget", "lots"]),
+], ids=lambda value: " ".join(value))
+def test_tune_refuses(tmp_path, model, words, said):
+    config = runs.configure(tmp_path, model)
+    refused([runs.PLIMSOLL, "tune", "--config", config, *words], 2, *said)
+
+
+# --- budgets and calibration ---
+
+@pytest.mark.parametrize("budget", ["-1GiB", "900TiB", "0"])
+def test_a_budget_that_is_none(tmp_path, model, budget):
+    config = runs.configure(tmp_path, model, memory={"budget": budget})
+    refused([*TRAIN, "--config", config, "--plan-only"], 2, "memory.budget", budget)
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"format": 99}', '{"entries": "many"}'], ids=["empty", "cut", "other format", "no entries"])
+def test_a_damaged_calibration_is_warned_of_and_rebuilt(tmp_path, model, damage):
+    file = tmp_path / "calibration.json"
+    file.write_text(damage)
+    config = runs.configure(tmp_path, model, memory={"policy": "predictive", "calibration": str(file)})
+    code, text = runs.finished([*TRAIN, "--config", config])
+    assert code == 0, text
+    assert str(file) in text and "ignored" in text, text
+    assert json.loads(file.read_text())
+    code, text = runs.finished([*TRAIN, "--config", runs.configure(tmp_path, model, run="second", memory={"policy": "predictive", "calibration": str(file)})])
+    assert code == 0 and "ignored" not in text, text
