@@ -36,6 +36,18 @@ bool in_range(const Entry& entry) {
          entry.shortfalls >= 0 && entry.shortfalls <= entry.observations;
 }
 
+using Place = std::vector<Entry>::const_iterator;
+
+/// `entry`: the first of this rank, where it has any.
+std::int64_t corrected_from(Place entry, Place end, int rank, std::uint32_t shape, std::int64_t predicted) {
+  std::int64_t scale = kOne;
+  for (; entry != end && entry->rank == rank; ++entry) {
+    if (entry->shape_class == shape) return sum(predicted, entry->offset_bytes);
+    scale = std::max(scale, entry->scale);
+  }
+  return scaled_up(predicted, scale, kOne);
+}
+
 }  // namespace
 
 std::uint32_t shape_class(const Plan& plan) {
@@ -61,14 +73,15 @@ void Calibration::observe(int rank, const Plan& plan, std::int64_t predicted, st
 }
 
 std::int64_t Calibration::corrected(int rank, const Plan& plan, std::int64_t predicted) const {
-  const std::uint32_t shape = shape_class(plan);
-  auto entry = find(entries_, rank, std::uint32_t{0});
-  std::int64_t scale = kOne;
-  for (; entry != entries_.end() && entry->rank == rank; ++entry) {
-    if (entry->shape_class == shape) return sum(predicted, entry->offset_bytes);
-    scale = std::max(scale, entry->scale);
-  }
-  return scaled_up(predicted, scale, kOne);
+  return corrected_from(find(entries_, rank, std::uint32_t{0}), entries_.end(), rank, shape_class(plan), predicted);
+}
+
+Calibration::Walk::Walk(const Calibration& calibration, const Plan& plan)
+    : entries_(calibration.entries_), at_(entries_.begin()), shape_(shape_class(plan)) {}
+
+std::int64_t Calibration::Walk::corrected(int rank, std::int64_t predicted) {
+  while (at_ != entries_.end() && at_->rank < rank) ++at_;
+  return corrected_from(at_, entries_.end(), rank, shape_, predicted);
 }
 
 void Calibration::restore(std::vector<Entry> entries) {

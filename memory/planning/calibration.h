@@ -35,6 +35,20 @@ class Calibration {
   /// at its word.
   std::int64_t corrected(int rank, const Plan& plan, std::int64_t predicted) const;
 
+  /// corrected() of one plan for many ranks, in one walk over the entries.
+  class Walk {
+   public:
+    /// `calibration` must outlive the walk and stay as it is.
+    Walk(const Calibration& calibration, const Plan& plan);
+    /// As corrected(). Each rank must be above that of the call before.
+    std::int64_t corrected(int rank, std::int64_t predicted);
+
+   private:
+    const std::vector<Entry>& entries_;
+    std::vector<Entry>::const_iterator at_;
+    std::uint32_t shape_;
+  };
+
   /// Sorted by rank, then class.
   const std::vector<Entry>& entries() const { return entries_; }
   /// Replaces all entries (from a checkpoint or a file). Throws Error(kCheckpoint) when a rank and class come twice, or

@@ -38,16 +38,16 @@ Fitting::Fitting(const CandidateTable& table, const ChoiceLimits& limits, const 
   }
 }
 
-bool Fitting::within_on(const Candidate& candidate, std::int64_t fraction, std::size_t rank) const {
-  const std::int64_t bytes = state_.calibration.corrected(static_cast<int>(rank), candidate.plan, candidate.bytes);
+bool Fitting::holds(std::int64_t bytes, std::int64_t fraction, std::size_t rank) const {
   return wide(bytes) * 10000 <= wide(fraction) * wide(limits_.budgets[rank]);
 }
 
 bool Fitting::within(const Candidate& candidate, std::int64_t fraction) const {
   const std::size_t world = limits_.budgets.size();
-  if (tightest_ < world && !within_on(candidate, fraction, tightest_)) return false;
+  if (tightest_ < world && !holds(need_on(candidate, tightest_).bytes, fraction, tightest_)) return false;
+  Calibration::Walk walk(state_.calibration, candidate.plan);
   for (std::size_t rank = 0; rank < world; ++rank) {
-    if (within_on(candidate, fraction, rank)) continue;
+    if (holds(walk.corrected(static_cast<int>(rank), candidate.bytes), fraction, rank)) continue;
     tightest_ = rank;
     return false;
   }
@@ -75,8 +75,10 @@ Need Fitting::need_on(const Candidate& candidate, std::size_t rank) const {
 
 Need Fitting::need(const Candidate& candidate) const {
   Need most;
+  Calibration::Walk walk(state_.calibration, candidate.plan);
   for (std::size_t rank = 0; rank < limits_.budgets.size(); ++rank) {
-    const Need here = need_on(candidate, rank);
+    const int number = static_cast<int>(rank);
+    const Need here{number, walk.corrected(number, candidate.bytes), std::max<std::int64_t>(1, limits_.budgets[rank])};
     if (rank == 0 || here.above(most)) most = here;
   }
   return most;

@@ -55,7 +55,7 @@ class Fitting {
     std::int64_t bytes;
     std::int64_t until_step;
   };
-  bool within_on(const Candidate& candidate, std::int64_t fraction, std::size_t rank) const;
+  bool holds(std::int64_t bytes, std::int64_t fraction, std::size_t rank) const;
   Need need_on(const Candidate& candidate, std::size_t rank) const;
 
   const CandidateTable& table_;

@@ -35,7 +35,8 @@ FailureEntry failure_of(std::int64_t step, std::size_t rank, const RankUsage& us
 void learn_peak(int rank, const RankUsage& usage, const Plan& plan, const Candidate* candidate, bool shortfalls_only,
                 Calibration& calibration) {
   const auto short_of = [&](std::int64_t predicted, std::int64_t measured) {
-    return predicted > 0 && measured > calibration.corrected(rank, plan, predicted);
+    // A correction only adds: mostly there is nothing to look up.
+    return predicted > 0 && measured > predicted && measured > calibration.corrected(rank, plan, predicted);
   };
   const std::int64_t measured = usage.compared_peak_bytes > 0 ? usage.compared_peak_bytes : usage.peak_bytes;
   const bool comparable = usage.compared_peak_bytes > 0 || !replayed(usage);

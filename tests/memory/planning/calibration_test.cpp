@@ -58,6 +58,22 @@ TEST(Calibration, AnOffsetInASeenClassAndTheLargestScaleElsewhere) {
   EXPECT_EQ(calibration.corrected(1, kSmall, 5000), 5100);
 }
 
+TEST(Calibration, AWalkSaysOfEveryRankWhatALookUpSays) {
+  Calibration calibration;
+  for (int rank : {0, 1, 3, 4, 9}) {
+    calibration.observe(rank, kSmall, 1000, 1000 + 10 * rank);
+    if (rank % 2 == 1) calibration.observe(rank, kLarge, 1000, 1200 - rank);
+  }
+  for (const Plan& plan : {kSmall, kLarge, Plan{0, 2, 0}}) {
+    Calibration::Walk all(calibration, plan), some(calibration, plan);
+    for (int rank = 0; rank < 12; ++rank) {
+      const std::int64_t expected = calibration.corrected(rank, plan, 5000);
+      EXPECT_EQ(all.corrected(rank, 5000), expected) << rank;
+      if (rank % 3 == 1) EXPECT_EQ(some.corrected(rank, 5000), expected) << rank;
+    }
+  }
+}
+
 TEST(Calibration, NeverBelowThePredictionAndOnlyGrowing) {
   Calibration calibration;
   calibration.observe(0, kSmall, 1000, 400);
