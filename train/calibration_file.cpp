@@ -24,7 +24,9 @@ std::string text_of_file(const std::filesystem::path& file) {
   std::error_code none;
   if (!std::filesystem::exists(file, none)) return "";
   try {
-    return read_file(file);
+    const std::string text = read_file(file);
+    if (text.empty()) spdlog::warn("{}: it is empty, which no calibration is; it is ignored", file.string());
+    return text;
   } catch (const Error& error) {
     spdlog::warn("{}; it is ignored", error.what());
     return "";

@@ -10,6 +10,16 @@
 namespace plimsoll::train {
 namespace {
 
+std::int64_t meminfo_bytes(std::string_view field) {
+  std::ifstream file("/proc/meminfo");
+  std::string word;
+  while (file >> word) {
+    std::int64_t kilobytes = 0;
+    if (word == field && file >> kilobytes) return kilobytes * 1024;
+  }
+  fail(ExitCode::kMemory, "/proc/meminfo has no line {}: this machine does not say what memory it has", field);
+}
+
 std::int64_t size_or_fraction(const Setting& value, std::int64_t whole, const char* key) {
   if (value.is_string()) return parse_bytes(value.as_string(), key);
   if (value.is_integer()) return value.as_integer();
@@ -72,14 +82,24 @@ StepOptions step_options(const Config& config) {
   return options;
 }
 
-std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world, std::int64_t available) {
+std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world, std::int64_t available,
+                         std::int64_t machine) {
   const auto values = config.budget.items();
   if (values.size() != 1 && values.size() != static_cast<std::size_t>(world)) {
     fail(ExitCode::kUsage, "memory.budget has {} entries for {} ranks; give one for all, or one per rank",
          values.size(), world);
   }
   const Setting& value = values[values.size() == 1 ? 0 : static_cast<std::size_t>(rank)];
-  return value.is("auto") ? available : size_or_fraction(value, available, "memory.budget");
+  if (value.is("auto")) return available;
+  const std::int64_t bytes = size_or_fraction(value, available, "memory.budget");
+  if (bytes > machine) {
+    fail(ExitCode::kUsage,
+         "memory.budget = {} is more than the {} of this machine; write less, or \"auto\" ({} a rank now). What would "
+         "fit "
+         "on a larger one `plimsoll plan` says",
+         value.to_toml(), format_bytes(machine), format_bytes(available));
+  }
+  return bytes;
 }
 
 std::int64_t changed_budget(const memory::BudgetChange& change, std::int64_t budget) {
@@ -99,15 +119,9 @@ std::optional<int> configured_recompute(const memory::MemoryConfig& config, int 
   return static_cast<int>(blocks);
 }
 
-std::int64_t available_memory(int local_ranks) {
-  std::ifstream file("/proc/meminfo");
-  std::string word;
-  while (file >> word) {
-    std::int64_t kilobytes = 0;
-    if (word == "MemAvailable:" && file >> kilobytes) return kilobytes * 1024 / std::max(1, local_ranks);
-  }
-  fail(ExitCode::kMemory, "/proc/meminfo does not say how much memory is free; set memory.budget to a size");
-}
+std::int64_t available_memory(int local_ranks) { return meminfo_bytes("MemAvailable:") / std::max(1, local_ranks); }
+
+std::int64_t machine_memory() { return meminfo_bytes("MemTotal:"); }
 
 std::int64_t total_steps(const Config& config, std::int64_t training_samples) {
   if (config.train.max_steps > 0) return config.train.max_steps;

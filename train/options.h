@@ -23,8 +23,9 @@ StepOptions step_options(const Config& config);
 
 /// Bytes that rank `rank` may use: its entry of memory.budget, or the only one. `available` is what the node has for
 /// one of its ranks ("auto", and what a fraction is a fraction of). Throws Error(kUsage) naming memory.budget when
-/// there are neither one nor `world` entries.
-std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world, std::int64_t available);
+/// there are neither one nor `world` entries, or the size is above the `machine`'s memory.
+std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world, std::int64_t available,
+                         std::int64_t machine);
 
 /// The new budget of a change, of `budget` at start.
 std::int64_t changed_budget(const memory::BudgetChange& change, std::int64_t budget);
@@ -35,6 +36,9 @@ std::optional<int> configured_recompute(const memory::MemoryConfig& config, int 
 
 /// Bytes of this machine's memory that are free now, divided by the ranks on it.
 std::int64_t available_memory(int local_ranks);
+
+/// All memory of this machine.
+std::int64_t machine_memory();
 
 /// Steps of the run: train.max_steps, or what the epochs have.
 std::int64_t total_steps(const Config& config, std::int64_t training_samples);

@@ -56,7 +56,7 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
       communicator(comm),
       source(samples),
       meter(memory::CpuAllocator::install()),
-      budget(rank_budget(config.memory, comm.rank(), comm.world(), available_memory(comm.world()))),
+      budget(rank_budget(config.memory, comm.rank(), comm.world(), available_memory(comm.world()), machine_memory())),
       options(vla_options(config, source.dims())),
       stream(nonempty(source.training()), static_cast<std::uint64_t>(config.run.seed)),
       steps(total_steps(config, static_cast<std::int64_t>(source.training().size()))),

@@ -119,6 +119,8 @@ void Session::start_from_table(const memory::ChoiceLimits& limits, const memory:
     return;
   }
   plan = row->plan;
+  spdlog::info("memory.table: starting with the row of {} for {}: {}", file, format_bytes(row->budget),
+               memory::to_string(plan));
 }
 
 // Where batch.micro says with how many samples to begin, only candidates of that size.

@@ -77,20 +77,20 @@ def tuned(tmp_path_factory, model):
     folder = tmp_path_factory.mktemp("tuned")
     config = runs.configure(folder, model, memory={"policy": "predictive"})
     out = folder / "tables" / "mine.toml"
-    code, text = runs.finished([runs.PLIMSOLL, "tune", "--config", config, "--budget", "150MiB,300MiB", "--steps", "1", "--contenders", "2", "--out", out])
+    code, text = runs.finished([runs.PLIMSOLL, "tune", "--config", config, "--budget", "20MiB,40MiB", "--steps", "1", "--contenders", "2", "--out", out])
     assert code == 0, text
     return out
 
 
 def test_tune_writes_a_table_that_train_starts_from(tmp_path, model, tuned):
-    assert "150" in tuned.with_suffix(".md").read_text()
-    config = runs.configure(tmp_path, model, memory={"policy": "predictive", "table": str(tuned)})
-    code, text = runs.finished([*TRAIN, "--config", config, "--plan-only"])
-    assert code == 0, text
-    row = tuned.read_text().split("[[rows]]")[-1] if "[[rows]]" in tuned.read_text() else tuned.read_text()
-    micro = re.findall(r"micro_batch\s*=\s*(\d+)", row)[-1]
-    assert f"micro-batch {micro}" in text, text
-    assert str(tuned) in text, text
+    assert "20.0 MiB" in tuned.with_suffix(".md").read_text()
+    micro = re.findall(r"micro_batch\s*=\s*(\d+)", tuned.read_text())
+    assert len(micro) == 2, "a row per budget"
+    for budget, samples in zip(["30MiB", "40MiB"], micro):
+        config = runs.configure(tmp_path, model, memory={"policy": "predictive", "table": str(tuned), "budget": budget})
+        code, text = runs.finished([*TRAIN, "--config", config, "--plan-only"])
+        assert code == 0, text
+        assert f"plan: micro-batch {samples}" in text and f"row of {tuned}" in text, text
 
 
 @pytest.mark.parametrize("spoil, said", [

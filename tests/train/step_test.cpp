@@ -193,7 +193,7 @@ struct Shaken {
 };
 
 // `places`: a failure per step at a random one of that many allocations; 0: none.
-Shaken shaken_run(int steps, std::int64_t places) {
+Shaken shaken_run(int steps, std::int64_t places, int micro_batch = 3) {
   const auto config = tiny_config(model_dir());
   Solo solo(config);
   Session& s = solo.session;
@@ -205,7 +205,7 @@ Shaken shaken_run(int steps, std::int64_t places) {
   };
   StepInput input;
   input.plan = s.plan;
-  input.plan.micro_batch = 3;
+  input.plan.micro_batch = micro_batch;
   for (int step = 1; step <= steps; ++step) {
     const auto samples = s.load_share(step, solo.hold);
     input.step = step;
@@ -224,21 +224,33 @@ Shaken shaken_run(int steps, std::int64_t places) {
   return seen;
 }
 
+// The largest relative difference of a loss among the first steps.
+double drift(const Shaken& run, const Shaken& calm, int steps) {
+  double most = 0;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(steps); ++i)
+    most = std::max(most, std::abs(run.losses[i] / calm.losses[i] - 1.0));
+  return most;
+}
+
+// A replay in halves sums in another order, and training carries every rounding on and enlarges it: within the first
+// steps hardly; within a thousand as far as another cut of the same samples, without any failure, drifts too.
 TEST(Guardian, AThousandFailuresAtRandomPlacesInOneRun) {
-  const int steps = std::getenv("PLIMSOLL_PROOFS") != nullptr ? 1000 : 40;
+  const int few = 40;
+  const int steps = std::getenv("PLIMSOLL_PROOFS") != nullptr ? 1000 : few;
   const Shaken calm = shaken_run(steps, 0);
   ASSERT_EQ(calm.failures, 0);
   // Every step has at least so many allocations, both micro-batches together: no failure misses.
   const Shaken shaken = shaken_run(steps, calm.fewest_allocations);
   EXPECT_EQ(shaken.failures, steps);
   EXPECT_EQ(shaken.held, 0);
-  // Other halves, other orders of summation: the rounding of every step is carried on by the next.
-  const double tolerance = 1e-6 * steps + 1e-5;
-  for (int i = 0; i < steps; ++i) {
-    ASSERT_NEAR(shaken.losses[static_cast<std::size_t>(i)] / calm.losses[static_cast<std::size_t>(i)], 1.0, tolerance)
-        << "step " << i + 1;
+  EXPECT_LT(drift(shaken, calm, few), 5e-5);
+  if (steps == few) {
+    EXPECT_LT(relative_l2(shaken.values, calm.values), 5e-5);
+    return;
   }
-  EXPECT_LT(relative_l2(shaken.values, calm.values), tolerance);
+  const Shaken otherwise_cut = shaken_run(steps, 0, 2);
+  EXPECT_LT(drift(shaken, calm, steps), 4 * drift(otherwise_cut, calm, steps));
+  EXPECT_LT(relative_l2(shaken.values, calm.values), 4 * relative_l2(otherwise_cut.values, calm.values));
 }
 
 TEST(Step, AValueThatIsNotFiniteSkipsTheUpdateAndNamesTheSample) {
