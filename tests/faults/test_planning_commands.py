@@ -77,13 +77,13 @@ def tuned(tmp_path_factory, model):
     folder = tmp_path_factory.mktemp("tuned")
     config = runs.configure(folder, model, memory={"policy": "predictive"})
     out = folder / "tables" / "mine.toml"
-    code, text = runs.finished([runs.PLIMSOLL, "tune", "--config", config, "--budget", "20MiB,40MiB", "--steps", "1", "--contenders", "2", "--out", out])
+    code, text = runs.finished([runs.PLIMSOLL, "tune", "--config", config, "--budget", "26MiB,40MiB", "--steps", "1", "--contenders", "2", "--out", out])
     assert code == 0, text
     return out
 
 
 def test_tune_writes_a_table_that_train_starts_from(tmp_path, model, tuned):
-    assert "20.0 MiB" in tuned.with_suffix(".md").read_text()
+    assert "26.0 MiB" in tuned.with_suffix(".md").read_text()
     micro = re.findall(r"micro_batch\s*=\s*(\d+)", tuned.read_text())
     assert len(micro) == 2, "a row per budget"
     for budget, samples in zip(["30MiB", "40MiB"], micro):

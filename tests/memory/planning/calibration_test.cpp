@@ -69,7 +69,8 @@ TEST(Calibration, AWalkSaysOfEveryRankWhatALookUpSays) {
     for (int rank = 0; rank < 12; ++rank) {
       const std::int64_t expected = calibration.corrected(rank, plan, 5000);
       EXPECT_EQ(all.corrected(rank, 5000), expected) << rank;
-      if (rank % 3 == 1) EXPECT_EQ(some.corrected(rank, 5000), expected) << rank;
+      if (rank % 3 != 1) continue;
+      EXPECT_EQ(some.corrected(rank, 5000), expected) << rank;
     }
   }
 }
