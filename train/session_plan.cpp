@@ -92,6 +92,7 @@ void Session::choose_plan() {
 void Session::choose_candidate() {
   calibration = read_calibration(*this);
   costs = measure_costs(*this);
+  meter.reset_peak();  // the runs that were timed belong to no step: their peak must not correct a prediction
   candidates = make_candidates(*this);
   memory::PolicyState fresh;
   fresh.calibration = calibration;
