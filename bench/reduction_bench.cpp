@@ -6,15 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <vector>
 
+#include "bench/tiny_session.h"
 #include "core/error.h"
 #include "model/init_model.h"
-#include "train/session.h"
 #include "train/source.h"
 
 namespace plimsoll::train {
@@ -30,43 +29,11 @@ struct Times {
   std::vector<double> step, reduction, extra, handling;
 };
 
-double time_ms(const auto& action) {
-  const auto began = std::chrono::steady_clock::now();
-  action();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
-
 Config config_in(const fs::path& folder) {
-  Config config;
-  config.model = {(folder / "model").string(), "fp32", ""};
-  config.run.dir = (folder / "run").string();
-  config.expert = {"ddpm", 128, 4, 4, 4, 8, 100, 10};
-  config.sensor.window = 8;
-  config.data.synthetic_samples = 64;
-  config.batch.effective = 8;
-  config.memory.budget = "4GiB";
+  Config config = tiny_bench_config(folder);
   config.memory.recompute = "none";
   config.memory.policy = "reactive";
   return config;
-}
-
-void time_step(Session& session, std::int64_t number, Times& times) {
-  std::vector<std::shared_ptr<const Sample>> hold;
-  const auto samples = session.load_share(number, hold);
-  StepInput input;
-  input.step = number;
-  input.updates = number - 1;
-  input.samples = samples;
-  input.plan = session.plan;
-  session.communicator.barrier();
-  StepResult result;
-  times.step.push_back(time_ms([&] { result = session.step->run(input); }));
-  if (result.fatal) throw *result.fatal;
 }
 
 void time_pair(ddp::Communicator& communicator, std::span<float> all, std::size_t gradients, bool first, Times& times) {
@@ -124,7 +91,7 @@ void run(int steps, int pairs) {
   }
   Times times;
   for (int step = 1; step <= steps; ++step) {
-    time_step(session, step, times);
+    times.step.push_back(time_step_ms(session, step, session.plan));
     for (int pair = 0; pair < pairs; ++pair) time_pair(*communicator, flat, gradients, pair % 2 == 0, times);
     time_handling(*communicator, own, summed, times);
   }

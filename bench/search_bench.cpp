@@ -8,15 +8,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <vector>
 
+#include "bench/tiny_session.h"
 #include "core/bytes.h"
 #include "core/error.h"
 #include "model/init_model.h"
-#include "train/session.h"
 #include "train/source.h"
 
 namespace plimsoll::train {
@@ -27,19 +26,6 @@ namespace fs = std::filesystem;
 constexpr double kBound = 0.95;
 constexpr std::size_t kFinalists = 5;
 constexpr int kFinalSteps = 3;
-
-Config config_in(const fs::path& folder) {
-  Config config;
-  config.model = {(folder / "model").string(), "fp32", ""};
-  config.run.dir = (folder / "run").string();
-  config.expert = {"ddpm", 128, 4, 4, 4, 8, 100, 10};
-  config.sensor.window = 8;
-  config.data.synthetic_samples = 64;
-  config.batch.effective = 8;
-  config.memory.budget = "4GiB";
-  config.memory.calibration = "off";
-  return config;
-}
 
 /// Runs steps of one session, each under the plan that is asked for.
 class Timer {
@@ -54,23 +40,10 @@ class Timer {
   }
 
  private:
-  double one_ms(const memory::Plan& plan) {
-    const auto samples = session_.load_share(++step_, hold_);
-    StepInput input;
-    input.step = step_;
-    input.updates = step_ - 1;
-    input.samples = samples;
-    input.plan = plan;
-    const auto began = std::chrono::steady_clock::now();
-    const StepResult result = session_.step->run(input);
-    const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - began;
-    if (result.fatal) throw *result.fatal;
-    return spent.count();
-  }
+  double one_ms(const memory::Plan& plan) { return time_step_ms(session_, ++step_, plan); }
 
   Session& session_;
   std::int64_t step_ = 0;
-  std::vector<std::shared_ptr<const Sample>> hold_;
 };
 
 using Timed = std::pair<double, memory::Plan>;  // milliseconds a step
@@ -103,8 +76,7 @@ double ratio(Timer& timer, const memory::Plan& ours, const memory::Plan& theirs,
     const double b = timer.mean_ms(first ? theirs : ours, kFinalSteps);
     ratios.push_back(first ? b / a : a / b);
   }
-  std::sort(ratios.begin(), ratios.end());
-  return ratios[ratios.size() / 2];
+  return median(ratios);
 }
 
 // Budgets whose targets the cheapest plan, the dearest, and some between them just fit.
@@ -122,7 +94,8 @@ std::vector<std::int64_t> budgets_of(const Session& session, int count) {
 }
 
 void run(const fs::path& folder, int count, int pairs) {
-  Config config = config_in(folder);
+  Config config = tiny_bench_config(folder);
+  config.memory.calibration = "off";
   model::write_random_checkpoint(model::init_config("tiny"), {config.model.path, 1, false});
   const auto source = make_source(config);
   const auto communicator = ddp::make_solo();

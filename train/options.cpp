@@ -94,9 +94,8 @@ std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world
   const std::int64_t bytes = size_or_fraction(value, available, "memory.budget");
   if (bytes > machine) {
     fail(ExitCode::kUsage,
-         "memory.budget = {} is more than the {} of this machine; write less, or \"auto\" ({} a rank now). What would "
-         "fit "
-         "on a larger one `plimsoll plan` says",
+         "memory.budget = {} is more than the {} of this machine; write less, or \"auto\" ({} a rank now). What "
+         "would fit on a larger one `plimsoll plan` says",
          value.to_toml(), format_bytes(machine), format_bytes(available));
   }
   return bytes;

@@ -250,17 +250,19 @@ std::vector<int> useful_micro_batches(std::int64_t share, int minimum, int maxim
 
 namespace {
 
-/// Appends every plan of one resolution and micro-batch.
-void append_recomputes(const PlanSpace& space, int resolution, int size, std::vector<Plan>& plans) {
+/// Every way to recompute and offload, for any resolution and micro-batch.
+std::vector<Plan> recomputes_of(const PlanSpace& space) {
+  std::vector<Plan> plans;
   const std::vector<int> vision = distinct(space.vision), expert = distinct(space.expert);
   for (int language : distinct(space.language)) {
     for (int v : vision) {
       for (int e : expert) {
-        plans.push_back({resolution, size, language, v, e, false});
-        if (space.offload && language > 0) plans.push_back({resolution, size, language, v, e, true});
+        plans.push_back({0, 1, language, v, e, false});
+        if (space.offload && language > 0) plans.push_back({0, 1, language, v, e, true});
       }
     }
   }
+  return plans;
 }
 
 }  // namespace
@@ -268,8 +270,16 @@ void append_recomputes(const PlanSpace& space, int resolution, int size, std::ve
 std::vector<Plan> plans_of(const PlanSpace& space) {
   std::vector<Plan> plans;
   const std::vector<int> sizes = useful_micro_batches(space.share, space.min_micro, space.max_micro);
-  for (int resolution : distinct(space.resolutions))
-    for (int size : sizes) append_recomputes(space, resolution, size, plans);
+  const std::vector<Plan> recomputes = recomputes_of(space);
+  for (int resolution : distinct(space.resolutions)) {
+    for (int size : sizes) {
+      for (Plan plan : recomputes) {
+        plan.resolution = resolution;
+        plan.micro_batch = size;
+        plans.push_back(plan);
+      }
+    }
+  }
   return plans;
 }
 

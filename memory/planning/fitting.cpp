@@ -67,18 +67,19 @@ std::int64_t Fitting::expected(const Candidate& candidate) const {
   return std::max<std::int64_t>(1, saturated((wide(predicted) * measured_ + predicted_ / 2) / predicted_));
 }
 
+Need Fitting::need_of(std::size_t rank, std::int64_t bytes) const {
+  return {static_cast<int>(rank), bytes, std::max<std::int64_t>(1, limits_.budgets[rank])};
+}
+
 Need Fitting::need_on(const Candidate& candidate, std::size_t rank) const {
-  const int number = static_cast<int>(rank);
-  return {number, state_.calibration.corrected(number, candidate.plan, candidate.bytes),
-          std::max<std::int64_t>(1, limits_.budgets[rank])};
+  return need_of(rank, state_.calibration.corrected(static_cast<int>(rank), candidate.plan, candidate.bytes));
 }
 
 Need Fitting::need(const Candidate& candidate) const {
   Need most;
   Calibration::Walk walk(state_.calibration, candidate.plan);
   for (std::size_t rank = 0; rank < limits_.budgets.size(); ++rank) {
-    const int number = static_cast<int>(rank);
-    const Need here{number, walk.corrected(number, candidate.bytes), std::max<std::int64_t>(1, limits_.budgets[rank])};
+    const Need here = need_of(rank, walk.corrected(static_cast<int>(rank), candidate.bytes));
     if (rank == 0 || here.above(most)) most = here;
   }
   return most;

@@ -56,6 +56,7 @@ class Fitting {
     std::int64_t until_step;
   };
   bool holds(std::int64_t bytes, std::int64_t fraction, std::size_t rank) const;
+  Need need_of(std::size_t rank, std::int64_t bytes) const;
   Need need_on(const Candidate& candidate, std::size_t rank) const;
 
   const CandidateTable& table_;
