@@ -94,7 +94,7 @@ void failed_micro_batch(benchmark::State& state) {
       }
     });
     memory::drain();
-    session.buffers->clear_staging();
+    session.buffers->discard_staging();
     session.meter.fail_at(place);
     failed += seconds_of([&] {
       if (step(8).guardian.retries != 1) state.SkipWithError("the step did not fail once");

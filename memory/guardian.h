@@ -22,7 +22,7 @@ struct MicroBatchWork {
   /// Forward, backward into staging and commit of one micro-batch. May throw an out-of-memory error at any allocation
   /// before its commit; the commit itself neither allocates nor fails.
   std::function<void(Piece)> attempt;
-  /// Clears what a failed attempt left in staging.
+  /// Discards what a failed attempt left in staging.
   std::function<void()> discard;
   /// Bytes that the piece needs above what is live between micro-batches. 0: unknown, not checked.
   std::function<std::int64_t(Piece)> predicted;

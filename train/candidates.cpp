@@ -91,7 +91,7 @@ class Stopwatch {
     }
     const auto took = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count();
     if (failed) memory::drain();
-    s.buffers->clear_staging();
+    s.buffers->discard_staging();
     return failed ? 0 : std::max<std::int64_t>(1, took);
   }
 

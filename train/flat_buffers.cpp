@@ -1,9 +1,8 @@
 #include "train/flat_buffers.h"
 
-#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/variable.h>
 
-#include <atomic>
-#include <bit>
+#include <algorithm>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -12,8 +11,7 @@
 namespace plimsoll::train {
 namespace {
 
-constexpr std::int64_t kAlignment = 16;   // elements: one cache line
-constexpr std::int64_t kGrain = 1 << 16;  // elements a thread is worth waking for
+constexpr std::int64_t kAlignment = 16;  // elements: one cache line
 
 at::Tensor zeros(std::int64_t elements, at::Device device, const char* label) {
   const AllocationLabel scope(label);
@@ -30,8 +28,8 @@ FlatBuffers::FlatBuffers(const std::vector<model::Parameter>& parameters, std::i
   }
   const at::Device device = parameters.at(0).tensor.device();
   parameters_ = zeros(elements_, device, "trainable");
-  staging_ = zeros(elements_, device, "staging");
-  reduction_ = zeros(elements_ + extra, device, "gradients");
+  staging_ = zeros(elements_ + extra, device, "staging");
+  sums_ = zeros(elements_ + extra, device, "gradients");
   first_moment_ = zeros(elements_, device, "optimiser");
   second_moment_ = zeros(elements_, device, "optimiser");
   const at::NoGradGuard no_grad;
@@ -41,8 +39,16 @@ FlatBuffers::FlatBuffers(const std::vector<model::Parameter>& parameters, std::i
     const at::Tensor place = parameters_.slice(0, begin, end).view(tensor.sizes());
     place.copy_(tensor);
     tensor.set_data(place);
-    tensor.mutable_grad() = staging_.slice(0, begin, end).view(tensor.sizes());
+    tensor.mutable_grad().reset();
+    sinks_.push_back(std::make_shared<GradientSink>(tensor, begin, accumulation_));
+    torch::autograd::impl::set_grad_accumulator(tensor, sinks_.back());
   }
+  if (!device.is_meta()) point_at_buffers();
+}
+
+void FlatBuffers::point_at_buffers() {
+  accumulation_.sums = sums_.data_ptr<float>();
+  accumulation_.staging = staging_.data_ptr<float>();
 }
 
 FlatRange FlatBuffers::group(model::ParameterGroup group) const {
@@ -55,44 +61,38 @@ FlatRange FlatBuffers::group(model::ParameterGroup group) const {
   return range.begin < 0 ? FlatRange{} : range;
 }
 
-bool FlatBuffers::staging_finite() const {
-  const auto* words = reinterpret_cast<const std::uint32_t*>(staging_.data_ptr<float>());
-  std::atomic<bool> finite{true};
-  at::parallel_for(0, elements_, kGrain, [&](std::int64_t begin, std::int64_t end) {
-    std::uint32_t bad = 0;  // an exponent of all ones is infinite or not a number
-    for (std::int64_t i = begin; i < end; ++i)
-      bad |= static_cast<std::uint32_t>((words[i] & 0x7f800000U) == 0x7f800000U);
-    if (bad != 0) finite = false;
-  });
-  return finite;
+std::span<float> FlatBuffers::reduction() {
+  if (accumulation_.empty) {
+    std::ranges::fill(span(sums_).first(static_cast<std::size_t>(elements_)), 0.0F);
+    accumulation_.empty = false;
+  }
+  return span(sums_);
+}
+
+void FlatBuffers::start_step() {
+  accumulation_.empty = true;
+  std::ranges::fill(extra(), 0.0F);
+  discard_staging();
 }
 
 void FlatBuffers::commit_staging() {
-  float* gradients = reduction_.data_ptr<float>();
-  float* staging = staging_.data_ptr<float>();
-  at::parallel_for(0, elements_, kGrain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      gradients[i] += staging[i];
-      staging[i] = 0.0F;
-    }
-  });
+  for (const auto& sink : sinks_) sink->complete();
+  std::ranges::copy(extra(), staging_.data_ptr<float>() + elements_);
+  std::swap(sums_, staging_);
+  point_at_buffers();
+  accumulation_.empty = false;
+  discard_staging();
 }
 
-void FlatBuffers::clear_staging() { std::ranges::fill(staging(), 0.0F); }
-
-void FlatBuffers::clear_reduction() {
-  float* sums = reduction_.data_ptr<float>();
-  at::parallel_for(0, reduction_.numel(), kGrain,
-                   [&](std::int64_t begin, std::int64_t end) { std::fill(sums + begin, sums + end, 0.0F); });
+void FlatBuffers::discard_staging() {
+  for (const auto& sink : sinks_) sink->discard();
+  accumulation_.finite = true;
 }
 
-void FlatBuffers::check_views() const {
-  const float* base = staging_.data_ptr<float>();
+void FlatBuffers::check_sinks() const {
   for (std::size_t i = 0; i < owners_.size(); ++i) {
-    const at::Tensor& grad = owners_[i].tensor.grad();
-    if (grad.defined() && grad.data_ptr<float>() == base + slots_[i].range.begin) continue;
-    fail(ExitCode::kUsage,
-         "the gradient of {} is no longer a view of staging; something called zero_grad or replaced it",
+    if (torch::autograd::impl::try_get_grad_accumulator(owners_[i].tensor) == sinks_[i]) continue;
+    fail(ExitCode::kUsage, "the gradient of {} no longer goes to staging; something replaced its accumulator",
          slots_[i].name);
   }
 }

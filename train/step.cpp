@@ -51,7 +51,7 @@ Step::Step(const model::VlaModel& model, const model::PackingRules& rules, at::D
 StepResult Step::run(const StepInput& input) {
   const auto start = std::chrono::steady_clock::now();
   communicator_.enter(input.step, "compute");
-  buffers_.clear_reduction();
+  buffers_.start_step();
   non_finite_sample_ = -1;
   StepResult result;
   result.guardian = guardian_.run(input.samples.size(), static_cast<std::size_t>(input.plan.micro_batch), work(input));
@@ -76,7 +76,8 @@ StepResult Step::run(const StepInput& input) {
 }
 
 memory::MicroBatchWork Step::work(const StepInput& input) {
-  return {[this, &input](memory::Piece piece) { forward_backward(input, piece); }, [this] { buffers_.clear_staging(); },
+  return {[this, &input](memory::Piece piece) { forward_backward(input, piece); },
+          [this] { buffers_.discard_staging(); },
           [this, &input](memory::Piece piece) {
             return predictor_.bytes(shape_of(input.samples.subspan(piece.begin, piece.count)), input.plan);
           }};
@@ -89,7 +90,7 @@ void Step::forward_backward(const StepInput& input, memory::Piece piece) {
 }
 
 void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor& losses) {
-  buffers_.check_views();
+  buffers_.check_sinks();
   const float* values = losses.data_ptr<float>();
   std::int64_t bad = -1;
   for (std::size_t i = samples.size(); i-- > 0;) {
@@ -98,7 +99,7 @@ void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor
   if (bad < 0 && !buffers_.staging_finite()) bad = samples.front().sample->index;
   if (bad >= 0) {
     if (non_finite_sample_ < 0) non_finite_sample_ = bad;
-    return buffers_.clear_staging();
+    return buffers_.discard_staging();
   }
   buffers_.commit_staging();
   for (std::size_t i = 0; i < samples.size(); ++i) buffers_.extra()[0] += values[i];

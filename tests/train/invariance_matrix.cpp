@@ -51,7 +51,7 @@ std::int64_t place_of(Fault fault, Session& session, std::span<const model::Stre
                        forward_backward(*session.model, model::pack(piece, rules, at::kCPU), recompute,
                                         session.config.batch.effective);
                      }).allocations();
-  session.buffers->clear_staging();
+  session.buffers->discard_staging();
   return fault == Fault::kForward ? forward / 2 : forward + (whole - forward) / 2;
 }
 

@@ -72,7 +72,7 @@ TEST_P(DryEqualsReal, TheSameEventsForAWholeMicroBatchOfAnyShape) {
     const auto real = memory::measured_run(
         [&] { forward_backward(*solo.session.model, model::pack(samples, rules, at::kCPU), recompute_of(plan), 6); },
         true);
-    solo.session.buffers->clear_staging();
+    solo.session.buffers->discard_staging();
     const auto dry = solo.session.dry->micro_batch(shape_of(samples), plan);
     const std::size_t common = std::min(real.events().size(), dry.events().size());
     for (std::size_t i = 0; i < common; ++i) {
@@ -275,12 +275,81 @@ TEST(Step, AValueThatIsNotFiniteSkipsTheUpdateAndNamesTheSample) {
   EXPECT_EQ(third.fatal->code(), ExitCode::kData);
 }
 
-TEST(FlatBuffers, SeesAGradientThatIsNoLongerAView) {
+// Two slots' gradients of one value each, in the whole buffer's first elements.
+at::Tensor filled(const Session& session, std::size_t slot, float value) {
+  const auto range = session.buffers->slots()[slot].range;
+  return at::full({range.end - range.begin}, value);
+}
+
+float first_of(const Session& session, std::size_t slot) {
+  return session.buffers->gradients()[static_cast<std::size_t>(session.buffers->slots()[slot].range.begin)];
+}
+
+TEST(FlatBuffers, CommitsOnTopOfWhatIsCommittedAndKeepsWhatNoGradientReached) {
+  Solo solo(tiny_config(model_dir()));
+  FlatBuffers& buffers = *solo.session.buffers;
+  buffers.start_step();
+  buffers.extra()[0] = 7;
+  buffers.stage(0, filled(solo.session, 0, 1.5F));
+  buffers.commit_staging();
+  EXPECT_EQ(first_of(solo.session, 0), 1.5F);
+  EXPECT_EQ(first_of(solo.session, 1), 0.0F);
+  EXPECT_EQ(buffers.extra()[0], 7.0F);
+  buffers.stage(1, filled(solo.session, 1, 2.0F));
+  buffers.stage(1, filled(solo.session, 1, 0.5F));  // twice in one micro-batch
+  buffers.commit_staging();
+  EXPECT_EQ(first_of(solo.session, 0), 1.5F);
+  EXPECT_EQ(first_of(solo.session, 1), 2.5F);
+  buffers.start_step();
+  EXPECT_EQ(first_of(solo.session, 0), 0.0F) << "a step that commits nothing sums zeros";
+  EXPECT_EQ(buffers.extra()[0], 0.0F);
+}
+
+TEST(FlatBuffers, ForgetsWhatIsDiscarded) {
+  Solo solo(tiny_config(model_dir()));
+  FlatBuffers& buffers = *solo.session.buffers;
+  buffers.start_step();
+  buffers.stage(0, filled(solo.session, 0, 1.0F));
+  buffers.commit_staging();
+  buffers.stage(0, filled(solo.session, 0, std::numeric_limits<float>::infinity()));
+  EXPECT_FALSE(buffers.staging_finite());
+  buffers.discard_staging();
+  EXPECT_TRUE(buffers.staging_finite());
+  EXPECT_EQ(first_of(solo.session, 0), 1.0F);
+  buffers.stage(0, filled(solo.session, 0, 3.0F));
+  buffers.commit_staging();
+  EXPECT_EQ(first_of(solo.session, 0), 4.0F);
+}
+
+TEST(FlatBuffers, TakesAGradientWhoseMemoryIsInAnotherOrder) {
+  Solo solo(tiny_config(model_dir()));
+  FlatBuffers& buffers = *solo.session.buffers;
+  std::size_t slot = 0;
+  const auto parameters = solo.session.model->parameters();
+  while (parameters[slot].tensor.dim() != 2) ++slot;
+  const auto sizes = parameters[slot].tensor.sizes();
+  const at::Tensor gradient = at::randn({sizes[1], sizes[0]}).t();
+  const at::Tensor doubled = (gradient + gradient).contiguous();
+  buffers.start_step();
+  for (int micro_batch = 0; micro_batch < 2; ++micro_batch) {
+    buffers.stage(slot, gradient);
+    buffers.commit_staging();
+  }
+  const auto range = buffers.slots()[slot].range;
+  const auto sums = buffers.gradients().subspan(static_cast<std::size_t>(range.begin));
+  EXPECT_TRUE(std::equal(doubled.data_ptr<float>(), doubled.data_ptr<float>() + doubled.numel(), sums.begin()));
+  at::Tensor broken = gradient.clone().t().contiguous().t();
+  broken.index_put_({0, 1}, std::numeric_limits<float>::quiet_NaN());
+  buffers.stage(slot, broken);
+  EXPECT_FALSE(buffers.staging_finite());
+}
+
+TEST(FlatBuffers, SeesAParameterWhoseGradientGoesElsewhere) {
   auto config = tiny_config(model_dir());
   Solo solo(config);
-  at::Tensor tensor = solo.session.model->parameters().front().tensor;
-  tensor.mutable_grad() = at::Tensor();
-  EXPECT_THROW(solo.session.buffers->check_views(), Error);
+  const at::Tensor tensor = solo.session.model->parameters().front().tensor;
+  torch::autograd::impl::set_grad_accumulator(tensor, {});
+  EXPECT_THROW(solo.session.buffers->check_sinks(), Error);
 }
 
 }  // namespace
