@@ -9,7 +9,7 @@ tools/setup.sh --tests
 tools/build.sh
 for source in bench/*_bench.cpp; do
   name=$(basename "$source" .cpp)
-  case $name in reduction_bench | policy_bench | search_bench) continue ;; esac  # programs of their own kind: below
+  case $name in reduction_bench | policy_bench | search_bench | rivals_bench) continue ;; esac  # programs of their own kind: below
   echo "== $name"
   "build/$name" --benchmark_out="build/$name.json" --benchmark_out_format=json
   .venv/bin/python tools/figures.py "build/$name.json"
@@ -20,6 +20,8 @@ echo "== plimsoll plan, three cards, one core"
 start=$(date +%s%N)
 taskset -c 0 build/plimsoll plan --size 3b --no-table >build/plan.txt
 echo "FIGURE plimsoll plan, Qwen2.5-VL-3B, three budgets, one core = $((($(date +%s%N) - start) / 1000000)) ms"
+echo "== rivals_bench"
+build/rivals_bench
 echo "== search_bench"
 build/search_bench
 echo "== reduction_bench"

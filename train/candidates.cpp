@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "ddp/handshake.h"
+#include "memory/planning/wide.h"
 #include "train/options.h"
 
 namespace plimsoll::train {
@@ -73,6 +74,23 @@ class Stopwatch {
       if (static_cast<double>(spent_) > kMostSeconds * 1e6) return best == 0 ? slowest : best;
     }
     return best;
+  }
+  /// Microseconds of a share of `samples`, cut as the plan says. 0 as above.
+  std::int64_t time_share(memory::Plan plan, std::int64_t samples) {
+    const memory::Cut cut = memory::cut_share(samples, plan.micro_batch);
+    std::int64_t sum = 0;
+    if (cut.whole > 0) {
+      const std::int64_t one = time(plan);
+      if (one == 0) return 0;
+      sum += cut.whole * one;
+    }
+    if (cut.rest > 0) {
+      plan.micro_batch = static_cast<int>(cut.rest);
+      const std::int64_t rest = time(plan);
+      if (rest == 0) return 0;
+      sum += rest;
+    }
+    return sum;
   }
   bool time_is_up() const { return static_cast<double>(spent_) > kMostSeconds * 1e6; }
 
@@ -165,6 +183,32 @@ memory::CostModel measure_costs(Session& session) {
   const std::int64_t share = kWhole + costs.language_recompute + costs.expert_recompute;
   costs.points.push_back({least.micro_batch, std::max<std::int64_t>(1, took * kWhole / share)});
   return costs;
+}
+
+memory::CandidateTable time_contenders(Session& session, const memory::CandidateTable& table,
+                                       const memory::ChoiceLimits& limits, const memory::PolicyState& known) {
+  std::vector<memory::Candidate> all(table.all().begin(), table.all().end());
+  Stopwatch stopwatch(session);
+  std::vector<std::size_t> timed;
+  std::int64_t fastest = 0, modelled = 0, measured = 0;
+  for (std::size_t i = 0; i < all.size() && timed.size() < kContenders && !stopwatch.time_is_up(); ++i) {
+    if (memory::choose(memory::CandidateTable({all[i]}), limits, known) == nullptr) continue;
+    if (fastest == 0) fastest = all[i].microseconds;
+    if (all[i].microseconds - fastest > fastest / kWhole * kContenderGap) break;
+    const std::int64_t took = stopwatch.time_share(all[i].plan, session.share);
+    if (took == 0) continue;
+    timed.push_back(i);
+    modelled += all[i].microseconds;
+    measured += took;
+    all[i].microseconds = took;
+  }
+  if (timed.empty()) return table;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (std::find(timed.begin(), timed.end(), i) != timed.end()) continue;
+    const auto scaled = memory::wide(all[i].microseconds) * measured / memory::wide(modelled);
+    all[i].microseconds = std::max<std::int64_t>(1, memory::saturated(scaled));
+  }
+  return memory::CandidateTable(std::move(all));
 }
 
 std::vector<memory::Plan> allowed_plans(const Config& config, const model::VlaModel& model, std::int64_t share) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "memory/planning/candidates.h"
+#include "memory/planning/predictive.h"
 #include "train/session.h"
 
 namespace plimsoll::train {
@@ -16,12 +17,20 @@ namespace plimsoll::train {
 memory::CostModel measure_costs(Session& session);
 inline constexpr double kMostSeconds = 20.0;
 
+/// Times the contenders, the fastest candidates of `table` that fit: their whole share, as measure_costs times a
+/// micro-batch. What is measured stands in the table instead of what the model says; the others are scaled by what the
+/// contenders took beside what the model had said. Collective.
+memory::CandidateTable time_contenders(Session& session, const memory::CandidateTable& table,
+                                       const memory::ChoiceLimits& limits, const memory::PolicyState& known);
+inline constexpr std::size_t kContenders = 4;
+inline constexpr std::int64_t kContenderGap = 1500;  ///< 1/10000 that a contender may be slower than the fastest
+
 /// The plans that settings and knobs allow: useful micro-batches by recompute, and where every language block is
 /// recomputed offload and the other towers too.
 std::vector<memory::Plan> allowed_plans(const Config& config, const model::VlaModel& model, std::int64_t share);
 
-/// The table of `allowed_plans`, judged on the heaviest micro-batch of the dataset; made by rank 0 and sent to all.
-/// Collective.
+/// The table of `allowed_plans`, judged on the heaviest micro-batch that any rank will draw; made by rank 0 and sent to
+/// all. Collective.
 memory::CandidateTable make_candidates(Session& session);
 
 }  // namespace plimsoll::train

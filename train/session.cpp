@@ -70,6 +70,9 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   dry = std::make_unique<DryStep>(options, static_cast<std::uint64_t>(config.run.seed), config.batch.effective,
                                   kLossSlots + ddp::slot_count(comm.world()));
   heaviest = memory::heaviest(training_shapes(source), static_cast<std::size_t>(share));
+  draws = std::make_unique<Draws>(
+      source, DrawOptions{static_cast<std::uint64_t>(config.run.seed), steps, config.batch.effective, comm.world()},
+      heaviest);
   if (dry->static_bytes() > budget) {
     fail(ExitCode::kMemory, "rank {}: the model alone needs {} and the budget is {} (memory.budget); no plan fits",
          comm.rank(), format_bytes(dry->static_bytes()), format_bytes(budget));

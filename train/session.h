@@ -21,6 +21,7 @@
 #include "train/checkpoint.h"
 #include "train/config.h"
 #include "train/controller.h"
+#include "train/draws.h"
 #include "train/dry_step.h"
 #include "train/step.h"
 
@@ -47,6 +48,7 @@ struct Session {
   data::SampleStream stream;
   std::unique_ptr<data::Loader> loader;  ///< made with the first share
   std::vector<SampleShape> heaviest;     ///< of the training samples, heaviest first, as many as a share has
+  std::unique_ptr<Draws> draws;          ///< what the run will draw
   std::vector<std::int64_t> budgets;     ///< of all ranks at start
   std::int64_t steps = 0;                ///< of the whole run
   std::int64_t share = 0;                ///< largest of any rank
@@ -59,7 +61,7 @@ struct Session {
   /// This rank's share of a step, waiting for the loader; `hold` keeps the samples alive.
   std::vector<model::StreamSample> load_share(std::int64_t step, std::vector<std::shared_ptr<const Sample>>& hold);
   std::filesystem::path checkpoint_root() const;
-  /// Predicted peak of the heaviest micro-batch of `plan`, live bytes included.
+  /// Predicted peak of the heaviest micro-batch that any rank will draw under `plan`, live bytes included.
   std::int64_t predicted_peak(const memory::Plan& plan) const;
   /// Rank 0 writes `state` and all tensors to run.dir/checkpoints; the others wait. Collective. Throws
   /// Error(kCheckpoint) on all ranks when the disk refuses.

@@ -62,8 +62,7 @@ std::int64_t Session::choose_workspace() {
 }
 
 std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
-  const auto count = std::min(heaviest.size(), static_cast<std::size_t>(wanted.micro_batch));
-  return meter.live() + predictor->bytes(total(std::span(heaviest).first(count)), wanted);
+  return meter.live() + predictor->bytes(draws->heaviest(wanted.micro_batch), wanted);
 }
 
 [[noreturn]] void Session::refuse_budget(int rank, std::int64_t needed, std::int64_t bytes) const {
@@ -92,11 +91,11 @@ void Session::choose_plan() {
 void Session::choose_candidate() {
   calibration = read_calibration(*this);
   costs = measure_costs(*this);
-  meter.reset_peak();  // the runs that were timed belong to no step: their peak must not correct a prediction
-  candidates = make_candidates(*this);
   memory::PolicyState fresh;
   fresh.calibration = calibration;
   const memory::ChoiceLimits limits{budgets, memory::parse_fraction(config.memory.target, "memory.target"), 0};
+  candidates = time_contenders(*this, make_candidates(*this), limits, fresh);
+  meter.reset_peak();  // the runs that were timed belong to no step: their peak must not correct a prediction
   const memory::CandidateTable start = start_candidates();
   const memory::Candidate* chosen = memory::first_choice(start, limits, fresh);
   if (chosen == nullptr) {
@@ -188,8 +187,7 @@ void Session::adopt_saved_plan() {
 std::string Session::plan_text() {
   auto breakdown = dry->static_breakdown();
   breakdown["workspace"] += meter.workspace();
-  const auto count = std::min(heaviest.size(), static_cast<std::size_t>(plan.micro_batch));
-  const auto shape = total(std::span(heaviest).first(count));
+  const auto shape = draws->heaviest(plan.micro_batch);
   for (const auto& [label, bytes] : dry->micro_batch(shape, plan).breakdown_at_peak()) {
     breakdown[fmt::format("activations: {}", family_of_label(label))] += bytes;
   }

@@ -4,12 +4,23 @@
 #include <cmath>
 
 #include "core/scope.h"
+#include "memory/planning/packing.h"
 
 namespace plimsoll::train {
 namespace {
 
 std::int64_t milliseconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The share in the order that makes its micro-batches alike.
+std::vector<model::StreamSample> balanced(std::span<const model::StreamSample> samples, int micro_batch) {
+  std::vector<std::int64_t> weights;
+  for (const auto& sample : samples) weights.push_back(memory::weight_of(sample.sample->shape()));
+  std::vector<model::StreamSample> ordered;
+  for (const std::size_t place : memory::balanced_order(weights, static_cast<std::size_t>(micro_batch)))
+    ordered.push_back(samples[place]);
+  return ordered;
 }
 
 }  // namespace
@@ -48,7 +59,10 @@ Step::Step(const model::VlaModel& model, const model::PackingRules& rules, at::D
       options_(options),
       guardian_(meter) {}
 
-StepResult Step::run(const StepInput& input) {
+StepResult Step::run(const StepInput& asked) {
+  const auto samples = balanced(asked.samples, asked.plan.micro_batch);
+  StepInput input = asked;
+  input.samples = samples;
   const auto start = std::chrono::steady_clock::now();
   communicator_.enter(input.step, "compute");
   buffers_.start_step();

@@ -44,7 +44,7 @@ struct PolicyConfig {
   std::vector<Knob> knobs = {Knob::kMicroBatch};
   KnobRange micro_batch = {1, 64, 1};     ///< samples; the share caps it
   KnobRange resolution = {112, 448, 28};  ///< pixels of the longer side
-  std::int64_t least_gain = 300;          ///< predictive: 1/10000 of a step's time that a change must save more than
+  std::int64_t least_gain = 200;          ///< predictive: 1/10000 of a step's time that a change must save more than
   int first_wait_windows = 2;             ///< predictive: wait after a plan's first failure; doubles with each further
 };
 

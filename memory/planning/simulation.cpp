@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 
 #include "core/error.h"
@@ -26,16 +27,16 @@ struct StepUse {
 class ShareRun {
  public:
   ShareRun(const SyntheticWorld& world, const Plan& plan, int rank, std::int64_t step)
-      : world_(world), plan_(plan), rank_(rank), step_(step) {
+      : world_(world), plan_(plan), rank_(rank), step_(step), lengths_(world.packed(rank, step, plan.micro_batch)) {
     usage.budget_bytes = world.budget(rank, step);
   }
 
   void run() {
-    const std::int64_t first = world_.first_sample(rank_, step_), share = world_.samples(rank_);
+    const auto share = static_cast<std::int64_t>(lengths_.size());
     std::int64_t limit = plan_.micro_batch;
     for (std::int64_t done = 0; done < share;) {
-      const std::int64_t count = piece(first + done, std::min(limit, share - done));
-      if (attempt(world_.length(first + done, count))) {
+      const std::int64_t count = piece(done, std::min(limit, share - done));
+      if (attempt(length(done, count))) {
         done += count;
         continue;
       }
@@ -53,10 +54,14 @@ class ShareRun {
   std::int64_t splits = 0;
 
  private:
+  std::int64_t length(std::int64_t begin, std::int64_t count) const {
+    return std::accumulate(lengths_.begin() + begin, lengths_.begin() + begin + count, std::int64_t{0});
+  }
+
   /// As many samples as are predicted to fit.
-  std::int64_t piece(std::int64_t position, std::int64_t count) {
+  std::int64_t piece(std::int64_t begin, std::int64_t count) {
     const std::int64_t wanted = count;
-    while (count > 1 && world_.predicted(plan_, world_.length(position, count)) > usage.budget_bytes) --count;
+    while (count > 1 && world_.predicted(plan_, length(begin, count)) > usage.budget_bytes) --count;
     if (count < wanted) ++splits;
     return count;
   }
@@ -80,6 +85,7 @@ class ShareRun {
   const Plan& plan_;
   int rank_;
   std::int64_t step_;
+  std::vector<std::int64_t> lengths_;
 };
 
 StepUse run_step(const SyntheticWorld& world, const Plan& plan, std::int64_t step) {

@@ -1,9 +1,11 @@
 #include "memory/planning/synthetic_world.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/philox.h"
+#include "memory/planning/packing.h"
 
 namespace plimsoll::memory {
 namespace {
@@ -72,7 +74,7 @@ std::int64_t SyntheticWorld::multiplier(std::int64_t position) const {
 std::int64_t SyntheticWorld::budget(int rank, std::int64_t step) const {
   const std::vector<std::int64_t>& start = scenario_.budgets;
   std::int64_t bytes = start[std::min(static_cast<std::size_t>(rank), start.size() - 1)];
-  for (const BudgetChange& change : scenario_.changes) {
+  for (const BudgetEvent& change : scenario_.changes) {
     if (change.step <= step && (change.rank < 0 || change.rank == rank)) bytes = change.bytes;
   }
   return bytes;
@@ -97,6 +99,15 @@ std::int64_t SyntheticWorld::length(std::int64_t position, std::int64_t count) c
   const std::int64_t begin = std::min(position, last);
   const std::int64_t end = std::min(position + count, last);
   return sums_[static_cast<std::size_t>(end)] - sums_[static_cast<std::size_t>(begin)];
+}
+
+std::vector<std::int64_t> SyntheticWorld::packed(int rank, std::int64_t step, int micro_batch) const {
+  const std::int64_t first = first_sample(rank, step);
+  std::vector<std::int64_t> drawn_lengths, ordered;
+  for (std::int64_t i = 0; i < samples(rank); ++i) drawn_lengths.push_back(length(first + i, 1));
+  for (const std::size_t i : balanced_order(drawn_lengths, static_cast<std::size_t>(micro_batch)))
+    ordered.push_back(drawn_lengths[i]);
+  return ordered;
 }
 
 std::int64_t SyntheticWorld::activation_bytes(const Plan& plan, std::int64_t length) const {
@@ -139,9 +150,12 @@ std::int64_t SyntheticWorld::heaviest(std::int64_t epoch, int count) const {
   std::int64_t most = 0;
   for (std::int64_t step = epoch * length + 1; step <= end; ++step) {
     for (int rank = 0; rank < ranks(); ++rank) {
-      const std::int64_t first = first_sample(rank, step), share = samples(rank);
-      for (std::int64_t done = 0; done < share; done += count)
-        most = std::max(most, this->length(first + done, std::min<std::int64_t>(count, share - done)));
+      const std::vector<std::int64_t> lengths = packed(rank, step, count);
+      const auto share = static_cast<std::ptrdiff_t>(lengths.size());
+      for (std::ptrdiff_t done = 0; done < share; done += count) {
+        const std::ptrdiff_t last = std::min<std::ptrdiff_t>(done + count, share);
+        most = std::max(most, std::accumulate(lengths.begin() + done, lengths.begin() + last, std::int64_t{0}));
+      }
     }
   }
   return most;

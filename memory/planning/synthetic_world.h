@@ -34,7 +34,7 @@ struct Lengths {
 };
 
 /// From step `step` on, rank `rank` (-1: every rank) may use `bytes`.
-struct BudgetChange {
+struct BudgetEvent {
   std::int64_t step = 0;
   int rank = -1;
   std::int64_t bytes = 0;
@@ -67,7 +67,7 @@ struct Scenario {
   SyntheticModel model;
   Lengths lengths;
   Surprises surprises;
-  std::vector<BudgetChange> changes;
+  std::vector<BudgetEvent> changes;
   std::vector<ScriptPart> script;  ///< not empty: peaks are given, and nothing above but ranks is used
   Plan first;                      ///< scripted: the plan at the start
   std::uint64_t seed = 1;
@@ -91,6 +91,8 @@ class SyntheticWorld {
 
   /// Sum of the lengths of `count` samples from `position` on, 1/1000.
   std::int64_t length(std::int64_t position, std::int64_t count) const;
+  /// Lengths of a rank's samples in the order in which they run in micro-batches of that size (packing.h).
+  std::vector<std::int64_t> packed(int rank, std::int64_t step, int micro_batch) const;
   /// Bytes that a micro-batch of that length is predicted to need under the plan.
   std::int64_t predicted(const Plan& plan, std::int64_t length) const;
   /// What it needs in truth. `started`: the first step of this process, since which it leaks.

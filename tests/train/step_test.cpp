@@ -7,6 +7,7 @@
 #include <set>
 
 #include "memory/dry_run.h"
+#include "memory/planning/packing.h"
 #include "tests/train/tiny_run.h"
 #include "train/source.h"
 
@@ -128,11 +129,7 @@ TEST(DryStep, StaticBytesEqualTheRealModels) {
 
 // Every allocation of a step fails in turn: nothing is held after the drain, every sample is trained once, the result
 // is equal to the bit.
-class FailEverywhere : public testing::TestWithParam<std::tuple<int, int>> {};
-
-TEST_P(FailEverywhere, NothingIsLostAndNothingIsHeld) {
-  const auto [recompute, threads] = GetParam();
-  auto config = tiny_config(model_dir());
+void fail_everywhere(Config config, const memory::Plan& plan, int threads) {
   config.batch.effective = 2;
   Solo solo(config);
   at::set_num_threads(threads);
@@ -140,9 +137,8 @@ TEST_P(FailEverywhere, NothingIsLostAndNothingIsHeld) {
   const auto samples = s.load_share(1, solo.hold);
   StepInput input;
   input.samples = samples;
-  input.plan = s.plan;
+  input.plan = plan;
   input.plan.micro_batch = 1;  // a failed piece of one fails the step, and the step is replayed whole: bit-equal
-  input.plan.recompute_blocks = recompute;
   const std::vector<float> weights(s.buffers->parameters().begin(), s.buffers->parameters().end());
   const auto restart = [&] {
     std::ranges::copy(weights, s.buffers->parameters().begin());
@@ -179,10 +175,65 @@ TEST_P(FailEverywhere, NothingIsLostAndNothingIsHeld) {
   EXPECT_EQ(held, 0);
   at::set_num_threads(1);
 }
+
+class FailEverywhere : public testing::TestWithParam<std::tuple<int, int>> {};
+
+TEST_P(FailEverywhere, NothingIsLostAndNothingIsHeld) {
+  memory::Plan plan;
+  plan.recompute_blocks = std::get<0>(GetParam());
+  fail_everywhere(tiny_config(model_dir()), plan, std::get<1>(GetParam()));
+}
 INSTANTIATE_TEST_SUITE_P(Points, FailEverywhere, testing::Combine(testing::Values(0, 2, 4), testing::Values(1, 2)),
                          [](const auto& cell) {
                            return fmt::format("Recompute{}Threads{}", std::get<0>(cell.param), std::get<1>(cell.param));
                          });
+
+// A vision tower with adapters is recomputed like the others.
+Config adapted_config() {
+  Config config = tiny_config(model_dir());
+  config.lora.targets = R"(.*(blocks|layers).*(qkv|q_proj|v_proj|down_proj))";
+  return config;
+}
+
+memory::Plan every_tower_recomputed(const model::VlaModel& model, bool offload) {
+  memory::Plan plan;
+  plan.recompute_blocks = model.language_blocks();
+  plan.recompute_vision = model.vision_blocks();
+  plan.recompute_expert = model.expert_blocks();
+  plan.offload = offload;
+  return plan;
+}
+
+TEST(EveryTower, RecomputedOrOffloadedTrainsTheSame) {
+  const auto trained = [](int way) {
+    Solo solo(adapted_config());
+    solo.session.plan.micro_batch = 2;
+    if (way > 0) {
+      EXPECT_GT(solo.session.model->vision_blocks(), 0);
+      EXPECT_GT(solo.session.model->expert_blocks(), 0);
+      solo.session.plan = every_tower_recomputed(*solo.session.model, way == 2);
+      solo.session.plan.micro_batch = 2;
+    }
+    return train_steps(solo.session, 4);
+  };
+  const Trained plain = trained(0);
+  for (const int way : {1, 2}) {
+    const Trained again = trained(way);
+    for (std::size_t i = 0; i < plain.losses.size(); ++i)
+      EXPECT_NEAR(again.losses[i] / plain.losses[i], 1.0, 1e-5) << "step " << i + 1;
+    EXPECT_LT(relative_l2(again.values, plain.values), 1e-5);
+  }
+}
+
+TEST(EveryTower, RecomputedLosesAndHoldsNothingAtAFailureAnywhere) {
+  const Config config = adapted_config();
+  memory::Plan plan;
+  {
+    Solo solo(config);
+    plan = every_tower_recomputed(*solo.session.model, true);
+  }
+  fail_everywhere(config, plan, 1);
+}
 
 // Steps of one run, the weights after them, and what the guardian met on the way.
 struct Shaken {
@@ -273,6 +324,39 @@ TEST(Step, AValueThatIsNotFiniteSkipsTheUpdateAndNamesTheSample) {
   const StepResult third = s.step->run(input);  // the third in a row ends the job
   ASSERT_TRUE(third.fatal);
   EXPECT_EQ(third.fatal->code(), ExitCode::kData);
+}
+
+// What a plan was judged on holds for every micro-batch that a rank draws, whatever the sizes.
+TEST(Step, DrawsNoMicroBatchThatIsHeavierThanThePlanWasJudgedOn) {
+  auto config = tiny_config(model_dir());
+  config.train.max_steps = 12;
+  Solo solo(config);
+  Session& s = solo.session;
+  bool reordered = false;
+  for (int step = 1; step <= 12; ++step) {
+    StepInput input;
+    input.step = step;
+    input.plan = s.plan;
+    input.plan.micro_batch = 1 + step % 4;
+    const auto samples = s.load_share(step, solo.hold);
+    input.samples = samples;
+    const auto most = s.draws->heaviest(input.plan.micro_batch);
+    std::vector<std::int64_t> weights, tokens, patches;
+    for (const auto& sample : samples) {
+      const SampleShape shape = sample.sample->shape();
+      weights.push_back(memory::weight_of(shape));
+      tokens.push_back(shape.tokens);
+      patches.push_back(shape.patches);
+    }
+    const auto size = static_cast<std::size_t>(input.plan.micro_batch);
+    const auto order = memory::balanced_order(weights, size);
+    reordered = reordered || !std::is_sorted(order.begin(), order.end());
+    EXPECT_LE(memory::heaviest_micro_batch(tokens, order, size), most.tokens);
+    EXPECT_LE(memory::heaviest_micro_batch(patches, order, size), most.patches);
+    const std::int64_t judged = s.predicted_peak(input.plan);
+    EXPECT_LE(s.step->run(input).guardian.predicted_peak, judged) << "step " << step;
+  }
+  EXPECT_TRUE(reordered) << "the samples are of different sizes";
 }
 
 // Two slots' gradients of one value each, in the whole buffer's first elements.

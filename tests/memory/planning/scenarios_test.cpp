@@ -116,7 +116,7 @@ class PredictiveScenarios : public testing::TestWithParam<std::string> {
   /// The start, and every step at which a budget changes.
   static std::vector<std::int64_t> disturbances(const Scenario& scenario) {
     std::set<std::int64_t> steps{1};
-    for (const BudgetChange& change : scenario.changes) steps.insert(change.step);
+    for (const BudgetEvent& change : scenario.changes) steps.insert(change.step);
     for (std::int64_t step = 1; scenario.epoch_steps > 0 && step <= scenario.steps; step += scenario.epoch_steps)
       steps.insert(step);
     return {steps.begin(), steps.end()};

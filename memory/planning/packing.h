@@ -1,0 +1,29 @@
+#pragma once
+// The order in which a rank works off its share, so that no micro-batch is much heavier than the others. Pure; any
+// thread.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/sample.h"
+
+namespace plimsoll::memory {
+
+/// What a sample counts when a share is balanced.
+inline std::int64_t weight_of(const SampleShape& shape) { return shape.tokens + shape.patches; }
+
+/// The order in which to take the samples of a share with these weights (not negative; any unit), when it is cut into
+/// consecutive micro-batches of `micro_batch` samples and a rest: result[i] is the place in the share of the i-th
+/// sample to run. The heaviest samples are dealt out first, each to the lightest micro-batch that is not full (longest
+/// processing time first: R. L. Graham, Bounds on Multiprocessing Timing Anomalies, 1969). Within a micro-batch samples
+/// keep their order; a share whose heaviest micro-batch would not become lighter keeps it altogether. Equal on every
+/// rank and in every replay: it depends on nothing but its arguments.
+std::vector<std::size_t> balanced_order(std::span<const std::int64_t> weights, std::size_t micro_batch);
+
+/// The largest sum of one value over each of those micro-batches; `order` is balanced_order's.
+std::int64_t heaviest_micro_batch(std::span<const std::int64_t> values, std::span<const std::size_t> order,
+                                  std::size_t micro_batch);
+
+}  // namespace plimsoll::memory

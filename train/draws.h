@@ -1,0 +1,46 @@
+#pragma once
+// The micro-batches that a run will draw: the stream of samples is known before step 1, and so is how each share will
+// be cut.
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "core/sample.h"
+#include "data/sample_source.h"
+#include "memory/predictor.h"
+
+namespace plimsoll::train {
+
+/// What decides who draws what.
+struct DrawOptions {
+  std::uint64_t seed = 0;            ///< of the sample stream
+  std::int64_t steps = 1;            ///< of the whole run
+  std::int64_t effective_batch = 1;  ///< samples a step, over all ranks
+  int world = 1;
+};
+
+/// Shapes of all samples in the order in which a run draws them. The same on every rank. One thread.
+class Draws {
+ public:
+  /// Beyond this many draws they are not looked through.
+  static constexpr std::int64_t kMost = std::int64_t{1} << 20;
+
+  /// `heaviest`: of the training samples, heaviest first; they stand for every micro-batch of a run of more than kMost
+  /// draws.
+  Draws(const data::SampleSource& source, const DrawOptions& options, std::vector<SampleShape> heaviest);
+
+  /// At least what any micro-batch of `micro_batch` samples weighs that any rank will draw, in the order of
+  /// memory::balanced_order: the most tokens and the most patches, which need not be of the same one.
+  memory::MicroBatchShape heaviest(int micro_batch);
+
+ private:
+  memory::MicroBatchShape found(std::size_t micro_batch) const;
+
+  DrawOptions options_;
+  std::vector<SampleShape> heaviest_;
+  std::vector<SampleShape> shapes_;  ///< by position in the stream; empty for a longer run
+  std::map<int, memory::MicroBatchShape> known_;
+};
+
+}  // namespace plimsoll::train
