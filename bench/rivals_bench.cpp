@@ -191,10 +191,8 @@ class PlainTrainer {
     const double norm = l2_norm(buffers.gradients());
     const float scale = norm > options.clip_norm ? static_cast<float>(options.clip_norm / (norm + 1e-6)) : 1.0F;
     for (const auto group : {model::ParameterGroup::kVlm, model::ParameterGroup::kExpert}) {
-      const auto [begin, end] = buffers.group(group);
-      const auto cut = [begin, end](std::span<float> whole) {
-        return whole.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
-      };
+      const FlatRange range = buffers.group(group);
+      const auto cut = [&range](std::span<float> whole) { return part(whole, range); };
       adamw_update(cut(buffers.parameters()), cut(buffers.gradients()), cut(buffers.first_moment()),
                    cut(buffers.second_moment()), scale, ++updates_,
                    group == model::ParameterGroup::kVlm ? options.adapters : options.expert);
@@ -259,7 +257,7 @@ class PlainTrainer {
       micro_ = known + (unknown - known) / 2;
       session_.buffers->start_step();
       bool ran = true;
-      for (int i = 0; i < 3 && ran; ++i) ran = accumulate(drawn_.at(position_ + i * micro_, micro_));
+      for (int i = 0; i < 3 && ran; ++i) ran = accumulate(drawn_.at(position_ + std::int64_t{i} * micro_, micro_));
       (ran ? known : unknown) = micro_;
     }
     micro_ = known;

@@ -18,6 +18,11 @@ struct FlatRange {
   std::int64_t begin = 0, end = 0;
 };
 
+/// A range of one of the buffers.
+inline std::span<float> part(std::span<float> buffer, const FlatRange& range) {
+  return buffer.subspan(static_cast<std::size_t>(range.begin), static_cast<std::size_t>(range.end - range.begin));
+}
+
 /// One parameter's place.
 struct FlatSlot {
   std::string name;

@@ -143,12 +143,10 @@ double Step::update(const StepInput& input) {
   const double clip = options_.clip_norm;
   const float scale = clip > 0 && norm > clip ? static_cast<float>(clip / (norm + 1e-6)) : 1.0F;
   for (const auto group : {model::ParameterGroup::kVlm, model::ParameterGroup::kExpert}) {
-    const auto [begin, end] = buffers_.group(group);
+    const FlatRange range = buffers_.group(group);
     AdamWOptions options = group == model::ParameterGroup::kVlm ? options_.adapters : options_.expert;
     options.learning_rate *= input.learning_rate_factor;
-    const auto cut = [begin, end](std::span<float> all) {
-      return all.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
-    };
+    const auto cut = [&range](std::span<float> all) { return part(all, range); };
     adamw_update(cut(buffers_.parameters()), cut(buffers_.gradients()), cut(buffers_.first_moment()),
                  cut(buffers_.second_moment()), scale, input.updates + 1, options);
   }
