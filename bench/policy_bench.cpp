@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/program.h"
 #include "bench/rivals.h"
 #include "core/bytes.h"
 #include "core/error.h"
@@ -162,12 +163,4 @@ void run() {
 }  // namespace
 }  // namespace plimsoll::bench
 
-int main() {
-  try {
-    plimsoll::bench::run();
-    return 0;
-  } catch (const plimsoll::Error& error) {
-    fmt::print(stderr, "{}\n", error.what());
-    return static_cast<int>(error.code());
-  }
-}
+int main() { return plimsoll::bench::exit_code_of(plimsoll::bench::run); }

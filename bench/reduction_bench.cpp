@@ -105,17 +105,11 @@ void run(int steps, int pairs) {
 }  // namespace plimsoll::train
 
 int main(int argc, char** argv) {
-  try {
-    plimsoll::memory::CpuAllocator::install();
-    at::set_num_threads(1);
+  return plimsoll::train::tiny_bench_program([&] {
     const int steps = argc > 1 ? std::atoi(argv[1]) : 30;
     const int pairs = argc > 2 ? std::atoi(argv[2]) : 20;
     if (steps < 1 || pairs < 1)
       plimsoll::fail(plimsoll::ExitCode::kUsage, "usage: reduction_bench [steps >= 1] [pairs >= 1]");
     plimsoll::train::run(steps, pairs);
-    return 0;
-  } catch (const plimsoll::Error& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return static_cast<int>(error.code());
-  }
+  });
 }

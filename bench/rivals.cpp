@@ -13,36 +13,38 @@ using memory::Plan;
 using memory::SyntheticWorld;
 
 /// A data-parallel loop that knows nothing of memory.
-class Trainer {
+class Trainer : RivalPolicy {
  public:
   Trainer(Rival rival, const SyntheticWorld& world, const RivalCosts& costs)
-      : rival_(rival), world_(world), costs_(costs), effective_(world.scenario().effective) {
+      : RivalPolicy(rival, world.scenario().effective, world.ranks(), world.scenario().model.language_blocks),
+        world_(world),
+        costs_(costs) {
     outcome_.policy = name_of(rival);
-    largest_ = static_cast<int>(world.share());
-    plan_.micro_batch = static_cast<int>(world.share());
     if (rival == Rival::kFixedTable) {
-      plan_.micro_batch = std::min(plan_.micro_batch, row(world.budget(0, 1)));
-      plan_.recompute_blocks = world.scenario().model.language_blocks;
+      start_with(row(world.budget(0, 1)));
     } else if (!single_fits()) {
-      plan_.recompute_blocks = world.scenario().model.language_blocks;
+      recompute_all();
     }
   }
 
   Outcome go() {
     if (rival_ == Rival::kBinarySearch) search();
     const std::int64_t end = world_.scenario().steps * world_.scenario().effective;
-    while (position_ < end && outcome_.finished) {
+    while (position_ < end && finished_) {
       if (step()) {
         position_ += effective_;
         ++outcome_.steps;
         ++since_checkpoint_;
         if (since_checkpoint_ == costs_.checkpoint_every) save();
       } else {
+        ++outcome_.retries;
+        outcome_.changes.push_back(clock_);
         recover();
       }
     }
     outcome_.samples = position_;
     outcome_.last = plan_;
+    outcome_.finished = finished_;
     outcome_.effective_batch_kept = effective_ == world_.scenario().effective;
     return outcome_;
   }
@@ -107,49 +109,9 @@ class Trainer {
     return true;
   }
 
-  void recover() {
-    ++outcome_.retries;
-    outcome_.changes.push_back(clock_);
-    switch (rival_) {
-      case Rival::kHalving:
-        if (plan_.micro_batch == 1) return recompute();
-        plan_.micro_batch = (plan_.micro_batch + 1) / 2;
-        return;
-      case Rival::kNineTenths:
-        if (plan_.micro_batch == 1) return recompute();
-        plan_.micro_batch = plan_.micro_batch * 9 / 10;
-        effective_ = static_cast<std::int64_t>(plan_.micro_batch) * world_.ranks();
-        return back(costs_.loop_restart_us);
-      case Rival::kFixedTable:
-        if (plan_.micro_batch == 1) return recompute();
-        plan_.micro_batch /= 2;
-        return new_process();
-      case Rival::kBinarySearch:
-        // What has failed is not tried again, or the same samples would end the job for ever.
-        largest_ = plan_.micro_batch - 1;
-        new_process();
-        return search();
-    }
-  }
-
-  /// The user's last resort. What starts large starts large again then.
-  void recompute() {
-    const int all = world_.scenario().model.language_blocks;
-    if (plan_.recompute_blocks == all) {
-      outcome_.finished = false;
-      return;
-    }
-    plan_.recompute_blocks = all;
-    if (rival_ == Rival::kHalving || rival_ == Rival::kNineTenths) {
-      plan_.micro_batch = static_cast<int>(world_.share());
-      effective_ = world_.scenario().effective;
-    }
-    new_process();
-  }
-
-  void new_process() {
-    back(costs_.process_restart_us);
-    started_ = clock_;
+  void restart(Restart how) override {
+    back(how == Restart::kLoop ? costs_.loop_restart_us : costs_.process_restart_us);
+    if (how == Restart::kProcess) started_ = clock_;
   }
 
   void back(std::int64_t cost) {
@@ -166,24 +128,8 @@ class Trainer {
     since_checkpoint_ = 0;
   }
 
-  void search() {
-    int known = 0, unknown = largest_ + 1;
-    while (unknown - known > 1) {
-      const int middle = known + (unknown - known) / 2;
-      (trial(middle) ? known : unknown) = middle;
-    }
-    if (known == 0) return recompute_and_search();
-    plan_.micro_batch = known;
-  }
-
-  void recompute_and_search() {
-    recompute();
-    largest_ = static_cast<int>(world_.share());
-    if (outcome_.finished) search();
-  }
-
-  bool trial(int micro_batch) {
-    plan_.micro_batch = micro_batch;
+  bool trial() override {
+    const int micro_batch = plan_.micro_batch;
     outcome_.microseconds += costs_.trial_us;
     const std::int64_t now = clock();
     for (int i = 0; i < costs_.trial_steps; ++i) {
@@ -201,12 +147,8 @@ class Trainer {
     return true;
   }
 
-  Rival rival_;
   const SyntheticWorld& world_;
   RivalCosts costs_;
-  Plan plan_;
-  int largest_ = 1;  ///< that the search tries
-  std::int64_t effective_;
   std::int64_t position_ = 0;
   std::int64_t saved_ = 0;             ///< position of the last checkpoint
   std::int64_t since_checkpoint_ = 0;  ///< steps
@@ -216,20 +158,6 @@ class Trainer {
 };
 
 }  // namespace
-
-const char* name_of(Rival rival) {
-  switch (rival) {
-    case Rival::kHalving:
-      return "halving";
-    case Rival::kNineTenths:
-      return "nine-tenths";
-    case Rival::kFixedTable:
-      return "fixed-table";
-    case Rival::kBinarySearch:
-      return "binary-search";
-  }
-  return "";
-}
 
 Outcome run_rival(Rival rival, const SyntheticWorld& world, const RivalCosts& costs) {
   return Trainer(rival, world, costs).go();

@@ -1,5 +1,5 @@
-// Our predictive policy beside what other trainers do (bench/rivals.h), in real steps of the tiny model under real
-// budgets. Run it
+// Our predictive policy beside what other trainers do (bench/rival_policy.h), in real steps of the tiny model under
+// real budgets. Run it
 //   build/rivals_bench [rounds, 3]
 // One rank, one thread, a share of 8. In each round every trainer runs the scenario once, so that whatever else the
 // machine does hits all alike; a ratio is the median over rounds. Counted are all seconds from the first step on:
@@ -16,13 +16,12 @@
 #include <string>
 #include <vector>
 
-#include "bench/rivals.h"
+#include "bench/rival_policy.h"
 #include "bench/tiny_session.h"
 #include "core/error.h"
 #include "data/sample_stream.h"
 #include "memory/guardian.h"
 #include "model/init_model.h"
-#include "train/adamw.h"
 #include "train/options.h"
 #include "train/source.h"
 
@@ -112,20 +111,15 @@ Run run_ours(Config config, const data::SampleSource& source, Drawn& drawn, cons
 }
 
 /// A loop that knows nothing of memory, over the same model and samples, with the same kernels and optimiser.
-class PlainTrainer {
+class PlainTrainer : bench::RivalPolicy {
  public:
-  PlainTrainer(Rival rival, const Config& config, const data::SampleSource& source, Drawn& drawn,
-               const Scenario& scenario)
-      : rival_(rival),
+  PlainTrainer(Rival rival, Session& session, Drawn& drawn, const Scenario& scenario)
+      : RivalPolicy(rival, kBatch, 1, session.model->language_blocks()),
         scenario_(scenario),
         drawn_(drawn),
-        communicator_(ddp::make_solo()),
-        session_(limited(config, scenario), *communicator_, source),
-        rules_(session_.model->packing_rules(static_cast<std::uint64_t>(config.run.seed), false)) {
-    if (rival == Rival::kFixedTable) {
-      micro_ = 2;
-      recompute_ = session_.model->language_blocks();
-    }
+        session_(session),
+        rules_(session.model->packing_rules(static_cast<std::uint64_t>(session.config.run.seed), false)) {
+    if (rival == Rival::kFixedTable) start_with(2);
     save();
   }
 
@@ -133,19 +127,14 @@ class PlainTrainer {
     run_.seconds = seconds_of([&] {
       set_budget();
       if (rival_ == Rival::kBinarySearch) search();
-      while (position_ < scenario_.samples() && run_.finished) step();
+      while (position_ < scenario_.samples() && finished_) step();
     });
     run_.kept = effective_ == kBatch;
+    run_.finished = finished_;
     return run_;
   }
 
  private:
-  static Config limited(Config config, const Scenario& scenario) {
-    config.memory.policy = "reactive";
-    config.memory.budget = std::to_string(scenario.budgets.front());
-    return config;
-  }
-
   void set_budget() {
     furthest_ = std::max(furthest_, position_);
     const auto phase = static_cast<std::size_t>(furthest_ / (kBatch * kPhase));
@@ -157,22 +146,22 @@ class PlainTrainer {
     session_.buffers->start_step();
     if (!accumulate(drawn_.at(position_, effective_))) {
       run_.lost += effective_;
+      ++run_.failures;
       return recover();
     }
-    update();
+    apply_gradients(*session_.buffers, step_options(session_.config), 1.0, updates_++);
     position_ += effective_;
     if (++since_checkpoint_ == kCheckpointEvery) save();
   }
 
   bool accumulate(const std::vector<model::StreamSample>& samples) {
     const std::span<const model::StreamSample> all(samples);
-    memory::Plan plan;
-    plan.recompute_blocks = recompute_;
+    const auto micro_batch = static_cast<std::size_t>(plan_.micro_batch);
     bool failed = false;
     try {
-      for (std::size_t begin = 0; begin < all.size(); begin += static_cast<std::size_t>(micro_)) {
-        const auto piece = all.subspan(begin, std::min(static_cast<std::size_t>(micro_), all.size() - begin));
-        forward_backward(*session_.model, model::pack(piece, rules_, at::kCPU), recompute_of(plan), effective_);
+      for (std::size_t begin = 0; begin < all.size(); begin += micro_batch) {
+        const auto piece = all.subspan(begin, std::min(micro_batch, all.size() - begin));
+        forward_backward(*session_.model, model::pack(piece, rules_, at::kCPU), recompute_of(plan_), effective_);
         session_.buffers->commit_staging();
       }
     } catch (const std::exception&) {
@@ -185,54 +174,8 @@ class PlainTrainer {
     return false;
   }
 
-  void update() {
-    FlatBuffers& buffers = *session_.buffers;
-    const StepOptions options = step_options(session_.config);
-    const double norm = l2_norm(buffers.gradients());
-    const float scale = norm > options.clip_norm ? static_cast<float>(options.clip_norm / (norm + 1e-6)) : 1.0F;
-    for (const auto group : {model::ParameterGroup::kVlm, model::ParameterGroup::kExpert}) {
-      const FlatRange range = buffers.group(group);
-      const auto cut = [&range](std::span<float> whole) { return part(whole, range); };
-      adamw_update(cut(buffers.parameters()), cut(buffers.gradients()), cut(buffers.first_moment()),
-                   cut(buffers.second_moment()), scale, ++updates_,
-                   group == model::ParameterGroup::kVlm ? options.adapters : options.expert);
-    }
-  }
-
-  void recover() {
-    ++run_.failures;
-    switch (rival_) {
-      case Rival::kHalving:
-        if (micro_ == 1) return recompute();
-        micro_ = (micro_ + 1) / 2;
-        return;
-      case Rival::kNineTenths:
-        if (micro_ == 1) return recompute();
-        micro_ = static_cast<int>(micro_ * 9 / 10);
-        effective_ = micro_;
-        return restart();
-      case Rival::kFixedTable:
-        if (micro_ == 1) return void(run_.finished = false);
-        micro_ /= 2;
-        return restart();
-      case Rival::kBinarySearch:
-        largest_ = micro_ - 1;
-        restart();
-        return search();
-    }
-  }
-
-  /// The last resort; what starts large starts large again then.
-  void recompute() {
-    if (recompute_ > 0) return void(run_.finished = false);
-    recompute_ = session_.model->language_blocks();
-    if (rival_ != Rival::kBinarySearch) micro_ = static_cast<int>(kBatch);
-    effective_ = kBatch;
-    restart();
-  }
-
-  /// A new process reads the model again and goes on from the last checkpoint.
-  void restart() {
+  /// Reads the model again, as a new process does, and goes on from the last checkpoint.
+  void restart(Restart) override {
     ++run_.restarts;
     run_.lost += position_ - saved_position_;
     const std::int64_t budget = session_.meter.budget();
@@ -251,34 +194,30 @@ class PlainTrainer {
     since_checkpoint_ = 0;
   }
 
-  void search() {
-    int known = 0, unknown = largest_ + 1;
-    while (unknown - known > 1) {
-      micro_ = known + (unknown - known) / 2;
-      session_.buffers->start_step();
-      bool ran = true;
-      for (int i = 0; i < 3 && ran; ++i) ran = accumulate(drawn_.at(position_ + std::int64_t{i} * micro_, micro_));
-      (ran ? known : unknown) = micro_;
+  bool trial() override {
+    session_.buffers->start_step();
+    for (std::int64_t i = 0; i < 3; ++i) {
+      if (!accumulate(drawn_.at(position_ + i * plan_.micro_batch, plan_.micro_batch))) return false;
     }
-    micro_ = known;
-    if (known > 0) return;
-    recompute();
-    largest_ = static_cast<int>(kBatch);
-    if (run_.finished) search();
+    return true;
   }
 
-  Rival rival_;
   const Scenario& scenario_;
   Drawn& drawn_;
-  std::unique_ptr<ddp::Communicator> communicator_;
-  Session session_;
+  Session& session_;
   model::PackingRules rules_;
-  int micro_ = static_cast<int>(kBatch), largest_ = static_cast<int>(kBatch), recompute_ = 0;
-  std::int64_t effective_ = kBatch;
   std::int64_t position_ = 0, saved_position_ = 0, furthest_ = 0, since_checkpoint_ = 0, updates_ = 0;
   std::vector<float> saved_weights_;
   Run run_;
 };
+
+Run run_rival(Rival rival, Config config, const data::SampleSource& source, Drawn& drawn, const Scenario& scenario) {
+  config.memory.policy = "reactive";
+  config.memory.budget = std::to_string(scenario.budgets.front());
+  const auto communicator = ddp::make_solo();
+  Session session(config, *communicator, source);
+  return PlainTrainer(rival, session, drawn, scenario).go();
+}
 
 /// Bytes of a plan of the table with nothing offloaded and no other tower recomputed, over the target.
 std::int64_t budget_for(const Session& session, int micro_batch, int recompute) {
@@ -319,7 +258,7 @@ Ratios round(const Config& config, const data::SampleSource& source, Drawn& draw
   fmt::print("| {} | {}, at last {} | {}, at last {} | {:.1f} s |", scenario.name, cell(ours, scenario),
              memory::to_string(ours.last), cell(fuller, scenario), memory::to_string(fuller.last), ours.start_seconds);
   for (const Rival rival : bench::kRivals) {
-    const Run run = PlainTrainer(rival, config, source, drawn, scenario).go();
+    const Run run = run_rival(rival, config, source, drawn, scenario);
     const std::string name = bench::name_of(rival);
     ratios[name] = run.finished ? run.seconds / ours.seconds : 1e9;
     ratios[name + ", target 0.95"] = run.finished ? run.seconds / fuller.seconds : 1e9;
@@ -374,17 +313,11 @@ void run(const std::filesystem::path& folder, int rounds) {
 }  // namespace plimsoll::train
 
 int main(int argc, char** argv) {
-  try {
-    plimsoll::memory::CpuAllocator::install();
-    at::set_num_threads(1);
+  return plimsoll::train::tiny_bench_program([&] {
     const int rounds = argc > 1 ? std::atoi(argv[1]) : 3;
     if (rounds < 1) plimsoll::fail(plimsoll::ExitCode::kUsage, "usage: rivals_bench [rounds >= 1]");
     const auto folder = std::filesystem::temp_directory_path() / fmt::format("plimsoll-rivals-bench-{}", ::getpid());
     plimsoll::train::run(folder, rounds);
     std::filesystem::remove_all(folder);
-    return 0;
-  } catch (const plimsoll::Error& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return static_cast<int>(error.code());
-  }
+  });
 }

@@ -127,9 +127,7 @@ void run(const fs::path& folder, int count, int pairs) {
 }  // namespace plimsoll::train
 
 int main(int argc, char** argv) {
-  try {
-    plimsoll::memory::CpuAllocator::install();
-    at::set_num_threads(1);
+  return plimsoll::train::tiny_bench_program([&] {
     const int budgets = argc > 1 ? std::atoi(argv[1]) : 5;
     const int pairs = argc > 2 ? std::atoi(argv[2]) : 5;
     if (budgets < 1 || pairs < 1)
@@ -137,9 +135,5 @@ int main(int argc, char** argv) {
     const auto folder = std::filesystem::temp_directory_path() / fmt::format("plimsoll-search-bench-{}", ::getpid());
     plimsoll::train::run(folder, budgets, pairs);
     std::filesystem::remove_all(folder);
-    return 0;
-  } catch (const plimsoll::Error& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return static_cast<int>(error.code());
-  }
+  });
 }

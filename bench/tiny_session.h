@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "bench/program.h"
 #include "train/session.h"
 
 namespace plimsoll::train {
@@ -45,6 +46,15 @@ inline double time_step_ms(Session& session, std::int64_t number, const memory::
   const double spent = time_ms([&] { result = session.step->run(input); });
   if (result.fatal) throw *result.fatal;
   return spent;
+}
+
+/// main() of a benchmark of the tiny model on one thread: `program` in the budgeted allocator. Returns the exit code.
+int tiny_bench_program(const auto& program) {
+  return bench::exit_code_of([&] {
+    memory::CpuAllocator::install();
+    at::set_num_threads(1);
+    program();
+  });
 }
 
 inline double median(std::vector<double> values) {

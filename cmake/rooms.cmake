@@ -103,7 +103,8 @@ endfunction()
 
 # Every bench/*_bench.cpp is a program of its own. policy_bench needs no torch.
 function(plimsoll_benchmarks folder)
-  add_executable(policy_bench ${CMAKE_SOURCE_DIR}/${folder}/policy_bench.cpp ${CMAKE_SOURCE_DIR}/${folder}/rivals.cpp)
+  add_executable(policy_bench ${CMAKE_SOURCE_DIR}/${folder}/policy_bench.cpp ${CMAKE_SOURCE_DIR}/${folder}/rivals.cpp
+                              ${CMAKE_SOURCE_DIR}/${folder}/rival_policy.cpp)
   plimsoll_options(policy_bench)
   target_link_libraries(policy_bench PRIVATE plimsoll_planning plimsoll_ddp)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*_bench.cpp)
@@ -115,5 +116,5 @@ function(plimsoll_benchmarks folder)
     target_link_libraries(${target} PRIVATE plimsoll_train benchmark::benchmark)
     plimsoll_torch(${target})
   endforeach()
-  target_sources(rivals_bench PRIVATE ${CMAKE_SOURCE_DIR}/${folder}/rivals.cpp)
+  target_sources(rivals_bench PRIVATE ${CMAKE_SOURCE_DIR}/${folder}/rival_policy.cpp)
 endfunction()

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "ddp/handshake.h"
+#include "memory/planning/packing.h"
 #include "memory/planning/wide.h"
 #include "train/options.h"
 
@@ -38,10 +39,7 @@ bool may_offload(const Config& config) {
 // A sample whose weight half of the training samples have at most.
 std::int64_t middling(const data::SampleSource& source) {
   std::vector<std::int64_t> order = source.training();
-  const auto weight = [&](std::int64_t index) {
-    const SampleShape shape = source.shape_of(index);
-    return shape.tokens + shape.patches;
-  };
+  const auto weight = [&](std::int64_t index) { return memory::weight_of(source.shape_of(index)); };
   const auto middle = order.begin() + static_cast<std::ptrdiff_t>(order.size() / 2);
   std::nth_element(order.begin(), middle, order.end(),
                    [&](std::int64_t a, std::int64_t b) { return weight(a) < weight(b); });
@@ -79,16 +77,13 @@ class Stopwatch {
   std::int64_t time_share(memory::Plan plan, std::int64_t samples) {
     const memory::Cut cut = memory::cut_share(samples, plan.micro_batch);
     std::int64_t sum = 0;
-    if (cut.whole > 0) {
+    for (const auto& [size, times] :
+         {std::pair(std::int64_t{plan.micro_batch}, cut.whole), std::pair(cut.rest, std::int64_t{1})}) {
+      if (size == 0 || times == 0) continue;
+      plan.micro_batch = static_cast<int>(size);
       const std::int64_t one = time(plan);
       if (one == 0) return 0;
-      sum += cut.whole * one;
-    }
-    if (cut.rest > 0) {
-      plan.micro_batch = static_cast<int>(cut.rest);
-      const std::int64_t rest = time(plan);
-      if (rest == 0) return 0;
-      sum += rest;
+      sum += times * one;
     }
     return sum;
   }
@@ -205,8 +200,7 @@ memory::CandidateTable time_contenders(Session& session, const memory::Candidate
   if (timed.empty()) return table;
   for (std::size_t i = 0; i < all.size(); ++i) {
     if (std::find(timed.begin(), timed.end(), i) != timed.end()) continue;
-    const auto scaled = memory::wide(all[i].microseconds) * measured / memory::wide(modelled);
-    all[i].microseconds = std::max<std::int64_t>(1, memory::saturated(scaled));
+    all[i].microseconds = std::max<std::int64_t>(1, memory::scaled(all[i].microseconds, measured, modelled));
   }
   return memory::CandidateTable(std::move(all));
 }

@@ -22,11 +22,6 @@ constexpr const char* kState = "state.json";
 constexpr const char* kComplete = "complete.json";
 constexpr std::size_t kKept = 2;
 
-std::span<float> cut(std::span<float> all, const FlatSlot& slot) {
-  return all.subspan(static_cast<std::size_t>(slot.range.begin),
-                     static_cast<std::size_t>(slot.range.end - slot.range.begin));
-}
-
 TensorSource source(const std::string& name, std::span<float> values) {
   return {name, "F32", {static_cast<std::int64_t>(values.size())}, std::as_bytes(values)};
 }
@@ -151,9 +146,9 @@ fs::path write_checkpoint(const fs::path& root, const RunState& state, FlatBuffe
     }
     std::vector<TensorSource> weights, moments;
     for (const auto& slot : buffers.slots()) {
-      weights.push_back(source(slot.name, cut(buffers.parameters(), slot)));
-      moments.push_back(source("first_moment." + slot.name, cut(buffers.first_moment(), slot)));
-      moments.push_back(source("second_moment." + slot.name, cut(buffers.second_moment(), slot)));
+      weights.push_back(source(slot.name, part(buffers.parameters(), slot.range)));
+      moments.push_back(source("first_moment." + slot.name, part(buffers.first_moment(), slot.range)));
+      moments.push_back(source("second_moment." + slot.name, part(buffers.second_moment(), slot.range)));
     }
     write_safetensors(temporary / kWeights, std::move(weights));
     write_safetensors(temporary / kOptimiser, std::move(moments));
@@ -181,9 +176,9 @@ RunState read_checkpoint(const fs::path& folder, FlatBuffers& buffers) {
   const SafetensorsFile weights(folder / kWeights, ExitCode::kCheckpoint);
   const SafetensorsFile moments(folder / kOptimiser, ExitCode::kCheckpoint);
   for (const auto& slot : buffers.slots()) {
-    read_into(weights, slot.name, cut(buffers.parameters(), slot));
-    read_into(moments, "first_moment." + slot.name, cut(buffers.first_moment(), slot));
-    read_into(moments, "second_moment." + slot.name, cut(buffers.second_moment(), slot));
+    read_into(weights, slot.name, part(buffers.parameters(), slot.range));
+    read_into(moments, "first_moment." + slot.name, part(buffers.first_moment(), slot.range));
+    read_into(moments, "second_moment." + slot.name, part(buffers.second_moment(), slot.range));
   }
   return state_from(folder / kState);
 }
@@ -194,7 +189,7 @@ std::size_t read_weights(const fs::path& folder, FlatBuffers& buffers) {
   std::size_t count = 0;
   for (const auto& slot : buffers.slots()) {
     if (weights.find(slot.name) == nullptr) continue;
-    read_into(weights, slot.name, cut(buffers.parameters(), slot));
+    read_into(weights, slot.name, part(buffers.parameters(), slot.range));
     ++count;
   }
   return count;

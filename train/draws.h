@@ -39,7 +39,8 @@ class Draws {
 
   DrawOptions options_;
   std::vector<SampleShape> heaviest_;
-  std::vector<SampleShape> shapes_;  ///< by position in the stream; empty for a longer run
+  /// By position in the stream; empty for a longer run.
+  std::vector<std::int64_t> weights_, tokens_, patches_;
   std::map<int, memory::MicroBatchShape> known_;
 };
 

@@ -85,7 +85,9 @@ StepResult Step::run(const StepInput& asked) {
   }
   agreement_ = result.verdict.next;
   result.loss = buffers_.extra()[0] / buffers_.extra()[1];
-  if (result.verdict.action == ddp::Action::kApply) result.gradient_norm = update(input);
+  if (result.verdict.action == ddp::Action::kApply) {
+    result.gradient_norm = apply_gradients(buffers_, options_, input.learning_rate_factor, input.updates);
+  }
   return result;
 }
 
@@ -138,17 +140,17 @@ ddp::Report Step::report(const StepInput& input, const memory::GuardianReport& g
   return report;
 }
 
-double Step::update(const StepInput& input) {
-  const double norm = l2_norm(buffers_.gradients());
-  const double clip = options_.clip_norm;
+double apply_gradients(FlatBuffers& buffers, const StepOptions& options, double learning_rate_factor,
+                       std::int64_t updates) {
+  const double norm = l2_norm(buffers.gradients());
+  const double clip = options.clip_norm;
   const float scale = clip > 0 && norm > clip ? static_cast<float>(clip / (norm + 1e-6)) : 1.0F;
   for (const auto group : {model::ParameterGroup::kVlm, model::ParameterGroup::kExpert}) {
-    const FlatRange range = buffers_.group(group);
-    AdamWOptions options = group == model::ParameterGroup::kVlm ? options_.adapters : options_.expert;
-    options.learning_rate *= input.learning_rate_factor;
-    const auto cut = [&range](std::span<float> all) { return part(all, range); };
-    adamw_update(cut(buffers_.parameters()), cut(buffers_.gradients()), cut(buffers_.first_moment()),
-                 cut(buffers_.second_moment()), scale, input.updates + 1, options);
+    const FlatRange range = buffers.group(group);
+    AdamWOptions adamw = group == model::ParameterGroup::kVlm ? options.adapters : options.expert;
+    adamw.learning_rate *= learning_rate_factor;
+    adamw_update(part(buffers.parameters(), range), part(buffers.gradients(), range),
+                 part(buffers.first_moment(), range), part(buffers.second_moment(), range), scale, updates + 1, adamw);
   }
   return norm;
 }

@@ -69,7 +69,6 @@ class Step {
   void forward_backward(const StepInput& input, memory::Piece piece);
   void commit(std::span<const model::StreamSample> samples, const at::Tensor& losses);
   ddp::Report report(const StepInput& input, const memory::GuardianReport& guardian, std::int64_t step_ms);
-  double update(const StepInput& input);
 
   const model::VlaModel& model_;
   model::PackingRules rules_;
@@ -83,6 +82,11 @@ class Step {
   ddp::AgreementState agreement_;
   std::int64_t non_finite_sample_ = -1;
 };
+
+/// Norm, clipping and AdamW, in place, over what is committed; `updates` were applied before. Returns the norm before
+/// clipping.
+double apply_gradients(FlatBuffers& buffers, const StepOptions& options, double learning_rate_factor,
+                       std::int64_t updates);
 
 /// Totals of a micro-batch: what its memory depends on.
 memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples);

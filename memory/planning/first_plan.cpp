@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <tuple>
 
+#include "memory/planning/packing.h"
+
 namespace plimsoll::memory {
 
 std::vector<SampleShape> heaviest(std::vector<SampleShape> shapes, std::size_t count) {
-  const auto weight = [](const SampleShape& s) { return std::make_tuple(s.tokens + s.patches, s.tokens); };
+  const auto weight = [](const SampleShape& s) { return std::make_tuple(weight_of(s), s.tokens); };
   count = std::min(count, shapes.size());
   std::partial_sort(shapes.begin(), shapes.begin() + static_cast<std::ptrdiff_t>(count), shapes.end(),
                     [&](const SampleShape& a, const SampleShape& b) { return weight(a) > weight(b); });

@@ -1,7 +1,6 @@
 #include "memory/planning/synthetic_world.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "core/error.h"
 #include "core/philox.h"
@@ -101,12 +100,17 @@ std::int64_t SyntheticWorld::length(std::int64_t position, std::int64_t count) c
   return sums_[static_cast<std::size_t>(end)] - sums_[static_cast<std::size_t>(begin)];
 }
 
-std::vector<std::int64_t> SyntheticWorld::packed(int rank, std::int64_t step, int micro_batch) const {
+std::vector<std::int64_t> SyntheticWorld::lengths(int rank, std::int64_t step) const {
   const std::int64_t first = first_sample(rank, step);
-  std::vector<std::int64_t> drawn_lengths, ordered;
-  for (std::int64_t i = 0; i < samples(rank); ++i) drawn_lengths.push_back(length(first + i, 1));
-  for (const std::size_t i : balanced_order(drawn_lengths, static_cast<std::size_t>(micro_batch)))
-    ordered.push_back(drawn_lengths[i]);
+  std::vector<std::int64_t> drawn;
+  for (std::int64_t i = 0; i < samples(rank); ++i) drawn.push_back(length(first + i, 1));
+  return drawn;
+}
+
+std::vector<std::int64_t> SyntheticWorld::packed(int rank, std::int64_t step, int micro_batch) const {
+  const std::vector<std::int64_t> drawn = lengths(rank, step);
+  std::vector<std::int64_t> ordered;
+  for (const std::size_t i : balanced_order(drawn, static_cast<std::size_t>(micro_batch))) ordered.push_back(drawn[i]);
   return ordered;
 }
 
@@ -150,12 +154,9 @@ std::int64_t SyntheticWorld::heaviest(std::int64_t epoch, int count) const {
   std::int64_t most = 0;
   for (std::int64_t step = epoch * length + 1; step <= end; ++step) {
     for (int rank = 0; rank < ranks(); ++rank) {
-      const std::vector<std::int64_t> lengths = packed(rank, step, count);
-      const auto share = static_cast<std::ptrdiff_t>(lengths.size());
-      for (std::ptrdiff_t done = 0; done < share; done += count) {
-        const std::ptrdiff_t last = std::min<std::ptrdiff_t>(done + count, share);
-        most = std::max(most, std::accumulate(lengths.begin() + done, lengths.begin() + last, std::int64_t{0}));
-      }
+      const std::vector<std::int64_t> drawn = lengths(rank, step);
+      const auto size = static_cast<std::size_t>(count);
+      most = std::max(most, heaviest_micro_batch(drawn, balanced_order(drawn, size), size));
     }
   }
   return most;
