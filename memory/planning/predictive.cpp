@@ -75,14 +75,17 @@ class Planner {
   bool exceeds_a_budget() const { return candidate_ != nullptr && !fitting_.within(*candidate_, kWhole); }
 
   const Candidate* best() const { return fitting_.fastest(); }
-  const Candidate* refuge() const { return fitting_.refuge(); }
-  /// Each voluntary move goes down the table, so that they end: times measured under changing load can be compared with
-  /// each other only so far. What both plans took may speak against a move, never for one.
-  bool gains(const Candidate& next) const {
-    if (!saves(candidate_->microseconds, next.microseconds, config_.least_gain)) return false;
-    const bool known = fitting_.well_measured(*candidate_) && fitting_.well_measured(next);
-    return !known || saves(fitting_.expected(*candidate_), fitting_.expected(next), config_.least_gain);
+  /// The fastest that fits and saves enough. Each voluntary move goes down the table, so that they end: times measured
+  /// under changing load can be compared with each other only so far. What both plans took may speak against a move,
+  /// never for one, and what it says against one plan hides no other.
+  const Candidate* better() const {
+    for (const Candidate& next : table_.all()) {  // fastest first
+      if (!saves(candidate_->microseconds, next.microseconds, config_.least_gain)) return nullptr;
+      if (!refuted(next) && fitting_.fits(next)) return &next;
+    }
+    return nullptr;
   }
+  const Candidate* refuge() const { return fitting_.refuge(); }
   bool in_band() const { return worst_.minus(config_.target - config_.margin) >= 0; }
 
   void hold(Decision& decision, Cause cause, const std::string& why) const {
@@ -149,16 +152,20 @@ class Planner {
 
   void plan(Decision& decision) const {
     if (const auto reason = complaint()) return leave(decision, *reason);
-    const Candidate* best = fitting_.fastest();
-    if (best != nullptr && gains(*best)) {
-      return move(decision, *best,
+    if (const Candidate* next = better()) {
+      return move(decision, *next,
                   {Cause::kPlanned, fmt::format("it fits and saves more than {}", percent(config_.least_gain))});
     }
     hold(decision, in_band() ? Cause::kInBand : Cause::kBest,
-         fmt::format("{} stays{}: {}", to_string(current_), in_band() ? ", inside the band" : "", alternative(best)));
+         fmt::format("{} stays{}: {}", to_string(current_), in_band() ? ", inside the band" : "", alternative(best())));
   }
 
  private:
+  bool refuted(const Candidate& next) const {
+    return fitting_.well_measured(*candidate_) && fitting_.well_measured(next) &&
+           !saves(fitting_.expected(*candidate_), fitting_.expected(next), config_.least_gain);
+  }
+
   const PolicyConfig& config_;
   const WindowSummary& window_;
   const Plan& current_;
@@ -218,7 +225,7 @@ bool settled(const PolicyConfig& config, const WindowSummary& window, const Plan
     return best == nullptr && planner.candidate() != nullptr && planner.refuge() == planner.candidate();
   const bool whole = current.micro_batch >= share && current.recompute_blocks == 0 && current.recompute_vision == 0 &&
                      current.recompute_expert == 0 && !current.offload;
-  return whole || planner.in_band() || best == nullptr || !planner.gains(*best);
+  return whole || planner.in_band() || planner.better() == nullptr;
 }
 
 }  // namespace plimsoll::memory

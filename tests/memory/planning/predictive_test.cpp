@@ -314,6 +314,16 @@ TEST(DecidePredictive, LearnsTheMeanStepOfTheSlowestRank) {
   EXPECT_EQ(state.times[0].windows, 2) << "no time, no lesson";
 }
 
+TEST(DecidePredictive, APlanThatTheStepsSpeakAgainstHidesNoOther) {
+  const CandidateTable table({{k16r18, 4000, 1000}, {k4, 5000, 900}, {k8, 8000, 800}});
+  PolicyState state;
+  state.times = {{k16r18, 1000, 1000, 3}, {k8, 800, 1100, 3}};
+  EXPECT_EQ(decide_predictive(predictive(), window_at(4000), k16r18, table, state).plan, k4);
+  state = {};
+  state.times = {{k16r18, 1000, 1000, 3}, {k4, 900, 1000, 3}, {k8, 800, 1100, 3}};
+  EXPECT_FALSE(decide_predictive(predictive(), window_at(4000), k16r18, table, state).changed);
+}
+
 TEST(DecidePredictive, MeasuredTimesSpeakAgainstAMoveAndNeverForOne) {
   PolicyState state;
   // The table says that k8 saves 8 % against k16r18, both were timed, and it did not.
