@@ -5,7 +5,6 @@
 namespace plimsoll::memory {
 namespace {
 
-constexpr std::int64_t kWellMeasured = 3;                 // windows
 constexpr std::int64_t kLongest = std::int64_t{1} << 50;  // microseconds: 35 years; keeps sums and products in range
 
 bool makes_sense(const MeasuredTime& time) { return time.predicted_microseconds > 0 && time.measured_microseconds > 0; }
@@ -90,12 +89,6 @@ const Candidate* Fitting::fastest() const {
     if (fits(candidate)) return &candidate;
   }
   return nullptr;
-}
-
-bool Fitting::well_measured(const Candidate& candidate) const {
-  return std::any_of(state_.times.begin(), state_.times.end(), [&](const MeasuredTime& time) {
-    return time.plan == candidate.plan && makes_sense(time) && time.windows >= kWellMeasured;
-  });
 }
 
 const Candidate* Fitting::smallest(bool waiting) const {

@@ -42,8 +42,6 @@ class Fitting {
 
   /// The first of the table that fits.
   const Candidate* fastest() const;
-  /// Whether enough windows were timed under it to speak against the table.
-  bool well_measured(const Candidate& candidate) const;
   /// `waiting`: those that wait count too.
   const Candidate* smallest(bool waiting = true) const;
   /// Where a plan that must go goes to, when fastest() finds nothing: the smallest that does not wait, else the

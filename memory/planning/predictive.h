@@ -35,9 +35,8 @@ std::int64_t expected_microseconds(const CandidateTable& table, const Candidate&
 /// window that is not full, or one within the cooldown: hold. Then: a failure or a peak above the target, or a plan
 /// that is no candidate, waits, or is predicted above the target on some rank: the best that fits, or
 /// else the smallest of those that do not wait (of all when every one waits).
-/// Else the fastest that fits of those of which the table says that they save more than least_gain, while the times of
-/// at least three windows under each of the two plans do not say otherwise; else hold, saying which it was compared
-/// with.
+/// Else the fastest that fits, when the table says that it saves more than least_gain; else hold, saying which it was
+/// compared with.
 Decision decide_predictive(const PolicyConfig& config, const WindowSummary& window, const Plan& current,
                            const CandidateTable& table, PolicyState& state);
 
