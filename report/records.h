@@ -39,11 +39,13 @@ struct StepRecord {
   double grad_norm = 0.0;                                   ///< before clipping
   double lr = 0.0;
   double vl_lr = 0.0;
-  std::int64_t samples = 0;       ///< of this step: the effective batch
-  std::int64_t first_sample = 0;  ///< position of its first sample in the sample stream
-  double step_ms = 0.0;           ///< computing up to the reduction, the slowest rank
-  double load_ms = 0.0;           ///< waited for the loader, the slowest rank
-  bool skipped = false;           ///< values were not finite: nothing was updated
+  std::int64_t samples = 0;        ///< of this step: the effective batch
+  std::int64_t first_sample = 0;   ///< position of its first sample in the sample stream
+  double step_ms = 0.0;            ///< computing up to the reduction, the slowest rank
+  std::int64_t micro_batches = 0;  ///< that rank 0 ran: fewer than the accumulation where samples are light, more after
+                                   ///< a split
+  double load_ms = 0.0;            ///< waited for the loader, the slowest rank
+  bool skipped = false;            ///< values were not finite: nothing was updated
   PlanView plan;
   std::vector<RankMemory> ranks;  ///< in rank order
   std::int64_t attempt = 1;       ///< of the run: one more with every restart

@@ -124,6 +124,7 @@ void RunLog::step(const StepView& v) {
   record.samples = config.batch.effective;
   record.first_sample = (v.step - 1) * config.batch.effective;
   record.step_ms = static_cast<double>(slowest(result.reports, &ddp::Report::step_ms));
+  record.micro_batches = result.guardian.micro_batches;
   record.load_ms = static_cast<double>(slowest(result.reports, &ddp::Report::load_ms));
   record.skipped = result.verdict.action == ddp::Action::kSkip;
   record.plan = view(v.plan);

@@ -63,6 +63,8 @@ struct Session {
   std::filesystem::path checkpoint_root() const;
   /// Predicted peak of the heaviest micro-batch that any rank will draw under `plan`, live bytes included.
   std::int64_t predicted_peak(const memory::Plan& plan) const;
+  /// Up to what a step under `plan` may be filled: the predictive policy's micro-batches to what `plan` was judged on.
+  memory::Fill fill(const memory::Plan& plan) const;
   /// Rank 0 writes `state` and all tensors to run.dir/checkpoints; the others wait. Collective. Throws
   /// Error(kCheckpoint) on all ranks when the disk refuses.
   void write_checkpoint();

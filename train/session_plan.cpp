@@ -65,6 +65,14 @@ std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
   return meter.live() + predictor->bytes(draws->heaviest(wanted.micro_batch), wanted);
 }
 
+memory::Fill Session::fill(const memory::Plan& wanted) const {
+  const auto& knobs = config.memory.knobs;
+  const bool turns = std::find(knobs.begin(), knobs.end(), "micro_batch") != knobs.end();
+  if (config.memory.policy != "predictive" || !turns) return {};
+  return {static_cast<int>(std::min(share, config.batch.max_micro)),
+          predictor->bytes(draws->heaviest(wanted.micro_batch), wanted)};
+}
+
 [[noreturn]] void Session::refuse_budget(int rank, std::int64_t needed, std::int64_t bytes) const {
   fail(ExitCode::kMemory,
        "rank {}: a micro-batch of {} needs {} and the budget is {} (memory.budget); no plan fits. Raise the budget, {}"

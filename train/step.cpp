@@ -13,14 +13,17 @@ std::int64_t milliseconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start).count();
 }
 
-// The share in the order that makes its micro-batches alike.
-std::vector<model::StreamSample> balanced(std::span<const model::StreamSample> samples, int micro_batch) {
+std::vector<std::int64_t> weights_of(std::span<const model::StreamSample> samples) {
   std::vector<std::int64_t> weights;
   for (const auto& sample : samples) weights.push_back(memory::weight_of(sample.sample->shape()));
-  std::vector<model::StreamSample> ordered;
-  for (const std::size_t place : memory::balanced_order(weights, static_cast<std::size_t>(micro_batch)))
-    ordered.push_back(samples[place]);
-  return ordered;
+  return weights;
+}
+
+std::vector<model::StreamSample> taken(std::span<const model::StreamSample> samples,
+                                       std::span<const std::size_t> places) {
+  std::vector<model::StreamSample> some;
+  for (const std::size_t place : places) some.push_back(samples[place]);
+  return some;
 }
 
 }  // namespace
@@ -60,7 +63,8 @@ Step::Step(const model::VlaModel& model, const model::PackingRules& rules, at::D
       guardian_(meter) {}
 
 StepResult Step::run(const StepInput& asked) {
-  const auto samples = balanced(asked.samples, asked.plan.micro_batch);
+  const std::size_t micro_batch = this->micro_batch(asked);
+  const auto samples = taken(asked.samples, memory::balanced_order(weights_of(asked.samples), micro_batch));
   StepInput input = asked;
   input.samples = samples;
   const auto start = std::chrono::steady_clock::now();
@@ -68,7 +72,7 @@ StepResult Step::run(const StepInput& asked) {
   buffers_.start_step();
   non_finite_sample_ = -1;
   StepResult result;
-  result.guardian = guardian_.run(input.samples.size(), static_cast<std::size_t>(input.plan.micro_batch), work(input));
+  result.guardian = guardian_.run(input.samples.size(), micro_batch, work(input));
   const auto slots = buffers_.extra().subspan(kLossSlots);
   ddp::pack(report(input, result.guardian, milliseconds_since(start)), communicator_.rank(), slots);
 
@@ -89,6 +93,14 @@ StepResult Step::run(const StepInput& asked) {
     result.gradient_norm = apply_gradients(buffers_, options_, input.learning_rate_factor, input.updates);
   }
   return result;
+}
+
+// Samples of a micro-batch of this rank in this step.
+std::size_t Step::micro_batch(const StepInput& input) {
+  const auto fits = [&](std::span<const std::size_t> places) {
+    return predictor_.bytes(shape_of(taken(input.samples, places)), input.plan) <= input.fill.bytes;
+  };
+  return memory::filled_micro_batch(weights_of(input.samples), input.plan.micro_batch, input.fill.most, fits);
 }
 
 memory::MicroBatchWork Step::work(const StepInput& input) {

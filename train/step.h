@@ -11,6 +11,7 @@
 #include "ddp/communicator.h"
 #include "ddp/report.h"
 #include "memory/guardian.h"
+#include "memory/planning/packing.h"
 #include "memory/planning/plan.h"
 #include "memory/predictor.h"
 #include "model/vla.h"
@@ -35,6 +36,7 @@ struct StepInput {
   std::int64_t updates = 0;                      ///< updates applied before this step: AdamW's time
   std::span<const model::StreamSample> samples;  ///< this rank's share, all loaded
   memory::Plan plan;
+  memory::Fill fill;  ///< up to which micro-batches may be larger than the plan's
   double learning_rate_factor = 1.0;
   bool hash_weights = false;    ///< once a window: report a hash of the weights
   bool stop_requested = false;  ///< this rank was asked to stop
@@ -65,6 +67,7 @@ class Step {
   ddp::AgreementState& agreement() { return agreement_; }
 
  private:
+  std::size_t micro_batch(const StepInput& input);
   memory::MicroBatchWork work(const StepInput& input);
   void forward_backward(const StepInput& input, memory::Piece piece);
   void commit(std::span<const model::StreamSample> samples, const at::Tensor& losses);

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <tuple>
 
+#include "memory/planning/candidates.h"
+
 namespace plimsoll::memory {
 namespace {
 
@@ -54,6 +56,20 @@ std::vector<std::size_t> balanced_order(std::span<const std::int64_t> weights, s
   const bool lighter =
       heaviest_micro_batch(weights, order, micro_batch) < heaviest_micro_batch(weights, as_given, micro_batch);
   return lighter ? order : as_given;
+}
+
+std::size_t filled_micro_batch(std::span<const std::int64_t> weights, int least, int most,
+                               const std::function<bool(std::span<const std::size_t>)>& fits) {
+  std::size_t filled = std::min(weights.size(), static_cast<std::size_t>(least));
+  if (most <= least || weights.size() <= filled) return filled;
+  for (const int size : useful_micro_batches(static_cast<std::int64_t>(weights.size()), least + 1, most)) {
+    const auto wanted = static_cast<std::size_t>(size);
+    const auto order = balanced_order(weights, wanted);
+    for (std::size_t begin = 0; begin < order.size(); begin += wanted)
+      if (!fits(std::span(order).subspan(begin, std::min(wanted, order.size() - begin)))) return filled;
+    filled = wanted;
+  }
+  return filled;
 }
 
 std::int64_t heaviest_micro_batch(std::span<const std::int64_t> values, std::span<const std::size_t> order,

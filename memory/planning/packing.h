@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -25,5 +26,18 @@ std::vector<std::size_t> balanced_order(std::span<const std::int64_t> weights, s
 /// The largest sum of one value over each of those micro-batches; `order` is balanced_order's.
 std::int64_t heaviest_micro_batch(std::span<const std::int64_t> values, std::span<const std::size_t> order,
                                   std::size_t micro_batch);
+
+/// How far a step may go beyond its plan's micro-batch. A plan is judged on the heaviest micro-batch that any rank will
+/// draw in the whole run; most steps are lighter, and take more samples at once in the same bytes.
+struct Fill {
+  int most = 0;            ///< samples of a micro-batch; 0: as many as the plan says
+  std::int64_t bytes = 0;  ///< that every one of them may be predicted to need
+};
+
+/// The largest micro-batch, of the sizes of useful_micro_batches from `least` to `most`, up to which `fits` says yes to
+/// every micro-batch of the share, each given as places in it; `least` (or the whole share, if that is smaller) when
+/// the next one does not fit already, and unasked. Weights as for balanced_order.
+std::size_t filled_micro_batch(std::span<const std::int64_t> weights, int least, int most,
+                               const std::function<bool(std::span<const std::size_t>)>& fits);
 
 }  // namespace plimsoll::memory

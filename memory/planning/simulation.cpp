@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "memory/planning/first_plan.h"
+#include "memory/planning/packing.h"
 #include "memory/planning/predictive.h"
 
 namespace plimsoll::memory {
@@ -26,14 +27,23 @@ struct StepUse {
 /// The guardian (memory/guardian.h) at work on one rank's share.
 class ShareRun {
  public:
-  ShareRun(const SyntheticWorld& world, const Plan& plan, int rank, std::int64_t step)
-      : world_(world), plan_(plan), rank_(rank), step_(step), lengths_(world.packed(rank, step, plan.micro_batch)) {
+  ShareRun(const SyntheticWorld& world, const Plan& plan, const Fill& fill, int rank, std::int64_t step)
+      : world_(world), plan_(plan), rank_(rank), step_(step) {
     usage.budget_bytes = world.budget(rank, step);
+    const std::vector<std::int64_t> drawn = world.lengths(rank, step);
+    const auto fits = [&](std::span<const std::size_t> samples) {
+      std::int64_t length = 0;
+      for (const std::size_t i : samples) length += drawn[i];
+      return world.predicted(plan, length) <= fill.bytes;
+    };
+    micro_batch_ = static_cast<std::int64_t>(filled_micro_batch(drawn, plan.micro_batch, fill.most, fits));
+    for (const std::size_t i : balanced_order(drawn, static_cast<std::size_t>(micro_batch_)))
+      lengths_.push_back(drawn[i]);
   }
 
   void run() {
     const auto share = static_cast<std::int64_t>(lengths_.size());
-    std::int64_t limit = plan_.micro_batch;
+    std::int64_t limit = micro_batch_;
     for (std::int64_t done = 0; done < share;) {
       const std::int64_t count = piece(done, std::min(limit, share - done));
       if (attempt(length(done, count))) {
@@ -85,13 +95,14 @@ class ShareRun {
   const Plan& plan_;
   int rank_;
   std::int64_t step_;
+  std::int64_t micro_batch_ = 1;
   std::vector<std::int64_t> lengths_;
 };
 
-StepUse run_step(const SyntheticWorld& world, const Plan& plan, std::int64_t step) {
+StepUse run_step(const SyntheticWorld& world, const Plan& plan, const Fill& fill, std::int64_t step) {
   StepUse use;
   for (int rank = 0; rank < world.ranks(); ++rank) {
-    ShareRun share(world, plan, rank, step);
+    ShareRun share(world, plan, fill, rank, step);
     share.run();
     use.microseconds = std::max(use.microseconds, share.microseconds);
     use.retries += share.usage.retries;
@@ -167,10 +178,16 @@ class Run {
          *std::min_element(budgets.begin(), budgets.end()));
   }
 
+  /// The predictive policy's plans are filled up to what they were judged on; a plan that is no candidate is not.
+  Fill fill() const {
+    const Candidate* candidate = options_.config.kind == PolicyKind::kPredictive ? table_.find(plan_) : nullptr;
+    return candidate == nullptr ? Fill{} : Fill{options_.config.micro_batch.maximum, candidate->bytes};
+  }
+
   /// One step, with its replays.
   void make(std::int64_t step) {
     for (bool concluded = false; !concluded && outcome_.finished;) {
-      const StepUse use = run_step(world_, plan_, step);
+      const StepUse use = run_step(world_, plan_, fill(), step);
       outcome_.microseconds += use.microseconds;
       outcome_.retries += use.retries;
       outcome_.splits += use.splits;

@@ -107,13 +107,6 @@ std::vector<std::int64_t> SyntheticWorld::lengths(int rank, std::int64_t step) c
   return drawn;
 }
 
-std::vector<std::int64_t> SyntheticWorld::packed(int rank, std::int64_t step, int micro_batch) const {
-  const std::vector<std::int64_t> drawn = lengths(rank, step);
-  std::vector<std::int64_t> ordered;
-  for (const std::size_t i : balanced_order(drawn, static_cast<std::size_t>(micro_batch))) ordered.push_back(drawn[i]);
-  return ordered;
-}
-
 std::int64_t SyntheticWorld::activation_bytes(const Plan& plan, std::int64_t length) const {
   const SyntheticModel& model = scenario_.model;
   const std::int64_t full = model.sample_bytes * length / kOrdinary * pixels(plan) / kWhole;

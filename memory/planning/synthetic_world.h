@@ -91,10 +91,8 @@ class SyntheticWorld {
 
   /// Sum of the lengths of `count` samples from `position` on, 1/1000.
   std::int64_t length(std::int64_t position, std::int64_t count) const;
-  /// Length of each of a rank's samples, and the same in the order in which they run in micro-batches of that size
-  /// (packing.h).
+  /// Length of each of a rank's samples.
   std::vector<std::int64_t> lengths(int rank, std::int64_t step) const;
-  std::vector<std::int64_t> packed(int rank, std::int64_t step, int micro_batch) const;
   /// Bytes that a micro-batch of that length is predicted to need under the plan.
   std::int64_t predicted(const Plan& plan, std::int64_t length) const;
   /// What it needs in truth. `started`: the first step of this process, since which it leaks.

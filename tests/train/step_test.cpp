@@ -235,6 +235,37 @@ TEST(EveryTower, RecomputedLosesAndHoldsNothingAtAFailureAnywhere) {
   fail_everywhere(config, plan, 1);
 }
 
+// A plan holds for the heaviest samples; a step of lighter ones is cut into fewer micro-batches, each within the bytes.
+TEST(Step, IsFilledUpToTheBytesOfItsPlanAndTrainsTheSame) {
+  const auto run = [](const memory::Fill& fill, double& loss) {
+    Solo solo(tiny_config(model_dir()));
+    Session& s = solo.session;
+    const auto samples = s.load_share(1, solo.hold);
+    StepInput input;
+    input.samples = samples;
+    input.plan = s.plan;
+    input.plan.micro_batch = 1;
+    input.fill = fill;
+    const StepResult result = s.step->run(input);
+    loss = result.loss;
+    return std::pair(result.guardian, s.meter.live());
+  };
+  double alone = 0, filled = 0;
+  const auto [one_by_one, live] = run({}, alone);
+  ASSERT_EQ(one_by_one.micro_batches, 6);
+  EXPECT_EQ(run({6, 1}, filled).first.micro_batches, 6) << "not even two fit so few bytes";
+  const auto largest = run({6, std::int64_t{1} << 40}, filled).first;
+  EXPECT_EQ(largest.micro_batches, 1);
+  EXPECT_NEAR(filled, alone, 1e-5 * alone);
+  const std::int64_t between = (one_by_one.predicted_peak + largest.predicted_peak) / 2 - live;
+  const auto some = run({6, between}, filled).first;
+  EXPECT_GT(some.micro_batches, 1);
+  EXPECT_LT(some.micro_batches, 6);
+  EXPECT_LE(some.predicted_peak, live + between);
+  EXPECT_EQ(some.splits + some.retries, 0);
+  EXPECT_NEAR(filled, alone, 1e-5 * alone);
+}
+
 // Steps of one run, the weights after them, and what the guardian met on the way.
 struct Shaken {
   std::vector<double> losses;

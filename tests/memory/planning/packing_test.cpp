@@ -33,6 +33,33 @@ TEST(Packing, SpreadsTheHeavyOnesOverTheMicroBatches) {
   EXPECT_EQ(heaviest_micro_batch(weights, as_given(6), 2), 18);
 }
 
+/// The micro-batch of a share when each may weigh so much.
+std::size_t filled(const Weights& weights, int least, int most, std::int64_t limit) {
+  return filled_micro_batch(weights, least, most, [&](std::span<const std::size_t> places) {
+    std::int64_t sum = 0;
+    for (const std::size_t place : places) sum += weights.at(place);
+    return sum <= limit;
+  });
+}
+
+TEST(Filling, TakesAsManySamplesAsTheLimitAllows) {
+  const Weights weights{3, 3, 1, 1, 1, 1, 1, 1};
+  EXPECT_EQ(filled(weights, 1, 8, 3), 1U) << "a pair with a heavy one weighs 4";
+  EXPECT_EQ(filled(weights, 1, 8, 4), 2U) << "the next size, 3, makes micro-batches of 5";
+  EXPECT_EQ(filled(weights, 1, 8, 6), 4U);
+  EXPECT_EQ(filled(weights, 1, 8, 12), 8U);
+  EXPECT_EQ(filled(weights, 1, 4, 12), 4U) << "at most as many as allowed";
+}
+
+TEST(Filling, NeverFallsBelowThePlanAndAsksNothingWithoutALimit) {
+  const Weights weights{9, 9, 9, 9};
+  EXPECT_EQ(filled(weights, 2, 4, 1), 2U);
+  EXPECT_EQ(filled(weights, 8, 8, 1), 4U) << "the whole share";
+  const auto never = [](std::span<const std::size_t>) -> bool { throw std::logic_error("asked"); };
+  EXPECT_EQ(filled_micro_batch(weights, 2, 0, never), 2U);
+  EXPECT_EQ(filled_micro_batch({}, 2, 4, never), 0U);
+}
+
 TEST(Packing, PutsTheHeaviestIntoTheSmallRest) {
   const Weights weights{4, 1, 1, 1, 1};
   const Order order = balanced_order(weights, 3);  // three and two
