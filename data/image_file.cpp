@@ -117,7 +117,7 @@ Image copy_components(const AVFrame& frame, const AVPixFmtDescriptor& format) {
       av_read_image_line2(line.data(), const_cast<const std::uint8_t**>(frame.data), frame.linesize, &format, 0, y,
                           component, frame.width, 0, 2);
       std::uint8_t* out = image.pixels.data() + static_cast<std::size_t>(y) * frame.width * 3 + c;
-      for (int x = 0; x < frame.width; ++x)
+      for (std::size_t x = 0; x < line.size(); ++x)
         out[x * 3] =
             static_cast<std::uint8_t>(depth >= 8 ? line[x] >> (depth - 8) : line[x] * 255 / ((1 << depth) - 1));
     }

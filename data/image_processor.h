@@ -18,11 +18,11 @@ namespace plimsoll::data {
 
 /// preprocessor_config.json; defaults are the library's.
 struct ImageProcessorOptions {
-  std::int64_t min_pixels = 56 * 56;         ///< pixels (not a side) at least, after resizing
-  std::int64_t max_pixels = 28 * 28 * 1280;  ///< pixels at most
-  std::int64_t patch = 14;                   ///< side of a patch in pixels
-  std::int64_t merge = 2;                    ///< patches per side that become one token
-  std::int64_t frames = 2;                   ///< times a still picture is repeated ("temporal_patch_size")
+  std::int64_t min_pixels = std::int64_t{56} * 56;         ///< pixels (not a side) at least, after resizing
+  std::int64_t max_pixels = std::int64_t{28} * 28 * 1280;  ///< pixels at most
+  std::int64_t patch = 14;                                 ///< side of a patch in pixels
+  std::int64_t merge = 2;                                  ///< patches per side that become one token
+  std::int64_t frames = 2;  ///< times a still picture is repeated ("temporal_patch_size")
   std::array<float, 3> mean{0.48145466f, 0.4578275f, 0.40821073f};  ///< per channel, in 0..1
   std::array<float, 3> std{0.26862954f, 0.26130258f, 0.27577711f};
 };

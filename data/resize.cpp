@@ -34,8 +34,8 @@ Kernel kernel_at(std::int64_t pixel, double scale, std::int64_t from) {
   const double widening = std::max(scale, 1.0), support = 2.0 * widening, inverse = 1.0 / widening;
   const double center = scale * (static_cast<double>(pixel) + 0.5);
   Kernel kernel;
-  kernel.start = std::max<std::int64_t>(static_cast<std::int64_t>(center - support + 0.5), 0);
-  const std::int64_t end = std::min(static_cast<std::int64_t>(center + support + 0.5), from);
+  kernel.start = std::max<std::int64_t>(std::lround(center - support), 0);
+  const std::int64_t end = std::min(std::lround(center + support), from);
   double total = 0.0;
   for (std::int64_t i = kernel.start; i < end; ++i) {
     kernel.weights.push_back(cubic((static_cast<double>(i) - center + 0.5) * inverse));
@@ -48,8 +48,7 @@ Kernel kernel_at(std::int64_t pixel, double scale, std::int64_t from) {
 
 int precision_for(double largest) {
   int precision = 0;
-  while (precision < kMostPrecision &&
-         static_cast<int>(0.5 + largest * static_cast<double>(1 << (precision + 1))) < (1 << 15))
+  while (precision < kMostPrecision && std::lround(largest * static_cast<double>(1 << (precision + 1))) < (1 << 15))
     ++precision;
   return precision;
 }
@@ -93,7 +92,7 @@ Image resize_width(const Image& image, std::int64_t width) {
       weigh(turned.data() + axis.start[x] * kLanes, kLanes, axis.weights.data() + x * axis.taps, axis, made);
       std::uint8_t* out = result.pixels.data() + (first * width + x) * kChannels;
       for (std::int64_t r = 0; r < rows; ++r)
-        for (int c = 0; c < kChannels; ++c) out[r * width * kChannels + c] = made[c * kRows + r];
+        for (int c = 0; c < kChannels; ++c) out[r * width * kChannels + c] = made[std::int64_t{c} * kRows + r];
     }
   }
   return result;

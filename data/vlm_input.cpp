@@ -46,7 +46,7 @@ struct VlmProcessor::Parts {
     std::string prompt = kBefore;
     for (std::size_t i = 0; i < pictures; ++i) prompt += kPicture;
     prompt.append(text).append(kAfter);
-    const auto ids = tokenizer.encode(prompt);
+    auto ids = tokenizer.encode(prompt);
     const auto image_tokens = static_cast<std::size_t>(std::count(ids.begin(), ids.end(), image_token));
     if (image_tokens != pictures || std::count(ids.begin(), ids.end(), video_token) != 0)
       fail(ExitCode::kData,

@@ -7,16 +7,16 @@
 
 namespace plimsoll {
 
-int run_launch(std::vector<std::string> args);
-int run_train(std::vector<std::string> args);
-int run_doctor(std::vector<std::string> args);
-int run_init_model(std::vector<std::string> args);
-int run_features(std::vector<std::string> args);
-int run_config(std::vector<std::string> args);
-int run_demo_data(std::vector<std::string> args);
-int run_dataset(std::vector<std::string> args);
-int run_tune(std::vector<std::string> args);
-int run_plan(std::vector<std::string> args);
-int run_simulate(std::vector<std::string> args);
+int run_launch(const std::vector<std::string>& args);
+int run_train(const std::vector<std::string>& args);
+int run_doctor(const std::vector<std::string>& args);
+int run_init_model(const std::vector<std::string>& args);
+int run_features(const std::vector<std::string>& args);
+int run_config(const std::vector<std::string>& args);
+int run_demo_data(const std::vector<std::string>& args);
+int run_dataset(const std::vector<std::string>& args);
+int run_tune(const std::vector<std::string>& args);
+int run_plan(const std::vector<std::string>& args);
+int run_simulate(const std::vector<std::string>& args);
 
 }  // namespace plimsoll

@@ -15,7 +15,7 @@ constexpr const char* kPreface =
 
 }  // namespace
 
-int run_config(std::vector<std::string> args) {
+int run_config(const std::vector<std::string>& args) {
   cxxopts::Options options("plimsoll config",
                            "Print the manual of all configuration keys (Markdown), or a resolved configuration (TOML)");
   add_config_options(options);

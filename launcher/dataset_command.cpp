@@ -136,7 +136,7 @@ int show(const std::string& root, const cxxopts::ParseResult& parsed) {
 
 }  // namespace
 
-int run_dataset(std::vector<std::string> args) {
+int run_dataset(const std::vector<std::string>& args) {
   cxxopts::Options options(
       "plimsoll dataset",
       "show DIR: write single rows of a LeRobot dataset as safetensors, and their task texts beside it as JSON");

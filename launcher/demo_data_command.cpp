@@ -55,7 +55,7 @@ data::DemoDataOptions read(const cxxopts::ParseResult& parsed) {
 
 }  // namespace
 
-int run_demo_data(std::vector<std::string> args) {
+int run_demo_data(const std::vector<std::string>& args) {
   auto options = describe();
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;

@@ -9,7 +9,7 @@
 
 namespace plimsoll {
 
-int run_doctor(std::vector<std::string> args) {
+int run_doctor(const std::vector<std::string>& args) {
   cxxopts::Options options("plimsoll doctor",
                            "Say what this machine has and what is missing; exit code 2 when something is");
   options.add_options()("json", "Print JSON");

@@ -48,7 +48,7 @@ VlmInput prepare(const cxxopts::ParseResult& parsed, const std::string& model, c
 
 }  // namespace
 
-int run_features(std::vector<std::string> args) {
+int run_features(const std::vector<std::string>& args) {
   cxxopts::Options options("plimsoll features",
                            "Write what the VLM computes for one prompt, for comparison with other implementations");
   options.add_options()("model", "Hugging Face directory of a Qwen2.5-VL", cxxopts::value<std::string>())(

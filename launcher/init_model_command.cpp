@@ -6,7 +6,7 @@
 
 namespace plimsoll {
 
-int run_init_model(std::vector<std::string> args) {
+int run_init_model(const std::vector<std::string>& args) {
   cxxopts::Options options("plimsoll init-model",
                            "Write a randomly initialised Qwen2.5-VL as a Hugging Face directory");
   options.add_options()("size", "tiny, wide or 3b", cxxopts::value<std::string>())(

@@ -28,13 +28,15 @@ cxxopts::Options describe() {
   return options;
 }
 
-/// The arguments after the first "--", taken off `args`.
-std::vector<std::string> take_mpirun_arguments(std::vector<std::string>& args) {
+/// What stands before and after the first "--".
+struct Arguments {
+  std::vector<std::string> own, of_mpirun;
+};
+
+Arguments split(const std::vector<std::string>& args) {
   const auto dashes = std::find(args.begin(), args.end(), "--");
-  if (dashes == args.end()) return {};
-  std::vector<std::string> rest(dashes + 1, args.end());
-  args.erase(dashes, args.end());
-  return rest;
+  if (dashes == args.end()) return {args, {}};
+  return {{args.begin(), dashes}, {dashes + 1, args.end()}};
 }
 
 void append(std::vector<std::string>& to, const std::vector<std::string>& more) {
@@ -86,10 +88,10 @@ void prepare_environment() {
 
 }  // namespace
 
-int run_launch(std::vector<std::string> args) {
-  std::vector<std::string> extra = take_mpirun_arguments(args);
+int run_launch(const std::vector<std::string>& args) {
+  const Arguments arguments = split(args);
   cxxopts::Options options = describe();
-  const auto parsed = parse_options(options, args);
+  const auto parsed = parse_options(options, arguments.own);
   if (!parsed) return 0;
   // Read here too: a mistake is told once and at once, before any rank starts.
   required(*parsed, "config");
@@ -97,7 +99,7 @@ int run_launch(std::vector<std::string> args) {
   const std::int64_t ranks = parsed->count("n") > 0 ? (*parsed)["n"].as<std::int64_t>() : config.launch.ranks;
   if (ranks < 1) fail(ExitCode::kUsage, "-n {} is not allowed; expected: at least 1", ranks);
   std::vector<std::string> mpirun_arguments = config.launch.mpirun_args;
-  append(mpirun_arguments, extra);
+  append(mpirun_arguments, arguments.of_mpirun);
 
   prepare_environment();
   Supervision supervision;

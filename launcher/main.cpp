@@ -17,7 +17,7 @@ namespace {
 
 struct Command {
   std::string_view name;
-  int (*run)(std::vector<std::string>);
+  int (*run)(const std::vector<std::string>&);
   const char* summary;
 };
 
@@ -53,7 +53,7 @@ int run(std::vector<std::string> args) {
   }
   plimsoll::start_logging("info");
   args.erase(args.begin());
-  return command->run(std::move(args));
+  return command->run(args);
 }
 
 int complain(plimsoll::ExitCode code, std::string_view kind, std::string_view text) {

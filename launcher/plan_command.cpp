@@ -219,7 +219,7 @@ cxxopts::Options plan_options() {
 
 }  // namespace
 
-int run_plan(std::vector<std::string> args) {
+int run_plan(const std::vector<std::string>& args) {
   cxxopts::Options options = plan_options();
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;

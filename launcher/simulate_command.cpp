@@ -136,7 +136,7 @@ memory::Outcome run_scenario(const cxxopts::ParseResult& parsed, const Printer& 
 
 }  // namespace
 
-int run_simulate(std::vector<std::string> args) {
+int run_simulate(const std::vector<std::string>& args) {
   cxxopts::Options options("plimsoll simulate", kAbout);
   options.add_options()("trace", "Recorded peaks to follow", cxxopts::value<std::string>())(
       "scenario", "Made-up run", cxxopts::value<std::string>())("list", "Name all scenarios")(

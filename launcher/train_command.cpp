@@ -14,7 +14,7 @@ std::int64_t max_steps(const cxxopts::ParseResult& parsed) {
 
 }  // namespace
 
-int run_train(std::vector<std::string> args) {
+int run_train(const std::vector<std::string>& args) {
   cxxopts::Options options(
       "plimsoll train",
       "Train as one rank: alone, or started by `plimsoll launch`, mpirun or srun. SIGUSR1, SIGTERM and SIGINT "

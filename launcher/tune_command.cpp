@@ -26,7 +26,7 @@ void write_table(const std::filesystem::path& out, const memory::PlanTable& tabl
 
 }  // namespace
 
-int run_tune(std::vector<std::string> args) {
+int run_tune(const std::vector<std::string>& args) {
   cxxopts::Options options("plimsoll tune",
                            "Measure plans on this machine under emulated budgets, one rank alone, and write the table "
                            "that `train` starts from (memory.table), and the same as Markdown beside it");

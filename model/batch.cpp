@@ -54,6 +54,9 @@ class Upload {
   at::Device device_;
 };
 
+/// Patches that become one token.
+std::int64_t unit_of(const PackingRules& rules) { return std::int64_t{rules.merge} * rules.merge; }
+
 SegmentsPtr self_attention(std::vector<std::int64_t> lengths) {
   auto segments = std::make_shared<Segments>();
   segments->keys = lengths;
@@ -62,7 +65,7 @@ SegmentsPtr self_attention(std::vector<std::int64_t> lengths) {
 }
 
 void upload_vision(const HostBatch& host, const PackingRules& rules, const Upload& upload, PackedBatch& batch) {
-  const std::int64_t patches = host.sizes.patches, blocks = patches / (rules.merge * rules.merge);
+  const std::int64_t patches = host.sizes.patches, blocks = patches / unit_of(rules);
   if (patches == 0) return;
   batch.pixel_values = upload.floats(host.pixels, {patches, rules.patch_values});
   batch.vision_cos = upload.floats(host.vision_cos, {patches, rules.vision_head_dim});
@@ -161,7 +164,7 @@ void check_images(const Sample& sample, const PackingRules& rules) {
   check_size(sample, "values of image patches", sample.vlm.pixel_values.size(), patches * rules.patch_values);
   const auto& ids = sample.vlm.input_ids;
   check_size(sample, "image tokens", std::count(ids.begin(), ids.end(), rules.image_token_id),
-             patches / (rules.merge * rules.merge));
+             patches / unit_of(rules));
 }
 
 void check_text(const Sample& sample, const PackingRules& rules) {
@@ -200,7 +203,7 @@ void append_keys(std::vector<std::int64_t>& keys, std::int64_t word, std::int64_
 class VisionPacker {
  public:
   VisionPacker(HostBatch& host, const PackingRules& rules)
-      : host_(host), rules_(rules), unit_(rules.merge * rules.merge), side_(rules.window / rules.merge / rules.patch) {}
+      : host_(host), rules_(rules), unit_(unit_of(rules)), side_(rules.window / rules.merge / rules.patch) {}
 
   void append(const StreamSample& item) {
     const auto& vlm = item.sample->vlm;

@@ -147,7 +147,7 @@ void for_kept(const RowMask& mask, std::int64_t begin, std::int64_t n, Body&& bo
   for (std::int64_t i = 0; i < n; i += 32) {
     const auto words =
         lanes::philox(mask.k0, mask.k1, mask.token, static_cast<std::uint32_t>((begin + i) / 32), mask.site);
-    for (int part = 0; part < 4 && i + 8 * part < n; ++part) {
+    for (std::int64_t part = 0; part < 4 && i + 8 * part < n; ++part) {
       const std::int64_t at = i + 8 * part;
       const lanes::I8 keep = words.word[part] >= mask.threshold;
       if (at + 8 <= n) {

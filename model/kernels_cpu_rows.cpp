@@ -11,7 +11,6 @@ namespace {
 
 using lanes::F8;
 using lanes::load;
-using lanes::splat;
 using lanes::store;
 
 constexpr std::int64_t kPiece = 4096;  // elements that one element-wise task covers
@@ -265,13 +264,14 @@ void CpuKernels::rotary(const Tensor& x, const Tensor& cos, const Tensor& sin, b
     using T = decltype(type);
     with_type(cos.scalar_type(), [&](auto table_type) {
       using C = decltype(table_type);
-      for_rows(x.size(0), 2 * heads * d, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t row = first; row < last; ++row) {
-          for (std::int64_t head = 0; head < heads; ++head) {
-            rotate_head(data<T>(x) + row * x.stride(0) + head * d, data<C>(cos) + row * d, data<C>(sin) + row * d,
-                        d / 2, backward, data<T>(out) + (row * heads + head) * d);
-          }
+      const auto rotate_row = [&](std::int64_t row) {
+        for (std::int64_t head = 0; head < heads; ++head) {
+          rotate_head(data<T>(x) + row * x.stride(0) + head * d, data<C>(cos) + row * d, data<C>(sin) + row * d, d / 2,
+                      backward, data<T>(out) + (row * heads + head) * d);
         }
+      };
+      for_rows(x.size(0), 2 * heads * d, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t row = first; row < last; ++row) rotate_row(row);
       });
     });
   });

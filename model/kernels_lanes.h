@@ -29,6 +29,7 @@ inline F8 widen(H8 half) { return reinterpret_cast<F8>(__builtin_convertvector(h
 inline H8 narrow(F8 value) {
   U8 bits = reinterpret_cast<U8>(value);
   bits = bits + 0x7FFFU + ((bits >> 16) & 1U);
+  // NOLINTNEXTLINE(misc-redundant-expression): false for NaN
   const U8 rounded = value == value ? (bits >> 16) : (U8{} + 0x7FC0U);
   return __builtin_convertvector(rounded, H8);
 }
@@ -120,6 +121,7 @@ inline F8 exp(F8 x) {
   F8 result = p * first * second;
   result = x < low ? F8{} : result;
   result = x > high ? splat(INFINITY) : result;
+  // NOLINTNEXTLINE(misc-redundant-expression): false for NaN
   return x == x ? result : x;
 }
 

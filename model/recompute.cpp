@@ -34,7 +34,7 @@ class RecomputeNode final : public torch::autograd::Node {
     if (!grads[0].defined()) return out;
     const Tensor kept = host_x_.holds() ? host_x_.restore(grads[0]) : x_.unpack().detach();
     host_x_.release();
-    const Tensor x = kept.requires_grad_(task_should_compute_output(0));
+    const Tensor& x = kept.requires_grad_(task_should_compute_output(0));
     variable_list wanted;
     std::vector<std::size_t> places;
     const auto want = [&](const Tensor& tensor, std::size_t place) {

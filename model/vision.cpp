@@ -84,7 +84,7 @@ Tensor VisionTower::run_block(const Block& block, const Tensor& x, const PackedB
 }
 
 Tensor VisionTower::merge(const Tensor& x, const Tensor& keys) const {
-  const std::int64_t unit = config_.merge * config_.merge;
+  const std::int64_t unit = std::int64_t{config_.merge} * config_.merge;
   const Tensor rows = rms_norm(x, merger_norm_, kNormEps).view({x.size(0) / unit, unit * config_.hidden});
   return merger_out_(gelu_erf(merger_in_(rows, keys, compute_)), keys, compute_);
 }

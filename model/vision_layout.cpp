@@ -30,7 +30,7 @@ void append_frame(VisionLayout& layout, std::int64_t rows, std::int64_t columns,
 
 void append_positions(VisionLayout& layout, std::int64_t rows, std::int64_t columns, int merge) {
   for (std::int64_t block = 0; block < rows * columns; ++block) {
-    for (std::int64_t cell = 0; cell < merge * merge; ++cell) {
+    for (std::int64_t cell = 0; cell < std::int64_t{merge} * merge; ++cell) {
       layout.positions.push_back({block / columns * merge + cell / merge, block % columns * merge + cell % merge});
     }
   }

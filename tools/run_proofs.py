@@ -27,9 +27,10 @@ def git(*arguments):
 
 
 def commit():
-    """HEAD, marked when the tree differs from it. The page of figures is ours to write and does not count."""
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{PAGE}")
-    return git("rev-parse", "--short=12", "HEAD") + ("-changed" if changed else "")
+    """The newest commit that changed more than the page of figures, which is ours to write; marked when the tree differs."""
+    rest = ("--", ".", f":!{PAGE}")
+    changed = git("status", "--porcelain", "--untracked-files=no", *rest)
+    return git("log", "-1", "--format=%h", "--abbrev=12", *rest) + ("-changed" if changed else "")
 
 
 def title(script):

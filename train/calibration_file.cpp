@@ -24,7 +24,7 @@ std::string text_of_file(const std::filesystem::path& file) {
   std::error_code none;
   if (!std::filesystem::exists(file, none)) return "";
   try {
-    const std::string text = read_file(file);
+    std::string text = read_file(file);
     if (text.empty()) spdlog::warn("{}: it is empty, which no calibration is; it is ignored", file.string());
     return text;
   } catch (const Error& error) {

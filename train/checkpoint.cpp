@@ -132,7 +132,7 @@ std::vector<fs::path> complete(const fs::path& root) {
 
 fs::path write_checkpoint(const fs::path& root, const RunState& state, FlatBuffers& buffers,
                           const WriteAdapter& write_adapter) {
-  const fs::path folder = root / fmt::format("step-{}", state.step);
+  fs::path folder = root / fmt::format("step-{}", state.step);
   const fs::path temporary = root / fmt::format(".step-{}.writing", state.step);
   std::error_code ignored;
   fs::remove_all(temporary, ignored);

@@ -87,7 +87,7 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
   const std::int64_t samples = config.train.eval_samples;
   if (samples > 0 && step == 0) log.line(error_line("start", measure_action_error(session, samples)));
   Loop loop(session, log);
-  const Outcome outcome = loop.run();
+  Outcome outcome = loop.run();
   step = session.state.step;
   if (samples > 0 && outcome.code == ExitCode::kDone)
     log.line(error_line("end", measure_action_error(session, samples)));
