@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <chrono>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "ddp/report.h"
 #include "launcher/commands.h"
 #include "launcher/options.h"
 #include "memory/planning/scenarios.h"
@@ -75,6 +78,13 @@ void list(bool json) {
 class Printer {
  public:
   explicit Printer(bool json) : json_(json) {}
+  memory::AroundDecision clock() {
+    return [this](const std::function<void()>& decide) {
+      const auto began = std::chrono::steady_clock::now();
+      decide();
+      times_.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count());
+    };
+  }
   std::function<void(const memory::Decision&)> decisions() const {
     return [json = json_](const memory::Decision& decision) {
       fmt::print("{}\n", json ? memory::to_json(decision) : decision.reason);
@@ -82,10 +92,17 @@ class Printer {
   }
   void summary(const memory::Outcome& outcome) const {
     fmt::print("{}\n", json_ ? memory::to_json(outcome) : memory::to_string(outcome));
+    if (json_ || times_.empty()) return;
+    std::vector<double> times = times_;
+    std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+    fmt::print("{} rank{}: a decision takes {:.3f} ms (median of {}); their reports add {} bytes to the reduction\n",
+               outcome.ranks, outcome.ranks == 1 ? "" : "s", times[times.size() / 2], times.size(),
+               ddp::slot_count(static_cast<int>(outcome.ranks)) * std::int64_t{sizeof(float)});
   }
 
  private:
   bool json_;
+  std::vector<double> times_;  ///< milliseconds
 };
 
 memory::Outcome follow(memory::Trace trace, memory::ReplayOptions options, const cxxopts::ParseResult& parsed) {
@@ -98,13 +115,14 @@ memory::Outcome follow(memory::Trace trace, memory::ReplayOptions options, const
   return memory::replay(trace, options);
 }
 
-memory::Outcome follow_file(const cxxopts::ParseResult& parsed, const Printer& printer) {
+memory::Outcome follow_file(const cxxopts::ParseResult& parsed, Printer& printer) {
   const auto file = parsed["trace"].as<std::string>();
   const int ranks = parsed.count("ranks") > 0 ? whole(parsed, "ranks", kMostRanks) : 0;
   memory::Trace trace = memory::read_trace(read_file(file), file, ranks);
   const bool classic = classic_of(parsed, false);
   const PolicyKind usual = trace.candidates.empty() ? PolicyKind::kReactive : PolicyKind::kPredictive;
-  memory::ReplayOptions options{config_of(policy_of(parsed, usual), classic), {}, 64, printer.decisions()};
+  memory::ReplayOptions options{
+      config_of(policy_of(parsed, usual), classic), {}, 64, printer.decisions(), printer.clock()};
   const memory::TraceStep& first = trace.steps.front();
   options.first.micro_batch = 4;
   if (!trace.candidates.empty()) options.first = trace.candidates.front().plan;
@@ -115,13 +133,13 @@ memory::Outcome follow_file(const cxxopts::ParseResult& parsed, const Printer& p
   return follow(std::move(trace), std::move(options), parsed);
 }
 
-memory::Outcome run_scenario(const cxxopts::ParseResult& parsed, const Printer& printer) {
+memory::Outcome run_scenario(const cxxopts::ParseResult& parsed, Printer& printer) {
   const int ranks = parsed.count("ranks") > 0 ? whole(parsed, "ranks", kMostRanks) : 0;
   memory::Scenario scenario = memory::find_scenario(parsed["scenario"].as<std::string>(), ranks);
   const bool scripted = !scenario.script.empty(), classic = classic_of(parsed, scenario.classic);
   const PolicyKind kind = policy_of(parsed, scripted ? PolicyKind::kReactive : PolicyKind::kPredictive);
   if (scripted) {
-    memory::ReplayOptions options{config_of(kind, classic), scenario.first, 64, printer.decisions()};
+    memory::ReplayOptions options{config_of(kind, classic), scenario.first, 64, printer.decisions(), printer.clock()};
     return follow(memory::script_trace(scenario), std::move(options), parsed);
   }
   for (const char* option : {"micro", "share"}) {
@@ -131,7 +149,8 @@ memory::Outcome run_scenario(const cxxopts::ParseResult& parsed, const Printer& 
   }
   if (parsed.count("steps") > 0) scenario.steps = whole(parsed, "steps", 1'000'000);
   if (classic && scenario.first.resolution == 0) scenario.first.resolution = kMiddleResolution;
-  return memory::simulate(memory::SyntheticWorld(std::move(scenario)), {config_of(kind, classic), printer.decisions()});
+  return memory::simulate(memory::SyntheticWorld(std::move(scenario)),
+                          {config_of(kind, classic), printer.decisions(), printer.clock()});
 }
 
 }  // namespace
@@ -154,7 +173,7 @@ int run_simulate(const std::vector<std::string>& args) {
   if (parsed->count("trace") + parsed->count("scenario") + parsed->count("list") != 1)
     fail(ExitCode::kUsage, "plimsoll simulate: give one of --trace FILE, --scenario NAME, --list");
   if (parsed->count("list") > 0) return list(json), 0;
-  const Printer printer(json);
+  Printer printer(json);
   printer.summary(parsed->count("trace") > 0 ? follow_file(*parsed, printer) : run_scenario(*parsed, printer));
   return 0;
 }

@@ -28,8 +28,9 @@ void write_table(const std::filesystem::path& out, const memory::PlanTable& tabl
 
 int run_tune(const std::vector<std::string>& args) {
   cxxopts::Options options("plimsoll tune",
-                           "Measure plans on this machine under emulated budgets, one rank alone, and write the table "
-                           "that `train` starts from (memory.table), and the same as Markdown beside it");
+                           "Measure plans on this machine under emulated budgets, and write the table that `train` "
+                           "starts from (memory.table), and the same as Markdown beside it. One rank is measured, "
+                           "alone, with the share that each of launch.ranks will have");
   add_config_options(options);
   auto add = options.add_options();
   add("budget", "Budgets, separated by commas", cxxopts::value<std::string>());

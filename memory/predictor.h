@@ -26,7 +26,7 @@ struct MicroBatchShape {
 };
 
 /// Peak bytes of one forward and backward above what is live before it. Errs upwards: totals are rounded up by at most
-/// a sixteenth, so that nearby shapes share one dry run. One thread.
+/// 1/256, so that nearby shapes share one dry run. One thread.
 class Predictor {
  public:
   /// `measure(shape, plan)` makes the dry run under the plan's recompute and offload. It must not decrease when tokens
@@ -44,7 +44,7 @@ class Predictor {
   std::map<Key, std::int64_t> known_;
 };
 
-/// `value` rounded up to a multiple of `unit`, then to one of about sixteen steps per power of two.
+/// `value` rounded up to a multiple of `unit`, then to one of about 256 steps per power of two.
 std::int64_t round_up_to_class(std::int64_t value, std::int64_t unit);
 
 }  // namespace plimsoll::memory

@@ -17,9 +17,18 @@ done
 echo "== policy_bench"
 build/policy_bench
 echo "== plimsoll plan, three cards, one core"
-start=$(date +%s%N)
-taskset -c 0 build/plimsoll plan --size 3b --no-table >build/plan.txt
-echo "FIGURE plimsoll plan, Qwen2.5-VL-3B, three budgets, one core = $((($(date +%s%N) - start) / 1000000)) ms"
+plan_time() {
+  local start
+  start=$(date +%s%N)
+  taskset -c 0 build/plimsoll plan --size 3b "${@:2}" >build/plan.txt
+  echo "FIGURE $1 = $((($(date +%s%N) - start) / 1000000)) ms"
+}
+plan_time "plimsoll plan, Qwen2.5-VL-3B, three budgets, one core" --no-table
+plan_time "the same with the tables of ranks and of rows made by hand"
+.venv/bin/python -c '
+import resource, subprocess
+subprocess.run(["build/plimsoll", "plan", "--size", "3b"], check=True, stdout=subprocess.DEVNULL)
+print(f"FIGURE its memory at most = {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB")'
 echo "== rivals_bench"
 build/rivals_bench
 echo "== search_bench"

@@ -2,7 +2,7 @@
 """Runs the scripts of tools/proofs.d/ and writes the figures they print to docs/benchmarks.md.
 
 A proof is an executable script; its first comment line says what it shows. Lines `FIGURE name = value unit` in its
-output are collected; everything else goes to its log. Exit status 0 passes; 77 means "could not be tried here", and the
+output are collected, and tables (lines that begin with a bar); everything else goes to its log. Exit status 0 passes; 77 means "could not be tried here", and the
 last line of the output says why. A stamp per proof and commit makes a second call continue where the first ended; in a
 tree with uncommitted changes the stamps belong to "<commit>-changed" and are never trusted. The page names the commit of
 every outcome: what was not run at HEAD yet is shown as it was at the newest commit before it.
@@ -50,12 +50,12 @@ class Proof:
         self.log = FOLDER / "logs" / revision / f"{self.name}.log"
         self.stamp = FOLDER / "stamps" / revision / self.name
         self.revision = self.now = revision
-        self.outcome, self.figures = "not run", []
+        self.outcome, self.kept = "not run", []
 
     def restore(self):
         if not self.stamp.exists():
             return False
-        self.outcome, *self.figures = self.stamp.read_text().splitlines()
+        self.outcome, *self.kept = self.stamp.read_text().splitlines()
         return self.outcome.startswith("passed")
 
     def recall(self, history):
@@ -64,14 +64,14 @@ class Proof:
             stamp = FOLDER / "stamps" / revision / self.name
             if stamp.exists():
                 self.revision = revision
-                self.outcome, *self.figures = stamp.read_text().splitlines()
+                self.outcome, *self.kept = stamp.read_text().splitlines()
                 return
 
     def run(self):
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.stamp.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        self.revision, self.figures, last = self.now, [], ""
+        self.revision, self.kept, last = self.now, [], ""
         environment = {**os.environ, "PLIMSOLL_PROOFS": "1"}
         with self.log.open("w") as log, subprocess.Popen(
             [str(self.script)], cwd=ROOT, env=environment, text=True, errors="replace",
@@ -81,10 +81,10 @@ class Proof:
                 log.write(line)
                 log.flush()
                 last = line.strip() or last
-                if FIGURE.match(line):
-                    self.figures.append(line.strip())
+                if FIGURE.match(line) or line.startswith("|"):
+                    self.kept.append(line.strip())
         self.outcome = self.describe(process.returncode, time.monotonic() - start, last)
-        self.stamp.write_text("\n".join([self.outcome, *self.figures]) + "\n")
+        self.stamp.write_text("\n".join([self.outcome, *self.kept]) + "\n")
 
     @staticmethod
     def describe(status, seconds, last):
@@ -110,10 +110,15 @@ def write_page(revision, proofs):
             proof.recall(history)
     rows = [f"Commit `{revision}`, {time.strftime('%Y-%m-%d')}, {machine()}.", "", "| proof | outcome | commit |", "|---|---|---|"]
     rows += [f"| {proof.title} | {proof.outcome} | {proof.revision if proof.outcome != 'not run' else ''} |" for proof in proofs]
-    figures = [FIGURE.match(line) for proof in proofs for line in proof.figures]
+    figures = [match for proof in proofs for match in map(FIGURE.match, proof.kept) if match]
     if figures:
         rows += ["", "| figure | value | unit |", "|---|---:|---|"]
         rows += [f"| {figure['name']} | {figure['value']} | {figure['unit']} |" for figure in figures]
+    for proof in proofs:
+        for line in (line for line in proof.kept if line.startswith("|")):
+            if not rows[-1].startswith("|") or line.count("|") != rows[-1].count("|"):
+                rows.append("")
+            rows.append(line)
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
     page.write_text(head + BEGIN + "\n" + "\n".join(rows) + "\n" + END + tail)
 

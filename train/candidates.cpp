@@ -193,9 +193,11 @@ memory::CandidateTable time_contenders(Session& session, const memory::Candidate
     const std::int64_t took = stopwatch.time_share(all[i].plan, session.share);
     if (took == 0) continue;
     timed.push_back(i);
-    modelled += all[i].microseconds;
+    // What fills up is not timed: it gains as much as the model says.
+    const std::int64_t whole = memory::share_microseconds(session.costs, all[i].plan, session.share);
+    modelled += whole;
     measured += took;
-    all[i].microseconds = took;
+    all[i].microseconds = std::max<std::int64_t>(1, memory::scaled(took, all[i].microseconds, whole));
   }
   if (timed.empty()) return table;
   for (std::size_t i = 0; i < all.size(); ++i) {
@@ -204,6 +206,21 @@ memory::CandidateTable time_contenders(Session& session, const memory::Candidate
   }
   return memory::CandidateTable(std::move(all));
 }
+
+namespace {
+
+// Microseconds of the largest share in a step of the run, filled as its steps will be.
+std::int64_t filled_microseconds(Session& session, memory::Plan plan) {
+  std::int64_t steps = 0, sum = 0;
+  for (const auto& [size, times] : session.draws->filled(plan.micro_batch, session.fill_most())) {
+    plan.micro_batch = size;
+    sum += times * memory::share_microseconds(session.costs, plan, session.share);
+    steps += times;
+  }
+  return std::max<std::int64_t>(1, sum / steps);
+}
+
+}  // namespace
 
 std::vector<memory::Plan> allowed_plans(const Config& config, const model::VlaModel& model, std::int64_t share) {
   auto sizes = memory::useful_micro_batches(share, static_cast<int>(config.batch.min_micro),
@@ -239,9 +256,10 @@ std::vector<memory::Plan> allowed_plans(const Config& config, const model::VlaMo
 memory::CandidateTable make_candidates(Session& session) {
   std::string text;
   if (session.communicator.rank() == 0) {
-    const auto plans = allowed_plans(session.config, *session.model, session.share);
-    text = memory::to_text(memory::make_table(plans, session.costs, session.share,
-                                              [&](const memory::Plan& plan) { return session.predicted_peak(plan); }));
+    std::vector<memory::Candidate> all;
+    for (const memory::Plan& plan : allowed_plans(session.config, *session.model, session.share))
+      all.push_back({plan, session.predicted_peak(plan), filled_microseconds(session, plan)});
+    text = memory::to_text(memory::CandidateTable(std::move(all)));
   }
   return memory::candidate_table_from_text(ddp::share_text(session.communicator, text).front());
 }

@@ -18,8 +18,8 @@ memory::CostModel measure_costs(Session& session);
 inline constexpr double kMostSeconds = 20.0;
 
 /// Times the contenders, the fastest candidates of `table` that fit: their whole share, as measure_costs times a
-/// micro-batch. What is measured stands in the table instead of what the model says; the others are scaled by what the
-/// contenders took beside what the model had said. Collective.
+/// micro-batch. What is measured stands in the table instead of what the model says, filling taken into account; the
+/// others are scaled by what the contenders took beside what the model had said. Collective.
 memory::CandidateTable time_contenders(Session& session, const memory::CandidateTable& table,
                                        const memory::ChoiceLimits& limits, const memory::PolicyState& known);
 inline constexpr std::size_t kContenders = 4;

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <span>
+#include <utility>
 
 #include "data/sample_stream.h"
+#include "memory/planning/candidates.h"
 #include "memory/planning/packing.h"
 
 namespace plimsoll::train {
+
 Draws::Draws(const data::SampleSource& source, const DrawOptions& options, std::vector<SampleShape> heaviest)
     : options_(options), heaviest_(std::move(heaviest)) {
   if (options.steps > kMost / options.effective_batch) return;
@@ -22,29 +25,57 @@ Draws::Draws(const data::SampleSource& source, const DrawOptions& options, std::
 }
 
 memory::MicroBatchShape Draws::heaviest(int micro_batch) {
-  const auto known = known_.find(micro_batch);
-  if (known != known_.end()) return known->second;
-  return known_[micro_batch] = found(static_cast<std::size_t>(std::max(1, micro_batch)));
-}
-
-memory::MicroBatchShape Draws::found(std::size_t micro_batch) const {
-  const auto share = static_cast<std::size_t>((options_.effective_batch + options_.world - 1) / options_.world);
-  micro_batch = std::min(micro_batch, share);
-  memory::MicroBatchShape most{static_cast<std::int64_t>(micro_batch), 0, 0};
+  memory::MicroBatchShape most{std::clamp<std::int64_t>(micro_batch, 1, share()), 0, 0};
   if (weights_.empty()) {
-    for (std::size_t i = 0; i < std::min(micro_batch, heaviest_.size()); ++i) most += heaviest_[i];
+    const auto count = std::min(static_cast<std::size_t>(most.samples), heaviest_.size());
+    for (std::size_t i = 0; i < count; ++i) most += heaviest_[i];
     return most;
   }
-  for (std::int64_t step = 1; step <= options_.steps; ++step) {
-    for (int rank = 0; rank < options_.world; ++rank) {
-      const auto [begin, end] = data::share_of_step(step, options_.effective_batch, rank, options_.world);
-      const auto drawn = [first = begin, count = end - begin](const std::vector<std::int64_t>& values) {
-        return std::span(values).subspan(first, count);
-      };
-      const auto order = memory::balanced_order(drawn(weights_), micro_batch);
-      most.tokens = std::max(most.tokens, memory::heaviest_micro_batch(drawn(tokens_), order, micro_batch));
-      most.patches = std::max(most.patches, memory::heaviest_micro_batch(drawn(patches_), order, micro_batch));
+  for (const auto& step : of_steps(micro_batch)) {
+    most.tokens = std::max(most.tokens, step.tokens);
+    most.patches = std::max(most.patches, step.patches);
+  }
+  return most;
+}
+
+std::map<int, std::int64_t> Draws::filled(int micro_batch, int most) {
+  if (weights_.empty() || most <= micro_batch) return {{micro_batch, 1}};
+  const memory::MicroBatchShape limit = heaviest(micro_batch);
+  std::vector<int> sizes;
+  for (const int size : memory::useful_micro_batches(share(), 1, most))
+    if (size > micro_batch) sizes.push_back(size);
+  std::map<int, std::int64_t> steps;
+  for (std::size_t step = 0; std::cmp_less(step, options_.steps); ++step) {
+    int filled = micro_batch;
+    for (const int size : sizes) {
+      const memory::MicroBatchShape& needed = of_steps(size)[step];
+      if (needed.tokens > limit.tokens || needed.patches > limit.patches) break;
+      filled = size;
     }
+    ++steps[filled];
+  }
+  return steps;
+}
+
+const std::vector<memory::MicroBatchShape>& Draws::of_steps(int micro_batch) {
+  auto& steps = known_[micro_batch];
+  const auto size = static_cast<std::size_t>(std::clamp<std::int64_t>(micro_batch, 1, share()));
+  if (steps.empty())
+    for (std::int64_t step = 1; step <= options_.steps; ++step) steps.push_back(heaviest_of(step, size));
+  return steps;
+}
+
+// Over the micro-batches of all ranks.
+memory::MicroBatchShape Draws::heaviest_of(std::int64_t step, std::size_t micro_batch) const {
+  memory::MicroBatchShape most{static_cast<std::int64_t>(micro_batch), 0, 0};
+  for (int rank = 0; rank < options_.world; ++rank) {
+    const auto [begin, end] = data::share_of_step(step, options_.effective_batch, rank, options_.world);
+    const auto drawn = [first = begin, count = end - begin](const std::vector<std::int64_t>& values) {
+      return std::span(values).subspan(first, count);
+    };
+    const auto order = memory::balanced_order(drawn(weights_), micro_batch);
+    most.tokens = std::max(most.tokens, memory::heaviest_micro_batch(drawn(tokens_), order, micro_batch));
+    most.patches = std::max(most.patches, memory::heaviest_micro_batch(drawn(patches_), order, micro_batch));
   }
   return most;
 }

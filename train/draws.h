@@ -34,14 +34,21 @@ class Draws {
   /// memory::balanced_order: the most tokens and the most patches, which need not be of the same one.
   memory::MicroBatchShape heaviest(int micro_batch);
 
+  /// {size: steps}: of what size a step's micro-batches will be under a plan of `micro_batch`, when each is filled up
+  /// to `most` samples within what heaviest(micro_batch) weighs. All ranks wait for the fullest, so that one counts.
+  /// {micro_batch: 1} for a run of more than kMost draws.
+  std::map<int, std::int64_t> filled(int micro_batch, int most);
+
  private:
-  memory::MicroBatchShape found(std::size_t micro_batch) const;
+  std::int64_t share() const { return (options_.effective_batch + options_.world - 1) / options_.world; }
+  const std::vector<memory::MicroBatchShape>& of_steps(int micro_batch);
+  memory::MicroBatchShape heaviest_of(std::int64_t step, std::size_t micro_batch) const;
 
   DrawOptions options_;
   std::vector<SampleShape> heaviest_;
   /// By position in the stream; empty for a longer run.
   std::vector<std::int64_t> weights_, tokens_, patches_;
-  std::map<int, memory::MicroBatchShape> known_;
+  std::map<int, std::vector<memory::MicroBatchShape>> known_;  ///< by micro-batch, then step
 };
 
 }  // namespace plimsoll::train

@@ -54,6 +54,7 @@ StepResult Loop::one_step(std::int64_t step) {
   input.samples = samples;
   input.plan = session_.plan;
   input.fill = session_.fill(input.plan);
+  input.table_hash = session_.candidates.hash();
   input.learning_rate_factor =
       learning_rate_factor(session_.state.updates, session_.config.train.warmup_steps, session_.steps);
   input.hash_weights = step % session_.config.memory.adjustment_frequency == 0;

@@ -3,11 +3,13 @@
 #include <ATen/Parallel.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <exception>
 #include <filesystem>
 #include <new>
 #include <thread>
 
+#include "core/bytes.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "report/exit_file.h"
@@ -66,6 +68,16 @@ std::string error_line(const char* when, const ActionError& error) {
       error.sampled, error.best_constant, error.samples);
 }
 
+std::string shortfall_line(const memory::Calibration& calibration) {
+  std::int64_t compared = 0, largest = 0;
+  for (const auto& entry : calibration.entries()) {
+    compared += entry.observations;
+    largest = std::max(largest, entry.offset_bytes);
+  }
+  return fmt::format("predictions: {} of {} peaks compared were above theirs, by at most {}", calibration.shortfalls(),
+                     compared, format_bytes(largest));
+}
+
 Outcome train_one(const Config& config, const RunOptions& options, ddp::Communicator& communicator,
                   std::int64_t& step) {
   if (!options.resume && !options.plan_only) refuse_old_run(config.run.dir);
@@ -89,6 +101,7 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
   Loop loop(session, log);
   Outcome outcome = loop.run();
   step = session.state.step;
+  if (!session.candidates.empty()) log.line(shortfall_line(session.controller->state().calibration));
   if (samples > 0 && outcome.code == ExitCode::kDone)
     log.line(error_line("end", measure_action_error(session, samples)));
   if (const auto newest = newest_checkpoint(session.checkpoint_root())) {

@@ -65,12 +65,16 @@ std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
   return meter.live() + predictor->bytes(draws->heaviest(wanted.micro_batch), wanted);
 }
 
-memory::Fill Session::fill(const memory::Plan& wanted) const {
+int Session::fill_most() const {
   const auto& knobs = config.memory.knobs;
   const bool turns = std::find(knobs.begin(), knobs.end(), "micro_batch") != knobs.end();
-  if (config.memory.policy != "predictive" || !turns) return {};
-  return {static_cast<int>(std::min(share, config.batch.max_micro)),
-          predictor->bytes(draws->heaviest(wanted.micro_batch), wanted)};
+  if (config.memory.policy != "predictive" || !turns) return 0;
+  return static_cast<int>(std::min(share, config.batch.max_micro));
+}
+
+memory::Fill Session::fill(const memory::Plan& wanted) const {
+  if (candidates.find(wanted) == nullptr) return {};
+  return {fill_most(), predictor->bytes(draws->heaviest(wanted.micro_batch), wanted)};
 }
 
 [[noreturn]] void Session::refuse_budget(int rank, std::int64_t needed, std::int64_t bytes) const {

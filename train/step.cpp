@@ -63,11 +63,13 @@ Step::Step(const model::VlaModel& model, const model::PackingRules& rules, at::D
       guardian_(meter) {}
 
 StepResult Step::run(const StepInput& asked) {
+  const auto start = std::chrono::steady_clock::now();
+  // What an evaluation or a checkpoint needed is no micro-batch's, and must not correct a prediction of one.
+  meter_.reset_peak();
   const std::size_t micro_batch = this->micro_batch(asked);
   const auto samples = taken(asked.samples, memory::balanced_order(weights_of(asked.samples), micro_batch));
   StepInput input = asked;
   input.samples = samples;
-  const auto start = std::chrono::steady_clock::now();
   communicator_.enter(input.step, "compute");
   buffers_.start_step();
   non_finite_sample_ = -1;
@@ -78,7 +80,6 @@ StepResult Step::run(const StepInput& asked) {
 
   communicator_.enter(input.step, "reduce");
   communicator_.all_reduce_sum(buffers_.reduction());
-  meter_.reset_peak();
 
   result.reports = ddp::unpack(slots, communicator_.world());
   try {
@@ -147,7 +148,7 @@ ddp::Report Step::report(const StepInput& input, const memory::GuardianReport& g
   report.non_finite = non_finite_sample_ >= 0;
   report.stop_requested = input.stop_requested;
   report.sample_index = guardian.failed ? input.samples[guardian.failed_sample].sample->index : non_finite_sample_;
-  report.plan_hash = memory::plan_hash(input.plan);
+  report.plan_hash = memory::plan_hash(input.plan) ^ input.table_hash;
   report.weight_hash = input.hash_weights ? buffers_.weight_hash() : 0;
   return report;
 }

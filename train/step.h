@@ -36,7 +36,8 @@ struct StepInput {
   std::int64_t updates = 0;                      ///< updates applied before this step: AdamW's time
   std::span<const model::StreamSample> samples;  ///< this rank's share, all loaded
   memory::Plan plan;
-  memory::Fill fill;  ///< up to which micro-batches may be larger than the plan's
+  std::uint32_t table_hash = 0;  ///< 24 bits of the candidates: ranks that hold other ones must not go on together
+  memory::Fill fill;             ///< up to which micro-batches may be larger than the plan's
   double learning_rate_factor = 1.0;
   bool hash_weights = false;    ///< once a window: report a hash of the weights
   bool stop_requested = false;  ///< this rank was asked to stop

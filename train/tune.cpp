@@ -77,10 +77,12 @@ memory::PlanTable tune(const Config& config, std::span<const std::int64_t> budge
   tried.memory.table = "";
   tried.memory.budget_changes.clear();
   tried.batch.micro = "auto";
+  // One rank alone does what each of launch.ranks will have to do.
+  tried.batch.effective = (config.batch.effective + config.launch.ranks - 1) / config.launch.ranks;
   const auto source = make_source(tried);
   const auto communicator = ddp::make_solo();
   memory::PlanTable table;
-  table.share = config.batch.effective;
+  table.share = tried.batch.effective;
   table.note = fmt::format("{}, {}, LoRA rank {}", config.model.path, config.model.dtype, config.lora.rank);
   for (const std::int64_t budget : budgets) {
     say(fmt::format("{}:", format_bytes(budget)));

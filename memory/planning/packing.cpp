@@ -62,8 +62,9 @@ std::size_t filled_micro_batch(std::span<const std::int64_t> weights, int least,
                                const std::function<bool(std::span<const std::size_t>)>& fits) {
   std::size_t filled = std::min(weights.size(), static_cast<std::size_t>(least));
   if (most <= least || weights.size() <= filled) return filled;
-  for (const int size : useful_micro_batches(static_cast<std::int64_t>(weights.size()), least + 1, most)) {
+  for (const int size : useful_micro_batches(static_cast<std::int64_t>(weights.size()), 1, most)) {
     const auto wanted = static_cast<std::size_t>(size);
+    if (wanted <= filled) continue;
     const auto order = balanced_order(weights, wanted);
     for (std::size_t begin = 0; begin < order.size(); begin += wanted)
       if (!fits(std::span(order).subspan(begin, std::min(wanted, order.size() - begin)))) return filled;

@@ -34,9 +34,10 @@ struct Fill {
   std::int64_t bytes = 0;  ///< that every one of them may be predicted to need
 };
 
-/// The largest micro-batch, of the sizes of useful_micro_batches from `least` to `most`, up to which `fits` says yes to
-/// every micro-batch of the share, each given as places in it; `least` (or the whole share, if that is smaller) when
-/// the next one does not fit already, and unasked. Weights as for balanced_order.
+/// The largest of useful_micro_batches(share, 1, most) up to which `fits` says yes to every micro-batch of the share,
+/// each given as places in it: each is tried that makes fewer of them than `least` does, the smallest first. `least`
+/// (or the whole share, if that is smaller) when the first does not fit already, and unasked. Weights as for
+/// balanced_order.
 std::size_t filled_micro_batch(std::span<const std::int64_t> weights, int least, int most,
                                const std::function<bool(std::span<const std::size_t>)>& fits);
 

@@ -100,18 +100,18 @@ class Planner {
     decision.cause = complaint.cause;
     decision.predicted_bytes = need.bytes;
     const std::string before =
-        candidate_ == nullptr ? "" : fmt::format(" instead of {}", time_text(fitting_.expected(*candidate_)));
+        candidate_ == nullptr ? "" : fmt::format(" instead of {}", time_text(candidate_->microseconds));
     decision.reason +=
         fmt::format("; {} -> {}, since {}; expected {} a step{}, predicted {}", to_string(current_),
-                    to_string(next.plan), complaint.why, time_text(fitting_.expected(next)), before, need_text(need));
+                    to_string(next.plan), complaint.why, time_text(next.microseconds), before, need_text(need));
   }
 
   /// The best alternative to staying, and why it was not taken.
   std::string alternative(const Candidate* best) const {
     if (best != nullptr && best != candidate_ && best->microseconds < candidate_->microseconds) {
       return fmt::format("the fastest that fits, {}, is expected to take {} instead of {}, which saves no more than {}",
-                         to_string(best->plan), time_text(fitting_.expected(*best)),
-                         time_text(fitting_.expected(*candidate_)), percent(config_.least_gain));
+                         to_string(best->plan), time_text(best->microseconds), time_text(candidate_->microseconds),
+                         percent(config_.least_gain));
     }
     const Candidate* nearest = nullptr;
     for (const Candidate& candidate : table_.all()) {

@@ -122,6 +122,14 @@ void note_change(Outcome& outcome, const Decision& decision, const PolicyConfig&
   outcome.settled = (decision.step + config.adjustment_frequency - 1) / config.adjustment_frequency;
 }
 
+/// The decision that `decide` makes.
+Decision decided(const AroundDecision& around, const std::function<Decision()>& decide) {
+  if (!around) return decide();
+  Decision decision;
+  around([&] { decision = decide(); });
+  return decision;
+}
+
 /// The closed loop of one run.
 class Run {
  public:
@@ -131,6 +139,7 @@ class Run {
     table_ = world.table(0, options.config);
     outcome_.policy = policy_name(options.config.kind);
     outcome_.window = options.config.adjustment_frequency;
+    outcome_.ranks = world.ranks();
   }
 
   Outcome go() {
@@ -226,10 +235,10 @@ class Run {
         window_.restart();
         take(*decision);
       } else if (summary) {
-        take(decide_predictive(config, *summary, plan_, table_, state_));
+        take(decided(options_.around, [&] { return decide_predictive(config, *summary, plan_, table_, state_); }));
       }
     } else if (summary) {
-      take(decide(config, *summary, plan_, world_.share(), state_));
+      take(decided(options_.around, [&] { return decide(config, *summary, plan_, world_.share(), state_); }));
     }
   }
 
@@ -286,6 +295,7 @@ Outcome replay(const Trace& trace, const ReplayOptions& options) {
     note_change(outcome, decision, config);
     plan = decision.plan;
   };
+  outcome.ranks = static_cast<std::int64_t>(trace.steps.front().ranks.size());
   std::vector<std::int64_t> budgets;
   for (const RankUsage& rank : trace.steps.front().ranks) budgets.push_back(rank.budget_bytes);
   take(baseline(config, trace.steps.front().step - 1, plan, options.share, budgets, state));
@@ -305,9 +315,11 @@ Outcome replay(const Trace& trace, const ReplayOptions& options) {
         continue;
       }
     }
-    if (summary)
-      take(predictive ? decide_predictive(config, *summary, plan, table, state)
-                      : decide(config, *summary, plan, options.share, state));
+    if (!summary) continue;
+    take(decided(options.around, [&] {
+      return predictive ? decide_predictive(config, *summary, plan, table, state)
+                        : decide(config, *summary, plan, options.share, state);
+    }));
   }
   return outcome;
 }

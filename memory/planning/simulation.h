@@ -33,14 +33,19 @@ struct Outcome {
   std::int64_t window = 25;           ///< steps
   std::int64_t settled = 0;           ///< the window in which the last change fell; 0: the first plan stayed
   Plan last;                          ///< plan at the end
+  std::int64_t ranks = 1;
   /// Samples a 1000 seconds; 0 without time.
   std::int64_t rate() const;
 };
+
+/// Runs what makes one decision at a window's end: the place for a clock, which nothing in here has. May be empty.
+using AroundDecision = std::function<void(const std::function<void()>& decide)>;
 
 struct SimulationOptions {
   PolicyConfig config;  ///< `kind` says which policy
   /// Called for every decision, the baseline first. May be empty.
   std::function<void(const Decision&)> show;
+  AroundDecision around = {};
 };
 
 /// Closed loop: the plan decides what is needed, and what is needed decides the plan. Throws Error(kMemory) when no
@@ -52,6 +57,7 @@ struct ReplayOptions {
   Plan first;
   std::int64_t share = 64;  ///< caps the micro-batch
   std::function<void(const Decision&)> show;
+  AroundDecision around = {};
 };
 
 /// Open loop: the peaks are what the trace says, whatever is decided. The predictive policy needs the trace's

@@ -116,7 +116,8 @@ def test_settles_and_stays(tmp_path, model, table, name):
     own = candidates(folder)
     assert [line["step"] for line in steps] == list(range(1, PHASE * len(budgets) + 1))
     assert not any(line["skipped"] for line in steps)
-    assert all(rank["peak"] <= rank["predicted"] for rank in steps[0]["memory"]), "what was timed before is no peak of the first step"
+    below = [line["step"] for line in steps for rank in line["memory"] if rank["retries"] == 0 and rank["peak"] > rank["predicted"]]
+    assert not below, f"{name}: predicted below what was measured in steps {below}"
     for phase, limits in enumerate(budgets):
         first, last = phase * PHASE + 1, (phase + 1) * PHASE
         within = [d for d in decisions if first <= d["step"] <= last]

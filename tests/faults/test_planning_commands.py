@@ -56,6 +56,14 @@ def test_plan_of_the_full_size_model_allocates_none_of_it():
         assert sizes == sorted(sizes) and sizes[0] >= 1
     for card in report["cards"]:
         assert sum(card["best"]["breakdown"].values()) == card["best"]["peak"]
+        assert all(other["plan"] != card["best"]["plan"] for other in card["runners_up"])
+    assert any(card["runners_up"] for card in report["cards"])
+    rows = [(row["card"] >> 30, row["micro_batch"]) for row in report["rows"]]
+    assert rows == [(24, 2), (24, 4), (40, 4), (80, 8)]
+    assert all(row["peak"] < row["allowed"] and row["largest"] >= row["micro_batch"] for row in report["rows"])
+    figures = {figure["name"]: figure for figure in report["guide"]}
+    assert {"model", "optimiser", "gradients", "activations, recomputed", "activations, all kept", "total"} <= set(figures)
+    assert all(figure["by_hand"] and figure["dry_run"] and figure["reason"] for figure in figures.values())
 
 
 def test_plan_answers_with_one_number():
@@ -63,6 +71,18 @@ def test_plan_answers_with_one_number():
     assert code == 0, text
     assert re.fullmatch(r"\d+\n", text), text
     assert int(text) >= 4
+
+
+def test_plan_on_a_dataset_and_on_one_of_its_tasks(tmp_path, model, dataset):
+    """The heaviest sample is the dataset's; a task has no heavier one."""
+    config = runs.configure(tmp_path, model, data={"path": str(dataset)})
+    words = ["--config", str(config), "--budget", "4GiB", "--overhead", "0"]
+    whole = planned(*words, "--no-table")["cards"][0]["best"]
+    of_task = planned(*words, "--no-table", "--task", "0")["cards"][0]["best"]
+    assert 0 < of_task["peak"] <= whole["peak"]
+    code, text = runs.finished([*PLAN, *words, "--task", "0", "--safe-batch"])
+    assert code == 0 and re.fullmatch(r"\d+\n", text), text
+    refused([*PLAN, *words, "--task", "no such task"], 2, "--task", "no such task")
 
 
 def test_a_card_that_holds_nothing_is_said_to():

@@ -56,10 +56,12 @@ TEST_F(Simulate, ListsItsScenarios) {
 
 TEST_F(Simulate, PrintsADecisionPerLineAndASummary) {
   const auto lines = printed({"--scenario", "calm", "--ranks", "4", "--steps", "50"});
-  ASSERT_EQ(lines.size(), 4U);
+  ASSERT_EQ(lines.size(), 5U);
   EXPECT_THAT(lines[0], StartsWith("baseline: "));
   EXPECT_THAT(lines[1], StartsWith("steps 1-25: "));
   EXPECT_THAT(lines[3], AllOf(StartsWith("predictive: 50 steps"), HasSubstr("samples/s"), HasSubstr("kept")));
+  EXPECT_THAT(lines[4], AllOf(StartsWith("4 ranks: a decision takes "), HasSubstr(" ms (median of 2)"),
+                              HasSubstr("add 288 bytes")));
 }
 
 TEST_F(Simulate, PrintsJsonWhereAProgramReadsIt) {

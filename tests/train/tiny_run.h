@@ -17,7 +17,8 @@ void write_tiny_model(const std::string& dir);
 /// All trainable values, and the loss of each step.
 struct Trained {
   std::vector<double> losses;
-  std::vector<float> values;
+  std::vector<float> values;         ///< of all parameters, as they lie in the flat buffer
+  std::vector<FlatSlot> slots = {};  ///< whose they are; may be empty
 };
 /// Runs `steps` steps of a session under its plan.
 Trained train_steps(Session& session, int steps);

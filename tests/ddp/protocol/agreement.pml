@@ -20,11 +20,11 @@
  *   guardian          memory/guardian.cpp Guardian::run(), with what Step::commit() adds or leaves out
  *   check_meeting     the two require_equal() at the start of agree() in ddp/agreement.cpp
  *   judge             the rest of agree(): replay(), skip(), add_stop()
- *   update            Step::update(), called by Step::run() for kApply only
+ *   update            apply_gradients() in train/step.cpp, called by Step::run() for kApply only
  *   next_plan         Loop::follow(), train/controller.cpp Controller::observe(): memory/planning/decide.cpp escalate()
  *                     after a failure, decide() else
  *   conclude          Loop::run(): what counts as a step, `result.fatal`, "no plan fits", `verdict.stop`; and
- *                     buffers_.clear_reduction() before the next attempt
+ *                     buffers_.start_step() before the next attempt
  *   checkpoint:       Loop::checkpoint(), train/session.cpp Session::write_checkpoint(): rank 0 writes, share_text()
  *                     (ddp/handshake.cpp) tells the others whether it could
  *   pass(DURABLE)     communicator->barrier() in run(); after it rank 0's write_exit()
@@ -342,7 +342,7 @@ inline conclude() {
   :: action != FATAL && plan == PLANS -> outcome = MEMORY; plan = 0
   :: else -> outcome = (stop -> STOPPED : GO_ON)
   fi;
-  /* clear_reduction() at the start of the next attempt */
+  /* start_step() at the start of the next attempt */
 #ifdef KEEPS_FAILED_PART
   gradient = (action == REPLAY -> gradient : 0);
 #else

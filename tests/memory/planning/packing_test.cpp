@@ -51,6 +51,13 @@ TEST(Filling, TakesAsManySamplesAsTheLimitAllows) {
   EXPECT_EQ(filled(weights, 1, 4, 12), 4U) << "at most as many as allowed";
 }
 
+TEST(Filling, TriesOnlySizesThatMakeFewerMicroBatches) {
+  const Weights weights{1, 1, 1, 1, 1, 1, 1, 1};
+  EXPECT_EQ(filled(weights, 4, 8, 7), 4U) << "5 and 3 would be as many as 4 and 4";
+  EXPECT_EQ(filled(weights, 4, 8, 8), 8U);
+  EXPECT_EQ(filled(weights, 3, 8, 5), 4U);
+}
+
 TEST(Filling, NeverFallsBelowThePlanAndAsksNothingWithoutALimit) {
   const Weights weights{9, 9, 9, 9};
   EXPECT_EQ(filled(weights, 2, 4, 1), 2U);
