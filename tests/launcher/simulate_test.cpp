@@ -76,7 +76,7 @@ TEST_F(Simulate, FollowsATrace) {
   std::string text;
   for (int i = 0; i < 25; ++i) text += "{\"peaks\": [0.7, 0.95]}\n";
   const auto lines = printed({"--trace", trace(text), "--micro", "8", "--share", "16"});
-  ASSERT_EQ(lines.size(), 3U);
+  ASSERT_EQ(lines.size(), 4U);
   EXPECT_THAT(lines[1], AllOf(HasSubstr("worst is rank 1"), HasSubstr("micro-batch 8 -> 6")));
 }
 
