@@ -64,10 +64,11 @@ bool has_data(const train::Config& config) {
 std::int64_t task_number(const std::vector<std::string>& tasks, const std::string& wanted) {
   const auto found = std::find(tasks.begin(), tasks.end(), wanted);
   if (found != tasks.end()) return found - tasks.begin();
+  if (tasks.empty()) fail(ExitCode::kUsage, "--task \"{}\": these samples are of no task; leave it out", wanted);
   const bool digits = !wanted.empty() && wanted.find_first_not_of("0123456789") == std::string::npos;
   if (digits && wanted.size() < 10 && std::stoul(wanted) < tasks.size()) return std::stol(wanted);
   fail(ExitCode::kUsage, "--task \"{}\": no such task; give its number, 0 to {}, or its text, such as \"{}\"", wanted,
-       tasks.empty() ? 0 : tasks.size() - 1, tasks.empty() ? "" : tasks.front());
+       tasks.size() - 1, tasks.front());
 }
 
 // Shapes of the dataset's training samples, of one task where one is asked for.

@@ -75,7 +75,7 @@ def test_plan_answers_with_one_number():
 
 def test_plan_on_a_dataset_and_on_one_of_its_tasks(tmp_path, model, dataset):
     """The heaviest sample is the dataset's; a task has no heavier one."""
-    config = runs.configure(tmp_path, model, data={"path": str(dataset)})
+    config = runs.configure(tmp_path, model, data={"synthetic_samples": 0, "path": [str(dataset)]})
     words = ["--config", str(config), "--budget", "4GiB", "--overhead", "0"]
     whole = planned(*words, "--no-table")["cards"][0]["best"]
     of_task = planned(*words, "--no-table", "--task", "0")["cards"][0]["best"]
