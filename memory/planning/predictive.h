@@ -26,9 +26,9 @@ const Candidate* choose(const CandidateTable& table, const ChoiceLimits& limits,
 /// nothing fits. Waits do not count. Ties go to the faster one. Null only for an empty table.
 const Candidate* smallest(const CandidateTable& table, std::span<const std::int64_t> budgets, const PolicyState& state);
 
-/// Time of a candidate as people are told it, microseconds, at least 1. A plan that the run has measured takes what
-/// it took, scaled when the table has changed its prediction since; any other its prediction, scaled by what all
-/// measured plans took compared with theirs.
+/// Time of a candidate by what the run has measured, microseconds, at least 1; no decision follows it. A plan that was
+/// measured takes what it took, scaled when the table has changed its prediction since; any other its prediction,
+/// scaled by what all measured plans took compared with theirs.
 std::int64_t expected_microseconds(const CandidateTable& table, const Candidate& candidate, const PolicyState& state);
 
 /// The decision at a window's end. Learns first (calibration, times, failures), then the reactive policy's gates: a
