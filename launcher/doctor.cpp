@@ -50,7 +50,7 @@ std::int64_t number_in(const std::string& path, const std::string& key, std::int
   return -1;
 }
 
-Finding memory() {
+Finding main_memory() {
   const std::int64_t available = number_in("/proc/meminfo", "MemAvailable:", 1024);
   const std::int64_t total = number_in("/proc/meminfo", "MemTotal:", 1024);
   std::string value = fmt::format("{} free of {}", format_bytes(available), format_bytes(total));
@@ -142,7 +142,7 @@ std::vector<Finding> examine(const std::filesystem::path& run_dir) {
   return {
       {"plimsoll", kVersion, true, ""},
       cores(),
-      memory(),
+      main_memory(),
       gpu(),
       {"libtorch", fmt::format("{}.{}.{}", TORCH_VERSION_MAJOR, TORCH_VERSION_MINOR, TORCH_VERSION_PATCH), true, ""},
       mpirun(),

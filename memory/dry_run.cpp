@@ -22,7 +22,7 @@ struct Block {
   std::uint64_t run;
 };
 
-void free_block(void* context) {
+void free_meta_block(void* context) {
   const std::unique_ptr<Block> block(static_cast<Block*>(context));
   if (active != nullptr && block->run == run_number) active->remove(block->bytes, block->label, block->number);
 }
@@ -36,20 +36,20 @@ class MetaAllocator final : public c10::Allocator {
     }
     const std::uint64_t number = active->add(bytes, AllocationLabel::current());
     auto block = std::make_unique<Block>(Block{bytes, AllocationLabel::current(), number, run_number});
-    return {nullptr, block.release(), &free_block, c10::Device(c10::kMeta)};
+    return {nullptr, block.release(), &free_meta_block, c10::Device(c10::kMeta)};
   }
   void copy_data(void*, const void*, std::size_t) const override {}
 };
 
-class Recording {
+class MetaRecording {
  public:
-  explicit Recording(Ledger& ledger) {
+  explicit MetaRecording(Ledger& ledger) {
     active = &ledger;
     ++run_number;
   }
-  ~Recording() { active = nullptr; }
-  Recording(const Recording&) = delete;
-  Recording& operator=(const Recording&) = delete;
+  ~MetaRecording() { active = nullptr; }
+  MetaRecording(const MetaRecording&) = delete;
+  MetaRecording& operator=(const MetaRecording&) = delete;
 };
 
 class CpuRecording {
@@ -74,7 +74,7 @@ void install_meta_allocator() {
 Ledger dry_run(const std::function<void()>& body, bool keep_events) {
   install_meta_allocator();
   Ledger ledger(keep_events);
-  const Recording recording(ledger);
+  const MetaRecording from_here(ledger);
   body();
   return ledger;
 }
@@ -82,7 +82,7 @@ Ledger dry_run(const std::function<void()>& body, bool keep_events) {
 Ledger measured_run(const std::function<void()>& body, bool keep_events) {
   CpuAllocator::install();
   Ledger ledger(keep_events);
-  const CpuRecording recording(ledger);
+  const CpuRecording from_here(ledger);
   body();
   return ledger;
 }

@@ -6,6 +6,7 @@ program that ends badly without naming a failed case counts as one failed case. 
 PLIMSOLL_PROOFS=1 in the environment runs every section in full instead of the slice.
 """
 import concurrent.futures
+import json
 import os
 import pathlib
 import shutil
@@ -15,7 +16,7 @@ import time
 import xml.etree.ElementTree as xml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-ROOMS = ["core", "ddp", "memory", "cache", "model", "data", "train", "report", "launcher"]
+ROOMS = ["core", "ddp", "memory", "memory/planning", "cache", "model", "data", "train", "report", "launcher"]
 # The slice of clang-tidy: rooms whose files take a second or two. All rooms in full runs.
 TIDY_SLICE = ["core", "ddp", "memory/planning"]
 FULL = os.environ.get("PLIMSOLL_PROOFS", "") not in ("", "0")
@@ -149,6 +150,9 @@ def bench(tally):
     ranks = ["mpirun", "--oversubscribe", "-n", "2", "build/reduction_bench", "2", "2"]
     for name, command in {
         "step_bench": ["build/step_bench", "--benchmark_filter=tiny_micro_8", "--benchmark_min_time=0.01"],
+        "ops_bench": ["build/ops_bench", "--benchmark_filter=lora/.*width:128", "--benchmark_min_time=0.01"],
+        "memory_bench": ["build/memory_bench", "--benchmark_filter=full_size_dry_run/36", "--benchmark_min_time=0.01"],
+        "policy_bench": ["build/policy_bench"],
         "reduction_bench": ranks,
         "step_peer": [sys.executable, "bench/peers/step_peer.py", "--build", "build", "--size", "tiny", "--batch", "1",
                       "--recompute", "none", "--steps", "2", "--rounds", "1"],
@@ -162,24 +166,38 @@ def check_format(tally):
     tally.add("format: clang-format", "" if status == 0 else "not as `make format` would have them (see above)")
 
 
+def tidy_sources(rooms):
+    """What clang-tidy is to read for these rooms: (name, file), a file being a batch of the room's sources (cmake/rooms.cmake)
+    or a source that is compiled by itself."""
+    folders = {room: f"plimsoll_{room.split('/')[-1]}.dir" for room in rooms}
+    found = {}
+    for entry in json.loads((ROOT / "build-tidy/compile_commands.json").read_text()):
+        file = pathlib.Path(entry["file"])
+        for room, folder in folders.items():
+            if file.parent == ROOT / room:
+                found[f"{room}/{file.name}"] = file
+            elif file.parent.name == "Unity" and file.parent.parent.name == folder:
+                found[f"{room}, {file.stem.removesuffix('_cxx')}"] = file
+    return sorted(found.items())
+
+
 def tidy(tally):
-    """One case a file. Compiled without precompiled headers, which are g++'s and which clang cannot read."""
+    """One case a batch of files. Compiled without precompiled headers, which are g++'s and which clang cannot read."""
     if run(["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", "build-tidy", "-DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON",
             "-DCMAKE_CXX_COMPILER_LAUNCHER=", "-Wno-dev", "--log-level=ERROR"]) != 0:
         tally.add("tidy: configure", "failed (see above)")
         return
-    rooms = ROOMS if FULL else TIDY_SLICE
-    files = sorted({file for room in rooms for file in (ROOT / room).rglob("*.cpp")})
+    sources = tidy_sources(ROOMS if FULL else TIDY_SLICE)
 
-    def check(file):
-        command = ["clang-tidy-14", "-p", "build-tidy", "--quiet", "--warnings-as-errors=*", str(file)]
+    def check(source):
+        command = ["clang-tidy-14", "-p", "build-tidy", "--quiet", "--warnings-as-errors=*", str(source[1])]
         return subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
-        for file, result in zip(files, pool.map(check, files)):
+        for (name, _), result in zip(sources, pool.map(check, sources)):
             if result.returncode != 0:
                 print(result.stdout)
-            tally.add(f"tidy: {file.relative_to(ROOT)}", "" if result.returncode == 0 else "clang-tidy complains (see above)")
+            tally.add(f"tidy: {name}", "" if result.returncode == 0 else "clang-tidy complains (see above)")
 
 
 SECTIONS = {"format": check_format, "borders": borders, "protocol": protocol, "units": units, "oracle": oracle,

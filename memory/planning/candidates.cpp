@@ -17,7 +17,7 @@ namespace plimsoll::memory {
 namespace {
 
 constexpr std::string_view kHeader = "candidates 1";
-constexpr std::int64_t kOne = 10000;
+constexpr std::int64_t kTenThousandths = 10000;
 constexpr std::int64_t kMostRate = 1000000;  // a hundred times a micro-batch
 
 auto order_of(const Plan& plan) {
@@ -112,7 +112,7 @@ std::int64_t micro_batch_microseconds(const CostModel& model, const Plan& plan, 
   const std::int64_t plain = plain_microseconds(model.points, samples);
   std::int64_t time = plain;
   const auto add = [&](std::int64_t rate, int blocks, int all) {
-    time = sum(time, scaled(plain, rate * std::clamp(blocks, 0, all), kOne * all));
+    time = sum(time, scaled(plain, rate * std::clamp(blocks, 0, all), kTenThousandths * all));
   };
   add(model.language_recompute, plan.recompute_blocks, model.language_blocks);
   add(model.vision_recompute, plan.recompute_vision, model.vision_blocks);

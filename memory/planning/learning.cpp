@@ -9,8 +9,8 @@
 namespace plimsoll::memory {
 namespace {
 
-constexpr std::int64_t kMeanWindows = 8;                  // the mean forgets slowly: lengths grow over an epoch
-constexpr std::int64_t kLongest = std::int64_t{1} << 50;  // microseconds; eight of them can be added
+constexpr std::int64_t kMeanWindows = 8;                      // the mean forgets slowly: lengths grow over an epoch
+constexpr std::int64_t kLongestMean = std::int64_t{1} << 50;  // microseconds; eight of them can be added
 
 /// The guardian had to replay; unlike an allocator's retry this says that the bytes were not there.
 bool replayed(const RankUsage& rank) { return rank.retries > 0 || rank.failed; }
@@ -51,7 +51,7 @@ void learn_time(const PolicyConfig& config, const WindowSummary& window, const C
                 PolicyState& state) {
   std::int64_t slowest = 0;
   for (const RankUsage& rank : window.ranks) slowest = std::max(slowest, rank.step_ms);
-  const std::int64_t mean = std::min(kLongest, scaled(slowest, 1000, std::max(1, window.steps)));
+  const std::int64_t mean = std::min(kLongestMean, scaled(slowest, 1000, std::max(1, window.steps)));
   if (mean < 1) return;
   MeasuredTime time{candidate.plan, candidate.microseconds, mean, 1};
   const auto known = std::find_if(state.times.begin(), state.times.end(),
@@ -59,7 +59,7 @@ void learn_time(const PolicyConfig& config, const WindowSummary& window, const C
   if (known != state.times.end()) {
     if (known->measured_microseconds > 0 && known->windows > 0) {
       const std::int64_t before = std::min(known->windows, kMeanWindows - 1);
-      const std::int64_t old = std::min(kLongest, known->measured_microseconds);
+      const std::int64_t old = std::min(kLongestMean, known->measured_microseconds);
       time.measured_microseconds = scaled(old * before + mean, 1, before + 1);
       time.windows = sum(known->windows, 1);
     }

@@ -132,12 +132,12 @@ TEST_F(ExpertOps, Bf16StaysWithinItsRounding) {
 // --- the expert as a whole
 // --------------------------------------------------------------------------------------------
 
-struct Sizes {
+struct ExpertSizes {
   std::int64_t samples, draws, chunk, tokens;  // tokens of the first sample; each further one has one more
   int state, sensor_tokens;
 };
 
-ExpertOptions small_expert(const Sizes& s) {
+ExpertOptions small_expert(const ExpertSizes& s) {
   ExpertOptions o;
   o.width = 32;
   o.depth = 2;
@@ -147,7 +147,7 @@ ExpertOptions small_expert(const Sizes& s) {
   return o;
 }
 
-PackedBatch batch_of(const Sizes& s, at::Device device) {
+PackedBatch batch_of(const ExpertSizes& s, at::Device device) {
   PackedBatch batch;
   batch.samples = s.samples;
   std::vector<std::int64_t> positions, token_rows, sensor_rows;
@@ -166,14 +166,14 @@ PackedBatch batch_of(const Sizes& s, at::Device device) {
 }
 
 struct Model {
-  Sizes sizes;
+  ExpertSizes sizes;
   at::Device device;
   ParameterList parameters;
   ActionExpert expert;
   PackedBatch batch;
   Tensor hidden, sensors, noisy, times, state;
 
-  Model(const Sizes& s, at::ScalarType compute, at::Device where)
+  Model(const ExpertSizes& s, at::ScalarType compute, at::Device where)
       : sizes(s),
         device(where),
         parameters(11, ParameterGroup::kExpert, where),
@@ -226,7 +226,8 @@ TEST_F(ExpertOps, KeysMadeInAdvanceChangeNothing) {
 }
 
 TEST_F(ExpertOps, MetaAllocatesWhatTheCpuAllocates) {
-  const std::vector<Sizes> shapes = {{1, 1, 4, 5, 2, 0}, {2, 3, 4, 7, 2, 2}, {3, 2, 8, 20, 0, 1}, {5, 4, 16, 33, 7, 4}};
+  const std::vector<ExpertSizes> shapes = {
+      {1, 1, 4, 5, 2, 0}, {2, 3, 4, 7, 2, 2}, {3, 2, 8, 20, 0, 1}, {5, 4, 16, 33, 7, 4}};
   for (const auto& s : shapes) {
     for (const auto compute : {at::kFloat, at::kBFloat16}) {
       const Model cpu(s, compute, at::kCPU), meta(s, compute, at::kMeta);

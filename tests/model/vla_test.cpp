@@ -37,14 +37,14 @@ class Checkpoint {
   std::string path_;
 };
 
-const std::string& checkpoint() {
+const std::string& tiny_checkpoint() {
   static const Checkpoint made;
   return made.path();
 }
 
 VlaOptions small_options() {
   VlaOptions o;
-  o.path = checkpoint();
+  o.path = tiny_checkpoint();
   o.lora.dropout = 0.2;
   o.expert.width = 32;
   o.expert.depth = 2;
@@ -142,16 +142,16 @@ Outcome run(const VlaModel& model, const std::vector<Sample>& samples,
   return outcome;
 }
 
-double distance(const Tensor& a, const Tensor& b) {
+double relative_distance(const Tensor& a, const Tensor& b) {
   return ((a - b).norm() / b.norm().clamp_min(1e-12)).item<double>();
 }
 
 void expect_equal(const Outcome& a, const Outcome& b, double tolerance) {
-  EXPECT_LT(distance(a.losses, b.losses), tolerance);
+  EXPECT_LT(relative_distance(a.losses, b.losses), tolerance);
   for (const auto& [name, gradient] : b.gradients) {
     ASSERT_TRUE(gradient.defined() && a.gradients.at(name).defined()) << name;
     EXPECT_GT(gradient.abs().max().item<float>(), 0.0F) << name << " gets no gradient";
-    EXPECT_LT(distance(a.gradients.at(name), gradient), tolerance) << name;
+    EXPECT_LT(relative_distance(a.gradients.at(name), gradient), tolerance) << name;
   }
 }
 
@@ -255,7 +255,7 @@ testing::EventList step_events(const VlaOptions& options, at::Device device, con
 }
 
 TEST(Vla, MetaAllocatesWhatTheCpuAllocates) {
-  checkpoint();
+  tiny_checkpoint();
   const std::vector<std::vector<SampleShape>> batches = {
       {{7, 16}}, {{30, 64}, {9, 0}}, {{20, 32}, {11, 24}, {40, 64}, {5, 0}}};
   for (const auto compute : {at::kFloat, at::kBFloat16}) {
@@ -319,7 +319,7 @@ TEST(Vla, Bf16IsNearFp32) {
   const auto samples = make_samples(full.packing_rules(9, false), 3);
   const auto a = run(half, samples, {{0, 1, 2}}, 0), b = run(full, samples, {{0, 1, 2}}, 0);
   EXPECT_EQ(a.losses.scalar_type(), at::kFloat);
-  EXPECT_LT(distance(a.losses, b.losses), 2e-2);
+  EXPECT_LT(relative_distance(a.losses, b.losses), 2e-2);
 }
 
 TEST(Vla, OptionsThatDoNotFitAreNamed) {
