@@ -30,7 +30,7 @@ import resource, subprocess
 subprocess.run(["build/plimsoll", "plan", "--size", "3b"], check=True, stdout=subprocess.DEVNULL)
 print(f"FIGURE its memory at most = {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB")'
 echo "== rivals_bench"
-build/rivals_bench
+build/rivals_bench 1  # a round; by itself it runs three
 echo "== search_bench"
 build/search_bench
 echo "== reduction_bench"

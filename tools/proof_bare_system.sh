@@ -3,7 +3,7 @@
 # committed HEAD there and runs the commands. Needs root. Usage: tools/proof_bare_system.sh bookworm|noble [command ...]
 # (default: "make demo" "make test"). Packages and wheels come from where this machine gets its own. The clone lies under this
 # clone's own path and reads this machine's compiler cache, so that what was compiled here, by the same compiler, from the same
-# sources, is not compiled again (COLD=1: everything is).
+# sources, is not compiled again (COLD=1: everything is). AS_USER=1: the newcomer is not root but a user with sudo.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -86,11 +86,23 @@ warmth="this machine's"
 if [ -d "$cache" ] && [ -z "${COLD:-}" ]; then kept+=(CCACHE_DIR=/mnt/ccache); else cache= warmth="empty"; fi
 cat >"$root/root/newcomer.sh" <<'INSIDE'
 set -euo pipefail
-cd /root
 apt-get -q update
-DEBIAN_FRONTEND=noninteractive apt-get -q -y install make git
-git config --global --add safe.directory '*'
+DEBIAN_FRONTEND=noninteractive apt-get -q -y install make git ${AS_USER:+sudo}
+git config --system --add safe.directory '*'
 mkdir -p "$(dirname "$CLONE")"
+newcomer=root
+if [ -n "${AS_USER:-}" ]; then
+  newcomer=newcomer
+  useradd --create-home --shell /bin/bash "$newcomer"
+  echo "$newcomer ALL=(ALL) NOPASSWD: ALL" >/etc/sudoers.d/newcomer
+  chown "$newcomer" "$(dirname "$CLONE")"
+  export HOME=/home/newcomer
+fi
+exec setpriv --reuid "$newcomer" --regid "$newcomer" --init-groups bash /opt/two_commands.sh "$@"
+INSIDE
+cat >"$root/opt/two_commands.sh" <<'INSIDE'
+set -euo pipefail
+cd "$HOME"
 git clone -q /mnt/repository "$CLONE"
 cd "$CLONE"
 git checkout -q "$COMMIT"
@@ -98,7 +110,7 @@ for command in "$@"; do
   start=$SECONDS
   echo "+ $command"
   $command
-  echo "FIGURE $NAME, bare, $command = $((SECONDS - start)) s ($CACHE compiler cache)"
+  echo "FIGURE $NAME, bare, $(id -un), $command = $((SECONDS - start)) s ($CACHE compiler cache)"
 done
 # What is set up stays set up: a second call neither installs nor compiles anything.
 second=$(tools/setup.sh --tests 2>&1; tools/build.sh)
@@ -119,6 +131,6 @@ unshare --mount --pid --fork --kill-child --propagation private setsid --wait ba
   mount -t tmpfs tmpfs "$root/dev/shm"
   if [ -n "$cache" ]; then mount --bind "$cache" "$root/mnt/ccache"; fi
   exec chroot "$root" /usr/bin/env -i "$@"
-' bare "${kept[@]}" NAME="$name" CACHE="$warmth" CLONE="$(pwd -P)" COMMIT="$(git rev-parse HEAD)" HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
+' bare "${kept[@]}" NAME="$name" AS_USER="${AS_USER:-}" CACHE="$warmth" CLONE="$(pwd -P)" COMMIT="$(git rev-parse HEAD)" HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
   bash /root/newcomer.sh "${commands[@]}" </dev/null
 if [ -z "${KEEP:-}" ]; then rm -rf --one-file-system "$root"; fi

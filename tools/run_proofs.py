@@ -3,9 +3,9 @@
 
 A proof is an executable script; its first comment line says what it shows. Lines `FIGURE name = value unit` in its
 output are collected, and tables (lines that begin with a bar); everything else goes to its log. Exit status 0 passes; 77 means "could not be tried here", and the
-last line of the output says why. A stamp per proof and commit makes a second call continue where the first ended; in a
-tree with uncommitted changes the stamps belong to "<commit>-changed" and are never trusted. The page names the commit of
-every outcome: what was not run at HEAD yet is shown as it was at the newest commit before it.
+last line of the output says why. The page is also what a second call, in this clone or in another, goes on from: it
+names the commit of every outcome, and what passed at this one is not run again. In a tree with uncommitted changes
+outcomes belong to "<commit>-changed" and are never trusted. What was not run at HEAD yet is shown as it was before.
 """
 import os
 import pathlib
@@ -19,6 +19,8 @@ FOLDER = ROOT / ".proofs"
 PAGE = "docs/benchmarks.md"
 BEGIN, END = "<!-- proofs:begin (written by make proofs) -->", "<!-- proofs:end -->"
 FIGURE = re.compile(r"^FIGURE\s+(?P<name>.+?)\s*=\s*(?P<value>\S+)\s*(?P<unit>.*?)\s*$")
+FIGURES_HEAD = ["| figure | value | unit |", "|---|---:|---|"]
+OUTCOME = re.compile(r": (?P<outcome>(?:passed in|FAILED after|not tried:) .*) \(commit `(?P<revision>[^`]+)`\)\.$", re.MULTILINE)
 UNTRIED = 77
 
 
@@ -41,35 +43,18 @@ def title(script):
 
 
 class Proof:
-    """One script with its stamp, which holds the outcome and the figures as they were printed."""
+    """One script with its outcome, the commit of that, and its figures as they were printed."""
 
     def __init__(self, script, revision):
         self.name = script.stem
         self.title = title(script)
         self.script = script
         self.log = FOLDER / "logs" / revision / f"{self.name}.log"
-        self.stamp = FOLDER / "stamps" / revision / self.name
-        self.revision = self.now = revision
+        self.revision, self.now = "", revision
         self.outcome, self.kept = "not run", []
-
-    def restore(self):
-        if not self.stamp.exists():
-            return False
-        self.outcome, *self.kept = self.stamp.read_text().splitlines()
-        return self.outcome.startswith("passed")
-
-    def recall(self, history):
-        """Takes the outcome of the newest commit of `history` that has one; keeps "not run" where none has."""
-        for revision in history:
-            stamp = FOLDER / "stamps" / revision / self.name
-            if stamp.exists():
-                self.revision = revision
-                self.outcome, *self.kept = stamp.read_text().splitlines()
-                return
 
     def run(self):
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.stamp.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         self.revision, self.kept, last = self.now, [], ""
         environment = {**os.environ, "PLIMSOLL_PROOFS": "1"}
@@ -84,7 +69,22 @@ class Proof:
                 if FIGURE.match(line) or line.startswith("|"):
                     self.kept.append(line.strip())
         self.outcome = self.describe(process.returncode, time.monotonic() - start, last)
-        self.stamp.write_text("\n".join([self.outcome, *self.kept]) + "\n")
+
+    def written(self):
+        """Its section of the page; read_page is the way back."""
+        if self.outcome == "not run":
+            return [f"### {self.name}", "", f"{self.title}: {self.outcome}.", ""]
+        rows = [f"### {self.name}", "", f"{self.title}: {self.outcome} (commit `{self.revision}`).", ""]
+        figures = [match for match in map(FIGURE.match, self.kept) if match]
+        if figures:
+            rows += [*FIGURES_HEAD, *(f"| {figure['name']} | {figure['value']} | {figure['unit']} |" for figure in figures), ""]
+        columns = 0
+        for line in (line for line in self.kept if line.startswith("|")):
+            if columns not in (0, line.count("|")):
+                rows.append("")
+            columns = line.count("|")
+            rows.append(line)
+        return rows + [""] * (columns > 0)
 
     @staticmethod
     def describe(status, seconds, last):
@@ -99,28 +99,39 @@ class Proof:
         return self.outcome.startswith("FAILED")
 
 
-def write_page(revision, proofs):
-    page = ROOT / PAGE
-    text = page.read_text()
+def page_parts():
+    text = (ROOT / PAGE).read_text()
     if BEGIN not in text or END not in text:
         sys.exit(f"{PAGE}: the lines `{BEGIN}` and `{END}` are missing; put them back")
-    history = git("log", "--format=%h", "--abbrev=12", "-200").splitlines()
+    head, rest = text.split(BEGIN)
+    return head, *rest.split(END)
+
+
+def read_page(proofs):
+    """Takes outcomes and figures from the page, so that another clone need not find them anew."""
+    known = {proof.name: proof for proof in proofs}
+    for section in page_parts()[1].split("\n### ")[1:]:
+        name, *lines = section.splitlines()
+        found = OUTCOME.search("\n".join(lines[:3]))
+        if name not in known or not found:
+            continue
+        proof = known[name]
+        proof.outcome, proof.revision = found["outcome"], found["revision"]
+        kept = [line for line in lines if line.startswith("|")]
+        if kept[:2] == FIGURES_HEAD:
+            end = lines.index("", lines.index(FIGURES_HEAD[0]))
+            count = sum(line.startswith("|") for line in lines[:end])
+            cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in kept[2:count]]
+            kept = [f"FIGURE {label} = {value} {unit}" for label, value, unit in cells] + kept[count:]
+        proof.kept = kept
+
+
+def write_page(revision, proofs):
+    head, _, tail = page_parts()
+    rows = [f"Commit `{revision}`, {time.strftime('%Y-%m-%d')}, {machine()}.", ""]
     for proof in proofs:
-        if proof.outcome == "not run":
-            proof.recall(history)
-    rows = [f"Commit `{revision}`, {time.strftime('%Y-%m-%d')}, {machine()}.", "", "| proof | outcome | commit |", "|---|---|---|"]
-    rows += [f"| {proof.title} | {proof.outcome} | {proof.revision if proof.outcome != 'not run' else ''} |" for proof in proofs]
-    figures = [match for proof in proofs for match in map(FIGURE.match, proof.kept) if match]
-    if figures:
-        rows += ["", "| figure | value | unit |", "|---|---:|---|"]
-        rows += [f"| {figure['name']} | {figure['value']} | {figure['unit']} |" for figure in figures]
-    for proof in proofs:
-        for line in (line for line in proof.kept if line.startswith("|")):
-            if not rows[-1].startswith("|") or line.count("|") != rows[-1].count("|"):
-                rows.append("")
-            rows.append(line)
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(head + BEGIN + "\n" + "\n".join(rows) + "\n" + END + tail)
+        rows += proof.written()
+    (ROOT / PAGE).write_text(head + BEGIN + "\n" + "\n".join(rows) + END + tail)
 
 
 def machine():
@@ -138,8 +149,9 @@ def main():
         sys.exit(f"no proof {unknown[0]}; there are: {' '.join(script.stem for script in scripts)}")
     trusted = not os.environ.get("FORCE") and not revision.endswith("-changed")
     proofs = [Proof(script, revision) for script in scripts]
+    read_page(proofs)
     for proof in proofs:
-        if proof.restore() and trusted:
+        if trusted and proof.revision == revision and proof.outcome.startswith("passed"):
             print(f"{proof.name}: {proof.outcome} before", flush=True)
             continue
         if wanted and proof.name not in wanted:

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# A bare Debian 12 in which only make and git were installed: clone, make demo, make test.
+# A bare Debian 12 in which only make and git were installed: clone, make demo, make test, nothing compiled before.
 set -euo pipefail
-tools/proof_bare_system.sh bookworm
+COLD=1 tools/proof_bare_system.sh bookworm

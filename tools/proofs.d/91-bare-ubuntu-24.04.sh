@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# A bare Ubuntu 24.04 in which only make and git were installed: clone, make demo, make test.
+# A bare Ubuntu 24.04 in which only make, git and sudo were installed: a user without rights clones, make demo, make test.
 set -euo pipefail
-tools/proof_bare_system.sh noble
+COLD=1 AS_USER=1 tools/proof_bare_system.sh noble
