@@ -111,7 +111,7 @@ def read_page(proofs):
     """Takes outcomes and figures from the page, so that another clone need not find them anew."""
     known = {proof.name: proof for proof in proofs}
     for section in page_parts()[1].split("\n### ")[1:]:
-        name, *lines = section.splitlines()
+        name, *lines = [*section.splitlines(), ""]
         found = OUTCOME.search("\n".join(lines[:3]))
         if name not in known or not found:
             continue
