@@ -19,7 +19,6 @@ def test_two_ranks_train_without_python_on_the_path(tmp_path, model):
     for name in ["mpirun", "orted", "ssh", "env"]:  # mpirun asks for ssh even where it needs none
         os.symlink(shutil.which(name), tools / name)
     config = runs.configure(tmp_path, model)
-    done = subprocess.run([runs.PLIMSOLL, "launch", "--config", config, "--set", "launch.ranks=2"], stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=runs.LIMIT, env={**runs.ENVIRONMENT, "PATH": str(tools)})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") >= 8
+    code, output = runs.finished(["env", f"PATH={tools}", runs.PLIMSOLL, "launch", "--config", config, "--set", "launch.ranks=2"])
+    assert code == 0, output
+    assert len(runs.metrics(tmp_path / "run")) >= 8
