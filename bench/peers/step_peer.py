@@ -1,11 +1,12 @@
 """Our training step and the same in PyTorch, side by side: samples per second and bytes of a step.
 
-    step_peer.py --build BUILD [--size tiny wide] [--batch 1 8] [--recompute none all] [--threads 2] [--steps 20] [--rounds 3]
+    step_peer.py --build BUILD [--size tiny wide] [--batch 1 8] [--recompute none all] [--threads 2] [--steps 40]
 
 Both sides run whole steps of stage 2 on the same weights and samples, without logits: ours is train::Step::run (packing, forward,
 backward, commit, reduction of world 1, AdamW), theirs collation, forward, backward, optimizer.step() and
 zero_grad(set_to_none=True), with AdamW fused, as transformers' Trainer has it. Each side is a process of its own with the same number
-of threads, in turns (ours, peer, ours, ...) so that a busy machine troubles both; the best round of each counts.
+of threads. They take turns step by step, one waiting while the other runs, so that whatever else the machine does troubles both: the
+speed is the median over pairs of steps, samples/s are the median of each side.
 
 Activation bytes: the peak of one step above what is live between steps, counted by bench/peers/malloc_counter.c under both. Our
 gradients live between steps in flat buffers. Theirs, freed by zero_grad(set_to_none=True), would count as activations; so the step
@@ -20,6 +21,7 @@ import ctypes
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,8 +40,8 @@ def counter(name):
     return function()
 
 
-def peer(folder, steps):
-    """Times the PyTorch side on what reference_dump wrote; prints one JSON line."""
+def peer(folder):
+    """The PyTorch side, on what reference_dump wrote; answers as that does with --paced."""
     import torch
 
     from reference_model import Reference, collate, read_batches, read_options
@@ -63,15 +65,11 @@ def peer(folder, steps):
     run(keep_gradients=True)
     peak = counter("malloc_counter_peak")
     optimizer.zero_grad(set_to_none=True)
-    seconds = []
-    for _ in range(steps):
+    print(json.dumps({"step_bytes": peak - live, "threads": torch.get_num_threads()}), flush=True)
+    for _ in sys.stdin:
         start = time.perf_counter()
         run()
-        seconds.append(time.perf_counter() - start)
-    median = sorted(seconds)[len(seconds) // 2]
-    batch = options["batch"]
-    print(json.dumps({"side": "peer", "batch": batch, "recompute": options["recompute"], "seconds": median,
-                      "samples_per_second": batch / median, "step_bytes": peak - live, "threads": torch.get_num_threads()}))
+        print(time.perf_counter() - start, flush=True)
 
 
 def build_counter(folder):
@@ -80,11 +78,32 @@ def build_counter(folder):
     return str(library)
 
 
-def last_line(command, environment):
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{command[0]} failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+class Side:
+    """A process that makes a step when it is asked to."""
+
+    def __init__(self, command, environment):
+        self.errors = tempfile.TemporaryFile(mode="w+")
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=self.errors, text=True)
+        self.ready = json.loads(self.answer())
+        self.seconds = []
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            self.errors.seek(0)
+            raise SystemExit(f"{self.process.args[0]} failed: {self.errors.read()[-2000:]}")
+        return line
+
+    def step(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.seconds.append(float(self.answer()))
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def compare(args, folder, model, size, batch, recompute, environment):
@@ -92,16 +111,21 @@ def compare(args, folder, model, size, batch, recompute, environment):
     folder.mkdir()
     blocks = {"none": 0, "half": 2, "all": 4}[recompute]
     ours = [str(pathlib.Path(args.build) / "reference_dump"), "--model", str(model), "--out", str(folder), "--batch", str(batch),
-            "--recompute", str(blocks), "--time", str(args.steps), "--width", "128", "--depth", "4", "--dtype", args.dtype]
-    theirs = [sys.executable, __file__, "--peer", str(folder), "--steps", str(args.steps)]
-    results = [(last_line(ours, environment), last_line(theirs, environment)) for _ in range(args.rounds)]
-    best = [max((pair[side] for pair in results), key=lambda r: r["samples_per_second"]) for side in (0, 1)]
+            "--recompute", str(blocks), "--paced", "--width", "128", "--depth", "4", "--dtype", args.dtype]
+    mine = Side(ours, environment)  # writes what the other side reads
+    theirs = Side([sys.executable, __file__, "--peer", str(folder)], environment)
+    for _ in range(args.steps):
+        mine.step()
+        theirs.step()
+    for side in (mine, theirs):
+        side.close()
+    speed = statistics.median(other / own for own, other in zip(mine.seconds, theirs.seconds))
     line = {"size": size, "batch": batch, "recompute": recompute, "dtype": args.dtype, "threads": args.threads,
-            "ours_samples_per_second": round(best[0]["samples_per_second"], 2),
-            "peer_samples_per_second": round(best[1]["samples_per_second"], 2),
-            "speed": round(best[0]["samples_per_second"] / best[1]["samples_per_second"], 3),
-            "ours_bytes": best[0]["step_bytes"], "peer_bytes": best[1]["step_bytes"],
-            "bytes": round(best[0]["step_bytes"] / max(1, best[1]["step_bytes"]), 3)}
+            "ours_samples_per_second": round(batch / statistics.median(mine.seconds), 2),
+            "peer_samples_per_second": round(batch / statistics.median(theirs.seconds), 2),
+            "speed": round(speed, 3),
+            "ours_bytes": mine.ready["step_bytes"], "peer_bytes": theirs.ready["step_bytes"],
+            "bytes": round(mine.ready["step_bytes"] / max(1, theirs.ready["step_bytes"]), 3)}
     print(json.dumps(line), flush=True)
     return recompute != "none" or line["bytes"] <= BYTES_BOUND
 
@@ -114,12 +138,11 @@ def main():
     parser.add_argument("--recompute", nargs="+", default=["none", "all"])
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--peer", help="internal: time the PyTorch side on this folder")
     args = parser.parse_args()
     if args.peer:
-        return peer(args.peer, args.steps)
+        return peer(args.peer)
     above = []
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "LD_PRELOAD": build_counter(folder)}

@@ -6,9 +6,10 @@
 // ("<step>/<sample>/<field>"), OUT/ours.safetensors ("losses" [steps]: mean over the samples, as the step reports it;
 // "sample_losses" [steps, samples]: of a forward just before it; "gradient/<name>": what the ranks would sum in the
 // first step; "trained/<name>": values after the last).
-// With --time N: nothing but options, trainable values and batches is written, and one JSON line tells seconds per
-// whole step and, under bench/peers/malloc_counter.c, the bytes that a step takes at its peak above what is live
-// between steps. There is no workspace arena here: library scratch counts as a step's, as it does for PyTorch.
+// With --paced: nothing but options, trainable values and batches is written. One JSON line tells, under
+// bench/peers/malloc_counter.c, the bytes that a step takes at its peak above what is live between steps; then every
+// line that is read starts a whole step, and is answered with its seconds. There is no workspace arena here: library
+// scratch counts as a step's, as it does for PyTorch.
 
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
@@ -40,7 +41,8 @@ constexpr double kWeightDecay = 0.01;
 struct Setting {
   std::string out, init;
   VlaOptions options;
-  int batch = 5, micro = 0, steps = 1, recompute = 0, timed = 0;
+  int batch = 5, micro = 0, steps = 1, recompute = 0;
+  bool paced = false;
   int images = 1, side = 112, text = 24;
   double lr = 1e-4, vl_lr = 1e-5;
 };
@@ -56,8 +58,8 @@ Setting parse(int argc, char** argv) {
   add("micro", "samples at once; 0: all", cxxopts::value<int>()->default_value("0"));
   add("steps", "training steps", cxxopts::value<int>()->default_value("1"))("recompute", "blocks",
                                                                             cxxopts::value<int>()->default_value("0"));
-  add("time", "timed steps", cxxopts::value<int>()->default_value("0"))("side", "image side",
-                                                                        cxxopts::value<int>()->default_value("112"));
+  add("paced", "a timed step for every line of standard input")("side", "image side",
+                                                                cxxopts::value<int>()->default_value("112"));
   add("images", "images of a sample", cxxopts::value<int>()->default_value("1"))(
       "text", "text tokens", cxxopts::value<int>()->default_value("24"));
   add("width", "of the expert", cxxopts::value<int>()->default_value("64"))("depth", "of the expert",
@@ -74,7 +76,7 @@ Setting parse(int argc, char** argv) {
   s.micro = args["micro"].as<int>() > 0 ? args["micro"].as<int>() : s.batch;
   s.steps = args["steps"].as<int>();
   s.recompute = args["recompute"].as<int>();
-  s.timed = args["time"].as<int>();
+  s.paced = args.count("paced") > 0;
   s.side = args["side"].as<int>();
   s.images = args["images"].as<int>();
   s.text = args["text"].as<int>();
@@ -115,8 +117,8 @@ Sample make_sample(const PackingRules& rules, const Setting& s, std::int64_t num
   Sample sample;
   sample.index = number;
   const auto seed = static_cast<std::uint64_t>(number) * 16;
-  const std::int64_t columns = s.side / 14, rows = s.timed > 0 ? columns : columns - 2 * (number % 3);
-  const std::int64_t text = s.timed > 0 ? s.text : s.text - number % 5;
+  const std::int64_t columns = s.side / 14, rows = s.paced ? columns : columns - 2 * (number % 3);
+  const std::int64_t text = s.paced ? s.text : s.text - number % 5;
   auto& ids = sample.vlm.input_ids;
   for (std::int64_t t = 0; t < text; ++t) ids.push_back((number * 31 + t * 17) % 900);
   for (int image = 0; image < s.images; ++image) {
@@ -332,7 +334,8 @@ std::int64_t counter(const char* name) {
   return function == nullptr ? 0 : function();
 }
 
-/// Whole steps, packing to update. Gradients and moments are there before the clock starts.
+/// Whole steps, packing to update. Gradients and moments are there before the clock starts. The clock is the asker's:
+/// two processes that take turns step by step meet the same machine.
 void time_steps(const Setting& s, const PackingRules& rules, Trainer& trainer) {
   const auto samples = samples_of(s, rules, 0);
   const auto run = [&] { trainer.step(samples); };
@@ -340,22 +343,12 @@ void time_steps(const Setting& s, const PackingRules& rules, Trainer& trainer) {
   const auto live = counter("malloc_counter_reset_peak");
   run();
   const auto peak = counter("malloc_counter_peak");
-  std::vector<double> seconds;
-  for (int i = 0; i < s.timed; ++i) {
+  std::cout << json{{"step_bytes", peak - live}, {"threads", at::get_num_threads()}}.dump() << std::endl;
+  for (std::string line; std::getline(std::cin, line);) {
     const auto start = std::chrono::steady_clock::now();
     run();
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    std::cout << std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() << std::endl;
   }
-  std::sort(seconds.begin(), seconds.end());
-  const double median = seconds[seconds.size() / 2];
-  const json result = {{"side", "ours"},
-                       {"batch", s.batch},
-                       {"recompute", s.recompute},
-                       {"seconds", median},
-                       {"samples_per_second", s.batch / median},
-                       {"step_bytes", peak - live},
-                       {"threads", at::get_num_threads()}};
-  std::cout << result.dump() << std::endl;
 }
 
 int run(int argc, char** argv) {
@@ -370,7 +363,7 @@ int run(int argc, char** argv) {
   prepare(model, s);
   write_batches(s, rules);
   Trainer trainer(model, s, rules, meter);
-  s.timed > 0 ? time_steps(s, rules, trainer) : train_and_write(model, s, rules, trainer);
+  s.paced ? time_steps(s, rules, trainer) : train_and_write(model, s, rules, trainer);
   return 0;
 }
 

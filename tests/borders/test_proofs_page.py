@@ -1,0 +1,82 @@
+"""The page of figures says what passed where: what run_proofs.py writes there it reads again, whatever scripts print."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RUNNER = "run_proofs.py"
+
+SCRIPTS = {
+    "10-figures": "echo 'FIGURE speed, 2 ranks = 1.5 x (bound 1.1: met)'; echo 'FIGURE share = 0.02'; echo noise",
+    "20-tables": "echo 'FIGURE bytes = 7 B'; printf '| a | b |\\n|---|---|\\n| 1 | 2 |\\n'; printf '| c |\\n|---|\\n| 3 |\\n'",
+    "30-plain": "true",
+    "40-fails": "echo it broke; exit 1",
+    "50-untried": "echo nothing is here; exit 77",
+    "60-last": "printf '| z |\\n|---|\\n'",
+}
+
+
+def git(folder, *arguments):
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    (tmp_path / "tools" / "proofs.d").mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "tools" / RUNNER).write_text((ROOT / "tools" / RUNNER).read_text())
+    page = "# Figures\n\n<!-- proofs:begin (written by make proofs) -->\nNot run yet.\n<!-- proofs:end -->\n\nThe end.\n"
+    (tmp_path / "docs" / "benchmarks.md").write_text(page)
+    for name, body in SCRIPTS.items():
+        script = tmp_path / "tools" / "proofs.d" / f"{name}.sh"
+        script.write_text(f"#!/bin/sh\n# What {name} shows.\necho {name} >> ran\n{body}\n")
+        script.chmod(0o755)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "tools", "docs")
+    git(tmp_path, "commit", "-qm", "first")
+    return tmp_path
+
+
+def prove(repository, *names):
+    done = subprocess.run([sys.executable, f"tools/{RUNNER}", *names], cwd=repository, capture_output=True, text=True)
+    ran = repository / "ran"
+    started = ran.read_text().split() if ran.exists() else []
+    ran.unlink(missing_ok=True)
+    return done.returncode, started, (repository / "docs" / "benchmarks.md").read_text(), done.stdout
+
+
+def without_times(page):
+    return re.sub(r"\b\d+ s\b|\d{4}-\d\d-\d\d", "", page)
+
+
+def test_what_passed_is_read_back_and_not_run_again(repository):
+    status, started, page, said = prove(repository)
+    assert status == 1 and started == list(SCRIPTS), said
+    assert page.startswith("# Figures\n") and page.endswith("\n\nThe end.\n")
+    assert "| speed, 2 ranks | 1.5 | x (bound 1.1: met) |" in page and "noise" not in page
+    git(repository, "commit", "-qam", "the page alone changes no outcome")
+    again = prove(repository)
+    assert again[1] == ["40-fails", "50-untried"], "what failed or was not tried is run again, and nothing else"
+    assert without_times(again[2]) == without_times(page)
+
+
+def test_another_commit_runs_all_and_keeps_what_it_has_not_run(repository):
+    page = prove(repository)[2]
+    (repository / "program").write_text("new\n")
+    git(repository, "add", "program")
+    git(repository, "commit", "-qm", "second")
+    status, started, after, said = prove(repository, "30-plain")
+    assert status == 0 and started == ["30-plain"], said
+    tables = page[page.index("### 20-tables"):page.index("### 30-plain")]
+    assert tables in after, "an older commit's figures stay, with its name"
+    assert prove(repository, "20-tables")[1] == ["20-tables"]
+
+
+def test_a_tree_with_changes_is_never_trusted(repository):
+    (repository / "tools" / "proofs.d" / "30-plain.sh").open("a").write("# more\n")
+    for _ in range(2):
+        assert prove(repository, "30-plain")[1] == ["30-plain"]
