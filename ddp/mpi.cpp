@@ -207,7 +207,9 @@ void Mpi::report_late(const char* doing, double waited) const {
   std::string behind;
   for (int peer = 0; progress_ && peer < world_; ++peer) {
     const RankView view = progress_->look(peer);
-    const bool late = view.state == RankState::kElsewhere || view.collectives < collectives_;
+    // One that stopped inside the collective has begun it, but no longer looks around.
+    const bool silent = view.collectives == collectives_ && view.seconds_ago > waited / 2;
+    const bool late = view.state == RankState::kElsewhere || view.collectives < collectives_ || silent;
     if (peer != rank_ && late) behind += (behind.empty() ? "" : ", ") + describe(peer, view);
   }
   if (behind.empty()) behind = "nobody: every rank of this host is there, but no data arrives";
@@ -223,6 +225,7 @@ void Mpi::wait(std::vector<MPI_Request>& requests, const char* doing) {
     while (!test(requests, doing)) {
       const double waited = seconds_since(began);
       if (waited > next_look) {
+        if (progress_) progress_->touch();
         look_for_lost_peers(doing);
         next_look = waited + kLookAround;
       }

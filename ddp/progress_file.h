@@ -45,6 +45,8 @@ class ProgressFile {
   void begin_collective(std::int64_t number);
   void finish();
   void leave(int exit_code);
+  /// A sign of life, for a rank that waits in a collective.
+  void touch() const;
 
   int world() const { return world_; }
   RankView look(int rank) const;
@@ -54,7 +56,6 @@ class ProgressFile {
  private:
   struct Record;
   Record& own() const;
-  void touch() const;
 
   std::string path_;
   int rank_;

@@ -74,6 +74,13 @@ TEST_F(Faults, ALateRankIsNamedOnTimeout) {
               AllOf(HasSubstr("behind: rank 1 (pid"), HasSubstr("step 3, compute")));
 }
 
+TEST_F(Faults, ARankThatStopsInsideACollectiveIsNamed) {
+  const Outcome outcome = run("stops", 3);
+  EXPECT_EQ(outcome.exit_code, 5);
+  EXPECT_THAT(outcome.said_by(0), AnyOf(StartsWith("5 "), kToldOf5));
+  EXPECT_THAT(outcome.said_by(0) + outcome.said_by(2), HasSubstr("behind: rank 1 (pid"));
+}
+
 TEST_F(Faults, AKilledRankEndsTheOthersWith5) {
   const Outcome outcome = run("killed", 3, kSurvive);
   EXPECT_EQ(outcome.said_by(1), "");

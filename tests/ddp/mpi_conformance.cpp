@@ -35,6 +35,12 @@ std::filesystem::path scratch_folder() {
   return std::filesystem::temp_directory_path() / ("plimsoll-conformance-" + std::to_string(getppid()));
 }
 
+/// Stops the process a second from now, wherever it is then: as a debugger or a frozen container would.
+void stop_in_a_second() {
+  signal(SIGALRM, [](int) { raise(SIGSTOP); });
+  alarm(1);
+}
+
 /// Rank 1's part of a fault. Returns when it goes on to the next collective after all.
 void misbehave(std::string_view fault, Communicator& communicator) {
   if (fault == "killed") kill(getpid(), SIGKILL);
@@ -42,12 +48,13 @@ void misbehave(std::string_view fault, Communicator& communicator) {
   if (fault == "slow") std::this_thread::sleep_for(3s);
   if (fault == "aborts") communicator.abort(4);
   if (fault == "exits") _exit(7);
+  if (fault == "stops") stop_in_a_second();
 }
 
 /// A few good steps, then rank 1 misbehaves; the others write what they are told to <folder>/rank-<n>.
 int run_fault(std::string_view fault, const std::string& folder) {
-  // Only one fault is found by waiting; for the others a busy machine gets all the time it wants.
-  auto communicator = make_mpi(folder, fault == "late" ? 5.0 : 100.0);
+  // Two faults are found by waiting; for the others a busy machine gets all the time it wants.
+  auto communicator = make_mpi(folder, fault == "late" || fault == "stops" ? 5.0 : 100.0);
   const int rank = communicator->rank();
   const auto note = [&](const std::string& text) {
     std::ofstream(folder + "/rank-" + std::to_string(rank)) << text << std::flush;
@@ -57,6 +64,8 @@ int run_fault(std::string_view fault, const std::string& folder) {
     for (int step = 0; step < 5; ++step) {
       communicator->enter(step, "compute");
       if (rank == 1 && step == 3) misbehave(fault, *communicator);
+      // Rank 1 is to stop inside the collective: somebody must hold that up, and come.
+      if (rank == 2 && step == 3 && fault == "stops") std::this_thread::sleep_for(2s);
       communicator->enter(step, "reduce");
       communicator->all_reduce_sum(values);
     }
