@@ -82,7 +82,7 @@ int our_step(Session& s, std::int64_t step, std::span<const model::StreamSample>
     input.updates = step - 1;
     input.samples = samples;
     input.plan = s.plan;
-    input.fill = s.fill(s.plan);
+    input.fill = s.fill(s.plan, step);
     const StepResult result = s.step->run(input);
     if (result.fatal) throw *result.fatal;
     failures += static_cast<int>(result.guardian.retries) + (result.guardian.failed ? 1 : 0);

@@ -41,7 +41,7 @@ inline double time_step_ms(Session& session, std::int64_t number, const memory::
   input.updates = number - 1;
   input.samples = samples;
   input.plan = plan;
-  input.fill = session.fill(plan);
+  input.fill = session.fill(plan, number);
   session.communicator.barrier();
   StepResult result;
   const double spent = time_ms([&] { result = session.step->run(input); });

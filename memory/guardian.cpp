@@ -60,12 +60,13 @@ GuardianReport Guardian::run(std::size_t samples, std::size_t micro_batch, const
 Piece Guardian::next_piece(std::size_t begin, std::size_t samples, std::size_t limit, const MicroBatchWork& work,
                            GuardianReport& report) {
   const std::int64_t live = meter_.live();
+  const std::int64_t room = meter_.budget() - live;
   Piece piece{begin, std::min(limit, samples - begin)};
-  std::int64_t needed = work.predicted(piece);
-  const bool split = piece.count > 1 && live + needed > meter_.budget();
-  while (piece.count > 1 && live + needed > meter_.budget()) {
+  std::int64_t needed = work.predicted(piece, room);
+  const bool split = piece.count > 1 && needed > room;
+  while (piece.count > 1 && needed > room) {
     --piece.count;
-    needed = work.predicted(piece);
+    needed = work.predicted(piece, room);
   }
   report.splits += split ? 1 : 0;
   report.predicted_peak = std::max(report.predicted_peak, live + needed);

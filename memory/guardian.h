@@ -24,8 +24,9 @@ struct MicroBatchWork {
   std::function<void(Piece)> attempt;
   /// Discards what a failed attempt left in staging.
   std::function<void()> discard;
-  /// Bytes that the piece needs above what is live between micro-batches. 0: unknown, not checked.
-  std::function<std::int64_t(Piece)> predicted;
+  /// Bytes that the piece needs above what is live between micro-batches. 0: unknown, not checked. `room`: bytes that
+  /// it may need; where it fits them, somewhat more than its bytes may be said, up to the room.
+  std::function<std::int64_t(Piece, std::int64_t room)> predicted;
 };
 
 struct GuardianReport {

@@ -155,7 +155,7 @@ def bench(tally):
         "policy_bench": ["build/policy_bench"],
         "reduction_bench": ranks,
         "step_peer": [sys.executable, "bench/peers/step_peer.py", "--build", "build", "--size", "tiny", "--batch", "1",
-                      "--recompute", "none", "--steps", "2", "--rounds", "1"],
+                      "--recompute", "none", "--steps", "2"],
     }.items():
         status = run(command, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", PYTHONDONTWRITEBYTECODE="1")
         tally.add(f"bench: {name}", "" if status == 0 else f"ended with status {status} (see above)")

@@ -55,33 +55,24 @@ class Stopwatch {
         rules_(session.model->packing_rules(static_cast<std::uint64_t>(session.config.run.seed), false)) {}
 
   /// Microseconds of a micro-batch on the slowest rank: the better of two, after one to warm up. 0 when it does not fit
-  /// some rank, or when time is up.
+  /// some rank.
   std::int64_t time(const memory::Plan& plan) {
-    std::vector<model::StreamSample> samples;
-    for (int i = 0; i < plan.micro_batch; ++i) samples.push_back({&sample_, static_cast<std::uint64_t>(i)});
-    std::int64_t best = 0;
-    for (int run = 0; run < 3; ++run) {
-      const std::vector<std::int64_t> mine = {once(samples, plan)};
-      std::int64_t slowest = 0;
-      for (const auto& theirs : ddp::share_numbers(session_.communicator, mine)) {
-        if (theirs.at(0) == 0) return 0;
-        slowest = std::max(slowest, theirs.at(0));
-      }
-      if (run > 0) best = best == 0 ? slowest : std::min(best, slowest);
-      spent_ += slowest;
-      if (static_cast<double>(spent_) > kMostSeconds * 1e6) return best == 0 ? slowest : best;
-    }
-    return best;
+    const std::int64_t warming = time_once(plan);
+    if (warming == 0 || time_is_up()) return warming;
+    const std::int64_t best = time_once(plan);
+    if (best == 0 || time_is_up()) return best;
+    const std::int64_t again = time_once(plan);
+    return again == 0 ? 0 : std::min(best, again);
   }
-  /// Microseconds of a share of `samples`, cut as the plan says. 0 as above.
-  std::int64_t time_share(memory::Plan plan, std::int64_t samples) {
+  /// Microseconds of a share of `samples`, cut as the plan says, from one run of each size. 0 when one does not fit.
+  std::int64_t time_share_once(memory::Plan plan, std::int64_t samples) {
     const memory::Cut cut = memory::cut_share(samples, plan.micro_batch);
     std::int64_t sum = 0;
     for (const auto& [size, times] :
          {std::pair(std::int64_t{plan.micro_batch}, cut.whole), std::pair(cut.rest, std::int64_t{1})}) {
       if (size == 0 || times == 0) continue;
       plan.micro_batch = static_cast<int>(size);
-      const std::int64_t one = time(plan);
+      const std::int64_t one = time_once(plan);
       if (one == 0) return 0;
       sum += times * one;
     }
@@ -90,6 +81,19 @@ class Stopwatch {
   bool time_is_up() const { return static_cast<double>(spent_) > kMostSeconds * 1e6; }
 
  private:
+  // On the slowest rank; 0 when it does not fit some rank.
+  std::int64_t time_once(const memory::Plan& plan) {
+    std::vector<model::StreamSample> samples;
+    for (int i = 0; i < plan.micro_batch; ++i) samples.push_back({&sample_, static_cast<std::uint64_t>(i)});
+    const std::vector<std::int64_t> mine = {once(samples, plan)};
+    std::int64_t slowest = 0;
+    for (const auto& theirs : ddp::share_numbers(session_.communicator, mine)) {
+      if (theirs.at(0) == 0) return 0;
+      slowest = std::max(slowest, theirs.at(0));
+    }
+    spent_ += slowest;
+    return slowest;
+  }
   std::int64_t once(std::span<const model::StreamSample> samples, const memory::Plan& plan) {
     Session& s = session_;
     if (s.meter.live() + s.predictor->bytes(shape_of(samples), plan) > s.meter.budget()) return 0;
@@ -180,44 +184,81 @@ memory::CostModel measure_costs(Session& session) {
   return costs;
 }
 
-memory::CandidateTable time_contenders(Session& session, const memory::CandidateTable& table,
-                                       const memory::ChoiceLimits& limits, const memory::PolicyState& known) {
-  std::vector<memory::Candidate> all(table.all().begin(), table.all().end());
-  Stopwatch stopwatch(session);
-  std::vector<std::size_t> timed;
-  std::int64_t fastest = 0, modelled = 0, measured = 0;
-  for (std::size_t i = 0; i < all.size() && timed.size() < kContenders && !stopwatch.time_is_up(); ++i) {
+namespace {
+
+// The fastest candidates that fit, as places in the table.
+std::vector<std::size_t> contenders(const memory::CandidateTable& table, const memory::ChoiceLimits& limits,
+                                    const memory::PolicyState& known) {
+  std::vector<std::size_t> places;
+  std::int64_t fastest = 0;
+  const auto all = table.all();
+  for (std::size_t i = 0; i < all.size() && places.size() < kContenders; ++i) {
     if (memory::choose(memory::CandidateTable({all[i]}), limits, known) == nullptr) continue;
     if (fastest == 0) fastest = all[i].microseconds;
     if (all[i].microseconds - fastest > fastest / kWhole * kContenderGap) break;
-    const std::int64_t took = stopwatch.time_share(all[i].plan, session.share);
-    if (took == 0) continue;
-    timed.push_back(i);
-    // What fills up is not timed: it gains as much as the model says.
-    const std::int64_t whole = memory::share_microseconds(session.costs, all[i].plan, session.share);
-    modelled += whole;
-    measured += took;
-    all[i].microseconds = std::max<std::int64_t>(1, memory::scaled(took, all[i].microseconds, whole));
+    places.push_back(i);
   }
-  if (timed.empty()) return table;
+  return places;
+}
+
+// Microseconds of a share under each plan: the best of some rounds in which all take their turns, so that what else
+// the machine does for a while slows all of them. 0 for what does not fit.
+std::vector<std::int64_t> time_in_turns(Session& session, std::span<const memory::Plan> plans) {
+  Stopwatch stopwatch(session);
+  std::vector<std::int64_t> best(plans.size(), 0);
+  for (int round = 0; round <= kRounds && !stopwatch.time_is_up(); ++round) {
+    for (std::size_t i = 0; i < plans.size() && !stopwatch.time_is_up(); ++i) {
+      if (round > 0 && best[i] == 0) continue;
+      const std::int64_t took = stopwatch.time_share_once(plans[i], session.share);
+      best[i] = round < 2 ? took : std::min(best[i], took);  // the first round warms up
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+memory::CandidateTable time_contenders(Session& session, const memory::CandidateTable& table,
+                                       const memory::ChoiceLimits& limits, const memory::PolicyState& known) {
+  std::vector<memory::Candidate> all(table.all().begin(), table.all().end());
+  const auto places = contenders(table, limits, known);
+  std::vector<memory::Plan> plans;
+  for (const std::size_t place : places) plans.push_back(all[place].plan);
+  const auto times = time_in_turns(session, plans);
+  std::vector<bool> timed(all.size(), false);
+  std::int64_t modelled = 0, measured = 0;
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    if (times[i] == 0) continue;
+    memory::Candidate& one = all[places[i]];
+    timed[places[i]] = true;
+    // What fills up is not timed: it gains as much as the model says.
+    const std::int64_t whole = memory::share_microseconds(session.costs, one.plan, session.share);
+    modelled += whole;
+    measured += times[i];
+    one.microseconds = std::max<std::int64_t>(1, memory::scaled(times[i], one.microseconds, whole));
+  }
+  if (measured == 0) return table;
   for (std::size_t i = 0; i < all.size(); ++i) {
-    if (std::find(timed.begin(), timed.end(), i) != timed.end()) continue;
-    all[i].microseconds = std::max<std::int64_t>(1, memory::scaled(all[i].microseconds, measured, modelled));
+    if (!timed[i])
+      all[i].microseconds = std::max<std::int64_t>(1, memory::scaled(all[i].microseconds, measured, modelled));
   }
   return memory::CandidateTable(std::move(all));
 }
 
 namespace {
 
-// Microseconds of the largest share in a step of the run, filled as its steps will be.
-std::int64_t filled_microseconds(Session& session, memory::Plan plan) {
-  std::int64_t steps = 0, sum = 0;
-  for (const auto& [size, times] : session.draws->filled(plan.micro_batch, session.fill_most())) {
-    plan.micro_batch = size;
-    sum += times * memory::share_microseconds(session.costs, plan, session.share);
-    steps += times;
-  }
-  return std::max<std::int64_t>(1, sum / steps);
+// Microseconds of the largest share in a step of the run, filled as its steps will be under the smallest budget at the
+// start. Bytes go nearly by tokens and patches, and a time needs no more: no dry run is made here.
+std::int64_t filled_microseconds(Session& session, const memory::Candidate& judged, const memory::FillLimits& limits,
+                                 const memory::PolicyState& known) {
+  const std::int64_t live = session.meter.live();
+  const std::int64_t room = memory::fill_bytes(judged, limits, known) - live;
+  const std::int64_t needed = std::max<std::int64_t>(1, judged.bytes - live);
+  memory::MicroBatchShape limit = session.draws->heaviest(judged.plan.micro_batch);
+  limit.tokens = memory::scaled(limit.tokens, room, needed);
+  limit.patches = memory::scaled(limit.patches, room, needed);
+  const auto sizes = session.draws->filled(judged.plan.micro_batch, session.fill_most(), limit);
+  return memory::filled_microseconds(session.costs, judged.plan, session.share, sizes);
 }
 
 }  // namespace
@@ -256,9 +297,16 @@ std::vector<memory::Plan> allowed_plans(const Config& config, const model::VlaMo
 memory::CandidateTable make_candidates(Session& session) {
   std::string text;
   if (session.communicator.rank() == 0) {
+    memory::PolicyState known;
+    known.calibration = session.calibration;
+    const auto tightest = std::min_element(session.budgets.begin(), session.budgets.end());
+    const memory::FillLimits limits{static_cast<int>(tightest - session.budgets.begin()), *tightest,
+                                    memory::parse_fraction(session.config.memory.target, "memory.target"), 0};
     std::vector<memory::Candidate> all;
-    for (const memory::Plan& plan : allowed_plans(session.config, *session.model, session.share))
-      all.push_back({plan, session.predicted_peak(plan), filled_microseconds(session, plan)});
+    for (const memory::Plan& plan : allowed_plans(session.config, *session.model, session.share)) {
+      memory::Candidate& one = all.emplace_back(memory::Candidate{plan, session.predicted_peak(plan), 1});
+      one.microseconds = filled_microseconds(session, one, limits, known);
+    }
     text = memory::to_text(memory::CandidateTable(std::move(all)));
   }
   return memory::candidate_table_from_text(ddp::share_text(session.communicator, text).front());

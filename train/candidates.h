@@ -17,12 +17,14 @@ namespace plimsoll::train {
 memory::CostModel measure_costs(Session& session);
 inline constexpr double kMostSeconds = 20.0;
 
-/// Times the contenders, the fastest candidates of `table` that fit: their whole share, as measure_costs times a
-/// micro-batch. What is measured stands in the table instead of what the model says, filling taken into account; the
-/// others are scaled by what the contenders took beside what the model had said. Collective.
+/// Times the contenders, the fastest candidates of `table` that fit: their whole share, in turns, kRounds times after
+/// one to warm up, and no longer than kMostSeconds. What is measured stands in the table instead of what the model
+/// says, filling taken into account; the others are scaled by what the contenders took beside what the model had said.
+/// Collective.
 memory::CandidateTable time_contenders(Session& session, const memory::CandidateTable& table,
                                        const memory::ChoiceLimits& limits, const memory::PolicyState& known);
 inline constexpr std::size_t kContenders = 4;
+inline constexpr int kRounds = 5;
 inline constexpr std::int64_t kContenderGap = 1500;  ///< 1/10000 that a contender may be slower than the fastest
 
 /// The plans that settings and knobs allow: useful micro-batches by recompute, and where every language block is

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "data/sample_stream.h"
-#include "memory/planning/candidates.h"
 #include "memory/planning/packing.h"
 
 namespace plimsoll::train {
@@ -25,6 +24,12 @@ Draws::Draws(const data::SampleSource& source, const DrawOptions& options, std::
 }
 
 memory::MicroBatchShape Draws::heaviest(int micro_batch) {
+  const auto found = heaviest_of_run_.find(micro_batch);
+  if (found != heaviest_of_run_.end()) return found->second;
+  return heaviest_of_run_[micro_batch] = heaviest_of_run(micro_batch);
+}
+
+memory::MicroBatchShape Draws::heaviest_of_run(int micro_batch) {
   memory::MicroBatchShape most{std::clamp<std::int64_t>(micro_batch, 1, share()), 0, 0};
   if (weights_.empty()) {
     const auto count = std::min(static_cast<std::size_t>(most.samples), heaviest_.size());
@@ -38,23 +43,13 @@ memory::MicroBatchShape Draws::heaviest(int micro_batch) {
   return most;
 }
 
-std::map<int, std::int64_t> Draws::filled(int micro_batch, int most) {
-  if (weights_.empty() || most <= micro_batch) return {{micro_batch, 1}};
-  const memory::MicroBatchShape limit = heaviest(micro_batch);
-  std::vector<int> sizes;
-  for (const int size : memory::useful_micro_batches(share(), 1, most))
-    if (size > micro_batch) sizes.push_back(size);
-  std::map<int, std::int64_t> steps;
-  for (std::size_t step = 0; std::cmp_less(step, options_.steps); ++step) {
-    int filled = micro_batch;
-    for (const int size : sizes) {
-      const memory::MicroBatchShape& needed = of_steps(size)[step];
-      if (needed.tokens > limit.tokens || needed.patches > limit.patches) break;
-      filled = size;
-    }
-    ++steps[filled];
-  }
-  return steps;
+std::map<int, std::int64_t> Draws::filled(int micro_batch, int most, const memory::MicroBatchShape& limit) {
+  const auto fits = [&](std::size_t step, int size) {
+    const memory::MicroBatchShape& needed = of_steps(size)[step];
+    return needed.tokens <= limit.tokens && needed.patches <= limit.patches;
+  };
+  const auto steps = weights_.empty() ? 0 : static_cast<std::size_t>(options_.steps);
+  return memory::filled_sizes({share(), micro_batch, most}, steps, fits);
 }
 
 const std::vector<memory::MicroBatchShape>& Draws::of_steps(int micro_batch) {

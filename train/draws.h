@@ -32,15 +32,17 @@ class Draws {
 
   /// At least what any micro-batch of `micro_batch` samples weighs that any rank will draw, in the order of
   /// memory::balanced_order: the most tokens and the most patches, which need not be of the same one.
+  /// Looked up after the first time.
   memory::MicroBatchShape heaviest(int micro_batch);
 
   /// {size: steps}: of what size a step's micro-batches will be under a plan of `micro_batch`, when each is filled up
-  /// to `most` samples within what heaviest(micro_batch) weighs. All ranks wait for the fullest, so that one counts.
+  /// to `most` samples within the tokens and patches of `limit`. All ranks wait for the fullest, so that one counts.
   /// {micro_batch: 1} for a run of more than kMost draws.
-  std::map<int, std::int64_t> filled(int micro_batch, int most);
+  std::map<int, std::int64_t> filled(int micro_batch, int most, const memory::MicroBatchShape& limit);
 
  private:
   std::int64_t share() const { return (options_.effective_batch + options_.world - 1) / options_.world; }
+  memory::MicroBatchShape heaviest_of_run(int micro_batch);
   const std::vector<memory::MicroBatchShape>& of_steps(int micro_batch);
   memory::MicroBatchShape heaviest_of(std::int64_t step, std::size_t micro_batch) const;
 
@@ -49,6 +51,7 @@ class Draws {
   /// By position in the stream; empty for a longer run.
   std::vector<std::int64_t> weights_, tokens_, patches_;
   std::map<int, std::vector<memory::MicroBatchShape>> known_;  ///< by micro-batch, then step
+  std::map<int, memory::MicroBatchShape> heaviest_of_run_;     ///< by micro-batch
 };
 
 }  // namespace plimsoll::train

@@ -54,10 +54,10 @@ void measure_share(Session& session, std::span<const std::int64_t> indices, std:
       sums.add(loaded[i], actions.data_ptr<float>() + static_cast<std::int64_t>(i) * stride);
   };
   memory::Guardian guardian(session.meter);
-  const auto predicted = [&](memory::Piece piece) {
+  const auto predicted = [&](memory::Piece piece, std::int64_t room) {
     memory::MicroBatchShape total{static_cast<std::int64_t>(piece.count), 0, 0};
     for (std::size_t i = 0; i < piece.count; ++i) total += session.source.shape_of(indices[piece.begin + i]);
-    return session.evaluation_predictor->bytes(total, session.plan);
+    return session.evaluation_predictor->attempt_bytes(total, session.plan, room);
   };
   const auto report =
       guardian.run(indices.size(), static_cast<std::size_t>(session.plan.micro_batch), {attempt, [] {}, predicted});

@@ -53,7 +53,6 @@ StepResult Loop::one_step(std::int64_t step) {
   input.updates = session_.state.updates;
   input.samples = samples;
   input.plan = session_.plan;
-  input.fill = session_.fill(input.plan);
   input.table_hash = session_.candidates.hash();
   input.learning_rate_factor =
       learning_rate_factor(session_.state.updates, session_.config.train.warmup_steps, session_.steps);
@@ -61,6 +60,7 @@ StepResult Loop::one_step(std::int64_t step) {
   input.stop_requested = stop_requested();
   input.load_ms = static_cast<std::int64_t>(milliseconds_since(start));
   if (!replaying_) apply_budget_changes(step);
+  input.fill = session_.fill(input.plan, step);
   StepResult result = session_.step->run(input);
   if (result.fatal) {
     // All ranks are here. What was learned so far is kept, unless the ranks do not agree on what that is.

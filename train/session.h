@@ -63,9 +63,9 @@ struct Session {
   std::filesystem::path checkpoint_root() const;
   /// Predicted peak of the heaviest micro-batch that any rank will draw under `plan`, live bytes included.
   std::int64_t predicted_peak(const memory::Plan& plan) const;
-  /// Up to what a step under `plan` may be filled: to what it was judged on, if it is a candidate. A plan that a
-  /// failure forced is taken as it is.
-  memory::Fill fill(const memory::Plan& plan) const;
+  /// Up to what this rank may fill step `number` under `plan`, by its budget of now (memory::fill_bytes), if the plan
+  /// is a candidate. A plan that a failure forced is taken as it is.
+  memory::Fill fill(const memory::Plan& plan, std::int64_t number) const;
   /// Samples of a micro-batch at most when steps are filled; 0: they are not.
   int fill_most() const;
   /// Rank 0 writes `state` and all tensors to run.dir/checkpoints; the others wait. Collective. Throws

@@ -72,9 +72,13 @@ int Session::fill_most() const {
   return static_cast<int>(std::min(share, config.batch.max_micro));
 }
 
-memory::Fill Session::fill(const memory::Plan& wanted) const {
-  if (candidates.find(wanted) == nullptr) return {};
-  return {fill_most(), predictor->bytes(draws->heaviest(wanted.micro_batch), wanted)};
+memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number) const {
+  const int most = fill_most();
+  if (most == 0 || candidates.find(wanted) == nullptr) return {};
+  const memory::FillLimits limits{communicator.rank(), meter.budget(), controller->config().target, number};
+  // What the plan was judged on, with what is live on this rank.
+  const memory::Candidate judged{wanted, predicted_peak(wanted), 1};
+  return {most, memory::fill_bytes(judged, limits, controller->state()) - meter.live()};
 }
 
 [[noreturn]] void Session::refuse_budget(int rank, std::int64_t needed, std::int64_t bytes) const {

@@ -99,7 +99,7 @@ StepResult Step::run(const StepInput& asked) {
 // Samples of a micro-batch of this rank in this step.
 std::size_t Step::micro_batch(const StepInput& input) {
   const auto fits = [&](std::span<const std::size_t> places) {
-    return predictor_.bytes(shape_of(taken(input.samples, places)), input.plan) <= input.fill.bytes;
+    return predictor_.fits(shape_of(taken(input.samples, places)), input.plan, input.fill.bytes);
   };
   return memory::filled_micro_batch(weights_of(input.samples), input.plan.micro_batch, input.fill.most, fits);
 }
@@ -107,8 +107,9 @@ std::size_t Step::micro_batch(const StepInput& input) {
 memory::MicroBatchWork Step::work(const StepInput& input) {
   return {[this, &input](memory::Piece piece) { forward_backward(input, piece); },
           [this] { buffers_.discard_staging(); },
-          [this, &input](memory::Piece piece) {
-            return predictor_.bytes(shape_of(input.samples.subspan(piece.begin, piece.count)), input.plan);
+          [this, &input](memory::Piece piece, std::int64_t room) {
+            const auto samples = input.samples.subspan(piece.begin, piece.count);
+            return predictor_.attempt_bytes(shape_of(samples), input.plan, room);
           }};
 }
 

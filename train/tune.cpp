@@ -35,7 +35,7 @@ std::optional<memory::TableRow> measure(Session& session, const memory::Candidat
     input.updates = step - 1;
     input.samples = samples;
     input.plan = candidate.plan;
-    input.fill = session.fill(input.plan);
+    input.fill = session.fill(input.plan, step);
     const auto start = Clock::now();
     const StepResult result = session.step->run(input);
     if (i > 0) spent += Clock::now() - start;  // the first warms up

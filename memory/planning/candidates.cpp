@@ -26,7 +26,10 @@ auto order_of(const Plan& plan) {
 }
 
 auto order_of(const Candidate& candidate) {
-  return std::tuple_cat(std::tuple(candidate.microseconds, candidate.bytes), order_of(candidate.plan));
+  // Steps are filled, so that a small micro-batch may take no longer than a large one: then the plan says the large
+  // one.
+  return std::tuple_cat(std::tuple(candidate.microseconds, -candidate.plan.micro_batch, candidate.bytes),
+                        order_of(candidate.plan));
 }
 
 /// Takes the first line off `text`.
@@ -134,6 +137,24 @@ constexpr std::uint64_t stir(std::uint64_t value) {
   return value ^ (value >> 31);
 }
 
+std::uint32_t hash_of(std::span<const Candidate> candidates) {
+  if (candidates.empty()) return 0;
+  std::uint64_t hash = candidates.size();
+  const auto add = [&](std::int64_t value) {
+    hash = stir(hash + 0x9E3779B97F4A7C15U + static_cast<std::uint64_t>(value));
+  };
+  for (const Candidate& candidate : candidates) {
+    const Plan& plan = candidate.plan;
+    for (std::int64_t value :
+         {std::int64_t{plan.resolution}, std::int64_t{plan.micro_batch}, std::int64_t{plan.recompute_blocks},
+          std::int64_t{plan.recompute_vision}, std::int64_t{plan.recompute_expert}, std::int64_t{plan.offload},
+          candidate.bytes, candidate.microseconds}) {
+      add(value);
+    }
+  }
+  return std::max<std::uint32_t>(1, static_cast<std::uint32_t>(hash & 0xFFFFFFU));
+}
+
 }  // namespace
 
 CandidateTable::CandidateTable(std::vector<Candidate> candidates) : candidates_(std::move(candidates)) {
@@ -150,30 +171,13 @@ CandidateTable::CandidateTable(std::vector<Candidate> candidates) : candidates_(
   if (twice != plans.end()) fail(ExitCode::kUsage, "candidate \"{}\" comes twice: give it once", to_string(*twice));
   std::sort(candidates_.begin(), candidates_.end(),
             [](const Candidate& a, const Candidate& b) { return order_of(a) < order_of(b); });
+  hash_ = hash_of(candidates_);
 }
 
 const Candidate* CandidateTable::find(const Plan& plan) const {
   const auto found = std::find_if(candidates_.begin(), candidates_.end(),
                                   [&](const Candidate& candidate) { return candidate.plan == plan; });
   return found == candidates_.end() ? nullptr : &*found;
-}
-
-std::uint32_t CandidateTable::hash() const {
-  if (empty()) return 0;
-  std::uint64_t hash = candidates_.size();
-  const auto add = [&](std::int64_t value) {
-    hash = stir(hash + 0x9E3779B97F4A7C15U + static_cast<std::uint64_t>(value));
-  };
-  for (const Candidate& candidate : candidates_) {
-    const Plan& plan = candidate.plan;
-    for (std::int64_t value :
-         {std::int64_t{plan.resolution}, std::int64_t{plan.micro_batch}, std::int64_t{plan.recompute_blocks},
-          std::int64_t{plan.recompute_vision}, std::int64_t{plan.recompute_expert}, std::int64_t{plan.offload},
-          candidate.bytes, candidate.microseconds}) {
-      add(value);
-    }
-  }
-  return std::max<std::uint32_t>(1, static_cast<std::uint32_t>(hash & 0xFFFFFFU));
 }
 
 std::string to_text(const CandidateTable& table) {
@@ -231,6 +235,17 @@ std::int64_t share_microseconds(const CostModel& model, const Plan& plan, std::i
   return time;
 }
 
+std::int64_t filled_microseconds(const CostModel& model, Plan plan, std::int64_t share,
+                                 const std::map<int, std::int64_t>& sizes) {
+  std::int64_t all = 0, time = 0;
+  for (const auto& [size, steps] : sizes) {
+    plan.micro_batch = size;
+    time = sum(time, scaled(share_microseconds(model, plan, share), steps, 1));
+    all = sum(all, steps);
+  }
+  return std::max<std::int64_t>(1, time / std::max<std::int64_t>(1, all));
+}
+
 std::vector<int> useful_micro_batches(std::int64_t share, int minimum, int maximum) {
   if (share < 1 || minimum < 1 || maximum < minimum)
     fail(ExitCode::kUsage, "micro-batches {}..{} of a share of {}: give bounds from 1 on, the larger last", minimum,
@@ -284,11 +299,13 @@ std::vector<Plan> plans_of(const PlanSpace& space) {
 }
 
 CandidateTable make_table(std::span<const Plan> plans, const CostModel& costs, std::int64_t share,
-                          const std::function<std::int64_t(const Plan&)>& bytes) {
+                          const std::function<std::int64_t(const Plan&)>& bytes, const SizesOfSteps& sizes) {
   std::vector<Candidate> candidates;
   for (const Plan& plan : plans) {
     const std::int64_t needed = bytes(plan);
-    if (needed != 0) candidates.push_back({plan, needed, share_microseconds(costs, plan, share)});
+    if (needed == 0) continue;
+    const auto filled = sizes ? sizes(plan, needed) : std::map<int, std::int64_t>{{plan.micro_batch, 1}};
+    candidates.push_back({plan, needed, filled_microseconds(costs, plan, share, filled)});
   }
   return CandidateTable(std::move(candidates));
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,7 +23,8 @@ struct Candidate {
   friend bool operator==(const Candidate&, const Candidate&) = default;
 };
 
-/// All candidates, fastest first (ties: fewer bytes first, then the smaller plan). No plan stands in it twice.
+/// All candidates, fastest first (ties: the larger micro-batch first, then fewer bytes, then the smaller plan). No plan
+/// stands in it twice.
 class CandidateTable {
  public:
   CandidateTable() = default;
@@ -34,10 +36,11 @@ class CandidateTable {
   /// Null when the plan is none of them.
   const Candidate* find(const Plan& plan) const;
   /// 24 bits that fit a report slot; 0 only for an empty table.
-  std::uint32_t hash() const;
+  std::uint32_t hash() const { return hash_; }
 
  private:
   std::vector<Candidate> candidates_;
+  std::uint32_t hash_ = 0;
 };
 
 /// The table as text, for the broadcast from rank 0, and back. Text that is no table is Error(kUsage).
@@ -81,6 +84,11 @@ Cut cut_share(std::int64_t share, std::int64_t micro_batch);
 /// towers without blocks.
 std::int64_t share_microseconds(const CostModel& model, const Plan& plan, std::int64_t share);
 
+/// Mean of it over steps whose micro-batches are filled up to other sizes: {size: steps} as filled_sizes gives it. At
+/// least 1.
+std::int64_t filled_microseconds(const CostModel& model, Plan plan, std::int64_t share,
+                                 const std::map<int, std::int64_t>& sizes);
+
 /// Which plans are worth a dry run.
 struct PlanSpace {
   std::int64_t share = 1;  ///< largest share of any rank
@@ -99,9 +107,12 @@ std::vector<int> useful_micro_batches(std::int64_t share, int minimum, int maxim
 /// Every plan of the space.
 std::vector<Plan> plans_of(const PlanSpace& space);
 
+/// As filled_sizes gives it, for a plan and its bytes.
+using SizesOfSteps = std::function<std::map<int, std::int64_t>(const Plan&, std::int64_t bytes)>;
+
 /// The table of `plans`: bytes from `bytes(plan)`, which is a dry run or a look-up; a plan for which it gives 0 is left
-/// out.
+/// out. Times are those of steps filled up to `sizes`; without it, of steps cut as the plan says.
 CandidateTable make_table(std::span<const Plan> plans, const CostModel& costs, std::int64_t share,
-                          const std::function<std::int64_t(const Plan&)>& bytes);
+                          const std::function<std::int64_t(const Plan&)>& bytes, const SizesOfSteps& sizes = {});
 
 }  // namespace plimsoll::memory

@@ -227,7 +227,7 @@ std::optional<Decision> escalate(const PolicyConfig& config, const FailureEntry&
   if (config.kind == PolicyKind::kPredictive) {
     teach_failure(failure, state);
     const std::vector<FailedRank> ranks{{failure.rank, failure.budget_bytes}};
-    begin_wait(config, failure.step, failure.plan, ranks, state);
+    begin_wait(config, failure.step, failure.plan, ranks, false, state);
   }
   const Plan next = escalated(config, failure.plan, blocks);
   if (next == failure.plan) return std::nullopt;

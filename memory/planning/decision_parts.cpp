@@ -130,18 +130,20 @@ Decision describe(const PolicyConfig& config, const WindowSummary& window, const
 }
 
 void begin_wait(const PolicyConfig& config, std::int64_t step, const Plan& plan, std::span<const FailedRank> ranks,
-                PolicyState& state) {
+                bool filled, PolicyState& state) {
   Wait& wait = wait_of(config, plan, state);
   // A plan that must stay, since it needs least, may fail in every step: that is one failure a window.
   const bool again = wait.failures > 0 && step - wait.failed_step < config.adjustment_frequency;
   if (!again) wait.failures = sum(wait.failures, 1);
   wait.failed_step = step;
+  wait.filled = filled;
   wait.until_step = std::max(wait.until_step, sum(step, wait_steps(config, wait.failures)));
   merge_ranks(ranks, wait.ranks);
 }
 
 void teach_failure(const FailureEntry& failure, PolicyState& state) {
-  if (failure.budget_bytes < 1) return;
+  // A failure that was foreseen, under a budget that had sunk, says nothing against the prediction.
+  if (failure.budget_bytes < 1 || failure.predicted_bytes > failure.budget_bytes) return;
   const std::int64_t needed = std::max(sum(failure.budget_bytes, 1), sum(failure.peak_bytes, failure.request_bytes));
   state.calibration.observe(failure.rank, failure.plan, failure.predicted_bytes, needed);
 }

@@ -51,11 +51,12 @@ void note_change(const PolicyConfig& config, const Decision& decision, PolicySta
 /// A decision that changes nothing yet, with all that was seen.
 Decision describe(const PolicyConfig& config, const WindowSummary& window, const Plan& current, const Usage& worst);
 
-/// `plan` failed on `ranks` at `step`: it waits, twice as long as the last time.
+/// `plan` failed on `ranks` at `step`: it waits, or if it had been `filled`, filling does, twice as long as the last
+/// time.
 void begin_wait(const PolicyConfig& config, std::int64_t step, const Plan& plan, std::span<const FailedRank> ranks,
-                PolicyState& state);
+                bool filled, PolicyState& state);
 /// The calibration learns that the rank needed more than its budget, or what it had and could not get if that is more.
-/// Nothing when budget or prediction are not known.
+/// Nothing when budget or prediction are not known, or when the prediction was above the budget.
 void teach_failure(const FailureEntry& failure, PolicyState& state);
 
 }  // namespace plimsoll::memory

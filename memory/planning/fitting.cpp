@@ -25,7 +25,7 @@ bool lifted(const Wait& wait, std::span<const std::int64_t> budgets) {
 Fitting::Fitting(const CandidateTable& table, const ChoiceLimits& limits, const PolicyState& state)
     : table_(table), limits_(limits), state_(state) {
   for (const Wait& wait : state.waits) {
-    if (limits.step >= wait.until_step || lifted(wait, limits.budgets)) continue;
+    if (wait.filled || limits.step >= wait.until_step || lifted(wait, limits.budgets)) continue;
     const Candidate* failed = table.find(wait.plan);
     if (failed == nullptr || (blocked_ && failed->bytes >= blocked_->bytes)) continue;
     blocked_ = Block{failed->bytes, wait.until_step};
@@ -129,6 +129,19 @@ const Candidate* smallest(const CandidateTable& table, std::span<const std::int6
 
 std::int64_t expected_microseconds(const CandidateTable& table, const Candidate& candidate, const PolicyState& state) {
   return Fitting(table, {}, state).expected(candidate);
+}
+
+std::int64_t fill_bytes(const Candidate& candidate, const FillLimits& limits, const PolicyState& state) {
+  const bool waits = std::any_of(state.waits.begin(), state.waits.end(),
+                                 [&](const Wait& wait) { return limits.step < wait.until_step; });
+  if (waits) return candidate.bytes;
+  const std::int64_t aim = saturated(wide(limits.budget) * wide(limits.target) / 10000);
+  // A class's offset was seen at what its plans needed then, and a fill goes beyond: what falls short may do so in
+  // proportion.
+  std::int64_t corrected = state.calibration.corrected(limits.rank, candidate.plan, aim);
+  for (const Calibration::Entry& entry : state.calibration.entries())
+    if (entry.rank == limits.rank) corrected = std::max(corrected, scaled_up(aim, entry.scale, 10000));
+  return std::max(candidate.bytes, aim - (corrected - aim));
 }
 
 const Candidate* first_choice(const CandidateTable& table, const ChoiceLimits& limits, const PolicyState& state) {

@@ -15,14 +15,24 @@ constexpr std::int64_t kLongestMean = std::int64_t{1} << 50;  // microseconds; e
 /// The guardian had to replay; unlike an allocator's retry this says that the bytes were not there.
 bool replayed(const RankUsage& rank) { return rank.retries > 0 || rank.failed; }
 
+/// Whether all had gone beyond what the plan was judged on. While a plan waits nothing does: then the plan is at fault.
+bool were_filled(std::int64_t step, const std::vector<FailureEntry>& failures, const Candidate* candidate,
+                 const PolicyState& state) {
+  const bool waits =
+      std::any_of(state.waits.begin(), state.waits.end(), [&](const Wait& wait) { return step < wait.until_step; });
+  return !waits && candidate != nullptr &&
+         std::all_of(failures.begin(), failures.end(),
+                     [&](const FailureEntry& failure) { return failure.predicted_bytes > candidate->bytes; });
+}
+
 void record_failures(const PolicyConfig& config, std::int64_t step, const std::vector<FailureEntry>& failures,
-                     const Plan& plan, PolicyState& state) {
+                     const Plan& plan, const Candidate* candidate, PolicyState& state) {
   std::vector<FailedRank> ranks;
   for (const FailureEntry& failure : failures) {
     remember(state.failures, failure, config.history);
     ranks.push_back({failure.rank, failure.budget_bytes});
   }
-  if (!ranks.empty()) begin_wait(config, step, plan, ranks, state);
+  if (!ranks.empty()) begin_wait(config, step, plan, ranks, were_filled(step, failures, candidate, state), state);
 }
 
 FailureEntry failure_of(std::int64_t step, std::size_t rank, const RankUsage& usage, const Plan& plan,
@@ -42,8 +52,10 @@ void learn_peak(int rank, const RankUsage& usage, const Plan& plan, const Candid
   const bool comparable = usage.compared_peak_bytes > 0 || !replayed(usage);
   if (comparable && (!shortfalls_only || short_of(usage.predicted_peak_bytes, measured)))
     calibration.observe(rank, plan, usage.predicted_peak_bytes, measured);
-  // The table judges the heaviest micro-batch: a peak above that is a shortfall whatever the step's own prediction was.
-  if (candidate != nullptr && !replayed(usage) && short_of(candidate->bytes, usage.peak_bytes))
+  // The table judges the heaviest micro-batch that the plan itself makes: where a step said nothing of its own, a peak
+  // above that is a shortfall.
+  if (candidate != nullptr && usage.predicted_peak_bytes == 0 && !replayed(usage) &&
+      short_of(candidate->bytes, usage.peak_bytes))
     calibration.observe(rank, plan, candidate->bytes, usage.peak_bytes);
 }
 
@@ -83,12 +95,13 @@ void learn_window(const PolicyConfig& config, const WindowSummary& window, const
     learn_peak(static_cast<int>(rank), usage, plan, candidate, false, state.calibration);
     any_failed = any_failed || out_of_memory(usage);
     if (known || !out_of_memory(usage)) continue;
-    // The pair that the window keeps is of a step that went well.
-    failures.push_back(failure_of(window.last_step, rank, usage, plan,
-                                  candidate != nullptr ? candidate->bytes : usage.predicted_peak_bytes));
+    // The pair that the window keeps is of a step that went well, if with an allocator's retries.
+    const std::int64_t well = replayed(usage) && candidate != nullptr ? 0 : usage.predicted_peak_bytes;
+    const std::int64_t table_bytes = candidate != nullptr ? candidate->bytes : 0;
+    failures.push_back(failure_of(window.last_step, rank, usage, plan, std::max(well, table_bytes)));
     if (replayed(usage)) teach_failure(failures.back(), state);
   }
-  record_failures(config, window.last_step, failures, plan, state);
+  record_failures(config, window.last_step, failures, plan, candidate, state);
   if (candidate != nullptr && !any_failed && window.steps >= config.adjustment_frequency)
     learn_time(config, window, *candidate, state);
 }
@@ -106,7 +119,7 @@ void learn_step(const PolicyConfig& config, std::int64_t step, std::span<const R
         failure_of(step, rank, usage, plan, usage.predicted_peak_bytes > 0 ? usage.predicted_peak_bytes : table_bytes));
     teach_failure(failures.back(), state);
   }
-  record_failures(config, step, failures, plan, state);
+  record_failures(config, step, failures, plan, candidate, state);
 }
 
 }  // namespace plimsoll::memory

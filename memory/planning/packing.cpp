@@ -73,6 +73,23 @@ std::size_t filled_micro_batch(std::span<const std::int64_t> weights, int least,
   return filled;
 }
 
+std::map<int, std::int64_t> filled_sizes(const FillRange& range, std::size_t steps,
+                                         const std::function<bool(std::size_t, int)>& fits) {
+  if (steps == 0 || range.most <= range.least) return {{range.least, 1}};
+  const auto useful = useful_micro_batches(range.share, 1, range.most);
+  std::map<int, std::int64_t> counted;
+  for (std::size_t step = 0; step < steps; ++step) {
+    int filled = range.least;
+    for (const int size : useful) {
+      if (size <= range.least) continue;
+      if (!fits(step, size)) break;
+      filled = size;
+    }
+    ++counted[filled];
+  }
+  return counted;
+}
+
 std::int64_t heaviest_micro_batch(std::span<const std::int64_t> values, std::span<const std::size_t> order,
                                   std::size_t micro_batch) {
   std::int64_t most = 0;

@@ -189,13 +189,16 @@ struct FailedRank {
   friend bool operator==(const FailedRank&, const FailedRank&) = default;
 };
 
-/// A plan that failed waits before it is tried again, and with it every candidate that needs as many bytes or more.
+/// A plan that failed waits before it is tried again, and with it every candidate that needs as many bytes or more. As
+/// long as any plan waits, no step is filled beyond what its plan was judged on.
 struct Wait {
   Plan plan;
   std::int64_t failures = 0;      ///< further ones within a window of the last count as the same
   std::int64_t failed_step = 0;   ///< of the newest failure
   std::int64_t until_step = 0;    ///< from this step on the plan may be chosen again
   std::vector<FailedRank> ranks;  ///< ascending; when all have budgets at least 5 % larger the wait is over at once
+  /// What failed was a step filled beyond what the plan was judged on: filling waits, the plan does not.
+  bool filled = false;
   friend bool operator==(const Wait&, const Wait&) = default;
 };
 

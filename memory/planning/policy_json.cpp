@@ -62,6 +62,7 @@ void read_waits(const Fields& fields, std::vector<Wait>& waits) {
     entry.read("failures", read.failures);
     entry.read("failed_step", read.failed_step);
     entry.read("until_step", read.until_step);
+    entry.read_if_there("filled", read.filled);
     entry.read_list("ranks", [&](const Fields& rank) {
       FailedRank& failed = read.ranks.emplace_back();
       rank.read("rank", failed.rank);
@@ -91,6 +92,7 @@ Json json_of(const std::vector<Wait>& waits) {
                     {"failures", entry.failures},
                     {"failed_step", entry.failed_step},
                     {"until_step", entry.until_step},
+                    {"filled", entry.filled},
                     {"ranks", ranks}});
   }
   return list;

@@ -47,16 +47,21 @@ class Planner {
         budgets_(budgets_of(window.ranks)),
         fitting_(table, {budgets_, config.target, window.last_step}, state),
         candidate_(table.find(current)),
-        worst_(worst_usage(window.ranks)) {}
+        worst_(worst_usage(window.ranks)),
+        excused_(std::any_of(state.waits.begin(), state.waits.end(), [&](const Wait& wait) {
+          return wait.plan == current && wait.filled && wait.failed_step >= window.first_step;
+        })) {}
 
   const Usage& worst() const { return worst_; }
   const Candidate* candidate() const { return candidate_; }
 
+  /// Whether what failed was a step filled beyond what the plan was judged on: the plan is not at fault.
+  bool excused() const { return excused_; }
   /// Why the plan must go; nothing when it may stay.
   std::optional<Complaint> complaint() const {
     const std::string retries = retry_text(window_);
-    if (!retries.empty()) return Complaint{Cause::kRetry, retries};
-    if (worst_.minus(config_.target) > 0) {
+    if (!retries.empty() && !excused_) return Complaint{Cause::kRetry, retries};
+    if (worst_.minus(config_.target) > 0 && !excused_) {
       return Complaint{Cause::kAbove,
                        fmt::format("the peak is {} over the target", percent(worst_.per_10000() - config_.target))};
     }
@@ -166,6 +171,7 @@ class Planner {
   Fitting fitting_;
   const Candidate* candidate_;  ///< null: the current plan is none
   Usage worst_;
+  bool excused_;
 };
 
 }  // namespace
@@ -200,9 +206,10 @@ std::optional<Decision> respond(const PolicyConfig& config, std::int64_t step, s
   const Planner planner(config, window, current, table, state);
   const bool failed = std::any_of(reports.begin(), reports.end(),
                                   [](const RankUsage& rank) { return rank.retries > 0 || rank.failed; });
-  if (!failed && !planner.exceeds_a_budget()) return std::nullopt;
+  const bool at_fault = failed && !planner.excused();
+  if (!at_fault && !planner.exceeds_a_budget()) return std::nullopt;
   Decision decision = describe(config, window, current, worst);
-  planner.leave(decision, failed ? Complaint{Cause::kRetry, retry_text(window)} : planner.over());
+  planner.leave(decision, at_fault ? Complaint{Cause::kRetry, retry_text(window)} : planner.over());
   if (!decision.changed) return std::nullopt;  // nothing is left to do before the window's end, which says so
   note_change(config, decision, state);
   return decision;

@@ -19,12 +19,26 @@ struct ChoiceLimits {
 };
 
 /// The fastest candidate whose corrected bytes are at most target x budget on every rank and which no wait blocks. Null
-/// when none fits. A wait blocks every candidate that needs as many bytes as the plan that failed, or more.
+/// when none fits. A wait blocks every candidate that needs as many bytes as the plan that failed, or more; one of
+/// filling blocks none.
 const Candidate* choose(const CandidateTable& table, const ChoiceLimits& limits, const PolicyState& state);
 
 /// The candidate that fills the budget of the rank that is worst off least, by corrected bytes: what is left when
 /// nothing fits. Waits do not count. Ties go to the faster one. Null only for an empty table.
 const Candidate* smallest(const CandidateTable& table, std::span<const std::int64_t> budgets, const PolicyState& state);
+
+/// One rank's in one step.
+struct FillLimits {
+  int rank = 0;
+  std::int64_t budget = 0;     ///< bytes
+  std::int64_t target = 8500;  ///< 1/10000 of it
+  std::int64_t step = 0;
+};
+
+/// Peak, live bytes included, up to which the rank fills the micro-batches of the step under the candidate: as much as
+/// stays within target x budget, corrected by the class's offset and by the largest scale of the rank; or what the
+/// candidate was judged on, if that is more or if a wait is not over.
+std::int64_t fill_bytes(const Candidate& candidate, const FillLimits& limits, const PolicyState& state);
 
 /// Time of a candidate by what the run has measured, microseconds, at least 1; no decision follows it. A plan that was
 /// measured takes what it took, scaled when the table has changed its prediction since; any other its prediction,
@@ -32,15 +46,16 @@ const Candidate* smallest(const CandidateTable& table, std::span<const std::int6
 std::int64_t expected_microseconds(const CandidateTable& table, const Candidate& candidate, const PolicyState& state);
 
 /// The decision at a window's end. Learns first (calibration, times, failures), then the reactive policy's gates: a
-/// window that is not full, or one within the cooldown: hold. Then: a failure or a peak above the target, or a plan
-/// that is no candidate, waits, or is predicted above the target on some rank: the best that fits, or
-/// else the smallest of those that do not wait (of all when every one waits).
+/// window that is not full, or one within the cooldown: hold. Then: a failure or a peak above the target (unless it
+/// came of filling, which waits instead), or a plan that is no candidate, waits, or is predicted above the target on
+/// some rank: the best that fits, or else the smallest of those that do not wait (of all when every one waits).
 /// Else the fastest that fits, when the table says that it saves more than least_gain; else hold, saying which it was
 /// compared with.
 Decision decide_predictive(const PolicyConfig& config, const WindowSummary& window, const Plan& current,
                            const CandidateTable& table, PolicyState& state);
 
-/// Between windows, after every reduction that concluded a step: a decision at once when a rank had a guardian retry,
+/// Between windows, after every reduction that concluded a step: a decision at once when a rank had a guardian retry
+/// (other than of a filled step),
 /// or when the plan's corrected bytes exceed a rank's budget as reported (the next micro-batch would fail), and another
 /// plan is left; else nothing. Records failures; learns at once what was measured above its prediction. A decision
 /// starts the cooldown, and the caller restarts the window. `reports` are the step's, one a rank.

@@ -99,10 +99,12 @@ class ShareRun {
   std::vector<std::int64_t> lengths_;
 };
 
-StepUse run_step(const SyntheticWorld& world, const Plan& plan, const Fill& fill, std::int64_t step) {
+/// `fill`: by rank.
+StepUse run_step(const SyntheticWorld& world, const Plan& plan, const std::function<Fill(int)>& fill,
+                 std::int64_t step) {
   StepUse use;
   for (int rank = 0; rank < world.ranks(); ++rank) {
-    ShareRun share(world, plan, fill, rank, step);
+    ShareRun share(world, plan, fill(rank), rank, step);
     share.run();
     use.microseconds = std::max(use.microseconds, share.microseconds);
     use.retries += share.usage.retries;
@@ -187,16 +189,21 @@ class Run {
          *std::min_element(budgets.begin(), budgets.end()));
   }
 
-  /// The predictive policy's plans are filled up to what they were judged on; a plan that is no candidate is not.
-  Fill fill() const {
-    const Candidate* candidate = options_.config.kind == PolicyKind::kPredictive ? table_.find(plan_) : nullptr;
-    return candidate == nullptr ? Fill{} : Fill{options_.config.micro_batch.maximum, candidate->bytes};
+  /// The predictive policy's plans are filled up; a plan that is no candidate is not. A rank fills up to the budget
+  /// that it had at the end of the last step: what happens within the next one it cannot know.
+  Fill fill(int rank, std::int64_t step) const {
+    const PolicyConfig& config = options_.config;
+    const Candidate* candidate = config.kind == PolicyKind::kPredictive ? table_.find(plan_) : nullptr;
+    if (candidate == nullptr) return {};
+    const std::int64_t budget = world_.budget(rank, std::max<std::int64_t>(1, step - 1));
+    return {config.micro_batch.maximum, fill_bytes(*candidate, {rank, budget, config.target, step}, state_)};
   }
 
   /// One step, with its replays.
   void make(std::int64_t step) {
     for (bool concluded = false; !concluded && outcome_.finished;) {
-      const StepUse use = run_step(world_, plan_, fill(), step);
+      const StepUse use = run_step(
+          world_, plan_, [&](int rank) { return fill(rank, step); }, step);
       outcome_.microseconds += use.microseconds;
       outcome_.retries += use.retries;
       outcome_.splits += use.splits;

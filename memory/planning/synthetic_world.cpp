@@ -1,10 +1,12 @@
 #include "memory/planning/synthetic_world.h"
 
 #include <algorithm>
+#include <map>
 
 #include "core/error.h"
 #include "core/philox.h"
 #include "memory/planning/packing.h"
+#include "memory/planning/predictive.h"
 
 namespace plimsoll::memory {
 namespace {
@@ -141,11 +143,15 @@ std::int64_t SyntheticWorld::epoch(std::int64_t step) const {
   return scenario_.epoch_steps > 0 ? (step - 1) / scenario_.epoch_steps : 0;
 }
 
+std::int64_t SyntheticWorld::first_step(std::int64_t epoch) const { return epoch * scenario_.epoch_steps + 1; }
+
+std::int64_t SyntheticWorld::last_step(std::int64_t epoch) const {
+  return scenario_.epoch_steps > 0 ? std::min((epoch + 1) * scenario_.epoch_steps, scenario_.steps) : scenario_.steps;
+}
+
 std::int64_t SyntheticWorld::heaviest(std::int64_t epoch, int count) const {
-  const std::int64_t length = scenario_.epoch_steps > 0 ? scenario_.epoch_steps : scenario_.steps;
-  const std::int64_t end = std::min((epoch + 1) * length, scenario_.steps);
   std::int64_t most = 0;
-  for (std::int64_t step = epoch * length + 1; step <= end; ++step) {
+  for (std::int64_t step = first_step(epoch); step <= last_step(epoch); ++step) {
     for (int rank = 0; rank < ranks(); ++rank) {
       const std::vector<std::int64_t> drawn = lengths(rank, step);
       const auto size = static_cast<std::size_t>(count);
@@ -154,6 +160,45 @@ std::int64_t SyntheticWorld::heaviest(std::int64_t epoch, int count) const {
   }
   return most;
 }
+
+namespace {
+
+/// For some steps of an epoch the lengths that the ranks draw.
+class SomeSteps {
+ public:
+  SomeSteps(const SyntheticWorld& world, std::int64_t first, std::int64_t last) {
+    const std::int64_t stride = std::max<std::int64_t>(1, (last - first + 1) / kSteps);
+    for (std::int64_t step = first; step <= last; step += stride) {
+      auto& ranks = drawn_.emplace_back();
+      for (int rank = 0; rank < std::min(world.ranks(), kRanks); ++rank) ranks.push_back(world.lengths(rank, step));
+    }
+  }
+
+  std::size_t count() const { return drawn_.size(); }
+  /// Length of the heaviest micro-batch of any rank.
+  std::int64_t heaviest(std::size_t step, int size) {
+    auto& lengths = known_[size];
+    if (lengths.empty())
+      for (const auto& ranks : drawn_) lengths.push_back(heaviest_of(ranks, static_cast<std::size_t>(size)));
+    return lengths[step];
+  }
+
+ private:
+  static constexpr std::int64_t kSteps = 32;
+  static constexpr int kRanks = 8;
+
+  static std::int64_t heaviest_of(const std::vector<std::vector<std::int64_t>>& ranks, std::size_t size) {
+    std::int64_t most = 0;
+    for (const auto& drawn : ranks)
+      most = std::max(most, heaviest_micro_batch(drawn, balanced_order(drawn, size), size));
+    return most;
+  }
+
+  std::vector<std::vector<std::vector<std::int64_t>>> drawn_;
+  std::map<int, std::vector<std::int64_t>> known_;
+};
+
+}  // namespace
 
 CandidateTable SyntheticWorld::table(std::int64_t epoch, const PolicyConfig& config) const {
   const SyntheticModel& model = scenario_.model;
@@ -166,10 +211,19 @@ CandidateTable SyntheticWorld::table(std::int64_t epoch, const PolicyConfig& con
   for (std::int64_t level = 0; level <= kRecomputeLevels; ++level)
     space.language.push_back(static_cast<int>(model.language_blocks * level / kRecomputeLevels));
   std::vector<std::int64_t> heaviest_of(static_cast<std::size_t>(space.max_micro) + 1, 0);
-  const auto bytes = [&](const Plan& plan) {
+  const auto longest = [&](const Plan& plan) {
     std::int64_t& length = heaviest_of.at(static_cast<std::size_t>(plan.micro_batch));
     if (length == 0) length = heaviest(epoch, plan.micro_batch);
-    return predicted(plan, length);
+    return length;
+  };
+  const auto bytes = [&](const Plan& plan) { return predicted(plan, longest(plan)); };
+  SomeSteps steps(*this, first_step(epoch), last_step(epoch));
+  const std::vector<std::int64_t> all_budgets = budgets(first_step(epoch));
+  const std::int64_t budget = *std::min_element(all_budgets.begin(), all_budgets.end());
+  const auto sizes = [&](const Plan& plan, std::int64_t judged) {
+    const std::int64_t filled = fill_bytes({plan, judged, 1}, {0, budget, config.target, 0}, {});
+    const auto fits = [&](std::size_t step, int size) { return predicted(plan, steps.heaviest(step, size)) <= filled; };
+    return filled_sizes({share(), plan.micro_batch, space.max_micro}, steps.count(), fits);
   };
   const std::int64_t mean = sums_.back() / (static_cast<std::int64_t>(sums_.size()) - 1);
   CostModel costs;
@@ -177,7 +231,7 @@ CandidateTable SyntheticWorld::table(std::int64_t epoch, const PolicyConfig& con
     costs.points.push_back({samples, model.launch_us + model.sample_us * samples * mean / kOrdinary});
   costs.language_blocks = model.language_blocks;
   costs.language_recompute = model.recompute;
-  return make_table(plans_of(space), costs, share(), bytes);
+  return make_table(plans_of(space), costs, share(), bytes, sizes);
 }
 
 }  // namespace plimsoll::memory

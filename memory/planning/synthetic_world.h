@@ -101,13 +101,16 @@ class SyntheticWorld {
   std::int64_t microseconds(const Plan& plan, std::int64_t length) const;
 
   /// The epoch a step is in, and the candidates for it: every useful micro-batch with every eighteenth of the blocks
-  /// recomputed, judged on the heaviest micro-batch that any rank will draw in that epoch.
+  /// recomputed, judged on the heaviest micro-batch that any rank will draw in that epoch, and timed as its steps will
+  /// be filled under the smallest budget at its start.
   std::int64_t epoch(std::int64_t step) const;
   CandidateTable table(std::int64_t epoch, const PolicyConfig& config) const;
   /// Length of the heaviest micro-batch of at most `count` samples in an epoch.
   std::int64_t heaviest(std::int64_t epoch, int count) const;
 
  private:
+  std::int64_t first_step(std::int64_t epoch) const;
+  std::int64_t last_step(std::int64_t epoch) const;
   std::int64_t multiplier(std::int64_t position) const;
   std::int64_t activation_bytes(const Plan& plan, std::int64_t length) const;
 

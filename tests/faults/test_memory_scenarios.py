@@ -75,7 +75,8 @@ def configuration(folder, model, memory, steps):
 @pytest.fixture(scope="session")
 def table(tmp_path_factory, model):
     folder = tmp_path_factory.mktemp("table")
-    runs.finish(configuration(folder, model, {"budget": "2GiB"}, 1), RANKS)
+    steps = PHASE * max(len(phases) for phases in SCENARIOS.values())  # a table looks at the micro-batches of a run's steps
+    runs.finish(configuration(folder, model, {"budget": "2GiB"}, steps), RANKS)
     return candidates(folder / "run")
 
 

@@ -192,7 +192,7 @@ class GuardianTest : public CpuAllocatorTest {
               x.sum().backward();
               for (std::size_t i = 0; i < piece.count; ++i) committed_.push_back(piece.begin + i);
             },
-            [this] { weight_.mutable_grad().zero_(); }, [](Piece) { return std::int64_t{0}; }};
+            [this] { weight_.mutable_grad().zero_(); }, [](Piece, std::int64_t) { return std::int64_t{0}; }};
   }
 };
 
@@ -243,7 +243,7 @@ TEST_F(GuardianTest, ASingleSampleThatDoesNotFitFailsTheStep) {
 TEST_F(GuardianTest, SplitsBeforeItTriesWhereThePredictionSaysSo) {
   Guardian guardian(allocator());
   auto predicted = work();
-  predicted.predicted = [](Piece piece) { return static_cast<std::int64_t>(piece.count) * (1 << 20); };
+  predicted.predicted = [](Piece piece, std::int64_t) { return static_cast<std::int64_t>(piece.count) * (1 << 20); };
   allocator().set_budget(allocator().live() + (5 << 20));
   const auto report = guardian.run(12, 8, predicted);
   EXPECT_EQ(report.retries, 0);

@@ -38,5 +38,51 @@ TEST(Predictor, SharesOneDryRunAmongNearbyShapes) {
   EXPECT_EQ(runs, 7);
 }
 
+class CountingPredictor : public ::testing::Test {
+ protected:
+  static std::int64_t measured(const MicroBatchShape& shape) {
+    return shape.samples * 100 + shape.tokens * 10 + shape.patches;
+  }
+  std::size_t runs_of(const auto& action) {
+    const std::size_t before = predictor_.dry_runs();
+    action();
+    return predictor_.dry_runs() - before;
+  }
+
+  Predictor predictor_{[](const MicroBatchShape& shape, const Plan&) { return measured(shape); }};
+  Plan plan_;
+};
+
+TEST_F(CountingPredictor, AnswersFromLargerAndSmallerShapesWhatFits) {
+  const MicroBatchShape large{4, 256, 128}, small{2, 64, 32};
+  ASSERT_EQ(predictor_.bytes(large, plan_), measured(large));
+  ASSERT_EQ(predictor_.bytes(small, plan_), measured(small));
+  EXPECT_EQ(runs_of([&] {
+              EXPECT_TRUE(predictor_.fits({3, 200, 128}, plan_, measured(large)));
+              EXPECT_FALSE(predictor_.fits({2, 65, 32}, plan_, measured(small) - 1));
+            }),
+            0U);
+  // Between the two only its own dry run tells, and only under the same recompute.
+  const MicroBatchShape between{3, 100, 64};
+  EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits(between, plan_, measured(between))); }), 1U);
+  EXPECT_EQ(runs_of([&] { EXPECT_FALSE(predictor_.fits({3, 101, 64}, plan_, measured(between))); }), 1U);
+  EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits(small, {0, 1, 1}, measured(large))); }), 1U);
+  // More of one thing and less of another tells nothing.
+  EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits({5, 128, 64}, plan_, measured(large))); }), 1U);
+}
+
+TEST_F(CountingPredictor, ComparesAnAttemptWithASlightlyLargerOneOrExactly) {
+  predictor_.bytes({4, 1000, 400}, plan_);  // looked up, not attempted: a plan's heaviest hides nothing
+  const MicroBatchShape first{4, 240, 128};
+  EXPECT_EQ(runs_of([&] { EXPECT_EQ(predictor_.attempt_bytes(first, plan_, 1 << 20), measured(first)); }), 1U);
+  EXPECT_EQ(runs_of([&] { EXPECT_EQ(predictor_.attempt_bytes({4, 220, 120}, plan_, 1 << 20), measured(first)); }), 0U);
+  // Larger in one thing, far smaller, or in less room: exactly.
+  for (const MicroBatchShape& exact : {MicroBatchShape{4, 241, 128}, MicroBatchShape{4, 128, 64}}) {
+    EXPECT_EQ(runs_of([&] { EXPECT_EQ(predictor_.attempt_bytes(exact, plan_, 1 << 20), measured(exact)); }), 1U);
+  }
+  const MicroBatchShape tight{4, 238, 128};
+  EXPECT_EQ(predictor_.attempt_bytes(tight, plan_, measured(first) - 1), measured(tight));
+}
+
 }  // namespace
 }  // namespace plimsoll::memory

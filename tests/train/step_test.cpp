@@ -390,11 +390,11 @@ TEST(Step, DrawsNoMicroBatchThatIsHeavierThanThePlanWasJudgedOn) {
   EXPECT_TRUE(reordered) << "the samples are of different sizes";
   // Steps differ in weight: some are filled, the heaviest is not.
   std::int64_t steps = 0;
-  const auto sizes = s.draws->filled(1, 6);
+  const auto sizes = s.draws->filled(1, 6, s.draws->heaviest(1));
   for (const auto& [size, times] : sizes) steps += times;
   EXPECT_EQ(steps, 12);
   EXPECT_EQ(sizes.begin()->first, 1);
-  EXPECT_EQ(s.draws->filled(2, 2), (std::map<int, std::int64_t>{{2, 1}}));
+  EXPECT_EQ(s.draws->filled(2, 2, s.draws->heaviest(2)), (std::map<int, std::int64_t>{{2, 1}}));
 }
 
 // Two slots' gradients of one value each, in the whole buffer's first elements.

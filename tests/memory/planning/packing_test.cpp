@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 #if __has_include(<rapidcheck/gtest.h>)
@@ -65,6 +66,17 @@ TEST(Filling, NeverFallsBelowThePlanAndAsksNothingWithoutALimit) {
   const auto never = [](std::span<const std::size_t>) -> bool { throw std::logic_error("asked"); };
   EXPECT_EQ(filled_micro_batch(weights, 2, 0, never), 2U);
   EXPECT_EQ(filled_micro_batch({}, 2, 4, never), 0U);
+}
+
+TEST(Filling, CountsTheSizesOfARun) {
+  // Step 0 takes whatever it is asked to, step 1 up to 2, step 2 nothing beyond its plan.
+  const auto fits = [](std::size_t step, int size) { return step == 0 || (step == 1 && size <= 2); };
+  using Sizes = std::map<int, std::int64_t>;
+  EXPECT_EQ(filled_sizes({8, 1, 8}, 3, fits), (Sizes{{8, 1}, {2, 1}, {1, 1}}));
+  EXPECT_EQ(filled_sizes({8, 1, 4}, 3, fits), (Sizes{{4, 1}, {2, 1}, {1, 1}}));
+  EXPECT_EQ(filled_sizes({8, 3, 8}, 3, fits), (Sizes{{8, 1}, {3, 2}}));
+  EXPECT_EQ(filled_sizes({8, 8, 8}, 3, fits), (Sizes{{8, 1}}));
+  EXPECT_EQ(filled_sizes({8, 2, 8}, 0, fits), (Sizes{{2, 1}}));
 }
 
 TEST(Packing, PutsTheHeaviestIntoTheSmallRest) {

@@ -215,7 +215,7 @@ TEST(StateJson, RoundTrips) {
   state.calibration.observe(2, {224, 6, 2}, 100, 130);
   state.calibration.observe(0, {224, 6, 2, 1, 1, true}, 100, 90);
   state.times = {{{0, 4, 18, 1, 2, true}, 100, 110, 3}};
-  state.waits = {{{0, 4, 18}, 2, 30, std::int64_t{1} << 48, {{0, 100}, {3, 0}}}};
+  state.waits = {{{0, 4, 18}, 2, 30, std::int64_t{1} << 48, {{0, 100}, {3, 0}}}, {{0, 2, 0}, 1, 9, 59, {}, true}};
   EXPECT_EQ(policy_state_from_json(to_json(state)), state);
 }
 

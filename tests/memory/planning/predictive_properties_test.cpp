@@ -220,6 +220,7 @@ RC_GTEST_PROP(PredictiveProperties, APlanThatFailedIsNotChosenBeforeItsWaitIsOve
     step += scene.config.adjustment_frequency;
     std::vector<RankUsage> reports = any_reports(scene, false);
     reports[0].retries = 1;
+    reports[0].predicted_peak_bytes = std::min(reports[0].predicted_peak_bytes, failed->bytes);  // not filled
     failed_under[0] = std::max(failed_under[0], reports[0].budget_bytes);
     if (one_in(2)) {
       respond(scene.config, step, reports, failed->plan, scene.table, state);

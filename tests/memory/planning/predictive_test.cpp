@@ -88,6 +88,37 @@ TEST(Choose, AWaitEndsEarlyOnlyWhenEveryRankThatFailedHasFivePercentMore) {
   EXPECT_EQ(chosen(five(), {kMost}, state, 59), k16r18);
 }
 
+TEST(FillBytes, GoUpToTheTargetOrToWhatThePlanWasJudgedOn) {
+  const Candidate judged{k4, 5000, 1300000};
+  const FillLimits limits{1, kBudget, 8500, 40};
+  EXPECT_EQ(fill_bytes(judged, limits, {}), 8500);
+  EXPECT_EQ(fill_bytes(judged, {1, 9999, 8500, 40}, {}), 8499) << "exact, rounded down";
+  EXPECT_EQ(fill_bytes(judged, {1, 4000, 8500, 40}, {}), 5000);
+  EXPECT_EQ(fill_bytes(judged, {0, kMost, 10000, 0}, {}), kMost) << "nothing overflows";
+}
+
+TEST(FillBytes, TakeTheWorseOfOffsetAndScale) {
+  const Candidate judged{k4, 5000, 1300000};
+  PolicyState state;
+  state.calibration.observe(1, k4, 5000, 5500);  // an offset of 500, and 10 %
+  EXPECT_EQ(fill_bytes(judged, {1, kBudget, 8500, 40}, state), 8500 - 850);
+  EXPECT_EQ(fill_bytes(judged, {1, kBudget, 6000, 40}, state), 6000 - 600);
+  EXPECT_EQ(fill_bytes(judged, {0, kBudget, 8500, 40}, state), 8500) << "another rank's is its own";
+  state.calibration.observe(1, k4, 500, 1300);  // 160 % of little: nothing is filled any more
+  EXPECT_EQ(fill_bytes(judged, {1, kBudget, 8500, 40}, state), 5000);
+}
+
+TEST(FillBytes, WaitWithAnyPlan) {
+  const Candidate judged{k4, 5000, 1300000};
+  PolicyState state;
+  for (const bool filled : {false, true}) {
+    state.waits = {{k8, 1, 10, 60, {{0, kBudget}}, filled}};
+    EXPECT_EQ(fill_bytes(judged, {1, kBudget, 8500, 59}, state), 5000);
+    EXPECT_EQ(fill_bytes(judged, {1, kBudget, 8500, 60}, state), 8500);
+  }
+  EXPECT_EQ(chosen(five(), {kBudget, kBudget}, state, 59), k8) << "filling waits, the plan does not";
+}
+
 TEST(Smallest, FillsTheWorstRankLeastAndIgnoresWaits) {
   const std::vector<std::int64_t> budgets{3000, 1000};
   EXPECT_EQ(smallest(five(), budgets, {})->plan, k1r18);
@@ -236,6 +267,15 @@ TEST(DecidePredictive, AFailureShrinksWaitsAndTeaches) {
   EXPECT_EQ(state.failures.size(), 1U);
   EXPECT_TRUE(state.times.empty()) << "a window with a retry says nothing of the time";
   EXPECT_THAT(decision.reason, HasSubstr("rank 1 ran out of memory"));
+}
+
+TEST(DecidePredictive, AFailureThatWasForeseenTeachesNothing) {
+  PolicyState state;
+  WindowSummary window = window_at(9000);
+  window.ranks = {{.budget_bytes = 8000, .peak_bytes = 7900, .retries = 1, .failed_request_bytes = 600}};
+  EXPECT_EQ(decide_predictive(predictive(), window, k8, five(), state).cause, Cause::kRetry);
+  EXPECT_EQ(state.waits.size(), 1U);
+  EXPECT_EQ(state.calibration.corrected(0, k8, 8200), 8200) << "8200 were known not to fit into 8000";
 }
 
 TEST(DecidePredictive, AnAllocatorsRetryWaitsButTeachesNothing) {
@@ -453,6 +493,35 @@ TEST(Respond, ARetryMovesAtOnceAlsoWhileCoolingDown) {
   EXPECT_EQ(state.calibration.corrected(1, k8, 8100), 10001);
   EXPECT_EQ(state.waits.at(0), (Wait{k8, 1, 7, 57, {{1, 10000}}}));
   EXPECT_EQ(decision->retries, 2);
+}
+
+TEST(Respond, AFilledStepThatFailsLeavesThePlanAndEndsFilling) {
+  PolicyState state;
+  std::vector<RankUsage> reports = reports_at(10000, 9900);
+  reports[1].retries = 1;
+  reports[1].failed_request_bytes = 50;
+  for (RankUsage& rank : reports) rank.predicted_peak_bytes = 9990;  // k4 itself needs 5000
+  EXPECT_FALSE(respond(predictive(), 7, reports, k4, five(), state)) << "k4 is what fits";
+  EXPECT_EQ(state.waits.at(0), (Wait{k4, 1, 7, 57, {{1, 10000}}, true}));
+  EXPECT_EQ(fill_bytes(*five().find(k4), {0, 10000, 8500, 56}, state), 5000);
+  EXPECT_EQ(chosen(five(), {10000, 10000}, state, 8), k8);
+  // Nothing is filled now: if it fails again, the plan is at fault, whatever the report says.
+  const auto decision = respond(predictive(), 9, reports, k4, five(), state);
+  EXPECT_FALSE(state.waits.at(0).filled);
+  ASSERT_TRUE(decision);
+  EXPECT_EQ(decision->plan, k1r18);
+}
+
+TEST(Respond, OneRankThatFailedUnfilledBlamesThePlan) {
+  PolicyState state;
+  std::vector<RankUsage> reports = reports_at(10000, 9900);
+  for (RankUsage& rank : reports) rank.retries = 1;
+  reports[0].predicted_peak_bytes = 9990;
+  reports[1].predicted_peak_bytes = 5000;
+  const auto decision = respond(predictive(), 7, reports, k4, five(), state);
+  ASSERT_TRUE(decision);
+  EXPECT_EQ(decision->plan, k1r18);
+  EXPECT_FALSE(state.waits.at(0).filled);
 }
 
 TEST(Respond, NothingIsLeftSaysTheWindow) {
