@@ -92,6 +92,14 @@ void with_type(at::ScalarType type, Body&& body) {
 constexpr std::int64_t kTileRows = 512;
 constexpr std::int64_t kTileColumns = 1024;
 
+/// Bytes of the scratch block that the kernel of the same name takes for these tensors, of which only shapes and dtypes
+/// are looked at. The kernels take them from here, and a dry run notes them (kernels_meta.cpp): there is no other
+/// formula.
+std::int64_t product_scratch(const Product& product, const Tensor& out);
+std::int64_t lora_forward_scratch(const Tensor& x, const LoraTensors& layer, at::ScalarType compute);
+std::int64_t lora_backward_scratch(const Tensor& x, const std::vector<LoraTensors>& layers, at::ScalarType compute,
+                                   const std::vector<LoraGradients>& gradients, const Tensor& dx);
+
 class CpuKernels final : public Kernels {
  public:
   void product(const Product& product, Tensor& out) const override;

@@ -17,8 +17,10 @@ struct Tile {
   std::int64_t row, rows, column, columns;
 };
 
-std::int64_t tile_rows(std::int64_t rows) { return std::min(rows, kTileRows); }
-std::int64_t tile_columns(std::int64_t columns) { return std::min(columns, kTileColumns); }
+/// Of a tile of a matrix of so many rows and columns.
+std::int64_t tile_elements(std::int64_t rows, std::int64_t columns) {
+  return std::min(rows, kTileRows) * std::min(columns, kTileColumns);
+}
 
 template <class Body>
 void for_tiles(std::int64_t rows, std::int64_t columns, Body&& body) {
@@ -223,19 +225,12 @@ void down_project(const Tensor& x, const LoraTensors& layer, const Dropout& drop
   });
 }
 
-std::int64_t tile_elements(std::int64_t n, std::int64_t width) { return tile_rows(n) * tile_columns(width); }
-
 template <class T>
 void lora_forward_as(const Tensor& x, const LoraTensors& layer, const Dropout& dropout, Tensor& u, Tensor& y) {
   constexpr auto kType = c10::CppTypeToScalarType<T>::value;
   constexpr bool kHalf = !std::is_same_v<T, float>;
   const std::int64_t n = rows(x), in = columns(x), out = layer.weight.size(0), rank = layer.a.size(0);
-  const auto size = [](std::int64_t count, std::size_t element) {
-    return Scratch::padded(count * static_cast<std::int64_t>(element));
-  };
-  Scratch scratch(converted_bytes(x, kType) + converted_bytes(layer.weight, kType) + converted_bytes(layer.a, kType) +
-                  converted_bytes(layer.bias, at::kFloat) + size(tile_elements(n, in), sizeof(T)) + size(n * rank, 4) +
-                  size(rank * out, 4) + (kHalf ? size(tile_elements(n, out), 4) : 0));
+  Scratch scratch(lora_forward_scratch(x, layer, kType));
   const T* a = as<T>(layer.a, scratch);
   T* dropped = scratch.take<T>(tile_elements(n, in));
   float* u32 = scratch.take<float>(n * rank);
@@ -256,16 +251,6 @@ struct BackwardPieces {
   float* du32 = nullptr;  ///< scale g b, [n, r]
   T* du = nullptr;        ///< the same, rounded
 };
-
-template <class T>
-std::int64_t backward_bytes(const LoraTensors& layer, const LoraGradients& gradients, std::int64_t n) {
-  constexpr auto kType = c10::CppTypeToScalarType<T>::value;
-  const std::int64_t base = converted_bytes(gradients.grad_output, kType) + converted_bytes(layer.weight, kType);
-  if (!layer.a.defined()) return base;
-  const std::int64_t rank = layer.a.size(0);
-  return base + converted_bytes(layer.a, kType) + converted_bytes(layer.b, kType) + Scratch::padded(n * rank * 4) +
-         Scratch::padded(n * rank * static_cast<std::int64_t>(sizeof(T)));
-}
 
 template <class T>
 BackwardPieces<T> begin_backward(const LoraTensors& layer, LoraGradients& gradients, std::int64_t n, bool wants_input,
@@ -321,16 +306,8 @@ void add_input_gradient(const LoraTensors& layer, const Dropout& dropout, const 
   add_dropped(low_rank, tile, dropout, layer.site, to, stride_to);
 }
 
-/// The tiles of a backward pass: one for dropout(x), one for the low-rank part, one that sums dx when dx is not fp32.
-struct BackwardTiles {
-  std::int64_t dropped, low_rank, sum;  ///< elements
-};
-
-BackwardTiles backward_tiles(const std::vector<LoraTensors>& layers, std::int64_t n, std::int64_t in, bool sums) {
-  const bool adapted =
-      std::any_of(layers.begin(), layers.end(), [](const LoraTensors& layer) { return layer.a.defined(); });
-  const std::int64_t whole = tile_elements(n, in);
-  return {adapted ? whole : 0, adapted ? whole : 0, sums ? whole : 0};
+bool any_adapted(const std::vector<LoraTensors>& layers) {
+  return std::any_of(layers.begin(), layers.end(), [](const LoraTensors& layer) { return layer.a.defined(); });
 }
 
 template <class T, class X>
@@ -339,47 +316,74 @@ void lora_backward_as(const Tensor& x, const std::vector<LoraTensors>& layers, c
   constexpr bool kInPlace = std::is_same_v<X, float>;
   const Tensor& shape = x.defined() ? x : dx;
   const std::int64_t n = rows(shape), in = columns(shape);
-  const BackwardTiles tiles = backward_tiles(layers, n, in, !kInPlace);
-  std::int64_t bytes = Scratch::padded(tiles.dropped * static_cast<std::int64_t>(sizeof(T))) +
-                       Scratch::padded(tiles.low_rank * 4) + Scratch::padded(tiles.sum * 4);
-  for (std::size_t i = 0; i < layers.size(); ++i) bytes += backward_bytes<T>(layers[i], gradients[i], n);
-  Scratch scratch(bytes);
+  const std::int64_t tile = tile_elements(n, in), low = any_adapted(layers) ? tile : 0;
+  Scratch scratch(lora_backward_scratch(x, layers, c10::CppTypeToScalarType<T>::value, gradients, dx));
   std::vector<BackwardPieces<T>> pieces;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     pieces.push_back(begin_backward<T>(layers[i], gradients[i], n, dx.defined(), scratch));
     if (n == 0 && gradients[i].da.defined()) std::memset(data<float>(gradients[i].da), 0, gradients[i].da.nbytes());
   }
-  T* dropped = scratch.take<T>(tiles.dropped);
-  float *low_rank = scratch.take<float>(tiles.low_rank), *sum = scratch.take<float>(tiles.sum);
-  for_tiles(n, in, [&](const Tile& tile) {
+  T* dropped = scratch.take<T>(low);
+  float *low_rank = scratch.take<float>(low), *sum = scratch.take<float>(kInPlace ? 0 : tile);
+  for_tiles(n, in, [&](const Tile& at) {
     float* to = sum;
-    if constexpr (kInPlace) to = dx.defined() ? data<float>(dx) + tile.row * in + tile.column : nullptr;
+    if constexpr (kInPlace) to = dx.defined() ? data<float>(dx) + at.row * in + at.column : nullptr;
     for (std::size_t i = 0; i < layers.size(); ++i) {
-      if (gradients[i].da.defined())
-        add_down_gradient(x, layers[i], dropout, pieces[i], tile, dropped, gradients[i].da);
+      if (gradients[i].da.defined()) add_down_gradient(x, layers[i], dropout, pieces[i], at, dropped, gradients[i].da);
       if (dx.defined()) {
-        add_input_gradient(layers[i], dropout, pieces[i], tile, in, i == 0, low_rank, to, kInPlace ? in : tile.columns);
+        add_input_gradient(layers[i], dropout, pieces[i], at, in, i == 0, low_rank, to, kInPlace ? in : at.columns);
       }
     }
-    if (!kInPlace && dx.defined()) store_tile(sum, tile, in, data<X>(dx));
+    if (!kInPlace && dx.defined()) store_tile(sum, at, in, data<X>(dx));
   });
 }
 
 template <class T, class O>
 void product_as(const Product& p, Tensor& out) {
-  constexpr auto kType = c10::CppTypeToScalarType<T>::value;
   const std::int64_t m = out.size(0), n = out.size(1), k = p.transpose_a ? p.a.size(0) : p.a.size(1);
   constexpr bool kTiled = !std::is_same_v<O, float>;
-  const std::int64_t tile_bytes = kTiled ? Scratch::padded(tile_elements(m, n) * 4) : 0;
-  Scratch scratch(converted_bytes(p.a, kType) + converted_bytes(p.b, kType) + converted_bytes(p.bias, at::kFloat) +
-                  tile_bytes);
+  Scratch scratch(product_scratch(p, out));
   const Prefill with{as<float>(p.bias, scratch), p.beta, nullptr, 0};
   tiled_product(m, n, k, Matrix<T>{as<T>(p.a, scratch), p.a.size(1), p.transpose_a},
                 Matrix<T>{as<T>(p.b, scratch), p.b.size(1), p.transpose_b}, with, static_cast<const T*>(nullptr),
                 data<O>(out), kTiled ? scratch.take<float>(tile_elements(m, n)) : nullptr);
 }
 
+/// A piece of `count` elements, as Scratch::take gives it.
+std::int64_t piece(std::int64_t count, at::ScalarType type) {
+  return Scratch::padded(count * static_cast<std::int64_t>(c10::elementSize(type)));
+}
+
 }  // namespace
+
+std::int64_t product_scratch(const Product& p, const Tensor& out) {
+  const bool tiled = out.scalar_type() != at::kFloat;
+  return converted_bytes(p.a, p.compute) + converted_bytes(p.b, p.compute) + converted_bytes(p.bias, at::kFloat) +
+         (tiled ? piece(tile_elements(out.size(0), out.size(1)), at::kFloat) : 0);
+}
+
+std::int64_t lora_forward_scratch(const Tensor& x, const LoraTensors& layer, at::ScalarType compute) {
+  const std::int64_t n = rows(x), in = columns(x), out = layer.weight.size(0), rank = layer.a.size(0);
+  return converted_bytes(x, compute) + converted_bytes(layer.weight, compute) + converted_bytes(layer.a, compute) +
+         converted_bytes(layer.bias, at::kFloat) + piece(tile_elements(n, in), compute) + piece(n * rank, at::kFloat) +
+         piece(rank * out, at::kFloat) + (compute != at::kFloat ? piece(tile_elements(n, out), at::kFloat) : 0);
+}
+
+std::int64_t lora_backward_scratch(const Tensor& x, const std::vector<LoraTensors>& layers, at::ScalarType compute,
+                                   const std::vector<LoraGradients>& gradients, const Tensor& dx) {
+  const Tensor& shape = x.defined() ? x : dx;
+  const std::int64_t n = rows(shape), tile = tile_elements(n, columns(shape));
+  std::int64_t bytes = shape.scalar_type() != at::kFloat ? piece(tile, at::kFloat) : 0;
+  if (any_adapted(layers)) bytes += piece(tile, compute) + piece(tile, at::kFloat);
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    bytes += converted_bytes(gradients[i].grad_output, compute) + converted_bytes(layers[i].weight, compute);
+    if (!layers[i].a.defined()) continue;
+    const std::int64_t rank = layers[i].a.size(0);
+    bytes += converted_bytes(layers[i].a, compute) + converted_bytes(layers[i].b, compute) +
+             piece(n * rank, at::kFloat) + piece(n * rank, compute);
+  }
+  return bytes;
+}
 
 void CpuKernels::product(const Product& p, Tensor& out) const {
   with_type(p.compute, [&](auto compute) {
@@ -402,33 +406,3 @@ void CpuKernels::lora_backward(const Tensor& x, const std::vector<LoraTensors>& 
 }
 
 }  // namespace plimsoll::model::cpu
-
-namespace plimsoll::model {
-namespace {
-
-std::int64_t bytes_of(std::int64_t count, at::ScalarType type) {
-  return cpu::Scratch::padded(count * static_cast<std::int64_t>(c10::elementSize(type)));
-}
-
-}  // namespace
-
-std::int64_t linear_scratch_bytes(std::int64_t n, std::int64_t in, const std::vector<std::int64_t>& outs,
-                                  std::int64_t rank, at::ScalarType weights, at::ScalarType compute) {
-  using cpu::tile_elements;
-  // Forward: one layer at a time. Backward: the whole group. x and gradients may come in the other dtype, too.
-  std::int64_t most = 0, backward = 3 * bytes_of(tile_elements(n, in), at::kFloat);
-  for (const std::int64_t out : outs) {
-    const std::int64_t converted = bytes_of(n * in, compute) + bytes_of(n * out, compute) +
-                                   (weights == compute ? 0 : bytes_of(in * out, compute)) + bytes_of(out, at::kFloat);
-    const std::int64_t tiles =
-        std::max(bytes_of(tile_elements(n, out), at::kFloat), bytes_of(tile_elements(out, in), at::kFloat));
-    const std::int64_t low = bytes_of(rank * in, compute) + bytes_of(rank * out, compute) +
-                             bytes_of(rank * out, at::kFloat) + bytes_of(n * rank, at::kFloat) +
-                             bytes_of(n * rank, compute);
-    most = std::max(most, converted + low + tiles + bytes_of(tile_elements(n, in), at::kFloat));
-    backward += converted + low;
-  }
-  return std::max(most, backward);
-}
-
-}  // namespace plimsoll::model

@@ -6,34 +6,21 @@
 #include <ATen/Parallel.h>
 
 #include "core/scope.h"
+#include "model/kernels_cpu.h"
 
 namespace plimsoll::model {
 namespace {
 
-void note_layers(std::int64_t n, const std::vector<std::int64_t>& outs, const LoraTensors& layer, std::int64_t rank,
-                 at::ScalarType compute) {
-  ScratchNote::take(linear_scratch_bytes(n, layer.weight.size(1), outs, rank, layer.weight.scalar_type(), compute));
-}
-
 class MetaKernels final : public Kernels {
  public:
-  void product(const Product& p, Tensor& out) const override {
-    const std::int64_t depth = p.a.size(p.transpose_a ? 0 : 1);
-    ScratchNote::take(linear_scratch_bytes(out.size(0), depth, {out.size(1)}, 0, p.b.scalar_type(), p.compute));
-  }
+  void product(const Product& p, Tensor& out) const override { ScratchNote::take(cpu::product_scratch(p, out)); }
   void lora_forward(const Tensor& x, const LoraTensors& layer, const Dropout&, at::ScalarType compute, Tensor&,
                     Tensor&) const override {
-    note_layers(x.numel() / x.size(-1), {layer.weight.size(0)}, layer, layer.a.size(0), compute);
+    ScratchNote::take(cpu::lora_forward_scratch(x, layer, compute));
   }
-  void lora_backward(const Tensor&, const std::vector<LoraTensors>& layers, const Dropout&, at::ScalarType compute,
-                     std::vector<LoraGradients>& gradients, Tensor&) const override {
-    std::vector<std::int64_t> outs;
-    std::int64_t rank = 0;
-    for (const auto& layer : layers) {
-      outs.push_back(layer.weight.size(0));
-      if (layer.a.defined()) rank = std::max(rank, layer.a.size(0));
-    }
-    note_layers(gradients.front().grad_output.size(0), outs, layers.front(), rank, compute);
+  void lora_backward(const Tensor& x, const std::vector<LoraTensors>& layers, const Dropout&, at::ScalarType compute,
+                     std::vector<LoraGradients>& gradients, Tensor& dx) const override {
+    ScratchNote::take(cpu::lora_backward_scratch(x, layers, compute, gradients, dx));
   }
   void attention_forward(const AttentionTensors& in, Tensor&, Tensor&) const override { note_attention(in); }
   void attention_backward(const AttentionTensors& in, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&,

@@ -131,10 +131,4 @@ Tensor cast(const Tensor& x, at::ScalarType dtype);
 std::int64_t attention_scratch_bytes(const Segments& segments, std::int64_t head_dim, at::ScalarType dtype,
                                      int threads);
 
-/// The same for one linear or lora_linear(s) layer of a group with `outs` outputs each: n rows, `in` inputs, low rank
-/// `rank` (0: none). `weights` is the dtype of the frozen or trained weight: another one than `compute` is converted in
-/// scratch.
-std::int64_t linear_scratch_bytes(std::int64_t n, std::int64_t in, const std::vector<std::int64_t>& outs,
-                                  std::int64_t rank, at::ScalarType weights, at::ScalarType compute);
-
 }  // namespace plimsoll::model

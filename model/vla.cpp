@@ -46,7 +46,7 @@ struct VlaModel::Parts {
         vlm(o.path, o.precision, o.stage == 2 ? &o.lora : nullptr, o.seed, device),
         diffusion(o.expert.kind == "flow", o.expert.diffusion_steps, o.expert.clip, device),
         own(o.seed, ParameterGroup::kExpert, device) {
-    const AllocationLabel label("trainable");
+    const AllocationLabel label("expert and sensor");
     if (o.sensor.window != 0) sensor.emplace(o.sensor, o.expert.width, own);
     expert.emplace(o.expert, ports_of(o, vlm.hidden_size()), own);
     all = vlm.adapters();
