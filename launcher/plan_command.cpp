@@ -188,11 +188,12 @@ void fill_guide(const train::Config& config, const Subject& subject, train::Fore
   };
 }
 
-PlannedCard planned(train::Forecast& forecast, std::int64_t card, std::int64_t overhead) {
-  const auto found = forecast.card(card, overhead, kRunnersUp);
+PlannedCard planned(train::Forecast& forecast, std::int64_t card, std::int64_t overhead, bool expandable_segments) {
+  const auto found = forecast.card(card, overhead, kRunnersUp, expandable_segments);
   PlannedCard result{found.card, found.usable, std::nullopt, found.runners_up, {}};
   if (!found.best) return result;
-  result.best = {found.best->plan, found.best->live, found.best->reserved, found.best->fragmentation};
+  const train::PlanBytes& best = *found.best;
+  result.best = {best.plan, best.live, best.reserved, best.fragmentation, best.retries};
   result.breakdown = forecast.breakdown(found.best->plan);
   return result;
 }
@@ -214,6 +215,7 @@ cxxopts::Options plan_options() {
   add("task", "Only samples of this task of the dataset: its number or text", cxxopts::value<std::string>());
   add("safe-batch", "Print one number: the largest micro-batch that fits the first budget");
   add("no-table", "Leave out the tables of LoRA ranks and hand-made rows");
+  add("expandable-segments", "Reserved bytes as under PyTorch's expandable_segments:True");
   add("json", "Print JSON");
   return options;
 }
@@ -253,7 +255,9 @@ int run_plan(const std::vector<std::string>& args) {
                   config.model.dtype, config.lora.rank);
   report.sample = subject.words;
   report.static_bytes = forecast.dry().static_bytes();
-  for (const std::int64_t card : cards) report.cards.push_back(planned(forecast, card, report.overhead));
+  report.expandable_segments = parsed->count("expandable-segments") > 0;
+  for (const std::int64_t card : cards)
+    report.cards.push_back(planned(forecast, card, report.overhead, report.expandable_segments));
   if (parsed->count("no-table") == 0) {
     fill_table(config, subject, cards, report);
     if (is_of_the_guides(forecast)) {

@@ -28,10 +28,11 @@ std::string card_text(const PlannedCard& card, const PlanReport& report) {
            fmt::format("  nothing fits: the model and its buffers alone are {}\n\n", format_bytes(report.static_bytes));
   }
   const PlannedPeak& best = *card.best;
-  text += fmt::format("  best: {}; accumulation {}; peak {} ({} of usable), reserved {} ({} fragmented)\n",
+  text += fmt::format("  best: {}; accumulation {}; peak {} ({} of usable), reserved {} ({} fragmented{})\n",
                       memory::to_string(best.plan), accumulation(report.effective, best.plan.micro_batch),
                       format_bytes(best.live), percent(best.live, card.usable), format_bytes(best.reserved),
-                      percent(best.fragmentation, 10000));
+                      percent(best.fragmentation, 10000),
+                      best.retries == 0 ? "" : fmt::format(", after {} retries of the allocator", best.retries));
   for (const auto& other : card.runners_up)
     text += fmt::format("  next: {}; peak {}\n", memory::to_string(other.plan), format_bytes(other.bytes));
   std::map<std::string, std::int64_t> families;
@@ -91,6 +92,7 @@ Json card_json(const PlannedCard& card, const PlanReport& report) {
                     {"peak", card.best->live},
                     {"reserved", card.best->reserved},
                     {"fragmentation_per_10000", card.best->fragmentation},
+                    {"allocator_retries", card.best->retries},
                     {"breakdown", card.breakdown}};
   }
   json["runners_up"] = Json::array();
@@ -105,16 +107,23 @@ std::string to_text(const PlanReport& report) {
   std::string text = fmt::format(
       "{}\nheaviest sample: {}\neffective batch {}, {} of every card taken for the driver and its libraries, {} dry "
       "runs\n"
-      "These are the allocations of the CPU's path; a GPU's kernels may take other scratch.\n\n",
-      report.model, report.sample, report.effective, format_bytes(report.overhead), report.dry_runs);
+      "These are the allocations of the CPU's path; a GPU's kernels may take other scratch.{}\n\n",
+      report.model, report.sample, report.effective, format_bytes(report.overhead), report.dry_runs,
+      report.expandable_segments ? " Segments are expandable." : "");
   for (const auto& card : report.cards) text += card_text(card, report);
   return text + table_text(report) + rows_text(report) + guide_text(report);
 }
 
 std::string to_json(const PlanReport& report) {
-  Json json{{"model", report.model},       {"sample", report.sample},           {"effective", report.effective},
-            {"overhead", report.overhead}, {"target_per_10000", report.target}, {"static_bytes", report.static_bytes},
-            {"dry_runs", report.dry_runs}};
+  Json json{{"model", report.model},
+            {"sample", report.sample},
+            {"effective", report.effective},
+            {"overhead", report.overhead},
+            {"target_per_10000", report.target},
+            {"static_bytes", report.static_bytes},
+            {"dry_runs", report.dry_runs},
+            {"events", "of the CPU's path"},
+            {"expandable_segments", report.expandable_segments}};
   for (const char* name : {"cards", "table", "rows", "guide"}) json[name] = Json::array();
   for (const auto& card : report.cards) json["cards"].push_back(card_json(card, report));
   for (const auto& cell : report.table) {

@@ -16,6 +16,7 @@ struct PlannedPeak {
   memory::Plan plan;
   std::int64_t live = 0, reserved = 0;  ///< bytes: predicted peak, and what PyTorch's caching allocator would hold
   std::int64_t fragmentation = 0;       ///< 1/10000 of reserved
+  std::int64_t retries = 0;             ///< of the caching allocator: cached blocks given back to stay within the card
 };
 
 struct PlannedCard {
@@ -50,6 +51,7 @@ struct PlanReport {
   std::string model, sample;  ///< what was planned for, in words
   std::int64_t effective = 0, overhead = 0, target = 0, static_bytes = 0;
   int dry_runs = 0;
+  bool expandable_segments = false;
   std::vector<PlannedCard> cards;
   std::vector<TableCell> table;
   std::vector<HandMadeRow> rows;

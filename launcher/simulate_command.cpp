@@ -91,16 +91,28 @@ class Printer {
     };
   }
   void summary(const memory::Outcome& outcome) const {
-    fmt::print("{}\n", json_ ? memory::to_json(outcome) : memory::to_string(outcome));
-    if (json_ || times_.empty()) return;
-    std::vector<double> times = times_;
-    std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+    const std::int64_t bytes = ddp::slot_count(static_cast<int>(outcome.ranks)) * std::int64_t{sizeof(float)};
+    if (json_) {
+      auto line = nlohmann::ordered_json::parse(memory::to_json(outcome));
+      line["ranks"] = outcome.ranks;
+      if (!times_.empty()) line["decision_ms"] = median_time();
+      line["report_bytes"] = bytes;
+      fmt::print("{}\n", line.dump());
+      return;
+    }
+    fmt::print("{}\n", memory::to_string(outcome));
+    if (times_.empty()) return;
     fmt::print("{} rank{}: a decision takes {:.3f} ms (median of {}); their reports add {} bytes to the reduction\n",
-               outcome.ranks, outcome.ranks == 1 ? "" : "s", times[times.size() / 2], times.size(),
-               ddp::slot_count(static_cast<int>(outcome.ranks)) * std::int64_t{sizeof(float)});
+               outcome.ranks, outcome.ranks == 1 ? "" : "s", median_time(), times_.size(), bytes);
   }
 
  private:
+  double median_time() const {
+    std::vector<double> times = times_;
+    std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+    return times[times.size() / 2];
+  }
+
   bool json_;
   std::vector<double> times_;  ///< milliseconds
 };

@@ -10,6 +10,7 @@
 #include "core/file.h"
 #include "launcher/commands.h"
 #include "launcher/run_config.h"
+#include "train/plan_table_file.h"
 #include "train/tune.h"
 
 namespace plimsoll {
@@ -36,11 +37,15 @@ int run_tune(const std::vector<std::string>& args) {
   add("budget", "Budgets, separated by commas", cxxopts::value<std::string>());
   add("steps", "Timed steps of a plan", cxxopts::value<std::int64_t>()->default_value("8"));
   add("contenders", "Plans measured per budget", cxxopts::value<std::int64_t>()->default_value("3"));
-  add("out", "Table to write, such as configs/tables/mine.toml", cxxopts::value<std::string>());
+  add("out",
+      "Table to write (default: configs/tables/ and the configuration's name, where memory.table = \"auto\" looks)",
+      cxxopts::value<std::string>());
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;
-  required(*parsed, "config");
-  const std::filesystem::path out = required(*parsed, "out");
+  const std::filesystem::path configuration = required(*parsed, "config");
+  const std::filesystem::path out = parsed->count("out") > 0
+                                        ? std::filesystem::path((*parsed)["out"].as<std::string>())
+                                        : std::filesystem::path(train::kTablesFolder) / configuration.filename();
   if (out.extension() != ".toml") fail(ExitCode::kUsage, "--out {}: give a name that ends in .toml", out.string());
   train::TuneOptions tune;
   tune.steps = (*parsed)["steps"].as<std::int64_t>();
@@ -52,8 +57,9 @@ int run_tune(const std::vector<std::string>& args) {
       train::tune(read_config(*parsed), budgets, tune, [](const std::string& text) { fmt::print("{}\n", text); });
   if (table.rows.empty()) fail(ExitCode::kMemory, "no plan fits any of these budgets: {}", required(*parsed, "budget"));
   write_table(out, table);
-  fmt::print("\n{}\n{} written; start from it with --set memory.table={}\n", memory::to_markdown(table), out.string(),
-             out.string());
+  const bool found_by_itself = out.parent_path() == train::kTablesFolder;
+  fmt::print("\n{}\n{} written; `train` in this folder starts from it{}\n", memory::to_markdown(table), out.string(),
+             found_by_itself ? "" : " with --set memory.table=" + out.string());
   return 0;
 }
 

@@ -42,7 +42,7 @@ struct MemoryConfig {
   std::vector<std::string> knobs = {"micro_batch", "recompute", "offload"};
   Setting recompute = "auto";
   Setting offload = "auto";
-  std::string calibration = "auto", table;
+  std::string calibration = "auto", table = "auto";
   Setting workspace = "auto";
 
   template <class V>
@@ -65,8 +65,11 @@ struct MemoryConfig {
       one_of({"default", "classic"}));
     v("adjustment_frequency", adjustment_frequency, "Steps of a window: between two decisions.", at_least(1));
     v("knobs", knobs,
-      "What the policy may turn: \"micro_batch\", \"recompute\" and \"offload\" (the predictive one), \"resolution\" "
-      "(the reactive one; it changes what the model sees). The reactive policy turns its knobs in this order.",
+      "What the policy may turn: \"micro_batch\", \"recompute\" and \"offload\" (the last two by the predictive "
+      "policy), "
+      "\"resolution\" (it changes what the model sees; the predictive policy lowers it only while nothing else fits). "
+      "The "
+      "reactive policy turns its knobs in this order.",
       each(one_of({"micro_batch", "offload", "recompute", "resolution"})));
     v("recompute", recompute,
       "Language blocks that keep only their input: \"none\", \"all\", a number, or \"auto\" (what the predictive "
@@ -76,7 +79,7 @@ struct MemoryConfig {
     v("offload", offload,
       "Whether what recomputed language blocks keep lies in host memory outside the budget: \"on\", \"off\", or "
       "\"auto\" "
-      "(where the predictive policy finds it best).",
+      "(where the predictive policy finds it best, or when a single sample does not fit otherwise).",
       one_of({"auto", "on", "off"}));
     v("calibration", calibration,
       "Where is kept what measured peaks said about predicted ones: \"auto\" (in the user's cache folder, one file a "
@@ -84,7 +87,10 @@ struct MemoryConfig {
       not_empty());
     v("table", table,
       "Table of `plimsoll tune`: the predictive policy starts with the row of the largest budget that is not above a "
-      "rank's; empty: it starts with what it predicts to be fastest.");
+      "rank's. \"auto\": the first in configs/tables that is of this model and machine; \"off\": it starts with what "
+      "it "
+      "predicts to be fastest.",
+      not_empty());
     v("workspace", workspace, "Bytes of the arena for library scratch, part of the budget: \"auto\" or a size.",
       either({one_of({"auto"}), byte_size()}));
   }

@@ -72,7 +72,8 @@ void raise(std::atomic<std::int64_t>& highest, std::int64_t value) {
 [[noreturn]] void throw_out_of_memory(std::int64_t bytes, std::int64_t live) {
   State& s = state();
   s.failed_request = bytes;
-  C10_THROW_ERROR(OutOfMemoryError, "out of memory: " + format_bytes(bytes) + " wanted with " + format_bytes(live) +
+  C10_THROW_ERROR(OutOfMemoryError, "out of memory: " + format_bytes(bytes) + " wanted for " +
+                                        AllocationLabel::current() + " with " + format_bytes(live) +
                                         " live under a budget of " + format_bytes(s.budget));
 }
 

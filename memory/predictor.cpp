@@ -9,6 +9,7 @@ namespace {
 
 constexpr std::int64_t kClasses = 256;  // per power of two: what is rounded up stays under half a per cent
 constexpr std::int64_t kNear = 8;       // an attempt may be compared with one that is larger by this part
+constexpr std::size_t kStandIns = 8;    // of that many comparisons with a larger one, one is made exactly instead
 
 // Patches come in groups of four: one token each after the merger.
 MicroBatchShape rounded_up(const MicroBatchShape& shape) {
@@ -20,6 +21,8 @@ bool near(std::int64_t large, std::int64_t small) { return large - small <= smal
 bool near(const MicroBatchShape& outer, const MicroBatchShape& inner) {
   return near(outer.samples, inner.samples) && near(outer.tokens, inner.tokens) && near(outer.patches, inner.patches);
 }
+
+bool same(const MicroBatchShape& a, const MicroBatchShape& b) { return holds(a, b) && holds(b, a); }
 
 }  // namespace
 
@@ -40,8 +43,8 @@ std::vector<Predictor::Known>& Predictor::known(const Plan& plan) {
 
 Predictor::Known& Predictor::look_up(const MicroBatchShape& rounded, const Plan& plan) {
   auto& all = known(plan);
-  const auto same = [&](const Known& one) { return holds(one.shape, rounded) && holds(rounded, one.shape); };
-  if (const auto found = std::find_if(all.begin(), all.end(), same); found != all.end()) return *found;
+  const auto found = std::find_if(all.begin(), all.end(), [&](const Known& one) { return same(one.shape, rounded); });
+  if (found != all.end()) return *found;
   ++dry_runs_;
   return all.emplace_back(Known{rounded, measure_(rounded, plan), false});
 }
@@ -62,11 +65,15 @@ bool Predictor::fits(const MicroBatchShape& shape, const Plan& plan, std::int64_
 std::int64_t Predictor::attempt_bytes(const MicroBatchShape& shape, const Plan& plan, std::int64_t room) {
   const MicroBatchShape rounded = rounded_up(shape);
   std::optional<std::int64_t> least;
-  for (const Known& one : known(plan)) {
+  for (Known& one : known(plan)) {
+    if (same(one.shape, rounded)) {
+      one.attempted = true;
+      return one.bytes;
+    }
     if (one.attempted && one.bytes <= room && holds(one.shape, rounded) && near(one.shape, rounded))
       least = std::min(least.value_or(one.bytes), one.bytes);
   }
-  if (least) return *least;
+  if (least && ++stand_ins_ % kStandIns != 0) return *least;
   Known& exact = look_up(rounded, plan);
   exact.attempted = true;
   return exact.bytes;

@@ -42,9 +42,10 @@ class Predictor {
   std::int64_t bytes(const MicroBatchShape& shape, const Plan& plan);
   /// bytes(shape, plan) <= limit, without a dry run where one of a larger or of a smaller shape tells.
   bool fits(const MicroBatchShape& shape, const Plan& plan, std::int64_t limit);
-  /// What an attempt at the micro-batch is to be compared with: bytes(shape, plan), or those of an attempt before it
-  /// whose shape holds this one and is at most 1/8 larger, as long as they stay within `room`. So a run pays for dry
-  /// runs while its shapes are new, and compares exactly whatever is larger than what it has compared before.
+  /// What an attempt at the micro-batch is to be compared with: bytes(shape, plan) where they are known; else those of
+  /// an attempt before it whose shape holds this one and is at most 1/8 larger, as long as they stay within `room`, but
+  /// for every eighth time; else those of a dry run. So a run pays for dry runs while its shapes are new, compares
+  /// exactly whatever is larger than what it has compared before, and keeps comparing some of the rest.
   std::int64_t attempt_bytes(const MicroBatchShape& shape, const Plan& plan, std::int64_t room);
   std::size_t dry_runs() const { return dry_runs_; }
 
@@ -61,7 +62,7 @@ class Predictor {
 
   Measure measure_;
   std::map<Work, std::vector<Known>> known_;
-  std::size_t dry_runs_ = 0;
+  std::size_t dry_runs_ = 0, stand_ins_ = 0;
 };
 
 /// `value` rounded up to a multiple of `unit`, then to one of about 256 steps per power of two.

@@ -49,9 +49,9 @@ std::int64_t middling(const data::SampleSource& source) {
 /// Times one plan after the other on all ranks.
 class Stopwatch {
  public:
-  explicit Stopwatch(Session& session)
+  Stopwatch(Session& session, std::int64_t resolution)
       : session_(session),
-        sample_(session.source.load(middling(session.source))),
+        sample_(session.source.load_at(middling(session.source), resolution)),
         rules_(session.model->packing_rules(static_cast<std::uint64_t>(session.config.run.seed), false)) {}
 
   /// Microseconds of a micro-batch on the slowest rank: the better of two, after one to warm up. 0 when it does not fit
@@ -64,19 +64,25 @@ class Stopwatch {
     const std::int64_t again = time_once(plan);
     return again == 0 ? 0 : std::min(best, again);
   }
-  /// Microseconds of a share of `samples`, cut as the plan says, from one run of each size. 0 when one does not fit.
-  std::int64_t time_share_once(memory::Plan plan, std::int64_t samples) {
-    const memory::Cut cut = memory::cut_share(samples, plan.micro_batch);
+  /// Microseconds of a share on the slowest rank, and how many samples it took together.
+  struct Share {
+    std::int64_t microseconds = 0, micro_batch = 1;
+  };
+  /// One run of what every rank draws in the first step, filled as that step will be. No time when it does not fit some
+  /// rank.
+  Share time_share(const memory::Plan& plan, const memory::Fill& fill) {
+    const auto arranged = arrange(first_share(plan.resolution), plan, fill, *session_.predictor);
+    const std::span<const model::StreamSample> all(arranged.samples);
     std::int64_t sum = 0;
-    for (const auto& [size, times] :
-         {std::pair(std::int64_t{plan.micro_batch}, cut.whole), std::pair(cut.rest, std::int64_t{1})}) {
-      if (size == 0 || times == 0) continue;
-      plan.micro_batch = static_cast<int>(size);
-      const std::int64_t one = time_once(plan);
-      if (one == 0) return 0;
-      sum += times * one;
+    for (std::size_t begin = 0; begin < all.size(); begin += arranged.micro_batch) {
+      const std::int64_t one = once(all.subspan(begin, std::min(arranged.micro_batch, all.size() - begin)), plan);
+      if (one == 0) {
+        sum = 0;
+        break;
+      }
+      sum += one;
     }
-    return sum;
+    return slowest({sum, static_cast<std::int64_t>(arranged.micro_batch)});
   }
   bool time_is_up() const { return static_cast<double>(spent_) > kMostSeconds * 1e6; }
 
@@ -85,14 +91,28 @@ class Stopwatch {
   std::int64_t time_once(const memory::Plan& plan) {
     std::vector<model::StreamSample> samples;
     for (int i = 0; i < plan.micro_batch; ++i) samples.push_back({&sample_, static_cast<std::uint64_t>(i)});
-    const std::vector<std::int64_t> mine = {once(samples, plan)};
-    std::int64_t slowest = 0;
-    for (const auto& theirs : ddp::share_numbers(session_.communicator, mine)) {
-      if (theirs.at(0) == 0) return 0;
-      slowest = std::max(slowest, theirs.at(0));
+    return slowest({once(samples, plan), plan.micro_batch}).microseconds;
+  }
+  Share slowest(const Share& mine) {
+    Share most;
+    const std::vector<std::int64_t> numbers = {mine.microseconds, mine.micro_batch};
+    for (const auto& theirs : ddp::share_numbers(session_.communicator, numbers)) {
+      if (theirs.at(0) == 0) return {};
+      if (theirs.at(0) > most.microseconds) most = {theirs.at(0), theirs.at(1)};
     }
-    spent_ += slowest;
-    return slowest;
+    spent_ += most.microseconds;
+    return most;
+  }
+  // Read once.
+  const std::vector<model::StreamSample>& first_share(std::int64_t resolution) {
+    if (!share_.empty()) return share_;
+    const auto [begin, end] = data::share_of_step(1, session_.config.batch.effective, session_.communicator.rank(),
+                                                  session_.communicator.world());
+    for (std::uint64_t position = begin; position < end; ++position)
+      drawn_.push_back(session_.source.load_at(session_.stream.at(position), resolution));
+    for (std::uint64_t position = begin; position < end; ++position)
+      share_.push_back({&drawn_[static_cast<std::size_t>(position - begin)], position});
+    return share_;
   }
   std::int64_t once(std::span<const model::StreamSample> samples, const memory::Plan& plan) {
     Session& s = session_;
@@ -114,6 +134,8 @@ class Stopwatch {
 
   Session& session_;
   Sample sample_;
+  std::vector<Sample> drawn_;
+  std::vector<model::StreamSample> share_;
   model::PackingRules rules_;
   std::int64_t spent_ = 0;  // microseconds; the same on every rank
 };
@@ -160,7 +182,7 @@ memory::CostModel measure_costs(Session& session) {
   costs.vision_recompute = model.vision_blocks() > 0 ? costs.language_recompute : 0;
   const auto useful = memory::useful_micro_batches(session.share, static_cast<int>(session.config.batch.min_micro),
                                                    static_cast<int>(session.config.batch.max_micro));
-  Stopwatch stopwatch(session);
+  Stopwatch stopwatch(session, session.config.data.resolution);
   for (const int n : sizes_to_time(useful)) {
     if (stopwatch.time_is_up()) break;
     memory::Plan plan;
@@ -186,7 +208,7 @@ memory::CostModel measure_costs(Session& session) {
 
 namespace {
 
-// The fastest candidates that fit, as places in the table.
+// The fastest of the candidates that fit and show the largest pictures, as places in the table.
 std::vector<std::size_t> contenders(const memory::CandidateTable& table, const memory::ChoiceLimits& limits,
                                     const memory::PolicyState& known) {
   std::vector<std::size_t> places;
@@ -195,22 +217,26 @@ std::vector<std::size_t> contenders(const memory::CandidateTable& table, const m
   for (std::size_t i = 0; i < all.size() && places.size() < kContenders; ++i) {
     if (memory::choose(memory::CandidateTable({all[i]}), limits, known) == nullptr) continue;
     if (fastest == 0) fastest = all[i].microseconds;
+    if (!places.empty() && all[i].plan.resolution != all[places.front()].plan.resolution) break;
     if (all[i].microseconds - fastest > fastest / kWhole * kContenderGap) break;
     places.push_back(i);
   }
   return places;
 }
 
-// Microseconds of a share under each plan: the best of some rounds in which all take their turns, so that what else
-// the machine does for a while slows all of them. 0 for what does not fit.
-std::vector<std::int64_t> time_in_turns(Session& session, std::span<const memory::Plan> plans) {
-  Stopwatch stopwatch(session);
-  std::vector<std::int64_t> best(plans.size(), 0);
+// The first step's share under each plan: the best of some rounds in which all take their turns, so that what else the
+// machine does for a while slows all of them. No time for what does not fit.
+std::vector<Stopwatch::Share> time_in_turns(Session& session, std::span<const memory::Plan> plans,
+                                            const memory::PolicyState& known) {
+  std::vector<Stopwatch::Share> best(plans.size());
+  if (plans.empty()) return best;
+  Stopwatch stopwatch(session, plans.front().resolution);
   for (int round = 0; round <= kRounds && !stopwatch.time_is_up(); ++round) {
     for (std::size_t i = 0; i < plans.size() && !stopwatch.time_is_up(); ++i) {
-      if (round > 0 && best[i] == 0) continue;
-      const std::int64_t took = stopwatch.time_share_once(plans[i], session.share);
-      best[i] = round < 2 ? took : std::min(best[i], took);  // the first round warms up
+      if (round > 0 && best[i].microseconds == 0) continue;
+      const auto took = stopwatch.time_share(plans[i], session.fill(plans[i], 1, known));
+      const bool faster = took.microseconds < best[i].microseconds;
+      if (round < 2 || took.microseconds == 0 || faster) best[i] = took;  // the first round warms up
     }
   }
   return best;
@@ -224,18 +250,21 @@ memory::CandidateTable time_contenders(Session& session, const memory::Candidate
   const auto places = contenders(table, limits, known);
   std::vector<memory::Plan> plans;
   for (const std::size_t place : places) plans.push_back(all[place].plan);
-  const auto times = time_in_turns(session, plans);
+  const auto times = time_in_turns(session, plans, known);
   std::vector<bool> timed(all.size(), false);
   std::int64_t modelled = 0, measured = 0;
   for (std::size_t i = 0; i < places.size(); ++i) {
-    if (times[i] == 0) continue;
+    const auto& [took, size] = times[i];
+    if (took == 0) continue;
     memory::Candidate& one = all[places[i]];
     timed[places[i]] = true;
-    // What fills up is not timed: it gains as much as the model says.
-    const std::int64_t whole = memory::share_microseconds(session.costs, one.plan, session.share);
+    // One step was timed. How much longer or shorter the run's others are, the model says.
+    memory::Plan filled = one.plan;
+    filled.micro_batch = static_cast<int>(size);
+    const std::int64_t whole = memory::share_microseconds(session.costs, filled, session.share);
     modelled += whole;
-    measured += times[i];
-    one.microseconds = std::max<std::int64_t>(1, memory::scaled(times[i], one.microseconds, whole));
+    measured += took;
+    one.microseconds = std::max<std::int64_t>(1, memory::scaled(took, one.microseconds, whole));
   }
   if (measured == 0) return table;
   for (std::size_t i = 0; i < all.size(); ++i) {
@@ -254,11 +283,40 @@ std::int64_t filled_microseconds(Session& session, const memory::Candidate& judg
   const std::int64_t live = session.meter.live();
   const std::int64_t room = memory::fill_bytes(judged, limits, known) - live;
   const std::int64_t needed = std::max<std::int64_t>(1, judged.bytes - live);
-  memory::MicroBatchShape limit = session.draws->heaviest(judged.plan.micro_batch);
+  Draws& draws = session.draws_at(judged.plan.resolution);
+  memory::MicroBatchShape limit = draws.heaviest(judged.plan.micro_batch);
   limit.tokens = memory::scaled(limit.tokens, room, needed);
   limit.patches = memory::scaled(limit.patches, room, needed);
-  const auto sizes = session.draws->filled(judged.plan.micro_batch, session.fill_most(), limit);
-  return memory::filled_microseconds(session.costs, judged.plan, session.share, sizes);
+  const auto sizes = draws.filled(judged.plan.micro_batch, session.fill_most(), limit);
+  const std::int64_t time = memory::filled_microseconds(session.costs, judged.plan, session.share, sizes);
+  // Timed was the resolution of the start. Another's time stands in no comparison but with its own; it is for people.
+  const auto weight = [&](std::int64_t resolution) {
+    const auto one = session.draws_at(static_cast<int>(resolution)).heaviest(1);
+    return std::max<std::int64_t>(1, one.tokens + one.patches);
+  };
+  return std::max<std::int64_t>(
+      1, memory::scaled(time, weight(judged.plan.resolution), weight(session.config.data.resolution)));
+}
+
+}  // namespace
+
+namespace {
+
+// What needs least at each lower resolution: pictures are made smaller only where nothing else fits.
+void add_lower_resolutions(const Config& config, std::vector<memory::Plan>& plans) {
+  const auto lean = [](const memory::Plan& plan) { return std::pair(-plan.micro_batch, plan.recompute_blocks); };
+  std::vector<memory::Plan> leanest;
+  for (const auto& plan : plans) {
+    if (!leanest.empty() && lean(plan) < lean(leanest.front())) continue;
+    if (!leanest.empty() && lean(plan) > lean(leanest.front())) leanest.clear();
+    leanest.push_back(plan);
+  }
+  for (const int resolution : lower_resolutions(config)) {
+    for (memory::Plan plan : leanest) {
+      plan.resolution = resolution;
+      plans.push_back(plan);
+    }
+  }
 }
 
 }  // namespace
@@ -291,6 +349,7 @@ std::vector<memory::Plan> allowed_plans(const Config& config, const model::VlaMo
       if (may_offload(config) && !on) plans.push_back(plan);
     }
   }
+  add_lower_resolutions(config, plans);
   return plans;
 }
 

@@ -17,10 +17,10 @@ namespace plimsoll::train {
 memory::CostModel measure_costs(Session& session);
 inline constexpr double kMostSeconds = 20.0;
 
-/// Times the contenders, the fastest candidates of `table` that fit: their whole share, in turns, kRounds times after
-/// one to warm up, and no longer than kMostSeconds. What is measured stands in the table instead of what the model
-/// says, filling taken into account; the others are scaled by what the contenders took beside what the model had said.
-/// Collective.
+/// Times the contenders, the fastest candidates of `table` that fit: the share that each rank draws in the first step,
+/// filled as it will be, in turns, kRounds times after one to warm up, and no longer than kMostSeconds. What is
+/// measured stands in the table instead of what the model says, scaled by what the model says of the other steps; the
+/// other candidates are scaled by what the contenders took beside what the model had said. Collective.
 memory::CandidateTable time_contenders(Session& session, const memory::CandidateTable& table,
                                        const memory::ChoiceLimits& limits, const memory::PolicyState& known);
 inline constexpr std::size_t kContenders = 4;
@@ -28,7 +28,7 @@ inline constexpr int kRounds = 5;
 inline constexpr std::int64_t kContenderGap = 1500;  ///< 1/10000 that a contender may be slower than the fastest
 
 /// The plans that settings and knobs allow: useful micro-batches by recompute, and where every language block is
-/// recomputed offload and the other towers too.
+/// recomputed offload and the other towers too; and where resolution is a knob the leanest of these at each lower one.
 std::vector<memory::Plan> allowed_plans(const Config& config, const model::VlaModel& model, std::int64_t share);
 
 /// The table of `allowed_plans`, judged on the heaviest micro-batch that any rank will draw; made by rank 0 and sent to

@@ -49,6 +49,7 @@ json to_json(const RunState& s) {
             {"recompute_expert", s.plan.recompute_expert},
             {"offload", s.plan.offload}}},
           {"policy", s.policy},
+          {"window", s.window},
           {"configuration", s.configuration}};
 }
 
@@ -56,14 +57,15 @@ RunState state_from(const fs::path& file) {
   try {
     const json j = json::parse(read_file(file, ExitCode::kCheckpoint));
     const json& p = j.at("plan");
-    // The last three came later: older checkpoints lack them.
+    // The last three and the window came later: older checkpoints lack them.
     const memory::Plan plan{p.at("resolution"),
                             p.at("micro_batch"),
                             p.at("recompute_blocks"),
                             p.value("recompute_vision", 0),
                             p.value("recompute_expert", 0),
                             p.value("offload", false)};
-    return {j.at("step"), j.at("updates"), j.at("skips_in_row"), plan, j.at("policy"), j.at("configuration")};
+    return {j.at("step"),   j.at("updates"),       j.at("skips_in_row"), plan,
+            j.at("policy"), j.value("window", ""), j.at("configuration")};
   } catch (const json::exception& error) {
     fail(ExitCode::kCheckpoint, "{}: {}; delete this checkpoint to resume from the one before", file.string(),
          error.what());

@@ -17,13 +17,15 @@
 
 namespace plimsoll::train {
 
-/// What is not a tensor. Nothing in here depends on world size, and the plan only advises.
+/// What is not a tensor. Only `window` depends on the world size, and another one begins it anew; the plan only
+/// advises.
 struct RunState {
   std::int64_t step = 0;     ///< steps concluded; step s draws stream positions [(s - 1) * B, s * B)
   std::int64_t updates = 0;  ///< updates applied: steps less those skipped
   int skips_in_row = 0;      ///< ddp::AgreementState
   memory::Plan plan;
   std::string policy;               ///< memory::PolicyState as JSON
+  std::string window;               ///< memory::WindowSummary as JSON: what the window under way has seen
   std::uint64_t configuration = 0;  ///< hash of the settings that fix what is learned
 };
 

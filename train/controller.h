@@ -12,7 +12,7 @@
 namespace plimsoll::train {
 
 /// One per rank, fed with the same reports in the same order everywhere; one thread. Holds the policy's state, which
-/// the checkpoint saves, and the window, which it does not: after a resume a window starts anew.
+/// the checkpoint saves, and the window under way, which it saves too.
 class Controller {
  public:
   /// `share`: the largest share of any rank. `blocks`: how many can be recomputed. `candidates`: of the predictive
@@ -32,6 +32,8 @@ class Controller {
   const memory::PolicyConfig& config() const { return config_; }
   /// Largest peak and its rank so far in this window, for the progress line.
   const memory::WindowSummary& window() const { return window_.current(); }
+  /// Goes on with a window that window() was; another world's starts anew.
+  void restore_window(const memory::WindowSummary& saved) { window_.restore(saved); }
   /// Whether the plan that the newest decision left fills the budget as well as it can be. Nothing
   /// under other policies, and after a decision between windows.
   std::optional<bool> settled(const memory::Plan& plan) const;

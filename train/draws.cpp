@@ -16,7 +16,7 @@ Draws::Draws(const data::SampleSource& source, const DrawOptions& options, std::
   const auto draws = static_cast<std::uint64_t>(options.steps * options.effective_batch);
   for (auto* values : {&weights_, &tokens_, &patches_}) values->reserve(draws);
   for (std::uint64_t position = 0; position < draws; ++position) {
-    const SampleShape shape = source.shape_of(stream.at(position));
+    const SampleShape shape = source.shape_at(stream.at(position), options.resolution);
     weights_.push_back(memory::weight_of(shape));
     tokens_.push_back(shape.tokens);
     patches_.push_back(shape.patches);

@@ -18,6 +18,7 @@ struct DrawOptions {
   std::int64_t steps = 1;            ///< of the whole run
   std::int64_t effective_batch = 1;  ///< samples a step, over all ranks
   int world = 1;
+  int resolution = 0;  ///< of data::SampleSource::shape_at
 };
 
 /// Shapes of all samples in the order in which a run draws them. The same on every rank. One thread.
@@ -26,8 +27,8 @@ class Draws {
   /// Beyond this many draws they are not looked through.
   static constexpr std::int64_t kMost = std::int64_t{1} << 20;
 
-  /// `heaviest`: of the training samples, heaviest first; they stand for every micro-batch of a run of more than kMost
-  /// draws.
+  /// `heaviest`: of the training samples at that resolution, heaviest first; they stand for every micro-batch of a run
+  /// of more than kMost draws.
   Draws(const data::SampleSource& source, const DrawOptions& options, std::vector<SampleShape> heaviest);
 
   /// At least what any micro-batch of `micro_batch` samples weighs that any rank will draw, in the order of

@@ -1,6 +1,8 @@
 #include "train/dry_step.h"
 
+#include <functional>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "core/scope.h"
@@ -46,6 +48,12 @@ DryStep::DryStep(const model::VlaOptions& options, std::uint64_t seed, std::int6
   parts_->evaluation_rules = parts_->model->packing_rules(seed, true);
   parts_->events = ledger.events();
   for (const auto& event : parts_->events) parts_->breakdown[event.label] += event.bytes;
+  // One block of memory, in which the adapters lie first.
+  const FlatRange adapters = parts_->buffers->group(model::ParameterGroup::kVlm);
+  const std::int64_t of_adapters = (adapters.end - adapters.begin) * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t trained = std::exchange(parts_->breakdown["trainable"], 0);
+  parts_->breakdown["adapters"] += of_adapters;
+  parts_->breakdown["expert and sensor"] += trained - of_adapters;
   std::erase_if(parts_->breakdown, [](const auto& entry) { return entry.second == 0; });
 }
 
@@ -90,12 +98,24 @@ std::int64_t DryStep::evaluation_bytes(const memory::MicroBatchShape& shape) con
 
 memory::Ledger DryStep::evaluation(const memory::MicroBatchShape& shape) const { return evaluate(shape, true); }
 
-std::int64_t DryStep::scratch_bytes(std::span<const SampleShape> shapes) const {
+namespace {
+
+std::int64_t scratch_noted(const std::function<void()>& body) {
   ScratchNote::largest() = 0;
-  memory::dry_run([&] {
+  memory::dry_run(body);
+  return ScratchNote::largest();
+}
+
+}  // namespace
+
+std::int64_t DryStep::scratch_bytes(std::span<const SampleShape> shapes) const {
+  return scratch_noted([&] {
     forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {}, parts_->effective_batch);
   });
-  return ScratchNote::largest();
+}
+
+std::int64_t DryStep::evaluation_scratch_bytes(std::span<const SampleShape> shapes) const {
+  return scratch_noted([&] { parts_->model->sample_actions(model::pack_shapes(shapes, parts_->evaluation_rules)); });
 }
 
 const model::VlaModel& DryStep::model() const { return *parts_->model; }

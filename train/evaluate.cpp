@@ -57,7 +57,7 @@ void measure_share(Session& session, std::span<const std::int64_t> indices, std:
   const auto predicted = [&](memory::Piece piece, std::int64_t room) {
     memory::MicroBatchShape total{static_cast<std::int64_t>(piece.count), 0, 0};
     for (std::size_t i = 0; i < piece.count; ++i) total += session.source.shape_of(indices[piece.begin + i]);
-    return session.evaluation_predictor->attempt_bytes(total, session.plan, room);
+    return session.evaluation_predictor->attempt_bytes(total, {}, room);
   };
   const auto report =
       guardian.run(indices.size(), static_cast<std::size_t>(session.plan.micro_batch), {attempt, [] {}, predicted});
@@ -78,17 +78,23 @@ std::vector<double> sum_over_ranks(ddp::Communicator& communicator, const std::v
 
 }  // namespace
 
-ActionError measure_action_error(Session& session, std::int64_t count) {
-  const auto& held_out = session.source.held_out();
-  count = std::min(count, static_cast<std::int64_t>(held_out.size()));
-  if (count == 0) return {};
+std::vector<std::int64_t> evaluated_samples(const data::SampleSource& source, std::int64_t count) {
+  const auto& held_out = source.held_out();
+  const auto size = static_cast<std::int64_t>(held_out.size());
+  count = std::min(count, size);
+  std::vector<std::int64_t> samples;
   // Spread over all held-out episodes, not only the first.
-  std::vector<std::int64_t> mine;
+  for (std::int64_t i = 0; i < count; ++i) samples.push_back(held_out[static_cast<std::size_t>(i * size / count)]);
+  return samples;
+}
+
+ActionError measure_action_error(Session& session, std::int64_t count) {
+  const auto all = evaluated_samples(session.source, count);
+  count = static_cast<std::int64_t>(all.size());
+  if (count == 0) return {};
   const int rank = session.communicator.rank(), world = session.communicator.world();
   const std::int64_t begin = count * rank / world, end = count * (rank + 1) / world;
-  for (std::int64_t i = begin; i < end; ++i) {
-    mine.push_back(held_out[static_cast<std::size_t>(i * static_cast<std::int64_t>(held_out.size()) / count)]);
-  }
+  const auto mine = std::span(all).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
   Sums sums(static_cast<std::size_t>(session.options.action_dim));
   measure_share(session, mine, kFirstPosition + static_cast<std::uint64_t>(begin), sums);
   sums.values = sum_over_ranks(session.communicator, sums.values);

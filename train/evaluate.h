@@ -14,6 +14,9 @@ struct ActionError {
   double best_constant = 0.0;  ///< the same for the one action that is best on these very samples: their mean
 };
 
+/// The `count` held-out samples that are measured on, spread evenly over all of them; fewer if there are fewer.
+std::vector<std::int64_t> evaluated_samples(const data::SampleSource& source, std::int64_t count);
+
 /// Measures on `count` held-out samples spread evenly over all of them (fewer if there are fewer), dealt over the
 /// ranks, micro-batch by micro-batch under the guardian. Collective. All zeros when nothing is held out. Throws
 /// Error(kMemory) when a single sample does not fit.

@@ -57,13 +57,13 @@ memory::MicroBatchShape Forecast::heaviest(int samples) const {
   return total;
 }
 
-std::int64_t Forecast::workspace(int samples) {
-  const auto found = workspaces_.find(samples);
-  if (found != workspaces_.end()) return found->second;
+std::int64_t Forecast::workspace() {
+  if (workspace_ >= 0) return workspace_;
+  const auto most = std::min(share_, config_.batch.max_micro);
   std::vector<SampleShape> shapes;
-  for (int i = 0; i < samples; ++i)
+  for (std::int64_t i = 0; i < most; ++i)
     shapes.push_back(heaviest_[std::min(static_cast<std::size_t>(i), heaviest_.size() - 1)]);
-  return workspaces_[samples] = dry_->scratch_bytes(shapes);
+  return workspace_ = std::max(dry_->scratch_bytes(shapes), dry_->evaluation_scratch_bytes(shapes));
 }
 
 std::int64_t Forecast::live(const memory::Plan& plan) {
@@ -72,30 +72,31 @@ std::int64_t Forecast::live(const memory::Plan& plan) {
   ++dry_runs_;
   const auto shape = heaviest(plan.micro_batch);
   const std::int64_t activations = std::max(dry_->activation_bytes(shape, plan), dry_->evaluation_bytes(shape));
-  return known_[key] = dry_->static_bytes() + workspace(plan.micro_batch) + activations;
+  return known_[key] = dry_->static_bytes() + workspace() + activations;
 }
 
-PlanBytes Forecast::bytes(const memory::Plan& plan, bool expandable_segments) {
-  memory::CachingAllocatorModel allocator({expandable_segments, std::nullopt});
+PlanBytes Forecast::bytes(const memory::Plan& plan, std::int64_t usable, bool expandable_segments) {
+  memory::CachingAllocatorModel allocator({expandable_segments, usable});
   std::uint64_t offset = 0;
+  bool fits = true;
   const auto play = [&](const std::vector<memory::Event>& events) {
-    allocator.replay(for_allocator(events), offset);
+    fits = fits && allocator.replay(for_allocator(events), offset);
     offset += last_block(events);
   };
   play(dry_->static_events());
-  allocator.allocate(workspace(plan.micro_batch), ++offset);
+  fits = fits && allocator.allocate(workspace(), ++offset);
   allocator.release_cached();  // as after loading, before the first step
   allocator.reset_peaks();
   const auto events = dry_->micro_batch(heaviest(plan.micro_batch), plan).events();
   ++dry_runs_;
   for (int i = 0; i < 3; ++i) play(events);
   const auto& stats = allocator.stats();
-  return {plan, live(plan), stats.peak_reserved, stats.fragmentation()};
+  return {plan, live(plan), stats.peak_reserved, stats.fragmentation(), stats.retries, fits};
 }
 
 memory::Breakdown Forecast::breakdown(const memory::Plan& plan) {
   memory::Breakdown parts = dry_->static_breakdown();
-  parts["workspace"] += workspace(plan.micro_batch);
+  parts["workspace"] += workspace();
   for (const auto& [label, size] : dry_->micro_batch(heaviest(plan.micro_batch), plan).breakdown_at_peak())
     parts["activations: " + label] += size;
   std::erase_if(parts, [](const auto& entry) { return entry.second == 0; });
@@ -104,22 +105,25 @@ memory::Breakdown Forecast::breakdown(const memory::Plan& plan) {
 
 const memory::CandidateTable& Forecast::candidates() {
   if (candidates_.empty()) {
-    const auto plans = allowed_plans(config_, dry_->model(), share_);
+    auto plans = allowed_plans(config_, dry_->model(), share_);
+    // The samples are known at one resolution only.
+    std::erase_if(plans, [&](const memory::Plan& plan) { return plan.resolution != config_.data.resolution; });
     candidates_ = memory::make_table(plans, analytic_costs(dry_->model()), share_,
                                      [this](const memory::Plan& plan) { return live(plan); });
   }
   return candidates_;
 }
 
-CardForecast Forecast::card(std::int64_t card_bytes, std::int64_t overhead, std::size_t runners) {
+CardForecast Forecast::card(std::int64_t card_bytes, std::int64_t overhead, std::size_t runners,
+                            bool expandable_segments) {
   CardForecast result{card_bytes, card_bytes - overhead, std::nullopt, {}};
   const std::int64_t allowed = result.usable / 10000 * target_;
   for (const auto& candidate : candidates().all()) {
     if (candidate.bytes > allowed) continue;
-    if (!result.best) {
-      result.best = bytes(candidate.plan);
-    } else if (result.runners_up.size() < runners) {
-      result.runners_up.push_back(candidate);
+    if (result.best) {
+      if (result.runners_up.size() < runners) result.runners_up.push_back(candidate);
+    } else if (const PlanBytes tried = bytes(candidate.plan, result.usable, expandable_segments); tried.fits) {
+      result.best = tried;
     }
   }
   return result;

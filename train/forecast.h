@@ -22,6 +22,8 @@ struct PlanBytes {
   std::int64_t live = 0;           ///< predicted peak: static bytes, workspace arena and activations
   std::int64_t reserved = 0;       ///< what PyTorch's caching allocator would hold for it at most
   std::int64_t fragmentation = 0;  ///< 1/10000 of reserved that nobody uses at its peak
+  std::int64_t retries = 0;        ///< times that the allocator had to give cached blocks back to stay within the card
+  bool fits = true;                ///< whether it could
 };
 
 /// What one card can do.
@@ -41,14 +43,15 @@ class Forecast {
 
   /// Peak of a plan: the maximum over its phases, training and evaluation.
   std::int64_t live(const memory::Plan& plan);
-  /// The same through the allocator's rules, over several micro-batches in a row.
-  PlanBytes bytes(const memory::Plan& plan, bool expandable_segments = false);
+  /// The same through the caching allocator's rules on a card with `usable` bytes, over several micro-batches in a row.
+  PlanBytes bytes(const memory::Plan& plan, std::int64_t usable, bool expandable_segments);
   /// Live bytes at the peak by label: weights, adapters, gradients, activations by block, ...
   memory::Breakdown breakdown(const memory::Plan& plan);
   /// Every plan that settings and knobs allow, with bytes and relative times.
   const memory::CandidateTable& candidates();
-  /// The fastest plan whose peak is at most target x usable; up to `runners` others behind it.
-  CardForecast card(std::int64_t card_bytes, std::int64_t overhead, std::size_t runners);
+  /// The fastest plan whose peak is at most target x usable and which the caching allocator can serve on the card; up
+  /// to `runners` others behind it, whose peaks fit too.
+  CardForecast card(std::int64_t card_bytes, std::int64_t overhead, std::size_t runners, bool expandable_segments);
   /// Largest micro-batch of the share that fits `usable` x target with this recompute, 0 for none. Bisected: memory is
   /// monotone in the micro-batch.
   int largest_micro_batch(std::int64_t usable, memory::Plan plan);
@@ -59,7 +62,8 @@ class Forecast {
 
  private:
   memory::MicroBatchShape heaviest(int samples) const;
-  std::int64_t workspace(int samples);
+  /// As a run sizes it where it has the room (Session::choose_workspace): for the largest micro-batch it may choose.
+  std::int64_t workspace();
 
   Config config_;
   std::vector<SampleShape> heaviest_;
@@ -67,7 +71,7 @@ class Forecast {
   std::int64_t target_;  ///< 1/10000
   std::unique_ptr<DryStep> dry_;
   std::map<std::pair<std::uint32_t, int>, std::int64_t> known_;
-  std::map<int, std::int64_t> workspaces_;
+  std::int64_t workspace_ = -1;
   memory::CandidateTable candidates_;
   int dry_runs_ = 0;
 };

@@ -1,10 +1,12 @@
 #include "train/loop.h"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <chrono>
 
 #include "core/bytes.h"
+#include "ddp/handshake.h"
 #include "train/options.h"
 #include "train/schedule.h"
 #include "train/stop_request.h"
@@ -110,9 +112,13 @@ void Loop::follow(std::int64_t step, const StepResult& result) {
 std::optional<memory::Decision> Loop::decide(std::int64_t step, const StepResult& result) {
   try {
     return session_.controller->observe(step, result.reports, result.verdict, session_.plan);
-  } catch (const Error&) {
+  } catch (const Error& error) {
     checkpoint();  // no plan fits, and all ranks find so here: what was learned so far is kept
-    throw;
+    // What the allocator of the rank said names the tensor; here all ranks are.
+    std::string said;
+    for (const auto& text : ddp::share_text(session_.communicator, result.guardian.error))
+      said = text.empty() ? said : text;
+    throw Error(error.code(), said.empty() ? error.what() : fmt::format("{}. It said: {}", error.what(), said));
   }
 }
 
@@ -123,6 +129,7 @@ void Loop::checkpoint() {
   state.skips_in_row = session_.step->agreement().skips_in_row;
   state.plan = session_.plan;
   state.policy = memory::to_json(session_.controller->state());
+  state.window = memory::to_json(session_.controller->window());
   log_.sync();
   session_.write_checkpoint();
   last_checkpoint_ = state.step;

@@ -1,8 +1,11 @@
 #include "train/options.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <fstream>
 #include <string>
+#include <thread>
 
 #include "core/bytes.h"
 #include "core/error.h"
@@ -64,12 +67,24 @@ memory::PolicyConfig policy_config(const Config& config) {
   policy.adjustment_frequency = static_cast<int>(m.adjustment_frequency);
   if (m.profile != "classic") {
     policy.knobs = memory::parse_knobs(m.knobs);
+    if (m.offload.is("off")) std::erase(policy.knobs, memory::Knob::kOffload);  // nor may a failure turn it
     policy.micro_batch = {static_cast<int>(config.batch.min_micro), static_cast<int>(config.batch.max_micro), 1};
     policy.resolution = {static_cast<int>(config.data.min_resolution), static_cast<int>(config.data.max_resolution),
                          28};
   }
   memory::check(policy);
   return policy;
+}
+
+std::vector<int> lower_resolutions(const Config& config) {
+  const memory::PolicyConfig policy = policy_config(config);
+  std::vector<int> lower;
+  const bool turns = std::ranges::find(policy.knobs, memory::Knob::kResolution) != policy.knobs.end();
+  if (policy.kind != memory::PolicyKind::kPredictive || config.memory.profile == "classic" || !turns) return lower;
+  const auto& range = policy.resolution;
+  for (int side = static_cast<int>(config.data.resolution) - range.step; side >= range.minimum; side -= range.step)
+    lower.push_back(side);
+  return lower;
 }
 
 StepOptions step_options(const Config& config) {
@@ -121,6 +136,20 @@ std::optional<int> configured_recompute(const memory::MemoryConfig& config, int 
 std::int64_t available_memory(int local_ranks) { return meminfo_bytes("MemAvailable:") / std::max(1, local_ranks); }
 
 std::int64_t machine_memory() { return meminfo_bytes("MemTotal:"); }
+
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  std::string line, name = "a processor without a name";
+  while (std::getline(file, line)) {
+    const auto colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) {
+      name = line.substr(colon + 2);
+      break;
+    }
+  }
+  const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
+  return fmt::format("{}, {} core{}", name, cores, cores == 1 ? "" : "s");
+}
 
 std::int64_t total_steps(const Config& config, std::int64_t training_samples) {
   if (config.train.max_steps > 0) return config.train.max_steps;

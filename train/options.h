@@ -19,6 +19,8 @@ model::VlaOptions vla_options(const Config& config, const data::SampleDims& dims
 /// does.
 memory::PolicyConfig policy_config(const Config& config);
 /// The effective batch and the optimiser's settings; learning rates at factor 1.
+/// What the predictive policy may lower data.resolution to, highest first; nothing where resolution is no knob.
+std::vector<int> lower_resolutions(const Config& config);
 StepOptions step_options(const Config& config);
 
 /// Bytes that rank `rank` may use: its entry of memory.budget, or the only one. `available` is what the node has for
@@ -39,6 +41,8 @@ std::int64_t available_memory(int local_ranks);
 
 /// All memory of this machine.
 std::int64_t machine_memory();
+/// "Some CPU, 8 cores": what times depend on.
+std::string processor_name();
 
 /// Steps of the run: train.max_steps, or what the epochs have.
 std::int64_t total_steps(const Config& config, std::int64_t training_samples);

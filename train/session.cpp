@@ -13,17 +13,26 @@
 #include "ddp/handshake.h"
 #include "model/peft.h"
 #include "train/calibration_file.h"
+#include "train/evaluate.h"
 #include "train/model_files.h"
 #include "train/options.h"
 
 namespace plimsoll::train {
 namespace {
 
-std::vector<SampleShape> training_shapes(const data::SampleSource& source) {
+std::vector<SampleShape> shapes_at(const data::SampleSource& source, const std::vector<std::int64_t>& samples,
+                                   std::int64_t resolution) {
   std::vector<SampleShape> shapes;
-  shapes.reserve(source.training().size());
-  for (const std::int64_t index : source.training()) shapes.push_back(source.shape_of(index));
+  shapes.reserve(samples.size());
+  for (const std::int64_t index : samples) shapes.push_back(source.shape_at(index, resolution));
   return shapes;
+}
+
+// Of the evaluated samples, as many as the rank has that has most.
+std::vector<SampleShape> heaviest_evaluated(const data::SampleSource& source, const Config& config, int world) {
+  const auto samples = evaluated_samples(source, config.train.eval_samples);
+  const auto ranks = static_cast<std::size_t>(world);
+  return memory::heaviest(shapes_at(source, samples, config.data.resolution), (samples.size() + ranks - 1) / ranks);
 }
 
 // What may differ between a run and its resumption: none of it changes what is learned.
@@ -69,10 +78,8 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   meter.set_budget(budget);
   dry = std::make_unique<DryStep>(options, static_cast<std::uint64_t>(config.run.seed), config.batch.effective,
                                   kLossSlots + ddp::slot_count(comm.world()));
-  heaviest = memory::heaviest(training_shapes(source), static_cast<std::size_t>(share));
-  draws = std::make_unique<Draws>(
-      source, DrawOptions{static_cast<std::uint64_t>(config.run.seed), steps, config.batch.effective, comm.world()},
-      heaviest);
+  heaviest = heaviest_at(static_cast<int>(config.data.resolution));
+  evaluated = heaviest_evaluated(source, config, comm.world());
   if (dry->static_bytes() > budget) {
     fail(ExitCode::kMemory, "rank {}: the model alone needs {} and the budget is {} (memory.budget); no plan fits",
          comm.rank(), format_bytes(dry->static_bytes()), format_bytes(budget));
@@ -92,6 +99,18 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
       policy_config(config), comm.world(), share,
       memory::TowerBlocks{model->language_blocks(), model->vision_blocks(), model->expert_blocks()}, candidates);
   controller->state().calibration = calibration;
+}
+
+std::vector<SampleShape> Session::heaviest_at(int resolution) const {
+  return memory::heaviest(shapes_at(source, source.training(), resolution), static_cast<std::size_t>(share));
+}
+
+Draws& Session::draws_at(int resolution) const {
+  const auto found = draws_.find(resolution);
+  if (found != draws_.end()) return found->second;
+  const DrawOptions options_of{static_cast<std::uint64_t>(config.run.seed), steps, config.batch.effective,
+                               communicator.world(), resolution};
+  return draws_.emplace(resolution, Draws(source, options_of, heaviest_at(resolution))).first->second;
 }
 
 void Session::shake_hands() {
@@ -196,6 +215,7 @@ void Session::resume(bool from_newest) {
   compare_on_all_ranks("resumed weights", fmt::format("{:012x}", buffers->weight_hash()));
   step->agreement().skips_in_row = state.skips_in_row;
   controller->state() = memory::policy_state_from_json(state.policy);
+  if (!state.window.empty()) controller->restore_window(memory::window_from_json(state.window));
   adopt_saved_plan();
   spdlog::info("resumed from {} at step {}", newest->string(), state.step);
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -48,24 +49,29 @@ struct Session {
   data::SampleStream stream;
   std::unique_ptr<data::Loader> loader;  ///< made with the first share
   std::vector<SampleShape> heaviest;     ///< of the training samples, heaviest first, as many as a share has
-  std::unique_ptr<Draws> draws;          ///< what the run will draw
-  std::vector<std::int64_t> budgets;     ///< of all ranks at start
-  std::int64_t steps = 0;                ///< of the whole run
-  std::int64_t share = 0;                ///< largest of any rank
-  memory::Calibration calibration;       ///< of earlier runs on this machine; the controller's grows from it
-  memory::CostModel costs;               ///< of the predictive policy
-  memory::CandidateTable candidates;     ///< likewise; empty under the other policies
+  std::vector<SampleShape> evaluated;  ///< of the samples that are evaluated, as many as one rank gets, heaviest first
+  std::vector<std::int64_t> budgets;   ///< of all ranks at start
+  std::int64_t steps = 0;              ///< of the whole run
+  std::int64_t share = 0;              ///< largest of any rank
+  memory::Calibration calibration;     ///< of earlier runs on this machine; the controller's grows from it
+  memory::CostModel costs;             ///< of the predictive policy
+  memory::CandidateTable candidates;   ///< likewise; empty under the other policies
   memory::Plan plan;
   RunState state;
 
   /// This rank's share of a step, waiting for the loader; `hold` keeps the samples alive.
   std::vector<model::StreamSample> load_share(std::int64_t step, std::vector<std::shared_ptr<const Sample>>& hold);
   std::filesystem::path checkpoint_root() const;
-  /// Predicted peak of the heaviest micro-batch that any rank will draw under `plan`, live bytes included.
+  /// What the run will draw, pictures having this resolution. Looked up after the first time.
+  Draws& draws_at(int resolution) const;
+  /// Predicted peak of `plan`, live bytes included: of the heaviest micro-batch that any rank will draw, or of the
+  /// evaluation's heaviest if that needs more.
   std::int64_t predicted_peak(const memory::Plan& plan) const;
   /// Up to what this rank may fill step `number` under `plan`, by its budget of now (memory::fill_bytes), if the plan
   /// is a candidate. A plan that a failure forced is taken as it is.
   memory::Fill fill(const memory::Plan& plan, std::int64_t number) const;
+  /// The same for any plan, as if it were a candidate.
+  memory::Fill fill(const memory::Plan& plan, std::int64_t number, const memory::PolicyState& known) const;
   /// Samples of a micro-batch at most when steps are filled; 0: they are not.
   int fill_most() const;
   /// Rank 0 writes `state` and all tensors to run.dir/checkpoints; the others wait. Collective. Throws
@@ -78,17 +84,23 @@ struct Session {
   std::string plan_text();
 
  private:
+  std::vector<SampleShape> heaviest_at(int resolution) const;
+  memory::MicroBatchShape heaviest_evaluation(const memory::Plan& plan) const;
+  std::int64_t evaluation_bytes(const memory::Plan& plan) const;
   void size_workspace();
   std::int64_t choose_workspace();
   void choose_plan();
   void choose_candidate();
   memory::CandidateTable start_candidates() const;
   void start_from_table(const memory::ChoiceLimits& limits, const memory::PolicyState& known);
+  void warn_of_unread_table(const char* why) const;
   void choose_largest();
   [[noreturn]] void refuse_budget(int rank, std::int64_t needed, std::int64_t bytes) const;
   void shake_hands();
   void adopt_saved_plan();
   void compare_on_all_ranks(const char* name, const std::string& value);
+
+  mutable std::map<int, Draws> draws_;  ///< by resolution
 };
 
 }  // namespace plimsoll::train

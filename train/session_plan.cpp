@@ -7,13 +7,12 @@
 
 #include "core/bytes.h"
 #include "core/error.h"
-#include "core/file.h"
 #include "core/scope.h"
 #include "ddp/handshake.h"
-#include "memory/planning/plan_table.h"
 #include "train/calibration_file.h"
 #include "train/candidates.h"
 #include "train/options.h"
+#include "train/plan_table_file.h"
 #include "train/session.h"
 
 namespace plimsoll::train {
@@ -40,14 +39,21 @@ void Session::size_workspace() {
 }
 
 // The arena must hold the scratch of the largest micro-batch that the policy may ever choose, all heaviest samples.
-// Where that leaves no room for the smallest plan, the policy gets a lower bound instead, the same on all ranks.
+// Where that leaves no room for the smallest plan (at the lowest resolution, if that may move), the policy gets a lower
+// bound instead, the same on all ranks.
 std::int64_t Session::choose_workspace() {
   const auto smallest = std::min(heaviest.size(), static_cast<std::size_t>(config.batch.min_micro));
   memory::Plan leanest;
   leanest.recompute_blocks =
       configured_recompute(config.memory, model->language_blocks()).value_or(model->language_blocks());
-  const std::int64_t least = meter.live() + predictor->bytes(total(std::span(heaviest).first(smallest)), leanest);
-  const auto scratch = [&](std::size_t micro) { return dry->scratch_bytes(std::span(heaviest).first(micro)); };
+  const auto lower = lower_resolutions(config);
+  const auto lightest = lower.empty() ? heaviest : heaviest_at(lower.back());
+  const std::int64_t least = meter.live() + predictor->bytes(total(std::span(lightest).first(smallest)), leanest);
+  const auto scratch = [&](std::size_t micro) {
+    const auto held_out = std::span(evaluated).first(std::min(micro, evaluated.size()));
+    const std::int64_t of_step = dry->scratch_bytes(std::span(heaviest).first(micro));
+    return held_out.empty() ? of_step : std::max(of_step, dry->evaluation_scratch_bytes(held_out));
+  };
   const auto whole = std::min(heaviest.size(), static_cast<std::size_t>(config.batch.max_micro));
   auto micro = whole;
   while (micro > smallest && least + scratch(micro) > budget) micro = std::max(smallest, micro / 2);
@@ -61,8 +67,18 @@ std::int64_t Session::choose_workspace() {
   return scratch(micro);
 }
 
+memory::MicroBatchShape Session::heaviest_evaluation(const memory::Plan& wanted) const {
+  return total(std::span(evaluated).first(std::min(static_cast<std::size_t>(wanted.micro_batch), evaluated.size())));
+}
+
+// It recomputes nothing, so that only the micro-batch counts.
+std::int64_t Session::evaluation_bytes(const memory::Plan& wanted) const {
+  return evaluated.empty() ? 0 : evaluation_predictor->bytes(heaviest_evaluation(wanted), {});
+}
+
 std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
-  return meter.live() + predictor->bytes(draws->heaviest(wanted.micro_batch), wanted);
+  return meter.live() + std::max(predictor->bytes(draws_at(wanted.resolution).heaviest(wanted.micro_batch), wanted),
+                                 evaluation_bytes(wanted));
 }
 
 int Session::fill_most() const {
@@ -73,12 +89,18 @@ int Session::fill_most() const {
 }
 
 memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number) const {
+  if (candidates.find(wanted) == nullptr) return {};
+  return fill(wanted, number, controller->state());
+}
+
+memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number, const memory::PolicyState& known) const {
   const int most = fill_most();
-  if (most == 0 || candidates.find(wanted) == nullptr) return {};
-  const memory::FillLimits limits{communicator.rank(), meter.budget(), controller->config().target, number};
+  if (most == 0) return {};
+  const std::int64_t target = memory::parse_fraction(config.memory.target, "memory.target");
+  const memory::FillLimits limits{communicator.rank(), meter.budget(), target, number};
   // What the plan was judged on, with what is live on this rank.
   const memory::Candidate judged{wanted, predicted_peak(wanted), 1};
-  return {most, memory::fill_bytes(judged, limits, controller->state()) - meter.live()};
+  return {most, memory::fill_bytes(judged, limits, known) - meter.live()};
 }
 
 [[noreturn]] void Session::refuse_budget(int rank, std::int64_t needed, std::int64_t bytes) const {
@@ -95,6 +117,7 @@ void Session::choose_plan() {
   if (config.memory.policy == "predictive") {
     choose_candidate();
   } else {
+    warn_of_unread_table("only the predictive policy starts from it (memory.policy)");
     choose_largest();
   }
   if (config.memory.policy == "fixed" && !config.batch.accumulation.is("auto")) {
@@ -120,23 +143,30 @@ void Session::choose_candidate() {
     refuse_budget(static_cast<int>(tightest - budgets.begin()), least->bytes, *tightest);
   }
   plan = chosen->plan;
-  if (!config.memory.table.empty() && config.batch.micro.is("auto")) start_from_table(limits, fresh);
+  start_from_table(limits, fresh);
 }
 
 // The measured plan of the table's row, where the dry run agrees that it fits.
 void Session::start_from_table(const memory::ChoiceLimits& limits, const memory::PolicyState& known) {
-  const std::string& file = config.memory.table;
-  const auto table = memory::plan_table_from_toml(read_file(file, ExitCode::kUsage), file);
+  if (!config.batch.micro.is("auto")) return warn_of_unread_table("batch.micro says where to begin");
   const std::int64_t smallest = *std::min_element(budgets.begin(), budgets.end());
-  const auto* row = memory::matching_row(table, calibration_key(*this), share, smallest, file);
+  const auto found = find_table(*this);
+  if (!found) return;
+  const auto* row = memory::matching_row(found->table, table_key(*this), share, smallest, found->file);
   const auto* candidate = row == nullptr ? nullptr : candidates.find(row->plan);
   if (candidate == nullptr || memory::choose(memory::CandidateTable({*candidate}), limits, known) == nullptr) {
-    spdlog::info("memory.table: no row of {} serves here; the plan is the predicted one", file);
+    spdlog::info("memory.table: no row of {} serves here; the plan is the predicted one", found->file);
     return;
   }
   plan = row->plan;
-  spdlog::info("memory.table: starting with the row of {} for {}: {}", file, format_bytes(row->budget),
+  spdlog::info("memory.table: starting with the row of {} for {}: {}", found->file, format_bytes(row->budget),
                memory::to_string(plan));
+}
+
+void Session::warn_of_unread_table(const char* why) const {
+  const bool named = config.memory.table != "auto" && config.memory.table != "off";
+  if (named && communicator.rank() == 0)
+    spdlog::warn("memory.table = \"{}\" is not read: {}", config.memory.table, why);
 }
 
 // Where batch.micro says with how many samples to begin, only candidates of that size.
@@ -183,7 +213,7 @@ void Session::choose_largest() {
 // The plan that the run had settled on (batch.micro is only where it began), where the settings leave it free and it
 // still fits every rank; else the one just chosen.
 void Session::adopt_saved_plan() {
-  plan.resolution = state.plan.resolution;
+  if (config.memory.policy != "predictive") plan.resolution = state.plan.resolution;
   if (config.memory.policy == "fixed") return;
   memory::Plan saved = state.plan;
   const auto most = std::max<std::int64_t>(1, std::min(share, config.batch.max_micro));
@@ -203,8 +233,11 @@ void Session::adopt_saved_plan() {
 std::string Session::plan_text() {
   auto breakdown = dry->static_breakdown();
   breakdown["workspace"] += meter.workspace();
-  const auto shape = draws->heaviest(plan.micro_batch);
-  for (const auto& [label, bytes] : dry->micro_batch(shape, plan).breakdown_at_peak()) {
+  auto shape = draws_at(plan.resolution).heaviest(plan.micro_batch);
+  const bool evaluation = evaluation_bytes(plan) > predictor->bytes(shape, plan);
+  if (evaluation) shape = heaviest_evaluation(plan);
+  const auto ledger = evaluation ? dry->evaluation(shape) : dry->micro_batch(shape, plan);
+  for (const auto& [label, bytes] : ledger.breakdown_at_peak()) {
     breakdown[fmt::format("activations: {}", family_of_label(label))] += bytes;
   }
   std::int64_t sum = 0;
@@ -214,11 +247,11 @@ std::string Session::plan_text() {
     sum += bytes;
   }
   return fmt::format(
-      "plan: {}, effective batch {} over {} rank{}\npredicted peak of the heaviest micro-batch ({} samples, {} tokens, "
-      "{} patches):\n{}  {:<28} {:>12}  {:.1f} % of {}\n",
+      "plan: {}, effective batch {} over {} rank{}\npredicted peak of the heaviest micro-batch{} ({} samples, {} "
+      "tokens, {} patches):\n{}  {:<28} {:>12}  {:.1f} % of {}\n",
       memory::to_string(plan), config.batch.effective, communicator.world(), communicator.world() == 1 ? "" : "s",
-      shape.samples, shape.tokens, shape.patches, text, "sum", format_bytes(sum),
-      100.0 * static_cast<double>(sum) / static_cast<double>(budget), format_bytes(budget));
+      evaluation ? " of the evaluation" : "", shape.samples, shape.tokens, shape.patches, text, "sum",
+      format_bytes(sum), 100.0 * static_cast<double>(sum) / static_cast<double>(budget), format_bytes(budget));
 }
 
 }  // namespace plimsoll::train

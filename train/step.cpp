@@ -28,6 +28,16 @@ std::vector<model::StreamSample> taken(std::span<const model::StreamSample> samp
 
 }  // namespace
 
+ArrangedShare arrange(std::span<const model::StreamSample> share, const memory::Plan& plan, const memory::Fill& fill,
+                      memory::Predictor& predictor) {
+  const auto weights = weights_of(share);
+  const auto fits = [&](std::span<const std::size_t> places) {
+    return predictor.fits(shape_of(taken(share, places)), plan, fill.bytes);
+  };
+  const std::size_t micro_batch = memory::filled_micro_batch(weights, plan.micro_batch, fill.most, fits);
+  return {taken(share, memory::balanced_order(weights, micro_batch)), micro_batch};
+}
+
 memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples) {
   memory::MicroBatchShape total{static_cast<std::int64_t>(samples.size()), 0, 0};
   for (const auto& sample : samples) total += sample.sample->shape();
@@ -66,15 +76,14 @@ StepResult Step::run(const StepInput& asked) {
   const auto start = std::chrono::steady_clock::now();
   // What an evaluation or a checkpoint needed is no micro-batch's, and must not correct a prediction of one.
   meter_.reset_peak();
-  const std::size_t micro_batch = this->micro_batch(asked);
-  const auto samples = taken(asked.samples, memory::balanced_order(weights_of(asked.samples), micro_batch));
+  const ArrangedShare share = arrange(asked.samples, asked.plan, asked.fill, predictor_);
   StepInput input = asked;
-  input.samples = samples;
+  input.samples = share.samples;
   communicator_.enter(input.step, "compute");
   buffers_.start_step();
   non_finite_sample_ = -1;
   StepResult result;
-  result.guardian = guardian_.run(input.samples.size(), micro_batch, work(input));
+  result.guardian = guardian_.run(input.samples.size(), share.micro_batch, work(input));
   const auto slots = buffers_.extra().subspan(kLossSlots);
   ddp::pack(report(input, result.guardian, milliseconds_since(start)), communicator_.rank(), slots);
 
@@ -94,14 +103,6 @@ StepResult Step::run(const StepInput& asked) {
     result.gradient_norm = apply_gradients(buffers_, options_, input.learning_rate_factor, input.updates);
   }
   return result;
-}
-
-// Samples of a micro-batch of this rank in this step.
-std::size_t Step::micro_batch(const StepInput& input) {
-  const auto fits = [&](std::span<const std::size_t> places) {
-    return predictor_.fits(shape_of(taken(input.samples, places)), input.plan, input.fill.bytes);
-  };
-  return memory::filled_micro_batch(weights_of(input.samples), input.plan.micro_batch, input.fill.most, fits);
 }
 
 memory::MicroBatchWork Step::work(const StepInput& input) {

@@ -68,7 +68,6 @@ class Step {
   ddp::AgreementState& agreement() { return agreement_; }
 
  private:
-  std::size_t micro_batch(const StepInput& input);
   memory::MicroBatchWork work(const StepInput& input);
   void forward_backward(const StepInput& input, memory::Piece piece);
   void commit(std::span<const model::StreamSample> samples, const at::Tensor& losses);
@@ -91,6 +90,15 @@ class Step {
 /// clipping.
 double apply_gradients(FlatBuffers& buffers, const StepOptions& options, double learning_rate_factor,
                        std::int64_t updates);
+
+/// A share in the order in which a step takes it, and how many samples go together.
+struct ArrangedShare {
+  std::vector<model::StreamSample> samples;
+  std::size_t micro_batch = 1;
+};
+/// As many together as the plan says, or more where `fill` leaves room; in the order of memory::balanced_order.
+ArrangedShare arrange(std::span<const model::StreamSample> share, const memory::Plan& plan, const memory::Fill& fill,
+                      memory::Predictor& predictor);
 
 /// Totals of a micro-batch: what its memory depends on.
 memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples);

@@ -9,7 +9,7 @@
 
 #include "core/bytes.h"
 #include "core/error.h"
-#include "train/calibration_file.h"
+#include "train/plan_table_file.h"
 #include "train/session.h"
 #include "train/source.h"
 
@@ -74,7 +74,7 @@ memory::PlanTable tune(const Config& config, std::span<const std::int64_t> budge
   Config tried = config;
   tried.memory.policy = "predictive";
   tried.memory.calibration = "off";
-  tried.memory.table = "";
+  tried.memory.table = "off";
   tried.memory.budget_changes.clear();
   tried.batch.micro = "auto";
   // One rank alone does what each of launch.ranks will have to do.
@@ -89,7 +89,7 @@ memory::PlanTable tune(const Config& config, std::span<const std::int64_t> budge
     tried.memory.budget = std::to_string(budget);
     try {
       Session session(tried, *communicator, *source);
-      table.key = calibration_key(session);
+      table.key = table_key(session);
       if (const auto row = best_row(session, options, say)) table.rows.push_back(*row);
     } catch (const Error& error) {
       if (error.code() != ExitCode::kMemory) throw;

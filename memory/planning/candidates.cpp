@@ -26,9 +26,11 @@ auto order_of(const Plan& plan) {
 }
 
 auto order_of(const Candidate& candidate) {
+  const int resolution = candidate.plan.resolution;
   // Steps are filled, so that a small micro-batch may take no longer than a large one: then the plan says the large
   // one.
-  return std::tuple_cat(std::tuple(candidate.microseconds, -candidate.plan.micro_batch, candidate.bytes),
+  return std::tuple_cat(std::tuple(resolution == 0 ? std::numeric_limits<int>::min() : -resolution,
+                                   candidate.microseconds, -candidate.plan.micro_batch, candidate.bytes),
                         order_of(candidate.plan));
 }
 

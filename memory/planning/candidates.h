@@ -23,8 +23,8 @@ struct Candidate {
   friend bool operator==(const Candidate&, const Candidate&) = default;
 };
 
-/// All candidates, fastest first (ties: the larger micro-batch first, then fewer bytes, then the smaller plan). No plan
-/// stands in it twice.
+/// All candidates, best first: those that show the largest pictures, of these the fastest (ties: the larger micro-batch
+/// first, then fewer bytes, then the smaller plan). No plan stands in it twice.
 class CandidateTable {
  public:
   CandidateTable() = default;

@@ -206,7 +206,7 @@ Plan escalated(const PolicyConfig& config, const Plan& plan, const TowerBlocks& 
     return std::find(config.knobs.begin(), config.knobs.end(), knob) != config.knobs.end();
   };
   Plan next = plan;
-  next.micro_batch = 1;
+  next.micro_batch = std::min(next.micro_batch, config.micro_batch.minimum);
   next.recompute_blocks = std::max(next.recompute_blocks, blocks.language);
   next.recompute_vision = std::max(next.recompute_vision, blocks.vision);
   next.recompute_expert = std::max(next.recompute_expert, blocks.expert);

@@ -84,8 +84,8 @@ Need Fitting::need(const Candidate& candidate) const {
   return most;
 }
 
-const Candidate* Fitting::fastest() const {
-  for (const Candidate& candidate : table_.all()) {  // fastest first
+const Candidate* Fitting::best() const {
+  for (const Candidate& candidate : table_.all()) {  // best first
     if (fits(candidate)) return &candidate;
   }
   return nullptr;
@@ -114,12 +114,17 @@ const Candidate* Fitting::refuge() const {
   return least != nullptr ? least : smallest();
 }
 
+bool better(const Candidate& candidate, const Candidate& other) {
+  if (candidate.plan.resolution != other.plan.resolution) return sharper(candidate.plan, other.plan);
+  return candidate.microseconds < other.microseconds;
+}
+
 bool saves(std::int64_t now, std::int64_t then, std::int64_t least_gain) {
   return now > then && wide(now - then) * 10000 > wide(least_gain) * wide(now);
 }
 
 const Candidate* choose(const CandidateTable& table, const ChoiceLimits& limits, const PolicyState& state) {
-  return Fitting(table, limits, state).fastest();
+  return Fitting(table, limits, state).best();
 }
 
 const Candidate* smallest(const CandidateTable& table, std::span<const std::int64_t> budgets,
@@ -146,7 +151,7 @@ std::int64_t fill_bytes(const Candidate& candidate, const FillLimits& limits, co
 
 const Candidate* first_choice(const CandidateTable& table, const ChoiceLimits& limits, const PolicyState& state) {
   const Fitting fitting(table, limits, state);
-  if (const Candidate* best = fitting.fastest()) return best;
+  if (const Candidate* best = fitting.best()) return best;
   const Candidate* least = fitting.smallest();
   return least != nullptr && fitting.within(*least, 10000) ? least : nullptr;
 }

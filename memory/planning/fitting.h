@@ -41,10 +41,10 @@ class Fitting {
   Need need(const Candidate& candidate) const;
 
   /// The first of the table that fits.
-  const Candidate* fastest() const;
+  const Candidate* best() const;
   /// `waiting`: those that wait count too.
   const Candidate* smallest(bool waiting = true) const;
-  /// Where a plan that must go goes to, when fastest() finds nothing: the smallest that does not wait, else the
+  /// Where a plan that must go goes to, when best() finds nothing: the smallest that does not wait, else the
   /// smallest.
   const Candidate* refuge() const;
 
@@ -64,6 +64,9 @@ class Fitting {
   Wide measured_ = 0, predicted_ = 0;
   mutable std::size_t tightest_ = 0;  ///< the rank that refused last is asked first: most questions end there
 };
+
+/// Whether it shows larger pictures, or as large ones in less time.
+bool better(const Candidate& candidate, const Candidate& other);
 
 /// Whether `then` is shorter than `now` by more than `least_gain` / 10000 of it.
 bool saves(std::int64_t now, std::int64_t then, std::int64_t least_gain);

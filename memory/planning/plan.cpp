@@ -20,6 +20,10 @@ std::string recompute_text(int blocks, const char* tower) {
 
 }  // namespace
 
+bool sharper(const Plan& a, const Plan& b) {
+  return b.resolution != 0 && (a.resolution == 0 || a.resolution > b.resolution);
+}
+
 std::uint32_t plan_hash(const Plan& plan) {
   std::uint64_t hash = 0x506C696D736F6C6CU;
   for (int value : {plan.resolution, plan.micro_batch, plan.recompute_blocks, plan.recompute_vision,

@@ -16,6 +16,8 @@ struct Plan {
   friend bool operator==(const Plan&, const Plan&) = default;
 };
 
+/// Whether the model sees larger pictures under `a` than under `b`.
+bool sharper(const Plan& a, const Plan& b);
 /// 24-bit hash that fits a report slot.
 std::uint32_t plan_hash(const Plan& plan);
 /// "micro-batch 4, recompute 18 blocks, recompute 3 expert blocks, offloaded": what is not set is left out.

@@ -135,7 +135,7 @@ const TableRow* matching_row(const PlanTable& table, std::string_view key, std::
   if (table.key != key) {
     fail(ExitCode::kUsage,
          "memory.table = \"{}\": it is of \"{}\" and this run is of \"{}\"; make one with `plimsoll tune`, or set "
-         "memory.table = \"\"",
+         "memory.table = \"off\"",
          origin, table.key, key);
   }
   if (table.share != share) return nullptr;

@@ -90,8 +90,8 @@ struct WindowSummary {
   friend bool operator==(const WindowSummary&, const WindowSummary&) = default;
 };
 
-/// Gathers the reports of a window. Not saved with a checkpoint: after a resume (perhaps at another world) a window
-/// starts anew.
+/// Gathers the reports of a window. What has been gathered is saved with a checkpoint; a resume at another world size
+/// starts a window anew.
 class WindowAccumulator {
  public:
   /// Throws Error(kUsage) unless both are at least 1.
@@ -102,6 +102,9 @@ class WindowAccumulator {
   std::optional<WindowSummary> add(std::int64_t step, std::span<const RankUsage> reports, bool concluded = true);
   /// What has been gathered so far, for the progress line. Empty ranks: nothing yet.
   const WindowSummary& current() const { return current_; }
+  /// Goes on from what current() was when it was saved. False, and a new window, when it is of another number of ranks
+  /// or full already.
+  bool restore(const WindowSummary& saved);
   /// Forgets the window: peaks start anew. Call it after a plan changed outside of decide().
   void restart();
 
@@ -220,6 +223,9 @@ struct PolicyState {
 /// Error(kCheckpoint) naming the field.
 std::string to_json(const PolicyState& state);
 PolicyState policy_state_from_json(std::string_view text);
+/// The same for a window under way.
+std::string to_json(const WindowSummary& window);
+WindowSummary window_from_json(std::string_view text);
 /// One line of JSON with all fields of the decision, for decisions.jsonl.
 std::string to_json(const Decision& decision);
 
@@ -251,10 +257,11 @@ struct TowerBlocks {
   int expert = 0;
 };
 
-/// After a failed step (a single sample did not fit), before its replay: micro-batch 1 and every block of every tower
-/// recomputed; if that is the plan already, offload when it is a knob; then the resolution one step down when it is
-/// one. Nothing left: nullopt, and the run ends with exit 3. Under every policy, the fixed one too. Remembers the
-/// failure in the state; under the predictive policy the plan waits, and the failure teaches the calibration.
+/// After a failed step (a single sample did not fit), before its replay: the smallest micro-batch and every block of
+/// every tower recomputed; if that is the plan already, offload when it is a knob; then the resolution one step down
+/// when it is one. Nothing left: nullopt, and the run ends with exit 3. Under every policy, the fixed one too.
+/// Remembers the failure in the state; under the predictive policy the plan waits, and the failure teaches the
+/// calibration.
 std::optional<Decision> escalate(const PolicyConfig& config, const FailureEntry& failure, const TowerBlocks& blocks,
                                  PolicyState& state);
 

@@ -98,6 +98,13 @@ Json json_of(const std::vector<Wait>& waits) {
   return list;
 }
 
+Json parsed(std::string_view text) {
+  Json json = Json::parse(text, nullptr, false);
+  if (json.is_discarded())
+    fail(ExitCode::kCheckpoint, "the controller's state is no JSON; restart from an older checkpoint");
+  return json;
+}
+
 }  // namespace
 
 std::string to_json(const PolicyState& state) {
@@ -128,10 +135,48 @@ std::string to_json(const PolicyState& state) {
       .dump();
 }
 
+std::string to_json(const WindowSummary& window) {
+  Json ranks = Json::array();
+  for (const RankUsage& rank : window.ranks) {
+    ranks.push_back({{"budget_bytes", rank.budget_bytes},
+                     {"peak_bytes", rank.peak_bytes},
+                     {"retries", rank.retries},
+                     {"allocator_retries", rank.allocator_retries},
+                     {"failed_request_bytes", rank.failed_request_bytes},
+                     {"failed", rank.failed},
+                     {"predicted_peak_bytes", rank.predicted_peak_bytes},
+                     {"compared_peak_bytes", rank.compared_peak_bytes},
+                     {"step_ms", rank.step_ms}});
+  }
+  return Json{
+      {"first_step", window.first_step}, {"last_step", window.last_step}, {"steps", window.steps}, {"ranks", ranks}}
+      .dump();
+}
+
+WindowSummary window_from_json(std::string_view text) {
+  const Json json = parsed(text);
+  const Fields fields(json, "", kSource);
+  WindowSummary window;
+  fields.read("first_step", window.first_step);
+  fields.read("last_step", window.last_step);
+  fields.read("steps", window.steps);
+  fields.read_list("ranks", [&](const Fields& entry) {
+    RankUsage& rank = window.ranks.emplace_back();
+    entry.read("budget_bytes", rank.budget_bytes);
+    entry.read("peak_bytes", rank.peak_bytes);
+    entry.read("retries", rank.retries);
+    entry.read("allocator_retries", rank.allocator_retries);
+    entry.read("failed_request_bytes", rank.failed_request_bytes);
+    entry.read("failed", rank.failed);
+    entry.read("predicted_peak_bytes", rank.predicted_peak_bytes);
+    entry.read("compared_peak_bytes", rank.compared_peak_bytes);
+    entry.read("step_ms", rank.step_ms);
+  });
+  return window;
+}
+
 PolicyState policy_state_from_json(std::string_view text) {
-  const Json json = Json::parse(text, nullptr, false);
-  if (json.is_discarded())
-    fail(ExitCode::kCheckpoint, "the controller's state is no JSON; restart from an older checkpoint");
+  const Json json = parsed(text);
   const Fields fields(json, "", kSource);
   PolicyState state;
   fields.read("baseline_done", state.baseline_done);

@@ -79,12 +79,14 @@ class Planner {
   /// Whether some rank's budget is below what the plan is predicted to need.
   bool exceeds_a_budget() const { return candidate_ != nullptr && !fitting_.within(*candidate_, kWhole); }
 
-  const Candidate* best() const { return fitting_.fastest(); }
-  /// The fastest that fits, when it saves enough. Judged by the table's times alone: times of windows are taken under
-  /// whatever load the machine had then, and moves that followed them would not end.
+  const Candidate* best() const { return fitting_.best(); }
+  /// The best that fits, when it shows larger pictures or saves enough. Judged by the table's times alone: times of
+  /// windows are taken under whatever load the machine had then, and moves that followed them would not end.
   const Candidate* better() const {
-    const Candidate* next = fitting_.fastest();
-    const bool enough = next != nullptr && saves(candidate_->microseconds, next->microseconds, config_.least_gain);
+    const Candidate* next = fitting_.best();
+    if (next == nullptr || !memory::better(*next, *candidate_)) return nullptr;
+    const bool enough = sharper(next->plan, candidate_->plan) ||
+                        saves(candidate_->microseconds, next->microseconds, config_.least_gain);
     return enough ? next : nullptr;
   }
   const Candidate* refuge() const { return fitting_.refuge(); }
@@ -113,18 +115,20 @@ class Planner {
 
   /// The best alternative to staying, and why it was not taken.
   std::string alternative(const Candidate* best) const {
-    if (best != nullptr && best != candidate_ && best->microseconds < candidate_->microseconds) {
+    if (best != nullptr && memory::better(*best, *candidate_)) {
       return fmt::format("the fastest that fits, {}, is expected to take {} instead of {}, which saves no more than {}",
                          to_string(best->plan), time_text(best->microseconds), time_text(candidate_->microseconds),
                          percent(config_.least_gain));
     }
     const Candidate* nearest = nullptr;
     for (const Candidate& candidate : table_.all()) {
-      if (candidate.microseconds < candidate_->microseconds && (nearest == nullptr || candidate.bytes < nearest->bytes))
+      if (memory::better(candidate, *candidate_) && (nearest == nullptr || candidate.bytes < nearest->bytes))
         nearest = &candidate;
     }
-    if (nearest == nullptr) return fmt::format("it is the fastest of {} candidates", table_.all().size());
-    const std::string faster = fmt::format("the least of those expected to be faster, {}, ", to_string(nearest->plan));
+    if (nearest == nullptr) return fmt::format("it is the best of {} candidates", table_.all().size());
+    const std::string faster =
+        fmt::format("the least of those expected to be {}, {}, ",
+                    sharper(nearest->plan, current_) ? "sharper" : "faster", to_string(nearest->plan));
     if (fitting_.within(*nearest, config_.target)) {
       return faster +
              fmt::format("waits until step {}, since one that needs no more ran out of memory", fitting_.until_step());
@@ -134,7 +138,7 @@ class Planner {
 
   /// The plan must go: to the best that fits, or to the one that needs least.
   void leave(Decision& decision, const Complaint& complaint) const {
-    const Candidate* best = fitting_.fastest();
+    const Candidate* best = fitting_.best();
     const Candidate* next = best != nullptr ? best : fitting_.refuge();
     if (next == nullptr) {
       return hold(decision, Cause::kAtMinimum, complaint.why + ", but the table has no candidates: the plan stays");
@@ -156,7 +160,9 @@ class Planner {
     if (const auto reason = complaint()) return leave(decision, *reason);
     if (const Candidate* next = better()) {
       return move(decision, *next,
-                  {Cause::kPlanned, fmt::format("it fits and saves more than {}", percent(config_.least_gain))});
+                  {Cause::kPlanned, sharper(next->plan, current_)
+                                        ? "it fits and shows larger pictures"
+                                        : fmt::format("it fits and saves more than {}", percent(config_.least_gain))});
     }
     hold(decision, in_band() ? Cause::kInBand : Cause::kBest,
          fmt::format("{} stays{}: {}", to_string(current_), in_band() ? ", inside the band" : "", alternative(best())));
@@ -222,8 +228,9 @@ bool settled(const PolicyConfig& config, const WindowSummary& window, const Plan
   // A plan that must go but cannot: nothing fits, and it is the one that is left.
   if (planner.complaint())
     return best == nullptr && planner.candidate() != nullptr && planner.refuge() == planner.candidate();
-  const bool whole = current.micro_batch >= share && current.recompute_blocks == 0 && current.recompute_vision == 0 &&
-                     current.recompute_expert == 0 && !current.offload;
+  const bool blurred = !table.empty() && sharper(table.all().front().plan, current);
+  const bool whole = !blurred && current.micro_batch >= share && current.recompute_blocks == 0 &&
+                     current.recompute_vision == 0 && current.recompute_expert == 0 && !current.offload;
   return whole || planner.in_band() || planner.better() == nullptr;
 }
 

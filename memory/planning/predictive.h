@@ -18,9 +18,9 @@ struct ChoiceLimits {
   std::int64_t step = 0;                  ///< plans whose wait is not over at this step are passed over
 };
 
-/// The fastest candidate whose corrected bytes are at most target x budget on every rank and which no wait blocks. Null
-/// when none fits. A wait blocks every candidate that needs as many bytes as the plan that failed, or more; one of
-/// filling blocks none.
+/// The best candidate (the table's order) whose corrected bytes are at most target x budget on every rank and which no
+/// wait blocks. Null when none fits. A wait blocks every candidate that needs as many bytes as the plan that failed, or
+/// more; one of filling blocks none.
 const Candidate* choose(const CandidateTable& table, const ChoiceLimits& limits, const PolicyState& state);
 
 /// The candidate that fills the budget of the rank that is worst off least, by corrected bytes: what is left when
@@ -49,8 +49,8 @@ std::int64_t expected_microseconds(const CandidateTable& table, const Candidate&
 /// window that is not full, or one within the cooldown: hold. Then: a failure or a peak above the target (unless it
 /// came of filling, which waits instead), or a plan that is no candidate, waits, or is predicted above the target on
 /// some rank: the best that fits, or else the smallest of those that do not wait (of all when every one waits).
-/// Else the fastest that fits, when the table says that it saves more than least_gain; else hold, saying which it was
-/// compared with.
+/// Else the best that fits, when it shows larger pictures or the table says that it saves more than least_gain; else
+/// hold, saying which it was compared with. Times are compared between plans of one resolution only.
 Decision decide_predictive(const PolicyConfig& config, const WindowSummary& window, const Plan& current,
                            const CandidateTable& table, PolicyState& state);
 
@@ -67,9 +67,9 @@ std::optional<Decision> respond(const PolicyConfig& config, std::int64_t step, s
 const Candidate* first_choice(const CandidateTable& table, const ChoiceLimits& limits, const PolicyState& state);
 
 /// Whether the budget is filled as well as it can be: the peak lies within [target - margin, target]; or no candidate
-/// that is expected to save more than least_gain fits; or the whole share (the largest of any rank) runs at once with
-/// nothing recomputed or offloaded. Not settled is a plan that decide_predictive would leave. Call it after the
-/// window's decision, with the window that it judged and the plan that it kept.
+/// that shows larger pictures or is expected to save more than least_gain fits; or the whole share (the largest of any
+/// rank) runs at once with nothing recomputed or offloaded. Not settled is a plan that decide_predictive would leave.
+/// Call it after the window's decision, with the window that it judged and the plan that it kept.
 bool settled(const PolicyConfig& config, const WindowSummary& window, const Plan& current, std::int64_t share,
              const CandidateTable& table, const PolicyState& state);
 

@@ -238,15 +238,24 @@ class Run {
   void after_step(std::int64_t step, const StepUse& use, const std::optional<WindowSummary>& summary) {
     const PolicyConfig& config = options_.config;
     if (config.kind == PolicyKind::kPredictive) {
-      if (const auto decision = respond(config, step, use.ranks, plan_, table_, state_)) {
+      if (const auto at_once = respond(config, step, use.ranks, plan_, table_, state_)) {
         window_.restart();
-        take(*decision);
+        take(*at_once);
       } else if (summary) {
-        take(decided(options_.around, [&] { return decide_predictive(config, *summary, plan_, table_, state_); }));
+        after_window(*summary);
       }
     } else if (summary) {
       take(decided(options_.around, [&] { return decide(config, *summary, plan_, world_.share(), state_); }));
     }
+  }
+
+  void after_window(const WindowSummary& summary) {
+    const PolicyConfig& config = options_.config;
+    const Decision decision =
+        decided(options_.around, [&] { return decide_predictive(config, summary, plan_, table_, state_); });
+    take(decision);
+    if (decision.changed || !settled(config, summary, plan_, world_.share(), table_, state_))
+      outcome_.unsettled.push_back(summary.last_step);
   }
 
   void take(const Decision& decision) {

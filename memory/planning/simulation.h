@@ -27,12 +27,13 @@ struct Outcome {
   std::int64_t restarts = 0;      ///< of the process
   std::int64_t lost_samples = 0;  ///< computed and thrown away
   bool effective_batch_kept = true;
-  bool finished = true;               ///< all steps were made
-  std::vector<std::int64_t> changes;  ///< steps after which the plan changed
-  std::vector<std::int64_t> retried;  ///< steps with a retry
-  std::int64_t window = 25;           ///< steps
-  std::int64_t settled = 0;           ///< the window in which the last change fell; 0: the first plan stayed
-  Plan last;                          ///< plan at the end
+  bool finished = true;                 ///< all steps were made
+  std::vector<std::int64_t> changes;    ///< steps after which the plan changed
+  std::vector<std::int64_t> retried;    ///< steps with a retry
+  std::vector<std::int64_t> unsettled;  ///< predictive: last steps of the windows after which the plan was not settled
+  std::int64_t window = 25;             ///< steps
+  std::int64_t settled = 0;             ///< the window in which the last change fell; 0: the first plan stayed
+  Plan last;                            ///< plan at the end
   std::int64_t ranks = 1;
   /// Samples a 1000 seconds; 0 without time.
   std::int64_t rate() const;

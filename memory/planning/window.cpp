@@ -59,6 +59,13 @@ std::optional<WindowSummary> WindowAccumulator::add(std::int64_t step, std::span
   return full;
 }
 
+bool WindowAccumulator::restore(const WindowSummary& saved) {
+  restart();
+  if (saved.ranks.size() != static_cast<std::size_t>(world_) || saved.steps >= frequency_) return saved.ranks.empty();
+  current_ = saved;
+  return true;
+}
+
 void WindowAccumulator::restart() { current_ = {}; }
 
 }  // namespace plimsoll::memory

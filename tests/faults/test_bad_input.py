@@ -91,6 +91,7 @@ def test_a_budget_that_falls_below_one_sample(tmp_path, model):
     with runs.launch(config, 2) as run:
         assert run.end() == 3, run.output()
     assert "rank 1: sample" in run.output() and "does not fit even alone" in run.output() and "Give the rank at least" in run.output()
+    assert re.search(r"It said: out of memory: [0-9.]+ .?i?B wanted for [a-z]", run.output()), "the tensor's place is named"
     assert list(runs.checkpoints(tmp_path / "run")) == [3], "what was learned before is kept"
 
 

@@ -113,6 +113,30 @@ def test_tune_writes_a_table_that_train_starts_from(tmp_path, model, tuned):
         assert f"plan: micro-batch {samples}" in text and f"row of {tuned}" in text, text
 
 
+def test_a_table_in_the_usual_place_is_found(tmp_path, model):
+    """`tune` writes it there by itself, `train` finds it; what else lies there is passed over."""
+    config = runs.configure(tmp_path, model, memory={"policy": "predictive", "budget": "40MiB"})
+    code, text = runs.finished([runs.PLIMSOLL, "tune", "--config", config, "--budget", "40MiB", "--steps", "1", "--contenders", "1"], cwd=tmp_path)
+    assert code == 0, text
+    tables = tmp_path / "configs" / "tables"
+    assert (tables / "config.md").exists()
+    own = (tables / "config.toml").read_text()
+    (tables / "another.toml").write_text(re.sub(r"(?m)^key = .*$", 'key = "another model"', own))
+    (tables / "broken.toml").write_text("not toml at all [")
+    code, text = runs.finished([*TRAIN, "--config", config, "--plan-only"], cwd=tmp_path)
+    assert code == 0, text
+    assert "row of configs/tables/config.toml" in text and "broken.toml" in text and "passed over" in text, text
+    code, text = runs.finished([*TRAIN, "--config", config, "--plan-only", "--set", "memory.table=off"], cwd=tmp_path)
+    assert code == 0 and "configs/tables" not in text, text
+
+
+@pytest.mark.parametrize("memory, batch", [({"policy": "reactive"}, {}), ({"policy": "predictive"}, {"micro": 1})], ids=["reactive", "micro"])
+def test_a_table_that_is_not_read_is_said_to_be(tmp_path, model, tuned, memory, batch):
+    config = runs.configure(tmp_path, model, memory={"table": str(tuned), **memory}, batch=batch)
+    code, text = runs.finished([*TRAIN, "--config", config, "--plan-only"])
+    assert code == 0 and f"{tuned}" in text and "is not read" in text, text
+
+
 @pytest.mark.parametrize("spoil, said", [
     (lambda text: "not toml at all [", []),
     (lambda text: re.sub(r"micro_batch\s*=\s*\d+", "micro_batch = -3", text), ["micro_batch", "-3"]),
@@ -133,7 +157,6 @@ def test_no_table_there(tmp_path, model):
 
 
 @pytest.mark.parametrize("words, said", [
-    (["--budget", "300MiB"], ["--out"]),
     (["--out", "x.toml"], ["--budget"]),
     (["--budget", "300MiB", "--out", "x.txt"], ["x.txt", ".toml"]),
     (["--budget", "300MiB", "--out", "x.toml", "--steps", "0"], ["--steps", "0"]),

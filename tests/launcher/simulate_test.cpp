@@ -106,5 +106,13 @@ TEST_F(Simulate, RefusesBadOptions) {
   EXPECT_THAT(refused({"--scenario", "calm", "--micro", "4"}), HasSubstr("--micro goes with --trace"));
 }
 
+TEST_F(Simulate, SaysWhatADecisionOfManyRanksTakes) {
+  const auto lines = printed({"--scenario", "calm", "--ranks", "4096", "--steps", "50", "--json"});
+  const auto summary = nlohmann::json::parse(lines.back());
+  EXPECT_EQ(summary.at("ranks"), 4096);
+  EXPECT_GT(summary.at("decision_ms").get<double>(), 0.0);
+  EXPECT_GT(summary.at("report_bytes").get<std::int64_t>(), 4096);
+}
+
 }  // namespace
 }  // namespace plimsoll

@@ -84,5 +84,19 @@ TEST_F(CountingPredictor, ComparesAnAttemptWithASlightlyLargerOneOrExactly) {
   EXPECT_EQ(predictor_.attempt_bytes(tight, plan_, measured(first) - 1), measured(tight));
 }
 
+TEST_F(CountingPredictor, ComparesExactlyWhatItKnowsAndEveryEighthThatItDoesNot) {
+  const MicroBatchShape large{4, 240, 128};
+  predictor_.attempt_bytes(large, plan_, 1 << 20);
+  const MicroBatchShape known{4, 230, 128};
+  predictor_.bytes(known, plan_);
+  EXPECT_EQ(predictor_.attempt_bytes(known, plan_, 1 << 20), measured(known)) << "not those of the larger one";
+  int exact = 0;
+  for (int tokens = 216; tokens < 230; ++tokens) {
+    const MicroBatchShape shape{4, tokens, 124};
+    if (predictor_.attempt_bytes(shape, plan_, 1 << 20) == measured(shape)) ++exact;
+  }
+  EXPECT_EQ(exact, 1);
+}
+
 }  // namespace
 }  // namespace plimsoll::memory

@@ -67,7 +67,8 @@ Trained run_cell(const Cell& cell) {
   memory::Fill fill;
   if (cell.filled) {
     const int half = static_cast<int>(session.share + 1) / 2;
-    fill = {static_cast<int>(session.share), session.predictor->bytes(session.draws->heaviest(half), session.plan)};
+    fill = {static_cast<int>(session.share),
+            session.predictor->bytes(session.draws_at(session.plan.resolution).heaviest(half), session.plan)};
   }
   Trained trained;
   std::vector<std::shared_ptr<const Sample>> hold;

@@ -117,7 +117,9 @@ TEST(Prediction, IsThePeakThatIsMeasured) {
     }
   }
   at::set_num_threads(1);
-  std::printf("%d combinations, cold: %d predicted under the measured peak, %d over\n", combinations, under, over);
+  std::printf("FIGURE cold predictions of a peak, combinations = %d\n", combinations);
+  std::printf("FIGURE cold predictions of a peak, below what was measured = %d\n", under);
+  std::printf("FIGURE cold predictions of a peak, above what was measured = %d\n", over);
 }
 
 }  // namespace

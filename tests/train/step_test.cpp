@@ -371,7 +371,7 @@ TEST(Step, DrawsNoMicroBatchThatIsHeavierThanThePlanWasJudgedOn) {
     input.plan.micro_batch = 1 + step % 4;
     const auto samples = s.load_share(step, solo.hold);
     input.samples = samples;
-    const auto most = s.draws->heaviest(input.plan.micro_batch);
+    const auto most = s.draws_at(0).heaviest(input.plan.micro_batch);
     std::vector<std::int64_t> weights, tokens, patches;
     for (const auto& sample : samples) {
       const SampleShape shape = sample.sample->shape();
@@ -390,11 +390,11 @@ TEST(Step, DrawsNoMicroBatchThatIsHeavierThanThePlanWasJudgedOn) {
   EXPECT_TRUE(reordered) << "the samples are of different sizes";
   // Steps differ in weight: some are filled, the heaviest is not.
   std::int64_t steps = 0;
-  const auto sizes = s.draws->filled(1, 6, s.draws->heaviest(1));
+  const auto sizes = s.draws_at(0).filled(1, 6, s.draws_at(0).heaviest(1));
   for (const auto& [size, times] : sizes) steps += times;
   EXPECT_EQ(steps, 12);
   EXPECT_EQ(sizes.begin()->first, 1);
-  EXPECT_EQ(s.draws->filled(2, 2, s.draws->heaviest(2)), (std::map<int, std::int64_t>{{2, 1}}));
+  EXPECT_EQ(s.draws_at(0).filled(2, 2, s.draws_at(0).heaviest(2)), (std::map<int, std::int64_t>{{2, 1}}));
 }
 
 // Two slots' gradients of one value each, in the whole buffer's first elements.

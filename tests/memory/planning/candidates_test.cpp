@@ -26,10 +26,10 @@ std::string refused(const auto& action) {
 
 const std::vector<Candidate> kThree{{{0, 4, 0}, 500, 130}, {{0, 8, 0}, 800, 110}, {{224, 8, 18, 2, 3, true}, 700, 110}};
 
-TEST(CandidateTable, IsSortedByTimeThenMicroBatchThenBytesThenPlan) {
+TEST(CandidateTable, IsSortedByResolutionThenTimeThenMicroBatchThenBytesThenPlan) {
   const CandidateTable table(kThree);
   EXPECT_THAT(std::vector<Candidate>(table.all().begin(), table.all().end()),
-              ElementsAre(kThree[2], kThree[1], kThree[0]));
+              ElementsAre(kThree[1], kThree[0], kThree[2]));
   const CandidateTable ties({{{0, 2, 1}, 5, 5}, {{0, 2, 0}, 5, 5}, {{0, 1, 9}, 5, 5}});
   EXPECT_EQ(ties.all()[0].plan, (Plan{0, 2, 0}));
   EXPECT_EQ(ties.all()[1].plan, (Plan{0, 2, 1}));

@@ -364,6 +364,14 @@ TEST(Escalate, RecomputesEverythingThenLowersTheResolutionIfAllowed) {
   EXPECT_TRUE(state.waits.empty()) << "only the predictive policy waits";
 }
 
+TEST(Escalate, GoesNoLowerThanTheSmallestMicroBatch) {
+  PolicyState state;
+  PolicyConfig config;
+  config.micro_batch.minimum = 2;
+  EXPECT_EQ(escalate(config, {1, 0, 0, {0, 4, 0}}, {6, 0, 0}, state)->plan, (Plan{0, 2, 6}));
+  EXPECT_EQ(escalate(config, {1, 0, 0, {0, 1, 0}}, {6, 0, 0}, state)->plan, (Plan{0, 1, 6})) << "the share is smaller";
+}
+
 TEST(Escalate, WithoutTheResolutionKnobImagesStay) {
   PolicyState state;
   EXPECT_FALSE(escalate({}, {1, 0, 0, {224, 1, 6}}, {6, 0, 0}, state));

@@ -105,6 +105,52 @@ RC_GTEST_PROP(PolicyProperties, MovesOneKnobByTwoToEightSteps, ()) {
   RC_ASSERT((decision.direction == Direction::kHold) == (micro + pixels == 0));
 }
 
+/// One thing after the other, on a rank that keeps its state and on one that reads it back before each.
+RC_GTEST_PROP(PolicyProperties, EveryRankDecidesAlikeHoweverItsStateWasStored, ()) {
+  Scene scene = any_scene();
+  PolicyState kept, stored;
+  for (int i = 0; i < 8; ++i) {
+    scene.window.first_step += 25;
+    scene.window.last_step += 25;
+    for (RankUsage& rank : scene.window.ranks) rank = any_rank();
+    stored = policy_state_from_json(to_json(stored));
+    std::optional<Decision> first, second;
+    if (*rc::gen::inRange(0, 8) == 0) {
+      const RankUsage& rank = scene.window.ranks[0];
+      const FailureEntry failure{scene.window.last_step, 0, 1000, scene.plan, rank.budget_bytes, rank.peak_bytes, 0};
+      first = escalate(scene.config, failure, {9, 0, 0}, kept);
+      second = escalate(scene.config, failure, {9, 0, 0}, stored);
+    } else {
+      first = decide(scene.config, scene.window, scene.plan, scene.share, kept);
+      second = decide(scene.config, scene.window, scene.plan, scene.share, stored);
+    }
+    RC_ASSERT(first.has_value() == second.has_value() && kept == stored);
+    if (!first) continue;
+    RC_ASSERT(to_json(*first) == to_json(*second));
+    scene.plan = first->plan;
+  }
+}
+
+RC_GTEST_PROP(PolicyProperties, AWindowGoesOnFromItsJsonAsIfNothingHadBeen, ()) {
+  const Scene scene = any_scene();
+  const int world = static_cast<int>(scene.window.ranks.size());
+  WindowAccumulator kept(5, world), restored(5, world);
+  const int stored_at = *rc::gen::inRange(0, 5);
+  for (int step = 1; step <= 5; ++step) {
+    if (step == stored_at + 1) {
+      const WindowSummary read = window_from_json(to_json(kept.current()));
+      RC_ASSERT(read == kept.current());
+      RC_ASSERT(restored.restore(read));
+    }
+    std::vector<RankUsage> ranks;
+    for (int rank = 0; rank < world; ++rank) ranks.push_back(any_rank());
+    const auto whole = kept.add(step, ranks);
+    if (step <= stored_at) continue;
+    RC_ASSERT(restored.add(step, ranks) == whole);
+    RC_ASSERT(whole.has_value() == (step == 5));
+  }
+}
+
 RC_GTEST_PROP(PolicyProperties, TheStateSurvivesItsJson, ()) {
   PolicyState state;
   const Scene scene = any_scene();

@@ -27,6 +27,7 @@ std::vector<Candidate> any_candidates() {
   space.share = any(1, 20);
   space.language = {0, 9, 18};
   space.offload = one_in(2);
+  if (one_in(2)) space.resolutions = {one_in(3) ? 0 : 448, 420, 392};
   std::vector<Candidate> candidates;
   for (const Plan& plan : plans_of(space)) {
     if (one_in(4)) continue;
@@ -83,11 +84,12 @@ std::vector<RankUsage> any_reports(const Scene& scene, bool troubled = true) {
   return ranks;
 }
 
-/// One thing that happens to a run: a step's reports, or a window's end.
+/// One thing that happens to a run: a step's reports, a window's end, or a sample that does not fit alone.
 struct Event {
   bool window = false;
   std::int64_t step = 0;
   std::vector<RankUsage> ranks;
+  bool failed = false;
 };
 
 std::vector<Event> any_events(const Scene& scene, int most) {
@@ -96,7 +98,7 @@ std::vector<Event> any_events(const Scene& scene, int most) {
   const std::int64_t count = any(1, most);
   for (std::int64_t i = 0; i < count; ++i) {
     step += any(1, scene.config.adjustment_frequency);
-    events.push_back({one_in(2), step, any_reports(scene)});
+    events.push_back({one_in(2), step, any_reports(scene), one_in(8)});
   }
   return events;
 }
@@ -108,6 +110,17 @@ WindowSummary window_of(const Scene& scene, const Event& event) {
 
 std::optional<Decision> happen(const Scene& scene, const Event& event, const Plan& plan, const CandidateTable& table,
                                PolicyState& state) {
+  if (event.failed) {
+    const RankUsage& rank = event.ranks.back();
+    const FailureEntry failure{event.step,
+                               static_cast<int>(event.ranks.size()) - 1,
+                               rank.failed_request_bytes,
+                               plan,
+                               rank.budget_bytes,
+                               rank.peak_bytes,
+                               rank.predicted_peak_bytes};
+    return escalate(scene.config, failure, {18, 0, 0}, state);
+  }
   if (event.window) return decide_predictive(scene.config, window_of(scene, event), plan, table, state);
   return respond(scene.config, event.step, event.ranks, plan, table, state);
 }
@@ -168,7 +181,10 @@ RC_GTEST_PROP(PredictiveProperties, APlanIsACandidateOrStays, ()) {
     RC_ASSERT(decision->before == plan);
     RC_ASSERT(decision->changed == (decision->plan != plan));
     RC_ASSERT((decision->direction == Direction::kHold) == !decision->changed);
-    RC_ASSERT(!decision->changed || bool{scene.table.find(decision->plan) != nullptr});
+    // What a failure forces need be no candidate.
+    RC_ASSERT(!decision->changed || event.failed || bool{scene.table.find(decision->plan) != nullptr});
+    RC_ASSERT(!event.failed ||
+              (decision->plan.micro_batch <= plan.micro_batch && decision->plan.recompute_blocks >= 18));
     RC_ASSERT(event.window || decision->changed);
     plan = decision->plan;
   }
@@ -178,7 +194,7 @@ RC_GTEST_PROP(PredictiveProperties, AChangeNeverGoesAboveTheTargetWhenAnythingFi
   const Scene scene = any_scene();
   Plan plan = scene.plan;
   PolicyState state = any_state(scene, plan);
-  const Event event{one_in(2), 1000, any_reports(scene)};
+  const Event event{one_in(2), 1000, any_reports(scene), false};
   const auto decision = happen(scene, event, plan, scene.table, state);
   const std::vector<std::int64_t> budgets = budgets_of(event.ranks);
   const Candidate* best = choose(scene.table, {budgets, scene.config.target, event.step}, state);
@@ -199,7 +215,8 @@ RC_GTEST_PROP(PredictiveProperties, LessBudgetNeverPredictsMoreThroughput, ()) {
   const Candidate* after = choose(scene.table, {lower, scene.config.target, step}, state);
   if (after == nullptr) return;
   RC_ASSERT(bool{before != nullptr});
-  RC_ASSERT(after->microseconds >= before->microseconds);
+  RC_ASSERT(!sharper(after->plan, before->plan));
+  if (after->plan.resolution == before->plan.resolution) RC_ASSERT(after->microseconds >= before->microseconds);
 }
 
 /// Without what the failure taught: only the wait can keep the plan away.
@@ -225,7 +242,7 @@ RC_GTEST_PROP(PredictiveProperties, APlanThatFailedIsNotChosenBeforeItsWaitIsOve
     if (one_in(2)) {
       respond(scene.config, step, reports, failed->plan, scene.table, state);
     } else {
-      decide_predictive(scene.config, window_of(scene, {true, step, reports}), failed->plan, scene.table, state);
+      decide_predictive(scene.config, window_of(scene, {true, step, reports, false}), failed->plan, scene.table, state);
     }
   }
   state.calibration = {};
@@ -233,7 +250,7 @@ RC_GTEST_PROP(PredictiveProperties, APlanThatFailedIsNotChosenBeforeItsWaitIsOve
       step + scene.config.first_wait_windows * (scene.config.adjustment_frequency << (failures - 1));
   Plan plan = any_plan(scene.table);
   for (step += 1; step < until; step += any(1, scene.config.adjustment_frequency)) {
-    Event event{one_in(2), step, any_reports(scene, false)};
+    Event event{one_in(2), step, any_reports(scene, false), false};
     // Less than 5 % more than it failed under.
     event.ranks[0].budget_bytes = std::min(event.ranks[0].budget_bytes, failed_under[0] * 104 / 100 + 1);
     if (event.ranks[0].budget_bytes * 100 >= failed_under[0] * 105) continue;
@@ -265,7 +282,7 @@ RC_GTEST_PROP(PredictiveProperties, ASettledPlanStays, ()) {
   const Scene scene = any_scene();
   Plan plan = scene.plan;
   PolicyState state = any_state(scene, plan);
-  const Event event{true, 1000, any_reports(scene, false)};
+  const Event event{true, 1000, any_reports(scene, false), false};
   decide_predictive(scene.config, window_of(scene, event), plan, scene.table, state);
   const bool is_settled = settled(scene.config, window_of(scene, event), plan, 1 << 20, scene.table, state);
   RC_CLASSIFY(is_settled);
@@ -278,7 +295,7 @@ RC_GTEST_PROP(PredictiveProperties, ASettledPlanStays, ()) {
   if (!again.changed) return;
   RC_ASSERT(again.cause == Cause::kPlanned);
   RC_ASSERT(bool{candidate != nullptr});
-  RC_ASSERT(next->microseconds < candidate->microseconds);
+  RC_ASSERT(sharper(next->plan, plan) || next->microseconds < candidate->microseconds);
 }
 
 }  // namespace

@@ -431,7 +431,7 @@ TEST(DecidePredictive, HoldsNameTheBestAlternative) {
   EXPECT_THAT(reason(k8, five()),
               HasSubstr("micro-batch 16, nothing recomputed, is predicted to need 11.7 KiB = 120.0 %"));
   EXPECT_THAT(reason(k4, CandidateTable({{k4, 5000, 100}, {k8, 8000, 98}})), HasSubstr("saves no more than 2.0 %"));
-  EXPECT_THAT(reason(k4, CandidateTable({{k4, 5000, 100}, {k1r18, 2000, 200}})), HasSubstr("fastest of 2 candidates"));
+  EXPECT_THAT(reason(k4, CandidateTable({{k4, 5000, 100}, {k1r18, 2000, 200}})), HasSubstr("best of 2 candidates"));
   PolicyState state;
   state.waits = {{k8, 1, 0, 1000, {{0, 10000}}}};
   EXPECT_THAT(reason(k4, CandidateTable({{k4, 5000, 100}, {k8, 8000, 50}}), state), HasSubstr("waits until step 1000"));
@@ -580,6 +580,38 @@ TEST(Settled, ByPeakByAlternativesOrByTheWholeShare) {
   EXPECT_FALSE(is(3000, k4, kBudget, 64, state)) << "k16r18 is faster, needs less than k8 and fits";
   state.waits = {{k16r18, 1, 0, 1000, {{0, 10000}}}};
   EXPECT_TRUE(is(3000, k4, kBudget, 64, state)) << "all that is faster waits";
+}
+
+/// At 448 pixels 3000 are needed, at 420 2500, at 392 2000.
+CandidateTable three_resolutions() {
+  return CandidateTable(
+      {{{448, 4, 0}, 6000, 1000}, {{448, 1, 18}, 3000, 2000}, {{420, 1, 18}, 2500, 1500}, {{392, 1, 18}, 2000, 1200}});
+}
+
+TEST(Resolution, IsLoweredOnlyWhereNothingElseFits) {
+  EXPECT_EQ(chosen(three_resolutions(), {kBudget}), (Plan{448, 4, 0}));
+  EXPECT_EQ(chosen(three_resolutions(), {4000}), (Plan{448, 1, 18})) << "slower than the smaller pictures";
+  EXPECT_EQ(chosen(three_resolutions(), {3000}), (Plan{420, 1, 18}));
+  EXPECT_EQ(chosen(three_resolutions(), {2400}), (Plan{392, 1, 18}));
+  EXPECT_TRUE(sharper({0, 1, 0}, {448, 1, 0})) << "pictures as they are";
+  EXPECT_FALSE(sharper({0, 1, 0}, {0, 1, 0}));
+  EXPECT_FALSE(sharper({448, 1, 0}, {0, 1, 0}));
+}
+
+TEST(Resolution, GrowsAgainHoweverMuchLongerAStepTakes) {
+  PolicyState state;
+  const Decision decision = decide_predictive(predictive(), window_at(2500), {420, 1, 18}, three_resolutions(), state);
+  EXPECT_EQ(decision.plan, (Plan{448, 4, 0}));
+  EXPECT_THAT(decision.reason, HasSubstr("larger pictures"));
+  EXPECT_FALSE(settled(predictive(), window_at(2500), {420, 1, 18}, 1, three_resolutions(), state));
+}
+
+TEST(Resolution, FallsWithTheBudgetAtOnce) {
+  PolicyState state;
+  RankUsage usage{.budget_bytes = 2400, .peak_bytes = 2400};
+  const auto decision = respond(predictive(), 7, std::vector{usage}, {448, 1, 18}, three_resolutions(), state);
+  ASSERT_TRUE(decision);
+  EXPECT_EQ(decision->plan, (Plan{392, 1, 18}));
 }
 
 }  // namespace
