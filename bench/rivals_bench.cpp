@@ -1,29 +1,29 @@
 // Our predictive policy beside what other trainers do (bench/rival_policy.h), in real steps of the tiny model under
-// real budgets. Run it
-//   build/rivals_bench [rounds, 3]
-// One rank, one thread, a share of 8. In each round every trainer runs the scenario once, so that whatever else the
-// machine does hits all alike; a ratio is the median over rounds. Counted are all seconds from the first step on:
+// the real budgets of bench/memory_scenarios.json. Run it from the repository's root
+//   mpirun -n 2 build/rivals_bench [rounds, 3] [scenarios, all]
+// One thread a rank, a share of 8 for each. In each round every trainer runs the scenario once, so that whatever else
+// the machine does hits all alike; a ratio is the median over rounds. Counted are all seconds from the first step on:
 // failed attempts, replays, trials, restarts (the model read anew), work done twice. What ours takes before the first
-// step to time micro-batches and to make dry runs is printed beside: once a run, and not once a step.
+// step to time micro-batches and to make dry runs comes once a run, however long it is; the ratios "start counted" have
+// it among the seconds.
 // Prints a Markdown table and lines FIGURE name = value unit.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
-#include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "bench/rival_policy.h"
 #include "bench/tiny_session.h"
 #include "core/error.h"
+#include "core/file.h"
 #include "data/sample_stream.h"
 #include "memory/guardian.h"
-#include "model/init_model.h"
 #include "train/options.h"
-#include "train/source.h"
 
 namespace plimsoll::train {
 namespace {
@@ -31,13 +31,15 @@ namespace {
 using bench::Rival;
 
 constexpr std::int64_t kPhase = 24;  // steps under one budget
-constexpr std::int64_t kBatch = 8;
+constexpr int kRanks = 2;
+constexpr std::int64_t kBatch = 8 * kRanks;
+constexpr const char* kScenarios = "bench/memory_scenarios.json";
 constexpr std::int64_t kCheckpointEvery = 12;  // steps; writing one is free for all
 constexpr double kFull = 0.99;                 // the target beside rivals that fill a card to its last byte
 
 struct Scenario {
   std::string name;
-  std::vector<std::int64_t> budgets;  // bytes, phase by phase
+  std::vector<std::array<std::int64_t, kRanks>> budgets;  // bytes, phase by phase
   std::int64_t samples() const { return kBatch * kPhase * static_cast<std::int64_t>(budgets.size()); }
 };
 
@@ -53,20 +55,25 @@ struct Run {
 /// All samples of the source in memory, in the order in which a run draws them: nobody waits for a disk here.
 class Drawn {
  public:
-  Drawn(const data::SampleSource& source, const Config& config)
-      : stream_(source.training(), static_cast<std::uint64_t>(config.run.seed)) {
-    for (std::int64_t i = 0; i < source.size(); ++i) samples_.push_back(source.load(i));
+  explicit Drawn(const TinyRanks& ranks)
+      : communicator_(*ranks.communicator),
+        stream_(ranks.source->training(), static_cast<std::uint64_t>(ranks.config.run.seed)) {
+    for (std::int64_t i = 0; i < ranks.source->size(); ++i) samples_.push_back(ranks.source->load(i));
   }
-  std::vector<model::StreamSample> at(std::int64_t position, std::int64_t count) {
+  /// This rank's part of `count` samples from `position` on.
+  std::vector<model::StreamSample> share_of(std::int64_t position, std::int64_t count) {
+    const std::int64_t rank = communicator_.rank(), world = communicator_.world();
+    const std::int64_t begin = count * rank / world, end = count * (rank + 1) / world;
     std::vector<model::StreamSample> drawn;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const auto place = static_cast<std::uint64_t>(position + i);
+    for (std::int64_t i = position + begin; i < position + end; ++i) {
+      const auto place = static_cast<std::uint64_t>(i);
       drawn.push_back({&samples_[static_cast<std::size_t>(stream_.at(place))], place});
     }
     return drawn;
   }
 
  private:
+  ddp::Communicator& communicator_;
   data::SampleStream stream_;
   std::vector<Sample> samples_;
 };
@@ -93,22 +100,45 @@ int our_step(Session& s, std::int64_t step, std::span<const model::StreamSample>
   return failures;
 }
 
-Run run_ours(Config config, const data::SampleSource& source, Drawn& drawn, const Scenario& scenario, double target) {
+/// All ranks alike: what happened to any of them.
+std::int64_t over_ranks(ddp::Communicator& communicator, std::int64_t mine) {
+  const std::vector<std::int64_t> number = {mine};
+  std::int64_t sum = 0;
+  for (const auto& theirs : ddp::share_numbers(communicator, number)) sum += theirs.at(0);
+  return sum;
+}
+
+Config config_of(const TinyRanks& ranks, const Scenario& scenario, const char* policy) {
+  Config config = ranks.config;
+  config.memory.policy = policy;
+  std::vector<Setting> budgets;
+  for (const std::int64_t budget : scenario.budgets.front()) budgets.emplace_back(budget);
+  config.memory.budget = Setting(budgets);
+  return config;
+}
+
+Run run_ours(TinyRanks& ranks, Drawn& drawn, const Scenario& scenario, double target) {
   Run run;
-  config.memory.policy = "predictive";
+  Config config = config_of(ranks, scenario, "predictive");
   config.memory.target = target;
   config.memory.margin = std::min(config.memory.margin, 1.0 - target);
-  config.memory.budget = std::to_string(scenario.budgets.front());
-  const auto communicator = ddp::make_solo();
+  ddp::Communicator& communicator = *ranks.communicator;
   std::unique_ptr<Session> session;
-  run.start_seconds = seconds_of([&] { session = std::make_unique<Session>(config, *communicator, source); });
+  communicator.barrier();
+  run.start_seconds = seconds_of([&] {
+    session = std::make_unique<Session>(config, communicator, *ranks.source);
+    communicator.barrier();
+  });
   session->controller->start(0, session->plan, session->budgets);
   run.seconds = seconds_of([&] {
     for (std::int64_t step = 1; step <= scenario.samples() / kBatch; ++step) {
-      session->meter.set_budget(scenario.budgets[static_cast<std::size_t>((step - 1) / kPhase)]);
-      run.failures += our_step(*session, step, drawn.at((step - 1) * kBatch, kBatch));
+      const auto& phase = scenario.budgets[static_cast<std::size_t>((step - 1) / kPhase)];
+      session->meter.set_budget(phase.at(static_cast<std::size_t>(communicator.rank())));
+      run.failures += our_step(*session, step, drawn.share_of((step - 1) * kBatch, kBatch));
     }
+    communicator.barrier();
   });
+  run.failures = static_cast<int>(over_ranks(communicator, run.failures));
   run.last = session->plan;
   return run;
 }
@@ -117,7 +147,7 @@ Run run_ours(Config config, const data::SampleSource& source, Drawn& drawn, cons
 class PlainTrainer : bench::RivalPolicy {
  public:
   PlainTrainer(Rival rival, Session& session, Drawn& drawn, const Scenario& scenario)
-      : RivalPolicy(rival, kBatch, 1, session.model->language_blocks()),
+      : RivalPolicy(rival, kBatch, kRanks, session.model->language_blocks()),
         scenario_(scenario),
         drawn_(drawn),
         session_(session),
@@ -131,6 +161,7 @@ class PlainTrainer : bench::RivalPolicy {
       set_budget();
       if (rival_ == Rival::kBinarySearch) search();
       while (position_ < scenario_.samples() && finished_) step();
+      session_.communicator.barrier();
     });
     run_.kept = effective_ == kBatch;
     run_.finished = finished_;
@@ -141,22 +172,25 @@ class PlainTrainer : bench::RivalPolicy {
   void set_budget() {
     furthest_ = std::max(furthest_, position_);
     const auto phase = static_cast<std::size_t>(furthest_ / (kBatch * kPhase));
-    session_.meter.set_budget(scenario_.budgets[std::min(phase, scenario_.budgets.size() - 1)]);
+    const auto& budgets = scenario_.budgets[std::min(phase, scenario_.budgets.size() - 1)];
+    session_.meter.set_budget(budgets.at(static_cast<std::size_t>(session_.communicator.rank())));
   }
 
   void step() {
     set_budget();
     session_.buffers->start_step();
-    if (!accumulate(drawn_.at(position_, effective_))) {
+    if (!accumulate(drawn_.share_of(position_, effective_))) {
       run_.lost += effective_;
       ++run_.failures;
       return recover();
     }
+    session_.communicator.all_reduce_sum(session_.buffers->reduction());
     apply_gradients(*session_.buffers, step_options(session_.config), 1.0, updates_++);
     position_ += effective_;
     if (++since_checkpoint_ == kCheckpointEvery) save();
   }
 
+  /// False on all ranks when one of them ran out of memory.
   bool accumulate(const std::vector<model::StreamSample>& samples) {
     const std::span<const model::StreamSample> all(samples);
     const auto micro_batch = static_cast<std::size_t>(plan_.micro_batch);
@@ -171,10 +205,11 @@ class PlainTrainer : bench::RivalPolicy {
       if (!memory::is_out_of_memory()) throw;
       failed = true;
     }
-    if (!failed) return true;
-    memory::drain();
-    session_.buffers->discard_staging();
-    return false;
+    if (failed) {
+      memory::drain();
+      session_.buffers->discard_staging();
+    }
+    return over_ranks(session_.communicator, failed ? 1 : 0) == 0;
   }
 
   /// Reads the model again, as a new process does, and goes on from the last checkpoint.
@@ -200,7 +235,8 @@ class PlainTrainer : bench::RivalPolicy {
   bool trial() override {
     session_.buffers->start_step();
     for (std::int64_t i = 0; i < 3; ++i) {
-      if (!accumulate(drawn_.at(position_ + i * plan_.micro_batch, plan_.micro_batch))) return false;
+      const std::int64_t count = std::int64_t{plan_.micro_batch} * kRanks;
+      if (!accumulate(drawn_.share_of(position_ + i * count, count))) return false;
     }
     return true;
   }
@@ -214,34 +250,65 @@ class PlainTrainer : bench::RivalPolicy {
   Run run_;
 };
 
-Run run_rival(Rival rival, Config config, const data::SampleSource& source, Drawn& drawn, const Scenario& scenario) {
-  config.memory.policy = "reactive";
-  config.memory.budget = std::to_string(scenario.budgets.front());
-  const auto communicator = ddp::make_solo();
-  Session session(config, *communicator, source);
+Run run_rival(Rival rival, TinyRanks& ranks, Drawn& drawn, const Scenario& scenario) {
+  const Config config = config_of(ranks, scenario, "reactive");
+  Session session(config, *ranks.communicator, *ranks.source);
   return PlainTrainer(rival, session, drawn, scenario).go();
 }
 
-/// Bytes of a plan of the table with nothing offloaded and no other tower recomputed, over the target.
-std::int64_t budget_for(const Session& session, int micro_batch, int recompute) {
-  for (const auto& candidate : session.candidates.all()) {
-    const memory::Plan& plan = candidate.plan;
-    if (plan.micro_batch == micro_batch && plan.recompute_blocks == recompute && plan.recompute_expert == 0 &&
-        !plan.offload)
-      return static_cast<std::int64_t>(static_cast<double>(candidate.bytes) * 1.02 / session.config.memory.target);
+using Json = nlohmann::json;
+
+/// Budgets of the file as bytes: multiples of what plans of a session's table need.
+class Budgets {
+ public:
+  explicit Budgets(const Session& session)
+      : table_(session.candidates), blocks_(session.model->language_blocks()), target_(session.config.memory.target) {}
+
+  std::int64_t bytes(const Json& budget) const {
+    if (budget.contains("least")) return whole(least() / target_ * budget.at("least").get<double>());
+    if (budget.contains("times")) return budget.at("times").get<std::int64_t>() * needed(budget.at("needs"));
+    return whole(static_cast<double>(needed(budget.at("fits"))) * 1.02 / target_ * budget.value("part", 1.0));
   }
-  fail(ExitCode::kUsage, "no candidate of micro-batch {} that recomputes {} blocks", micro_batch, recompute);
-}
+
+ private:
+  static std::int64_t whole(double bytes) { return static_cast<std::int64_t>(bytes); }
+  double least() const {
+    std::int64_t bytes = table_.all().front().bytes;
+    for (const auto& candidate : table_.all()) bytes = std::min(bytes, candidate.bytes);
+    return static_cast<double>(bytes);
+  }
+  /// Of a plan with nothing offloaded and no other tower recomputed.
+  std::int64_t needed(const Json& plan) const {
+    const int micro_batch = plan.at(0), recompute = plan.at(1).get<int>() == 0 ? 0 : blocks_;
+    for (const auto& candidate : table_.all()) {
+      const memory::Plan& own = candidate.plan;
+      if (own.micro_batch == micro_batch && own.recompute_blocks == recompute && own.recompute_expert == 0 &&
+          !own.offload)
+        return candidate.bytes;
+    }
+    fail(ExitCode::kUsage, "{}: no candidate of micro-batch {} that recomputes {} blocks", kScenarios, micro_batch,
+         recompute);
+  }
+
+  const memory::CandidateTable& table_;
+  int blocks_;
+  double target_;
+};
 
 std::vector<Scenario> scenarios(const Session& session) {
-  const int all = session.model->language_blocks();
-  const auto fits = [&](int micro_batch, int recompute = 0) { return budget_for(session, micro_batch, recompute); };
-  return {
-      {"everything fits", {2 * fits(8)}},        {"half the share fits", {fits(4), fits(4)}},
-      {"a sample fits", {fits(1), fits(1)}},     {"a sample fits recomputed", {fits(1, all), fits(1, all)}},
-      {"a neighbour comes", {fits(8), fits(3)}}, {"a neighbour comes and goes", {fits(8), fits(2), fits(8)}},
-      {"the card is freed", {fits(2), fits(8)}},
-  };
+  const Budgets budgets(session);
+  std::vector<Scenario> all;
+  for (const Json& read : Json::parse(read_file(kScenarios)).at("scenarios")) {
+    Scenario& scenario = all.emplace_back();
+    scenario.name = read.at("name").get<std::string>();
+    for (const Json& phase : read.at("budgets")) {
+      auto& now = scenario.budgets.emplace_back(scenario.budgets.empty() ? std::array<std::int64_t, kRanks>{}
+                                                                         : scenario.budgets.back());
+      for (std::size_t rank = 0; rank < now.size(); ++rank)
+        if (!phase.at(rank).is_null()) now.at(rank) = budgets.bytes(phase.at(rank));
+    }
+  }
+  return all;
 }
 
 std::string cell(const Run& run, const Scenario& scenario) {
@@ -254,20 +321,24 @@ std::string cell(const Run& run, const Scenario& scenario) {
 /// One round of a scenario: seconds of each rival over ours, at the default target and at one near what rivals fill; a
 /// rival that ended early has lost.
 using Ratios = std::map<std::string, double>;
-Ratios round(const Config& config, const data::SampleSource& source, Drawn& drawn, const Scenario& scenario) {
-  const Run ours = run_ours(config, source, drawn, scenario, config.memory.target);
-  const Run fuller = run_ours(config, source, drawn, scenario, kFull);
+Ratios round(TinyRanks& ranks, Drawn& drawn, const Scenario& scenario) {
+  const Run ours = run_ours(ranks, drawn, scenario, ranks.config.memory.target);
+  const Run fuller = run_ours(ranks, drawn, scenario, kFull);
+  std::string row = fmt::format("| {} | {}, at last {} | {}, at last {} | {:.1f} s |", scenario.name,
+                                cell(ours, scenario), memory::to_string(ours.last), cell(fuller, scenario),
+                                memory::to_string(fuller.last), ours.start_seconds);
   Ratios ratios;
-  fmt::print("| {} | {}, at last {} | {}, at last {} | {:.1f} s |", scenario.name, cell(ours, scenario),
-             memory::to_string(ours.last), cell(fuller, scenario), memory::to_string(fuller.last), ours.start_seconds);
   for (const Rival rival : bench::kRivals) {
-    const Run run = run_rival(rival, config, source, drawn, scenario);
+    const Run run = run_rival(rival, ranks, drawn, scenario);
     const std::string name = bench::name_of(rival);
-    ratios[name] = run.finished ? run.seconds / ours.seconds : 1e9;
-    ratios[name + ", target 0.99"] = run.finished ? run.seconds / fuller.seconds : 1e9;
-    fmt::print(" {} |", cell(run, scenario));
+    const auto over = [&](double seconds) { return run.finished ? run.seconds / seconds : 1e9; };
+    ratios[name] = over(ours.seconds);
+    ratios[name + ", start counted"] = over(ours.seconds + ours.start_seconds);
+    ratios[name + ", target 0.99"] = over(fuller.seconds);
+    ratios[name + ", target 0.99, start counted"] = over(fuller.seconds + fuller.start_seconds);
+    row += fmt::format(" {} |", cell(run, scenario));
   }
-  fmt::print("\n");
+  if (ranks.first()) fmt::print("{}\n", row);
   std::fflush(stdout);
   return ratios;
 }
@@ -277,39 +348,38 @@ void print_figures(const AllRatios& over_all) {
   for (const auto& [name, ratios] : over_all) {
     fmt::print("FIGURE real.worst ratio to {} = {:.3f} x\n", name, *std::min_element(ratios.begin(), ratios.end()));
     fmt::print("FIGURE real.median ratio to {} = {:.3f} x\n", name, median(ratios));
+    const auto won = std::count_if(ratios.begin(), ratios.end(), [](double ratio) { return ratio > 1.0; });
+    fmt::print("FIGURE real.scenarios won against {} = {} of {}\n", name, won, ratios.size());
   }
 }
 
-void run(const std::filesystem::path& folder, int rounds) {
-  Config config = tiny_bench_config(folder);
-  config.memory.calibration = "off";
-  config.memory.adjustment_frequency = 4;
-  config.train.max_steps = 3 * kPhase;
-  model::write_random_checkpoint(model::init_config("tiny"), {config.model.path, 1, false});
-  const auto source = make_source(config);
-  Drawn drawn(*source, config);
-  std::vector<Scenario> all;
-  {
-    const auto communicator = ddp::make_solo();
-    config.memory.policy = "predictive";
-    all = scenarios(Session(config, *communicator, *source));
-    run_ours(config, *source, drawn, all.front(), config.memory.target);  // warms up
-  }
+void print_head() {
   fmt::print("| scenario | predictive | predictive, target 0.99 | its start |");
   for (const Rival rival : bench::kRivals) fmt::print(" {} |", bench::name_of(rival));
   fmt::print("\n|---|---|---|---|---|---|---|---|\n");
+}
+
+void run(int rounds, std::size_t count) {
+  TinyRanks ranks("rivals-bench");
+  if (ranks.communicator->world() != kRanks)
+    fail(ExitCode::kUsage, "{} ranks; run it as mpirun -n {} build/rivals_bench", ranks.communicator->world(), kRanks);
+  ranks.config.memory.policy = "predictive";
+  ranks.config.memory.adjustment_frequency = 4;
+  ranks.config.train.max_steps = 5 * kPhase;
+  Drawn drawn(ranks);
+  std::vector<Scenario> all = scenarios(Session(ranks.config, *ranks.communicator, *ranks.source));
+  all.resize(std::min(all.size(), count));
+  run_ours(ranks, drawn, all.front(), ranks.config.memory.target);  // warms up
+  if (ranks.first()) print_head();
   AllRatios over_all;
   for (const Scenario& scenario : all) {
     AllRatios seen;
     for (int i = 0; i < rounds; ++i) {
-      for (const auto& [name, ratio] : round(config, *source, drawn, scenario)) seen[name].push_back(ratio);
+      for (const auto& [name, ratio] : round(ranks, drawn, scenario)) seen[name].push_back(ratio);
     }
-    for (const auto& [name, ratios] : seen) {
-      over_all[name].push_back(median(ratios));
-      fmt::print("FIGURE real.{}, samples/s over {} = {:.3f} x\n", scenario.name, name, median(ratios));
-    }
+    for (const auto& [name, ratios] : seen) over_all[name].push_back(median(ratios));
   }
-  print_figures(over_all);
+  if (ranks.first()) print_figures(over_all);
 }
 
 }  // namespace
@@ -317,10 +387,9 @@ void run(const std::filesystem::path& folder, int rounds) {
 
 int main(int argc, char** argv) {
   return plimsoll::train::tiny_bench_program([&] {
-    const int rounds = argc > 1 ? std::atoi(argv[1]) : 3;
-    if (rounds < 1) plimsoll::fail(plimsoll::ExitCode::kUsage, "usage: rivals_bench [rounds >= 1]");
-    const auto folder = std::filesystem::temp_directory_path() / fmt::format("plimsoll-rivals-bench-{}", ::getpid());
-    plimsoll::train::run(folder, rounds);
-    std::filesystem::remove_all(folder);
+    const int rounds = argc > 1 ? std::atoi(argv[1]) : 3, count = argc > 2 ? std::atoi(argv[2]) : 1000;
+    if (rounds < 1 || count < 1)
+      plimsoll::fail(plimsoll::ExitCode::kUsage, "usage: rivals_bench [rounds >= 1] [scenarios >= 1]");
+    plimsoll::train::run(rounds, static_cast<std::size_t>(count));
   });
 }

@@ -1,19 +1,25 @@
 #pragma once
 // What benchmarks of a whole step on the tiny model share.
 
+#include <fmt/format.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "bench/program.h"
+#include "ddp/handshake.h"
+#include "model/init_model.h"
 #include "train/session.h"
+#include "train/source.h"
 
 namespace plimsoll::train {
 
-/// A run of the tiny model, to be written to `folder`/model, with a share of 8 for all ranks together; nothing in it
-/// limits the memory.
+/// A run of the tiny model, to be written to `folder`/model, with 8 samples a step; nothing in it limits the memory.
 inline Config tiny_bench_config(const std::filesystem::path& folder) {
   Config config;
   config.model = {(folder / "model").string(), "fp32", ""};
@@ -26,14 +32,51 @@ inline Config tiny_bench_config(const std::filesystem::path& folder) {
   return config;
 }
 
+/// What all ranks of a benchmark share, as many as mpirun has started (without it one): a folder, the tiny model in it,
+/// a configuration with a share of 8 for each, and the samples. Collective.
+struct TinyRanks {
+  explicit TinyRanks(const std::string& name)
+      // The ranks' common parent names a folder that is theirs alone.
+      : folder(std::filesystem::temp_directory_path() / fmt::format("plimsoll-{}-{}", name, ::getppid())),
+        communicator(ddp::make_communicator((folder / "progress").string(), 600.0)),
+        config(tiny_bench_config(folder)) {
+    config.batch.effective = 8 * std::int64_t{communicator->world()};
+    config.memory.calibration = config.memory.table = "off";
+    if (first()) model::write_random_checkpoint(model::init_config("tiny"), {config.model.path, 1, false});
+    communicator->barrier();
+    source = make_source(config);
+  }
+  ~TinyRanks() {
+    std::error_code ignored;
+    if (first()) std::filesystem::remove_all(folder, ignored);
+  }
+  TinyRanks(const TinyRanks&) = delete;
+  TinyRanks& operator=(const TinyRanks&) = delete;
+
+  bool first() const { return communicator->rank() == 0; }
+  /// Of the slowest rank, the same on all. Collective.
+  double slowest(double milliseconds) const {
+    const std::vector<std::int64_t> mine = {static_cast<std::int64_t>(milliseconds * 1000)};
+    std::int64_t most = 0;
+    for (const auto& theirs : ddp::share_numbers(*communicator, mine)) most = std::max(most, theirs.at(0));
+    return static_cast<double>(most) / 1000;
+  }
+
+  std::filesystem::path folder;
+  std::unique_ptr<ddp::Communicator> communicator;
+  Config config;
+  std::unique_ptr<data::SampleSource> source;
+};
+
 inline double time_ms(const auto& action) {
   const auto began = std::chrono::steady_clock::now();
   action();
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
 }
 
-/// Milliseconds of step `number` under `plan`, loading left out; all ranks begin together. Throws what ended the step.
-inline double time_step_ms(Session& session, std::int64_t number, const memory::Plan& plan) {
+/// Milliseconds of step `number` under `plan`, filled as `fill` says, loading left out; all ranks begin together.
+/// Throws what ended the step.
+inline double time_step_ms(Session& session, std::int64_t number, const memory::Plan& plan, const memory::Fill& fill) {
   std::vector<std::shared_ptr<const Sample>> hold;
   const auto samples = session.load_share(number, hold);
   StepInput input;
@@ -41,7 +84,7 @@ inline double time_step_ms(Session& session, std::int64_t number, const memory::
   input.updates = number - 1;
   input.samples = samples;
   input.plan = plan;
-  input.fill = session.fill(plan, number);
+  input.fill = fill;
   session.communicator.barrier();
   StepResult result;
   const double spent = time_ms([&] { result = session.step->run(input); });

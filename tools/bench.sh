@@ -29,12 +29,13 @@ plan_time "the same with the tables of ranks and of rows made by hand"
 import resource, subprocess
 subprocess.run(["build/plimsoll", "plan", "--size", "3b"], check=True, stdout=subprocess.DEVNULL)
 print(f"FIGURE its memory at most = {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB")'
+two_ranks() { OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe -n 2 "$@"; }
 echo "== rivals_bench"
-build/rivals_bench 1  # a round; by itself it runs three
+two_ranks build/rivals_bench 1  # a round; by itself it runs three
 echo "== search_bench"
-build/search_bench
+two_ranks build/search_bench
 echo "== reduction_bench"
-OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe -n 2 build/reduction_bench
+two_ranks build/reduction_bench
 echo "== our step and PyTorch's, side by side"
 status=0
 .venv/bin/python bench/peers/step_peer.py --build build | tee build/step_peer.jsonl || status=$?

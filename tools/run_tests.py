@@ -89,6 +89,14 @@ def build(tally, name, *options):
     return False
 
 
+def show_figures(program):
+    """What a program measured is worth reading also where it passed, and ctest shows nothing of that."""
+    for output in program.iter("system-out"):
+        for line in (output.text or "").splitlines():
+            if line.startswith("FIGURE "):
+                print(line, flush=True)
+
+
 def run_ctest(tally, section, folder):
     results = ROOT / folder / "test-results"
     shutil.rmtree(results, ignore_errors=True)
@@ -102,6 +110,7 @@ def run_ctest(tally, section, folder):
         name = program.get("name")
         files = [*results.glob(f"{name}.xml"), *results.glob(f"{name}.rank*.xml")]
         ran, failed = tally.add_results(f"{section} {name}", files)
+        show_figures(program)
         bad, skip = case_outcome(program)
         if (bad and not failed) or not ran:
             tally.add(f"{section}: {name}", bad or "ran no case")
@@ -147,13 +156,15 @@ def faults(tally):
 
 def bench(tally):
     """A moment of each benchmark: that it runs, and that the bytes of a step, which do not depend on time, are within their bound."""
-    ranks = ["mpirun", "--oversubscribe", "-n", "2", "build/reduction_bench", "2", "2"]
+    two_ranks = ["mpirun", "--oversubscribe", "-n", "2"]
     for name, command in {
         "step_bench": ["build/step_bench", "--benchmark_filter=tiny_micro_8", "--benchmark_min_time=0.01"],
         "ops_bench": ["build/ops_bench", "--benchmark_filter=lora/.*width:128", "--benchmark_min_time=0.01"],
         "memory_bench": ["build/memory_bench", "--benchmark_filter=full_size_dry_run/36", "--benchmark_min_time=0.01"],
         "policy_bench": ["build/policy_bench"],
-        "reduction_bench": ranks,
+        "reduction_bench": [*two_ranks, "build/reduction_bench", "2", "2"],
+        "rivals_bench": [*two_ranks, "build/rivals_bench", "1", "1"],
+        "search_bench": [*two_ranks, "build/search_bench", "1", "1"],
         "step_peer": [sys.executable, "bench/peers/step_peer.py", "--build", "build", "--size", "tiny", "--batch", "1",
                       "--recompute", "none", "--steps", "2"],
     }.items():
