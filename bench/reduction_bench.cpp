@@ -83,8 +83,10 @@ void run(int steps, int pairs) {
     for (std::size_t i = 0; i < slots; ++i) summed[i] += own[i];
   }
   Times times;
+  std::vector<std::shared_ptr<const Sample>> hold;
   for (int step = 1; step <= steps; ++step) {
-    times.step.push_back(time_step_ms(session, step, session.plan, {}));
+    const auto samples = session.load_share(step, hold);
+    times.step.push_back(time_step_ms(session, step, samples, session.plan, {}));
     for (int pair = 0; pair < pairs; ++pair) time_pair(*communicator, flat, gradients, pair % 2 == 0, times);
     time_handling(*communicator, own, summed, times);
   }

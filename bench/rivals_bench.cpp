@@ -21,7 +21,6 @@
 #include "bench/tiny_session.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "data/sample_stream.h"
 #include "memory/guardian.h"
 #include "train/options.h"
 
@@ -50,32 +49,6 @@ struct Run {
   int failures = 0, restarts = 0;
   std::int64_t lost = 0;
   bool kept = true, finished = true;
-};
-
-/// All samples of the source in memory, in the order in which a run draws them: nobody waits for a disk here.
-class Drawn {
- public:
-  explicit Drawn(const TinyRanks& ranks)
-      : communicator_(*ranks.communicator),
-        stream_(ranks.source->training(), static_cast<std::uint64_t>(ranks.config.run.seed)) {
-    for (std::int64_t i = 0; i < ranks.source->size(); ++i) samples_.push_back(ranks.source->load(i));
-  }
-  /// This rank's part of `count` samples from `position` on.
-  std::vector<model::StreamSample> share_of(std::int64_t position, std::int64_t count) {
-    const std::int64_t rank = communicator_.rank(), world = communicator_.world();
-    const std::int64_t begin = count * rank / world, end = count * (rank + 1) / world;
-    std::vector<model::StreamSample> drawn;
-    for (std::int64_t i = position + begin; i < position + end; ++i) {
-      const auto place = static_cast<std::uint64_t>(i);
-      drawn.push_back({&samples_[static_cast<std::size_t>(stream_.at(place))], place});
-    }
-    return drawn;
-  }
-
- private:
-  ddp::Communicator& communicator_;
-  data::SampleStream stream_;
-  std::vector<Sample> samples_;
 };
 
 double seconds_of(const auto& action) { return time_ms(action) / 1000; }
@@ -298,7 +271,8 @@ class Budgets {
 std::vector<Scenario> scenarios(const Session& session) {
   const Budgets budgets(session);
   std::vector<Scenario> all;
-  for (const Json& read : Json::parse(read_file(kScenarios)).at("scenarios")) {
+  const Json file = Json::parse(read_file(kScenarios));
+  for (const Json& read : file.at("scenarios")) {
     Scenario& scenario = all.emplace_back();
     scenario.name = read.at("name").get<std::string>();
     for (const Json& phase : read.at("budgets")) {

@@ -1,10 +1,10 @@
 // The plan that the policy chooses, beside the one that trying every plan finds. Run it
 //   mpirun -n 2 build/search_bench [budgets, 5] [pairs, 5]
 // Lines `FIGURE name = value unit`. One thread a rank, the tiny model, a share of 8 for each. Under each budget every
-// micro-batch is run for a step with every number of language blocks recomputed, with the expert recomputed and
-// without, offloaded and not, as far as it fits: many more plans than the policy has candidates. The fastest five are
-// run for three steps more, and the fastest of these is what an exhaustive search finds. Then that plan and the
-// policy's are timed by turns, so that whatever else the machine does hits both alike. All steps are filled alike.
+// plan that fits is run for a step: every micro-batch with every number of language blocks recomputed, with the expert
+// recomputed and without, offloaded and not. The fastest five are run for three steps more, and the fastest of these is
+// what an exhaustive search finds. Then that plan and the policy's are timed by turns, over the same samples, so that
+// whatever else the machine does hits both alike. All steps are filled alike.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -23,26 +23,30 @@ constexpr std::size_t kFinalists = 5;
 constexpr int kFinalSteps = 3;
 constexpr int kPairSteps = 6;
 
-/// Runs steps of one session, each under the plan that is asked for.
+/// Runs steps of one session under the plans that are asked for, all of them over the same samples.
 class Timer {
  public:
-  Timer(const TinyRanks& ranks, Session& session) : ranks_(ranks), session_(session) {}
-  /// Milliseconds a step on the slowest rank. The first of them only warms up and is not counted.
-  double mean_ms(const memory::Plan& plan, int steps) {
-    one_ms(plan);
+  Timer(const TinyRanks& ranks, Drawn& drawn, Session& session) : ranks_(ranks), drawn_(drawn), session_(session) {}
+  /// Milliseconds a step on the slowest rank, over the samples of the steps from `first` on. The first step is run once
+  /// before, to warm up.
+  double mean_ms(const memory::Plan& plan, int first, int steps) {
+    one_ms(plan, first);
     double sum = 0;
-    for (int i = 0; i < steps; ++i) sum += one_ms(plan);
+    for (int i = 0; i < steps; ++i) sum += one_ms(plan, first + i);
     return sum / steps;
   }
 
  private:
-  double one_ms(const memory::Plan& plan) {
+  double one_ms(const memory::Plan& plan, std::int64_t of_step) {
     ++step_;
-    const auto fill = session_.fill(plan, step_, session_.controller->state());
-    return ranks_.slowest(time_step_ms(session_, step_, plan, fill));
+    const std::int64_t batch = session_.config.batch.effective;
+    const auto samples = drawn_.share_of((of_step - 1) * batch, batch);
+    const auto fill = session_.fill(plan, of_step, session_.controller->state());
+    return ranks_.slowest(time_step_ms(session_, step_, samples, plan, fill));
   }
 
   const TinyRanks& ranks_;
+  Drawn& drawn_;
   Session& session_;
   std::int64_t step_ = 0;
 };
@@ -69,11 +73,11 @@ std::vector<memory::Plan> fitting(const Session& session) {
 
 memory::Plan exhaustive(Timer& timer, const std::vector<memory::Plan>& plans) {
   std::vector<Timed> times;
-  for (const auto& plan : plans) times.emplace_back(timer.mean_ms(plan, 1), plan);
+  for (const auto& plan : plans) times.emplace_back(timer.mean_ms(plan, 1, 1), plan);
   const auto faster = [](const Timed& a, const Timed& b) { return a.first < b.first; };
   std::sort(times.begin(), times.end(), faster);
   times.resize(std::min(times.size(), kFinalists));
-  for (auto& [ms, plan] : times) ms = timer.mean_ms(plan, kFinalSteps);
+  for (auto& [ms, plan] : times) ms = timer.mean_ms(plan, 1, kFinalSteps);
   return std::min_element(times.begin(), times.end(), faster)->second;
 }
 
@@ -82,8 +86,9 @@ double ratio(Timer& timer, const memory::Plan& ours, const memory::Plan& theirs,
   std::vector<double> ratios;
   for (int pair = 0; pair < pairs; ++pair) {
     const bool first = pair % 2 == 0;
-    const double a = timer.mean_ms(first ? ours : theirs, kPairSteps);
-    const double b = timer.mean_ms(first ? theirs : ours, kPairSteps);
+    const int step = 1 + pair * kPairSteps;
+    const double a = timer.mean_ms(first ? ours : theirs, step, kPairSteps);
+    const double b = timer.mean_ms(first ? theirs : ours, step, kPairSteps);
     ratios.push_back(first ? b / a : a / b);
   }
   return median(ratios);
@@ -104,10 +109,10 @@ std::vector<std::int64_t> budgets_of(const Session& session, int count) {
   return budgets;
 }
 
-double search_under(std::int64_t budget, TinyRanks& ranks, int pairs) {
+double search_under(std::int64_t budget, TinyRanks& ranks, Drawn& drawn, int pairs) {
   ranks.config.memory.budget = std::to_string(budget);
   Session session(ranks.config, *ranks.communicator, *ranks.source);
-  Timer timer(ranks, session);
+  Timer timer(ranks, drawn, session);
   const memory::Plan ours = session.plan;
   const auto plans = fitting(session);
   const memory::Plan best = exhaustive(timer, plans);
@@ -124,13 +129,14 @@ double search_under(std::int64_t budget, TinyRanks& ranks, int pairs) {
 void run(int count, int pairs) {
   TinyRanks ranks("search-bench");
   ranks.config.train.max_steps = 4096;
+  Drawn drawn(ranks);
   std::vector<std::int64_t> budgets;
   {
     const Session ample(ranks.config, *ranks.communicator, *ranks.source);
     budgets = budgets_of(ample, count);
   }
   std::vector<double> shares;
-  for (const std::int64_t budget : budgets) shares.push_back(search_under(budget, ranks, pairs));
+  for (const std::int64_t budget : budgets) shares.push_back(search_under(budget, ranks, drawn, pairs));
   if (!ranks.first()) return;
   const double worst = *std::min_element(shares.begin(), shares.end());
   fmt::print("FIGURE policy's plan over exhaustive search, median of {} budgets = {:.3f}\n", shares.size(),

@@ -8,10 +8,12 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "bench/program.h"
+#include "data/sample_stream.h"
 #include "ddp/handshake.h"
 #include "model/init_model.h"
 #include "train/session.h"
@@ -68,17 +70,42 @@ struct TinyRanks {
   std::unique_ptr<data::SampleSource> source;
 };
 
+/// All samples of the source in memory, in the order in which a run draws them: nobody waits for a disk here.
+class Drawn {
+ public:
+  explicit Drawn(const TinyRanks& ranks)
+      : communicator_(*ranks.communicator),
+        stream_(ranks.source->training(), static_cast<std::uint64_t>(ranks.config.run.seed)) {
+    for (std::int64_t i = 0; i < ranks.source->size(); ++i) samples_.push_back(ranks.source->load(i));
+  }
+  /// This rank's part of `count` samples from `position` on.
+  std::vector<model::StreamSample> share_of(std::int64_t position, std::int64_t count) {
+    const std::int64_t rank = communicator_.rank(), world = communicator_.world();
+    const std::int64_t begin = count * rank / world, end = count * (rank + 1) / world;
+    std::vector<model::StreamSample> drawn;
+    for (std::int64_t i = position + begin; i < position + end; ++i) {
+      const auto place = static_cast<std::uint64_t>(i);
+      drawn.push_back({&samples_[static_cast<std::size_t>(stream_.at(place))], place});
+    }
+    return drawn;
+  }
+
+ private:
+  ddp::Communicator& communicator_;
+  data::SampleStream stream_;
+  std::vector<Sample> samples_;
+};
+
 inline double time_ms(const auto& action) {
   const auto began = std::chrono::steady_clock::now();
   action();
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
 }
 
-/// Milliseconds of step `number` under `plan`, filled as `fill` says, loading left out; all ranks begin together.
-/// Throws what ended the step.
-inline double time_step_ms(Session& session, std::int64_t number, const memory::Plan& plan, const memory::Fill& fill) {
-  std::vector<std::shared_ptr<const Sample>> hold;
-  const auto samples = session.load_share(number, hold);
+/// Milliseconds of a step of these samples under `plan`, filled as `fill` says; all ranks begin together. Throws what
+/// ended the step.
+inline double time_step_ms(Session& session, std::int64_t number, std::span<const model::StreamSample> samples,
+                           const memory::Plan& plan, const memory::Fill& fill) {
   StepInput input;
   input.step = number;
   input.updates = number - 1;

@@ -3,6 +3,7 @@
 // be cut.
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -37,9 +38,11 @@ class Draws {
   memory::MicroBatchShape heaviest(int micro_batch);
 
   /// {size: steps}: of what size a step's micro-batches will be under a plan of `micro_batch`, when each is filled up
-  /// to `most` samples within the tokens and patches of `limit`. All ranks wait for the fullest, so that one counts.
-  /// {micro_batch: 1} for a run of more than kMost draws.
-  std::map<int, std::int64_t> filled(int micro_batch, int most, const memory::MicroBatchShape& limit);
+  /// to `most` samples as long as it fits; of kLooked steps, spread over the run. All ranks wait for the fullest, so
+  /// that one counts. {micro_batch: 1} for a run of more than kMost draws.
+  std::map<int, std::int64_t> filled(int micro_batch, int most,
+                                     const std::function<bool(const memory::MicroBatchShape&)>& fits);
+  static constexpr std::int64_t kLooked = 32;
 
  private:
   std::int64_t share() const { return (options_.effective_batch + options_.world - 1) / options_.world; }

@@ -296,14 +296,18 @@ TEST_P(Ops, ElementWise) {
 
 TEST_P(Ops, ExtremeValuesStayWhatTheyAre) {
   const float inf = INFINITY, nan = NAN;
-  const Tensor x = torch::tensor({-inf, -200.0F, -90.0F, -1e-4F, 0.0F, 1e-4F, 90.0F, 200.0F, inf, nan}).to(type());
+  const Tensor x = torch::tensor({-200.0F, -90.0F, -1e-4F, 0.0F, 1e-4F, 90.0F, 200.0F, nan}).to(type());
   for (const auto& [mine, theirs] : std::vector<std::pair<Tensor, Tensor>>{{swish(x), at::silu(x)},
                                                                            {gelu_erf(x), at::gelu(x)},
                                                                            {gelu_tanh(x), at::gelu(x, "tanh")},
                                                                            {cast(x, at::kFloat), x.to(at::kFloat)}}) {
-    const Tensor a = mine.to(at::kFloat).slice(0, 1), b = theirs.to(at::kFloat).slice(0, 1);
+    const Tensor a = mine.to(at::kFloat), b = theirs.to(at::kFloat);
     EXPECT_TRUE(at::allclose(a, b, 2e-2, 1e-6, true)) << a << b;
   }
+  // Of infinity PyTorch's gelu makes NaN on some processors (oneDNN's kernels) and infinity on others: no oracle here.
+  const Tensor above = torch::tensor({inf}).to(type());
+  for (const Tensor& out : {swish(above), gelu_erf(above), gelu_tanh(above), cast(above, at::kFloat)})
+    EXPECT_EQ(out.to(at::kFloat).item<float>(), inf);
   EXPECT_TRUE(at::isnan(cast(torch::tensor({nan}), at::kBFloat16)).item<bool>());
 }
 
