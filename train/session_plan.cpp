@@ -11,6 +11,8 @@
 #include "ddp/handshake.h"
 #include "train/calibration_file.h"
 #include "train/candidates.h"
+#include "train/contenders.h"
+#include "train/costs.h"
 #include "train/options.h"
 #include "train/plan_table_file.h"
 #include "train/session.h"

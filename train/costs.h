@@ -1,0 +1,14 @@
+#pragma once
+// What a micro-batch takes on this machine: the cost model behind the candidates' times.
+
+#include "memory/planning/candidates.h"
+#include "train/session.h"
+
+namespace plimsoll::train {
+
+/// Times micro-batches of a middling sample on every rank at once, as training will run them, and takes the slowest
+/// rank's: a few sizes, then what recomputing and offloading add. Ends early when it has taken kMostMicroseconds.
+/// Collective: the same model on every rank. Needs the session's model, buffers and predictor.
+memory::CostModel measure_costs(Session& session);
+
+}  // namespace plimsoll::train
