@@ -25,6 +25,7 @@ namespace plimsoll {
 namespace {
 
 constexpr std::size_t kRunnersUp = 3;
+constexpr int kGuidesPictures = 2, kGuidesSide = 448, kGuidesRank = 8;  // of the rows that people wrote by hand
 constexpr int kTextTokens = 88;  // of a prompt's template and instruction: two pictures of 448 px make it 600 tokens
 
 /// The folder of a built-in model, gone with this object.
@@ -103,6 +104,11 @@ Subject made_up(const train::Config& config, int images, int side, int text) {
   return subject;
 }
 
+// Pictures as the run would resize them.
+int side_of(const train::Config& config) {
+  return config.data.resolution > 0 ? static_cast<int>(config.data.resolution) : kGuidesSide;
+}
+
 std::string gigabytes(std::int64_t bytes) { return fmt::format("{:.2f} GB", static_cast<double>(bytes) / 1e9); }
 
 train::Config with_rank(train::Config config, int rank) {
@@ -163,10 +169,9 @@ void fill_guide(const train::Config& config, const Subject& subject, train::Fore
   };
   const std::int64_t kept = activations(forecast, with), all = activations(forecast, without);
   train::Config other = config;
-  other.model.dtype = config.model.dtype == "bf16" ? "fp32" : "bf16";
+  other.model.dtype = "fp32";
   train::Forecast twin(other, subject.dims, subject.shapes, config.batch.effective);
   const std::int64_t ours = forecast.live(with), theirs = twin.live(with);
-  const std::int64_t bf16 = std::min(ours, theirs), fp32 = std::max(ours, theirs);
   const auto saved = [](std::int64_t less, std::int64_t more) {
     return fmt::format("{:.0f} %", 100.0 * (1.0 - static_cast<double>(less) / static_cast<double>(more)));
   };
@@ -183,9 +188,20 @@ void fill_guide(const train::Config& config, const Subject& subject, train::Fore
        "the same; norms are made again in backward and attention keeps no scores"},
       {"total", "14 to 17 GB", gigabytes(ours), "the sum of the above, the trained weights and the workspace"},
       {"recompute saves", "50 to 70 %", saved(kept, all), "of the activations; block inputs stay"},
-      {"bf16 saves", "about 30 %", saved(bf16, fp32),
+      {"bf16 saves", "about 30 %", saved(ours, theirs),
        "of the total against fp32 throughout: weights and activations halve, trained parts stay in fp32"},
   };
+}
+
+// Under the guides' own setting, whatever is planned for.
+void fill_guides(const train::Config& config, PlanReport& report) {
+  train::Config theirs = with_rank(config, kGuidesRank);
+  theirs.model.dtype = "bf16";
+  const Subject subject = made_up(theirs, kGuidesPictures, kGuidesSide, kTextTokens);
+  train::Forecast forecast(theirs, subject.dims, subject.shapes, theirs.batch.effective);
+  fill_rows(forecast, report);
+  fill_guide(theirs, subject, forecast, report);
+  report.dry_runs += forecast.dry_runs();
 }
 
 PlannedCard planned(train::Forecast& forecast, std::int64_t card, std::int64_t overhead, bool expandable_segments) {
@@ -210,7 +226,7 @@ cxxopts::Options plan_options() {
       cxxopts::value<std::string>()->default_value("1GiB"));
   add("size", "Plan for a built-in model instead of model.path: tiny, wide or 3b", cxxopts::value<std::string>());
   add("images", "Pictures of a made-up sample", cxxopts::value<int>()->default_value("2"));
-  add("side", "Pixels of their sides", cxxopts::value<int>()->default_value("448"));
+  add("side", "Pixels of their sides (default: data.resolution, else 448)", cxxopts::value<int>());
   add("text-tokens", "Tokens of its text", cxxopts::value<int>()->default_value(std::to_string(kTextTokens)));
   add("task", "Only samples of this task of the dataset: its number or text", cxxopts::value<std::string>());
   add("safe-batch", "Print one number: the largest micro-batch that fits the first budget");
@@ -231,11 +247,15 @@ int run_plan(const std::vector<std::string>& args) {
   if (parsed->count("size") > 0) config.model.path = built_in.emplace((*parsed)["size"].as<std::string>()).path();
   if (config.model.path.empty())
     fail(ExitCode::kUsage, "no model: give --config with model.path, --set model.path=DIR, or --size 3b");
+  if (parsed->count("task") > 0 && parsed->count("size") > 0)
+    fail(ExitCode::kUsage, "--task with --size {}: samples of a built-in model are made up; leave one out",
+         (*parsed)["size"].as<std::string>());
   const auto task = parsed->count("task") > 0 ? std::optional((*parsed)["task"].as<std::string>()) : std::nullopt;
   if (task && !has_data(config)) fail(ExitCode::kUsage, "--task {}: needs a dataset; set data.path", *task);
   const Subject subject = has_data(config) && parsed->count("size") == 0
                               ? from_data(config, task)
-                              : made_up(config, (*parsed)["images"].as<int>(), (*parsed)["side"].as<int>(),
+                              : made_up(config, (*parsed)["images"].as<int>(),
+                                        parsed->count("side") > 0 ? (*parsed)["side"].as<int>() : side_of(config),
                                         (*parsed)["text-tokens"].as<int>());
   const auto cards = parse_sizes((*parsed)["budget"].as<std::string>(), "--budget");
 
@@ -246,7 +266,9 @@ int run_plan(const std::vector<std::string>& args) {
   train::Forecast forecast(config, subject.dims, subject.shapes, config.batch.effective);
   if (parsed->count("safe-batch") > 0) {
     memory::Plan plan = everything_recomputed(forecast);
-    if (config.memory.recompute.is("none")) plan.recompute_blocks = 0;
+    plan.recompute_blocks =
+        train::configured_recompute(config.memory, plan.recompute_blocks).value_or(plan.recompute_blocks);
+    plan.offload = config.memory.offload.is("on") && plan.recompute_blocks > 0;
     fmt::print("{}\n", forecast.largest_micro_batch(cards.front() - report.overhead, plan));
     return 0;
   }
@@ -257,13 +279,14 @@ int run_plan(const std::vector<std::string>& args) {
   report.static_bytes = forecast.dry().static_bytes();
   report.expandable_segments = parsed->count("expandable-segments") > 0;
   for (const std::int64_t card : cards)
+    if (card <= report.overhead)
+      fail(ExitCode::kUsage, "--budget {}: its driver and libraries take {} of it (--overhead); give a larger card",
+           format_bytes(card), format_bytes(report.overhead));
+  for (const std::int64_t card : cards)
     report.cards.push_back(planned(forecast, card, report.overhead, report.expandable_segments));
   if (parsed->count("no-table") == 0) {
     fill_table(config, subject, cards, report);
-    if (is_of_the_guides(forecast)) {
-      fill_rows(forecast, report);
-      fill_guide(config, subject, forecast, report);
-    }
+    if (is_of_the_guides(forecast)) fill_guides(config, report);
   }
   report.dry_runs += forecast.dry_runs();
   fmt::print("{}", parsed->count("json") > 0 ? to_json(report) : to_text(report));

@@ -10,6 +10,7 @@
 #include "core/file.h"
 #include "launcher/commands.h"
 #include "launcher/run_config.h"
+#include "train/options.h"
 #include "train/plan_table_file.h"
 #include "train/tune.h"
 
@@ -53,6 +54,11 @@ int run_tune(const std::vector<std::string>& args) {
   if (tune.steps < 1 || tune.contenders < 1)
     fail(ExitCode::kUsage, "--steps {} --contenders {}: give at least 1", tune.steps, tune.contenders);
   const auto budgets = parse_sizes(required(*parsed, "budget"), "--budget");
+  for (const std::int64_t budget : budgets) {
+    if (budget > train::machine_memory())
+      fail(ExitCode::kUsage, "--budget {}: more than the {} of this machine, where plans are measured; give less",
+           format_bytes(budget), format_bytes(train::machine_memory()));
+  }
   const auto table =
       train::tune(read_config(*parsed), budgets, tune, [](const std::string& text) { fmt::print("{}\n", text); });
   if (table.rows.empty()) fail(ExitCode::kMemory, "no plan fits any of these budgets: {}", required(*parsed, "budget"));

@@ -72,7 +72,7 @@ void write_calibration(const Session& session) {
   const auto file = calibration_file(session.config.memory, key);
   if (!file || calibration.entries().empty()) return;
   try {
-    std::filesystem::create_directories(file->parent_path());
+    if (file->has_parent_path()) std::filesystem::create_directories(file->parent_path());
     write_file_durably(*file, memory::to_json(calibration, key));
   } catch (const std::exception& error) {
     spdlog::warn("memory.calibration: {}", error.what());

@@ -10,11 +10,6 @@
 namespace plimsoll::train {
 namespace {
 
-bool turns(const Config& config, const char* knob) {
-  const auto& knobs = config.memory.knobs;
-  return std::find(knobs.begin(), knobs.end(), knob) != knobs.end();
-}
-
 // The numbers of language blocks worth a dry run: all of few, quarters of many.
 std::vector<int> language_choices(const Config& config, int blocks) {
   if (const auto given = configured_recompute(config.memory, blocks)) return {*given};
@@ -94,9 +89,9 @@ std::vector<memory::Plan> ways_to_recompute(const Config& config, const model::V
 std::vector<memory::Plan> allowed_plans(const Config& config, const model::VlaModel& model, std::int64_t share) {
   auto sizes = memory::useful_micro_batches(share, static_cast<int>(config.batch.min_micro),
                                             static_cast<int>(config.batch.max_micro));
-  if (!turns(config, "micro_batch") || !config.batch.micro.is("auto")) {
+  if (!config.batch.micro.is("auto")) {
     // Where it begins must be among them; where it may not move, it is the only one.
-    const int given = config.batch.micro.is("auto") ? sizes.back() : static_cast<int>(config.batch.micro.as_integer());
+    const int given = static_cast<int>(config.batch.micro.as_integer());
     if (!turns(config, "micro_batch")) sizes.clear();
     if (std::find(sizes.begin(), sizes.end(), given) == sizes.end()) sizes.push_back(given);
   }

@@ -12,14 +12,6 @@ namespace {
 
 constexpr std::int64_t kGapOne = 10000;
 
-// Whether two plans are the same work. They differ in the micro-batch that they begin with at most, and steps are
-// filled: what takes the same time in the model is filled alike.
-bool alike(const memory::Candidate& a, const memory::Candidate& b) {
-  memory::Plan plan = a.plan;
-  plan.micro_batch = b.plan.micro_batch;
-  return plan == b.plan && a.microseconds == b.microseconds;
-}
-
 // The fastest of the candidates that fit and show the largest pictures, one of each that are alike, as places in the
 // table.
 std::vector<std::size_t> contenders(const memory::CandidateTable& table, const memory::ChoiceLimits& limits,
@@ -31,9 +23,11 @@ std::vector<std::size_t> contenders(const memory::CandidateTable& table, const m
     if (!places.empty()) {
       const memory::Candidate& fastest = all[places.front()];
       if (all[i].plan.resolution != fastest.plan.resolution) break;
-      if (all[i].microseconds - fastest.microseconds > fastest.microseconds / kGapOne * kContenderGap) break;
+      if (all[i].microseconds - fastest.microseconds > memory::scaled(fastest.microseconds, kContenderGap, kGapOne))
+        break;
     }
-    if (std::none_of(places.begin(), places.end(), [&](std::size_t place) { return alike(all[place], all[i]); }))
+    if (std::none_of(places.begin(), places.end(),
+                     [&](std::size_t place) { return memory::alike(all[place], all[i]); }))
       places.push_back(i);
   }
   return places;
@@ -63,7 +57,7 @@ std::vector<Stopwatch::Shares> time_in_turns(Session& session, std::span<const m
     const bool second = round % 2 == 1;
     for (const std::size_t i : running) {
       if (stopwatch.time_is_up()) return round < 2 ? std::vector<Stopwatch::Shares>(plans.size()) : best;
-      const auto took = stopwatch.time_shares(plans[i], std::min(steps, session.config.train.max_steps), known);
+      const auto took = stopwatch.time_shares(plans[i], std::min(steps, session.steps), known);
       // The very first only warms up.
       if (round < 2 || !second || took.microseconds == 0 || took.microseconds < best[i].microseconds) best[i] = took;
     }
@@ -77,7 +71,7 @@ std::vector<Stopwatch::Shares> time_in_turns(Session& session, std::span<const m
 std::int64_t allowance_for(const Session& session, std::span<const std::size_t> places,
                            std::span<const memory::Candidate> all) {
   const std::int64_t run = places.empty() ? 0 : all[places.front()].microseconds;
-  return std::min(kMostMicroseconds, memory::scaled(run, session.config.train.max_steps, kLeastRun));
+  return std::min(kMostMicroseconds, memory::scaled(run, session.steps, kLeastRun));
 }
 
 }  // namespace
@@ -103,7 +97,7 @@ memory::CandidateTable time_contenders(Session& session, const memory::Candidate
     modelled += model;
     measured += took;
     for (std::size_t k = 0; k < before.size(); ++k)
-      if (alike(before[k], one)) known_times[k] = memory::scaled(took, one.microseconds, model);
+      if (memory::alike(before[k], one)) known_times[k] = memory::scaled(took, one.microseconds, model);
   }
   if (measured == 0) return table;
   std::vector<memory::Candidate> all(before.begin(), before.end());

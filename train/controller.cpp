@@ -66,7 +66,7 @@ std::optional<memory::Decision> Controller::predict(std::int64_t step, std::span
 
 std::optional<bool> Controller::settled(const memory::Plan& plan) const {
   if (config_.kind != memory::PolicyKind::kPredictive || !judged_) return std::nullopt;
-  return memory::settled(config_, *judged_, plan, share_, candidates_, state_);
+  return memory::settled(config_, *judged_, plan, candidates_, state_);
 }
 
 memory::Decision Controller::after_failure(std::int64_t step, std::span<const ddp::Report> reports,

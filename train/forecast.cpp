@@ -63,15 +63,28 @@ std::int64_t Forecast::workspace() {
   std::vector<SampleShape> shapes;
   for (std::int64_t i = 0; i < most; ++i)
     shapes.push_back(heaviest_[std::min(static_cast<std::size_t>(i), heaviest_.size() - 1)]);
-  return workspace_ = std::max(dry_->scratch_bytes(shapes), dry_->evaluation_scratch_bytes(shapes));
+  const std::int64_t evaluation = config_.train.eval_samples > 0 ? dry_->evaluation_scratch_bytes(shapes) : 0;
+  return workspace_ = std::max(dry_->scratch_bytes(shapes), evaluation);
+}
+
+std::int64_t Forecast::evaluation_bytes(const memory::MicroBatchShape& shape) const {
+  return config_.train.eval_samples > 0 ? dry_->evaluation_bytes(shape) : 0;
+}
+
+// Of the phase that needs most.
+memory::Ledger Forecast::ledger(const memory::Plan& plan) const {
+  const auto shape = heaviest(plan.micro_batch);
+  const bool evaluation = evaluation_bytes(shape) > dry_->activation_bytes(shape, plan);
+  return evaluation ? dry_->evaluation(shape) : dry_->micro_batch(shape, plan);
 }
 
 std::int64_t Forecast::live(const memory::Plan& plan) {
-  const auto key = std::make_pair(memory::plan_hash(plan), plan.micro_batch);
+  const std::array key = {plan.resolution,       plan.micro_batch,      plan.recompute_blocks,
+                          plan.recompute_vision, plan.recompute_expert, plan.offload ? 1 : 0};
   if (const auto found = known_.find(key); found != known_.end()) return found->second;
   ++dry_runs_;
   const auto shape = heaviest(plan.micro_batch);
-  const std::int64_t activations = std::max(dry_->activation_bytes(shape, plan), dry_->evaluation_bytes(shape));
+  const std::int64_t activations = std::max(dry_->activation_bytes(shape, plan), evaluation_bytes(shape));
   return known_[key] = dry_->static_bytes() + workspace() + activations;
 }
 
@@ -87,7 +100,7 @@ PlanBytes Forecast::bytes(const memory::Plan& plan, std::int64_t usable, bool ex
   fits = fits && allocator.allocate(workspace(), ++offset);
   allocator.release_cached();  // as after loading, before the first step
   allocator.reset_peaks();
-  const auto events = dry_->micro_batch(heaviest(plan.micro_batch), plan).events();
+  const auto events = ledger(plan).events();
   ++dry_runs_;
   for (int i = 0; i < 3; ++i) play(events);
   const auto& stats = allocator.stats();
@@ -97,8 +110,7 @@ PlanBytes Forecast::bytes(const memory::Plan& plan, std::int64_t usable, bool ex
 memory::Breakdown Forecast::breakdown(const memory::Plan& plan) {
   memory::Breakdown parts = dry_->static_breakdown();
   parts["workspace"] += workspace();
-  for (const auto& [label, size] : dry_->micro_batch(heaviest(plan.micro_batch), plan).breakdown_at_peak())
-    parts["activations: " + label] += size;
+  for (const auto& [label, size] : ledger(plan).breakdown_at_peak()) parts["activations: " + label] += size;
   std::erase_if(parts, [](const auto& entry) { return entry.second == 0; });
   return parts;
 }

@@ -2,6 +2,7 @@
 // What fits on cards that nobody here owns: plans, peaks and what they are made of, from config.json alone. Nothing of
 // the model is allocated. Behind `plimsoll plan`.
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -41,7 +42,7 @@ class Forecast {
   /// micro-batch.
   Forecast(const Config& config, const data::SampleDims& dims, std::vector<SampleShape> heaviest, std::int64_t share);
 
-  /// Peak of a plan: the maximum over its phases, training and evaluation.
+  /// Peak of a plan: the maximum over its phases, training and, with train.eval_samples, evaluation.
   std::int64_t live(const memory::Plan& plan);
   /// The same through the caching allocator's rules on a card with `usable` bytes, over several micro-batches in a row.
   PlanBytes bytes(const memory::Plan& plan, std::int64_t usable, bool expandable_segments);
@@ -62,6 +63,8 @@ class Forecast {
 
  private:
   memory::MicroBatchShape heaviest(int samples) const;
+  std::int64_t evaluation_bytes(const memory::MicroBatchShape& shape) const;
+  memory::Ledger ledger(const memory::Plan& plan) const;
   /// As a run sizes it where it has the room (Session::choose_workspace): for the largest micro-batch it may choose.
   std::int64_t workspace();
 
@@ -70,7 +73,7 @@ class Forecast {
   std::int64_t share_;
   std::int64_t target_;  ///< 1/10000
   std::unique_ptr<DryStep> dry_;
-  std::map<std::pair<std::uint32_t, int>, std::int64_t> known_;
+  std::map<std::array<int, 6>, std::int64_t> known_;  ///< by the numbers of a plan
   std::int64_t workspace_ = -1;
   memory::CandidateTable candidates_;
   int dry_runs_ = 0;

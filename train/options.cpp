@@ -76,6 +76,11 @@ memory::PolicyConfig policy_config(const Config& config) {
   return policy;
 }
 
+bool turns(const Config& config, const char* knob) {
+  const auto& knobs = config.memory.knobs;
+  return std::find(knobs.begin(), knobs.end(), knob) != knobs.end();
+}
+
 std::vector<int> lower_resolutions(const Config& config) {
   const memory::PolicyConfig policy = policy_config(config);
   std::vector<int> lower;
@@ -114,6 +119,17 @@ std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world
          value.to_toml(), format_bytes(machine), format_bytes(available));
   }
   return bytes;
+}
+
+void check_budget_changes(const memory::MemoryConfig& config, int world, std::int64_t machine) {
+  for (const auto& change : config.budget_changes) {
+    if (change.rank >= world)
+      fail(ExitCode::kUsage, "memory.budget_changes: rank {} at step {}, and there are {} ranks; give 0 to {}",
+           change.rank, change.step, world, world - 1);
+    if (const std::int64_t bytes = changed_budget(change, machine); bytes > machine)
+      fail(ExitCode::kUsage, "memory.budget_changes: {} at step {} is more than the {} of this machine; write less",
+           change.budget.to_toml(), change.step, format_bytes(machine));
+  }
 }
 
 std::int64_t changed_budget(const memory::BudgetChange& change, std::int64_t budget) {

@@ -30,6 +30,8 @@ std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world
                          std::int64_t machine);
 
 /// The new budget of a change, of `budget` at start.
+/// Throws Error(kUsage) for a change of a rank that is not there, or to more than the machine has.
+void check_budget_changes(const memory::MemoryConfig& config, int world, std::int64_t machine);
 std::int64_t changed_budget(const memory::BudgetChange& change, std::int64_t budget);
 
 /// Blocks to recompute for memory.recompute "none", "all" or a number; nothing for "auto". Throws Error(kUsage) when
@@ -41,6 +43,9 @@ std::int64_t available_memory(int local_ranks);
 
 /// All memory of this machine.
 std::int64_t machine_memory();
+
+/// Whether memory.knobs names it.
+bool turns(const Config& config, const char* knob);
 /// "Some CPU, 8 cores": what times depend on.
 std::string processor_name();
 

@@ -28,17 +28,20 @@ std::vector<fs::path> tables_by_name() {
   return files;
 }
 
-/// Of the first that is this run's.
-std::string name_of_own(const std::string& key) {
+/// Of the first that is this run's and of its share; else of the first that is this run's.
+std::string name_of_own(const std::string& key, std::int64_t share) {
+  std::string other;
   for (const auto& file : tables_by_name()) {
     try {
-      if (memory::plan_table_from_toml(read_file(file, ExitCode::kUsage), file.string()).key == key)
-        return file.string();
+      const auto table = memory::plan_table_from_toml(read_file(file, ExitCode::kUsage), file.string());
+      if (table.key != key) continue;
+      if (table.share == share) return file.string();
+      if (other.empty()) other = file.string();
     } catch (const Error& error) {
       spdlog::warn("{}; it is passed over", error.what());
     }
   }
-  return "";
+  return other;
 }
 
 }  // namespace
@@ -50,7 +53,7 @@ std::string table_key(const Session& session) {
 std::optional<FoundTable> find_table(Session& session) {
   std::string file = session.config.memory.table, text;
   if (file == "off") return std::nullopt;
-  if (session.communicator.rank() == 0 && file == "auto") file = name_of_own(table_key(session));
+  if (session.communicator.rank() == 0 && file == "auto") file = name_of_own(table_key(session), session.share);
   file = ddp::share_text(session.communicator, file).front();
   if (file.empty()) return std::nullopt;
   std::string trouble;
@@ -58,7 +61,8 @@ std::optional<FoundTable> find_table(Session& session) {
     try {
       text = read_file(file, ExitCode::kUsage);
     } catch (const Error& error) {
-      trouble = error.what();  // the others must hear of it
+      trouble = fmt::format("memory.table: {}; make one with `plimsoll tune`, or set memory.table = \"off\"",
+                            error.what());  // the others must hear of it
     }
   }
   trouble = ddp::share_text(session.communicator, trouble).front();

@@ -101,7 +101,7 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
   Loop loop(session, log);
   Outcome outcome = loop.run();
   step = session.state.step;
-  if (!session.candidates.empty()) log.line(shortfall_line(session.controller->state().calibration));
+  log.line(shortfall_line(session.controller->state().calibration));
   if (samples > 0 && outcome.code == ExitCode::kDone)
     log.line(error_line("end", measure_action_error(session, samples)));
   if (const auto newest = newest_checkpoint(session.checkpoint_root())) {

@@ -74,6 +74,7 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
     fail(ExitCode::kUsage, "batch.effective is {} for {} ranks; every rank needs at least one sample",
          config.batch.effective, comm.world());
   }
+  check_budget_changes(config.memory, comm.world(), machine_memory());
   meter.set_workspace(0);  // of a session before this one
   meter.set_budget(budget);
   dry = std::make_unique<DryStep>(options, static_cast<std::uint64_t>(config.run.seed), config.batch.effective,
@@ -215,6 +216,8 @@ void Session::resume(bool from_newest) {
   compare_on_all_ranks("resumed weights", fmt::format("{:012x}", buffers->weight_hash()));
   step->agreement().skips_in_row = state.skips_in_row;
   controller->state() = memory::policy_state_from_json(state.policy);
+  auto& learned_peaks = controller->state().calibration;
+  if (!learned_peaks.is_of_world(communicator.world())) learned_peaks = learned_peaks.for_world(communicator.world());
   if (!state.window.empty()) controller->restore_window(memory::window_from_json(state.window));
   adopt_saved_plan();
   spdlog::info("resumed from {} at step {}", newest->string(), state.step);

@@ -85,17 +85,19 @@ struct Session {
 
  private:
   std::vector<SampleShape> heaviest_at(int resolution) const;
+  std::int64_t leanest_bytes(const memory::MicroBatchShape& shape, const memory::Plan& usual) const;
   memory::MicroBatchShape heaviest_evaluation(const memory::Plan& plan) const;
   std::int64_t evaluation_bytes(const memory::Plan& plan) const;
   void size_workspace();
   std::int64_t choose_workspace();
   void choose_plan();
   void choose_candidate();
+  memory::CandidateTable candidates_of(std::int64_t micro_batch) const;
   memory::CandidateTable start_candidates() const;
   void start_from_table(const memory::ChoiceLimits& limits, const memory::PolicyState& known);
   void warn_of_unread_table(const char* why) const;
   void choose_largest();
-  [[noreturn]] void refuse_budget(int rank, std::int64_t needed, std::int64_t bytes) const;
+  [[noreturn]] void refuse_budget(int rank, std::int64_t micro, std::int64_t needed, std::int64_t bytes) const;
   void shake_hands();
   void adopt_saved_plan();
   void compare_on_all_ranks(const char* name, const std::string& value);

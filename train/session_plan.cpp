@@ -59,14 +59,23 @@ std::int64_t Session::choose_workspace() {
   const auto whole = std::min(heaviest.size(), static_cast<std::size_t>(config.batch.max_micro));
   auto micro = whole;
   while (micro > smallest && least + scratch(micro) > budget) micro = std::max(smallest, micro / 2);
-  if (const auto needed = least + scratch(micro); needed > budget) {
-    refuse_budget(communicator.rank(), needed, budget);
-  }
+  const auto needed =
+      meter.live() + leanest_bytes(total(std::span(lightest).first(smallest)), leanest) + scratch(micro);
+  if (needed > budget) refuse_budget(communicator.rank(), static_cast<std::int64_t>(smallest), needed, budget);
   const std::vector<std::int64_t> mine = {static_cast<std::int64_t>(micro)};
   for (const auto& numbers : ddp::share_numbers(communicator, mine))
     micro = std::min(micro, static_cast<std::size_t>(numbers.at(0)));
   if (micro < whole) config.batch.max_micro = static_cast<std::int64_t>(micro);
   return scratch(micro);
+}
+
+// Of the way to recompute that needs least; the other policies start with one way only.
+std::int64_t Session::leanest_bytes(const memory::MicroBatchShape& shape, const memory::Plan& usual) const {
+  std::int64_t least = predictor->bytes(shape, usual);
+  if (config.memory.policy != "predictive") return least;
+  for (const auto& tried : allowed_plans(config, *model, share))
+    least = std::min(least, predictor->bytes(shape, tried));
+  return least;
 }
 
 memory::MicroBatchShape Session::heaviest_evaluation(const memory::Plan& wanted) const {
@@ -84,9 +93,7 @@ std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
 }
 
 int Session::fill_most() const {
-  const auto& knobs = config.memory.knobs;
-  const bool turns = std::find(knobs.begin(), knobs.end(), "micro_batch") != knobs.end();
-  if (config.memory.policy != "predictive" || !turns) return 0;
+  if (config.memory.policy != "predictive" || !turns(config, "micro_batch")) return 0;
   return static_cast<int>(std::min(share, config.batch.max_micro));
 }
 
@@ -105,13 +112,15 @@ memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number, cons
   return {most, memory::fill_bytes(judged, limits, known) - meter.live()};
 }
 
-[[noreturn]] void Session::refuse_budget(int rank, std::int64_t needed, std::int64_t bytes) const {
-  fail(ExitCode::kMemory,
-       "rank {}: a micro-batch of {} needs {} and the budget is {} (memory.budget); no plan fits. Raise the budget, {}"
-       "or lower data.resolution",
-       rank, std::min<std::int64_t>(config.batch.min_micro, share), format_bytes(needed), format_bytes(bytes),
-       config.memory.recompute.is("auto") || config.memory.recompute.is("all") ? ""
-                                                                               : "set memory.recompute = \"all\", ");
+[[noreturn]] void Session::refuse_budget(int rank, std::int64_t micro, std::int64_t needed, std::int64_t bytes) const {
+  const bool may_recompute = config.memory.recompute.is("auto") || config.memory.recompute.is("all");
+  const bool may_shrink = config.batch.micro.is("auto") || micro <= 1;
+  fail(
+      ExitCode::kMemory,
+      "rank {}: a micro-batch of {} needs {} and the budget is {} (memory.budget); no plan fits. Raise the budget, {}{}"
+      "or lower data.resolution",
+      rank, micro, format_bytes(needed), format_bytes(bytes), may_shrink ? "" : "set batch.micro = \"auto\", ",
+      may_recompute ? "" : "set memory.recompute = \"all\", ");
 }
 
 void Session::choose_plan() {
@@ -141,11 +150,13 @@ void Session::choose_candidate() {
   const memory::Candidate* chosen = memory::first_choice(start, limits, fresh);
   if (chosen == nullptr) {
     const auto tightest = std::min_element(budgets.begin(), budgets.end());
-    const memory::Candidate* least = memory::smallest(candidates, budgets, fresh);
-    refuse_budget(static_cast<int>(tightest - budgets.begin()), least->bytes, *tightest);
+    const memory::Candidate* least = memory::smallest(start, budgets, fresh);
+    const int rank = static_cast<int>(tightest - budgets.begin());
+    refuse_budget(rank, least->plan.micro_batch, calibration.corrected(rank, least->plan, least->bytes), *tightest);
   }
   plan = chosen->plan;
   start_from_table(limits, fresh);
+  if (!turns(config, "micro_batch")) candidates = candidates_of(plan.micro_batch);  // it stays what it is now
 }
 
 // The measured plan of the table's row, where the dry run agrees that it fits.
@@ -171,14 +182,17 @@ void Session::warn_of_unread_table(const char* why) const {
     spdlog::warn("memory.table = \"{}\" is not read: {}", config.memory.table, why);
 }
 
-// Where batch.micro says with how many samples to begin, only candidates of that size.
-memory::CandidateTable Session::start_candidates() const {
-  if (config.batch.micro.is("auto")) return candidates;
+memory::CandidateTable Session::candidates_of(std::int64_t micro_batch) const {
   std::vector<memory::Candidate> some;
   for (const auto& candidate : candidates.all()) {
-    if (candidate.plan.micro_batch == config.batch.micro.as_integer()) some.push_back(candidate);
+    if (candidate.plan.micro_batch == micro_batch) some.push_back(candidate);
   }
   return memory::CandidateTable(std::move(some));
+}
+
+// Where batch.micro says with how many samples to begin, only candidates of that size.
+memory::CandidateTable Session::start_candidates() const {
+  return config.batch.micro.is("auto") ? candidates : candidates_of(config.batch.micro.as_integer());
 }
 
 // The other policies': the largest micro-batch at the configured recompute. Each rank says what fits under its own
@@ -206,7 +220,7 @@ void Session::choose_largest() {
   const std::vector<std::int64_t> mine = {micro, predicted_peak(plan), budget};
   const auto all = ddp::share_numbers(communicator, mine);
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
-    if (all[rank][0] == 0) refuse_budget(static_cast<int>(rank), all[rank][1], all[rank][2]);
+    if (all[rank][0] == 0) refuse_budget(static_cast<int>(rank), smallest, all[rank][1], all[rank][2]);
     micro = std::min(micro, static_cast<int>(all[rank][0]));
   }
   plan.micro_batch = micro;

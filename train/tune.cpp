@@ -24,8 +24,9 @@ std::optional<memory::TableRow> measure(Session& session, const memory::Candidat
   memory::TableRow row;
   row.budget = session.budget;
   row.plan = candidate.plan;
-  row.accumulation = (session.share + candidate.plan.micro_batch - 1) / candidate.plan.micro_batch;
   row.predicted_peak = candidate.bytes;
+  session.plan = candidate.plan;
+  if (session.loader) session.loader->set_resolution(candidate.plan.resolution);
   std::vector<std::shared_ptr<const Sample>> hold;
   std::chrono::duration<double> spent{};
   for (std::int64_t i = 0; i <= steps; ++i) {
@@ -41,7 +42,11 @@ std::optional<memory::TableRow> measure(Session& session, const memory::Candidat
     if (i > 0) spent += Clock::now() - start;  // the first warms up
     if (result.fatal) throw *result.fatal;
     if (result.guardian.failed || result.guardian.retries > 0) return std::nullopt;
-    row.measured_peak = std::max(row.measured_peak, result.reports.front().measured_peak_bytes);
+    // Filled steps need more than the plan was judged on, and take fewer micro-batches.
+    const ddp::Report& report = result.reports.front();
+    row.measured_peak = std::max(row.measured_peak, report.measured_peak_bytes);
+    row.predicted_peak = std::max(row.predicted_peak, report.predicted_peak_bytes);
+    row.accumulation = std::max<std::int64_t>(row.accumulation, result.guardian.micro_batches);
   }
   const double samples = static_cast<double>(steps * session.config.batch.effective);
   row.milli_samples_per_second = static_cast<std::int64_t>(1000.0 * samples / std::max(1e-9, spent.count()));
@@ -51,12 +56,17 @@ std::optional<memory::TableRow> measure(Session& session, const memory::Candidat
 std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& options,
                                          const std::function<void(const std::string&)>& say) {
   std::optional<memory::TableRow> best;
-  std::int64_t step = 0, tried = 0;
+  std::int64_t step = 0;
+  std::vector<memory::Candidate> tried;
   const std::int64_t allowed =
       session.budget / 10000 * memory::parse_fraction(session.config.memory.target, "memory.target");
   for (const auto& candidate : session.candidates.all()) {
-    if (candidate.bytes > allowed || tried == options.contenders) continue;
-    ++tried;
+    if (std::ssize(tried) == options.contenders) break;
+    // Smaller pictures are for where nothing else fits.
+    if (best && candidate.plan.resolution != best->plan.resolution) break;
+    const auto known = [&](const memory::Candidate& other) { return memory::alike(other, candidate); };
+    if (candidate.bytes > allowed || std::any_of(tried.begin(), tried.end(), known)) continue;
+    tried.push_back(candidate);
     const auto row = measure(session, candidate, options.steps, step);
     if (!row) continue;
     say(fmt::format("  {}: peak {}, {:.2f} samples/s", memory::to_string(row->plan), format_bytes(row->measured_peak),

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "core/error.h"
@@ -104,6 +105,12 @@ std::int64_t Calibration::shortfalls() const {
   std::int64_t all = 0;
   for (const Entry& entry : entries_) all = sum(all, entry.shortfalls);
   return all;
+}
+
+bool Calibration::is_of_world(int world) const {
+  std::set<int> ranks;
+  for (const Entry& entry : entries_) ranks.insert(entry.rank);
+  return ranks.empty() || (std::cmp_equal(ranks.size(), world) && *ranks.rbegin() == world - 1);
 }
 
 Calibration Calibration::for_world(int world) const {

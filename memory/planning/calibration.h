@@ -56,6 +56,8 @@ class Calibration {
   void restore(std::vector<Entry> entries);
   /// All one-sided violations so far, over ranks and classes: a first observation counts against the bare prediction.
   std::int64_t shortfalls() const;
+  /// Whether there are entries of each of the ranks 0..world-1 and of no other; or none at all.
+  bool is_of_world(int world) const;
   /// The largest offset and scale of each class over all ranks, as rank 0..world-1: for a run with other ranks on the
   /// same machine. Its counts start at nothing.
   Calibration for_world(int world) const;

@@ -182,6 +182,12 @@ const Candidate* CandidateTable::find(const Plan& plan) const {
   return found == candidates_.end() ? nullptr : &*found;
 }
 
+bool alike(const Candidate& a, const Candidate& b) {
+  Plan plan = a.plan;
+  plan.micro_batch = b.plan.micro_batch;
+  return plan == b.plan && a.microseconds == b.microseconds;
+}
+
 std::string to_text(const CandidateTable& table) {
   std::string text = fmt::format("{} {}\n", kHeader, table.all().size());
   for (const Candidate& candidate : table.all()) {

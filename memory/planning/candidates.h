@@ -43,6 +43,10 @@ class CandidateTable {
   std::uint32_t hash_ = 0;
 };
 
+/// Whether two candidates are the same work in every step: they differ in the micro-batch that they begin with at most,
+/// and take the same time. Steps are filled: what takes the same time in the cost model is filled alike.
+bool alike(const Candidate& a, const Candidate& b);
+
 /// The table as text, for the broadcast from rank 0, and back. Text that is no table is Error(kUsage).
 std::string to_text(const CandidateTable& table);
 CandidateTable candidate_table_from_text(std::string_view text);

@@ -5,6 +5,7 @@
 #include "core/bytes.h"
 #include "core/error.h"
 #include "memory/planning/decision_parts.h"
+#include "memory/planning/learning.h"
 #include "memory/planning/policy.h"
 
 namespace plimsoll::memory {
@@ -182,6 +183,7 @@ Decision decide(const PolicyConfig& config, const WindowSummary& window, const P
   const std::string retries = retry_text(window);
   const std::string also = retries.empty() ? "" : "; " + retries;
   remember_failures(config, window, current, state);
+  learn_peaks(window, current, state.calibration);  // no decision follows from it here; the next run may plan with it
   if (config.kind == PolicyKind::kFixed) {
     judge.hold(Cause::kFixed, "the fixed policy keeps its plan" + also);
   } else if (window.steps < config.adjustment_frequency) {

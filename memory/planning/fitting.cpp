@@ -5,18 +5,23 @@
 namespace plimsoll::memory {
 namespace {
 
-constexpr std::int64_t kLongest = std::int64_t{1} << 50;  // microseconds: 35 years; keeps sums and products in range
+/// It has at least 5 % more now: a neighbour has left, and what failed then says nothing any more.
+bool has_more(const FailedRank& failed, std::int64_t budget) {
+  return failed.budget_bytes > 0 && wide(budget) * 100 >= wide(failed.budget_bytes) * 105;
+}
 
-bool makes_sense(const MeasuredTime& time) { return time.predicted_microseconds > 0 && time.measured_microseconds > 0; }
-
-std::int64_t capped(std::int64_t microseconds) { return std::clamp<std::int64_t>(microseconds, 1, kLongest); }
-
-/// Every rank that failed has at least 5 % more now: a neighbour has left, and what failed then says nothing any more.
+/// Every rank that failed has more.
 bool lifted(const Wait& wait, std::span<const std::int64_t> budgets) {
   return !wait.ranks.empty() && std::all_of(wait.ranks.begin(), wait.ranks.end(), [&](const FailedRank& failed) {
-    if (failed.budget_bytes < 1 || failed.rank < 0 || static_cast<std::size_t>(failed.rank) >= budgets.size())
-      return false;
-    return wide(budgets[static_cast<std::size_t>(failed.rank)]) * 100 >= wide(failed.budget_bytes) * 105;
+    const auto rank = static_cast<std::size_t>(failed.rank);
+    return failed.rank >= 0 && rank < budgets.size() && has_more(failed, budgets[rank]);
+  });
+}
+
+/// The rank was among those that failed, and has more.
+bool lifted_for(const Wait& wait, const FillLimits& limits) {
+  return std::any_of(wait.ranks.begin(), wait.ranks.end(), [&](const FailedRank& failed) {
+    return failed.rank == limits.rank && has_more(failed, limits.budget);
   });
 }
 
@@ -29,11 +34,6 @@ Fitting::Fitting(const CandidateTable& table, const ChoiceLimits& limits, const 
     const Candidate* failed = table.find(wait.plan);
     if (failed == nullptr || (blocked_ && failed->bytes >= blocked_->bytes)) continue;
     blocked_ = Block{failed->bytes, wait.until_step};
-  }
-  for (const MeasuredTime& time : state.times) {
-    if (!makes_sense(time)) continue;
-    measured_ += wide(capped(time.measured_microseconds));
-    predicted_ += wide(capped(time.predicted_microseconds));
   }
 }
 
@@ -51,19 +51,6 @@ bool Fitting::within(const Candidate& candidate, std::int64_t fraction) const {
     return false;
   }
   return true;
-}
-
-std::int64_t Fitting::expected(const Candidate& candidate) const {
-  const auto measured = std::find_if(state_.times.begin(), state_.times.end(), [&](const MeasuredTime& time) {
-    return time.plan == candidate.plan && makes_sense(time);
-  });
-  const std::int64_t predicted = capped(candidate.microseconds);
-  if (measured != state_.times.end()) {
-    return std::max<std::int64_t>(
-        1, scaled(predicted, capped(measured->measured_microseconds), capped(measured->predicted_microseconds)));
-  }
-  if (predicted_ == 0) return predicted;
-  return std::max<std::int64_t>(1, saturated((wide(predicted) * measured_ + predicted_ / 2) / predicted_));
 }
 
 Need Fitting::need_of(std::size_t rank, std::int64_t bytes) const {
@@ -132,13 +119,10 @@ const Candidate* smallest(const CandidateTable& table, std::span<const std::int6
   return Fitting(table, {.budgets = budgets}, state).smallest();
 }
 
-std::int64_t expected_microseconds(const CandidateTable& table, const Candidate& candidate, const PolicyState& state) {
-  return Fitting(table, {}, state).expected(candidate);
-}
-
 std::int64_t fill_bytes(const Candidate& candidate, const FillLimits& limits, const PolicyState& state) {
-  const bool waits = std::any_of(state.waits.begin(), state.waits.end(),
-                                 [&](const Wait& wait) { return limits.step < wait.until_step; });
+  const bool waits = std::any_of(state.waits.begin(), state.waits.end(), [&](const Wait& wait) {
+    return limits.step < wait.until_step && !lifted_for(wait, limits);
+  });
   if (waits) return candidate.bytes;
   const std::int64_t aim = saturated(wide(limits.budget) * wide(limits.target) / 10000);
   // A class's offset was seen at what its plans needed then, and a fill goes beyond: what falls short may do so in

@@ -1,6 +1,6 @@
 #pragma once
-// Which candidates fit under given budgets, and how long they are expected to take: what choose(), the decisions and
-// their reasons share. For the files of this folder. Pure.
+// Which candidates fit under given budgets: what choose(), the decisions and their reasons share. For the files of this
+// folder. Pure.
 
 #include <cstdint>
 #include <optional>
@@ -36,7 +36,6 @@ class Fitting {
   /// The step at which the wait that blocks most ends; only when one does.
   std::int64_t until_step() const { return blocked_ ? blocked_->until_step : 0; }
 
-  std::int64_t expected(const Candidate& candidate) const;
   /// On a table without budgets: a need of nothing.
   Need need(const Candidate& candidate) const;
 
@@ -60,8 +59,7 @@ class Fitting {
   const CandidateTable& table_;
   ChoiceLimits limits_;
   const PolicyState& state_;
-  std::optional<Block> blocked_;  ///< the waiting candidate with the fewest bytes
-  Wide measured_ = 0, predicted_ = 0;
+  std::optional<Block> blocked_;      ///< the waiting candidate with the fewest bytes
   mutable std::size_t tightest_ = 0;  ///< the rank that refused last is asked first: most questions end there
 };
 

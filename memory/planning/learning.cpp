@@ -9,9 +9,6 @@
 namespace plimsoll::memory {
 namespace {
 
-constexpr std::int64_t kMeanWindows = 8;                      // the mean forgets slowly: lengths grow over an epoch
-constexpr std::int64_t kLongestMean = std::int64_t{1} << 50;  // microseconds; eight of them can be added
-
 /// The guardian had to replay; unlike an allocator's retry this says that the bytes were not there.
 bool replayed(const RankUsage& rank) { return rank.retries > 0 || rank.failed; }
 
@@ -59,28 +56,12 @@ void learn_peak(int rank, const RankUsage& usage, const Plan& plan, const Candid
     calibration.observe(rank, plan, candidate->bytes, usage.peak_bytes);
 }
 
-void learn_time(const PolicyConfig& config, const WindowSummary& window, const Candidate& candidate,
-                PolicyState& state) {
-  std::int64_t slowest = 0;
-  for (const RankUsage& rank : window.ranks) slowest = std::max(slowest, rank.step_ms);
-  const std::int64_t mean = std::min(kLongestMean, scaled(slowest, 1000, std::max(1, window.steps)));
-  if (mean < 1) return;
-  MeasuredTime time{candidate.plan, candidate.microseconds, mean, 1};
-  const auto known = std::find_if(state.times.begin(), state.times.end(),
-                                  [&](const MeasuredTime& entry) { return entry.plan == candidate.plan; });
-  if (known != state.times.end()) {
-    if (known->measured_microseconds > 0 && known->windows > 0) {
-      const std::int64_t before = std::min(known->windows, kMeanWindows - 1);
-      const std::int64_t old = std::min(kLongestMean, known->measured_microseconds);
-      time.measured_microseconds = scaled(old * before + mean, 1, before + 1);
-      time.windows = sum(known->windows, 1);
-    }
-    state.times.erase(known);
-  }
-  remember(state.times, time, config.history);
-}
-
 }  // namespace
+
+void learn_peaks(const WindowSummary& window, const Plan& plan, Calibration& calibration) {
+  for (std::size_t rank = 0; rank < window.ranks.size(); ++rank)
+    learn_peak(static_cast<int>(rank), window.ranks[rank], plan, nullptr, false, calibration);
+}
 
 void learn_window(const PolicyConfig& config, const WindowSummary& window, const Plan& plan,
                   const CandidateTable& table, PolicyState& state) {
@@ -89,11 +70,9 @@ void learn_window(const PolicyConfig& config, const WindowSummary& window, const
     return wait.plan == plan && wait.failed_step >= window.first_step;
   });
   std::vector<FailureEntry> failures;
-  bool any_failed = false;
   for (std::size_t rank = 0; rank < window.ranks.size(); ++rank) {
     const RankUsage& usage = window.ranks[rank];
     learn_peak(static_cast<int>(rank), usage, plan, candidate, false, state.calibration);
-    any_failed = any_failed || out_of_memory(usage);
     if (known || !out_of_memory(usage)) continue;
     // The pair that the window keeps is of a step that went well, if with an allocator's retries.
     const std::int64_t well = replayed(usage) && candidate != nullptr ? 0 : usage.predicted_peak_bytes;
@@ -102,8 +81,6 @@ void learn_window(const PolicyConfig& config, const WindowSummary& window, const
     if (replayed(usage)) teach_failure(failures.back(), state);
   }
   record_failures(config, window.last_step, failures, plan, candidate, state);
-  if (candidate != nullptr && !any_failed && window.steps >= config.adjustment_frequency)
-    learn_time(config, window, *candidate, state);
 }
 
 void learn_step(const PolicyConfig& config, std::int64_t step, std::span<const RankUsage> reports, const Plan& plan,

@@ -1,5 +1,5 @@
 #pragma once
-// What the predictive policy takes in before it decides: peaks into the calibration, failures into waits, step times.
+// What the predictive policy takes in before it decides: peaks into the calibration, failures into waits.
 // For the files of this folder. Pure.
 
 #include <cstdint>
@@ -9,6 +9,9 @@
 #include "memory/planning/policy.h"
 
 namespace plimsoll::memory {
+
+/// Peaks of a window beside their predictions, whatever the policy.
+void learn_peaks(const WindowSummary& window, const Plan& plan, Calibration& calibration);
 
 /// From a window under `plan`. Failures that learn_step() has taken in already do not count twice.
 void learn_window(const PolicyConfig& config, const WindowSummary& window, const Plan& plan,

@@ -15,8 +15,9 @@ namespace plimsoll::memory {
 struct TableRow {
   std::int64_t budget = 0;  ///< bytes a rank may use
   Plan plan;
-  std::int64_t accumulation = 1;    ///< micro-batches of a share
-  std::int64_t predicted_peak = 0;  ///< bytes
+  std::int64_t accumulation =
+      1;  ///< micro-batches of a share at most; steps of light samples are filled, and take fewer
+  std::int64_t predicted_peak = 0;  ///< bytes, of the heaviest micro-batch that was run or that the plan was judged on
   std::int64_t measured_peak = 0;   ///< bytes
   std::int64_t milli_samples_per_second = 0;
   friend bool operator==(const TableRow&, const TableRow&) = default;

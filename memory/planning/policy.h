@@ -176,15 +176,6 @@ struct FailureEntry {
   friend bool operator==(const FailureEntry&, const FailureEntry&) = default;
 };
 
-/// How long a plan took, learned from whole windows without a retry.
-struct MeasuredTime {
-  Plan plan;
-  std::int64_t predicted_microseconds = 0;  ///< of the table then
-  std::int64_t measured_microseconds = 0;   ///< mean step of the slowest rank, a running mean over windows
-  std::int64_t windows = 0;
-  friend bool operator==(const MeasuredTime&, const MeasuredTime&) = default;
-};
-
 /// A rank that ran out of memory, and the largest budget under which it did; 0: not known.
 struct FailedRank {
   int rank = 0;
@@ -193,7 +184,7 @@ struct FailedRank {
 };
 
 /// A plan that failed waits before it is tried again, and with it every candidate that needs as many bytes or more. As
-/// long as any plan waits, no step is filled beyond what its plan was judged on.
+/// long as any plan waits, no step is filled beyond what its plan was judged on (but see fill_bytes).
 struct Wait {
   Plan plan;
   std::int64_t failures = 0;      ///< further ones within a window of the last count as the same
@@ -214,8 +205,7 @@ struct PolicyState {
   std::vector<FailureEntry> failures;  ///< newest last, at most PolicyConfig::history
   // Of the predictive policy; lists of at most PolicyConfig::history entries.
   Calibration calibration;
-  std::vector<MeasuredTime> times;  ///< newest last
-  std::vector<Wait> waits;          ///< in the order of the first failure
+  std::vector<Wait> waits;  ///< in the order of the first failure
   friend bool operator==(const PolicyState&, const PolicyState&) = default;
 };
 

@@ -45,16 +45,6 @@ void read_direction(const Fields& fields, const char* name, Direction& direction
   direction = static_cast<Direction>(found - kDirections.begin());
 }
 
-void read_times(const Fields& fields, std::vector<MeasuredTime>& times) {
-  fields.read_list("times", [&](const Fields& entry) {
-    MeasuredTime& read = times.emplace_back();
-    read_plan(entry, "plan", read.plan);
-    entry.read("predicted_microseconds", read.predicted_microseconds);
-    entry.read("measured_microseconds", read.measured_microseconds);
-    entry.read("windows", read.windows);
-  });
-}
-
 void read_waits(const Fields& fields, std::vector<Wait>& waits) {
   fields.read_list("waits", [&](const Fields& entry) {
     Wait& read = waits.emplace_back();
@@ -69,17 +59,6 @@ void read_waits(const Fields& fields, std::vector<Wait>& waits) {
       rank.read("budget_bytes", failed.budget_bytes);
     });
   });
-}
-
-Json json_of(const std::vector<MeasuredTime>& times) {
-  Json list = Json::array();
-  for (const MeasuredTime& entry : times) {
-    list.push_back({{"plan", json_of(entry.plan)},
-                    {"predicted_microseconds", entry.predicted_microseconds},
-                    {"measured_microseconds", entry.measured_microseconds},
-                    {"windows", entry.windows}});
-  }
-  return list;
 }
 
 Json json_of(const std::vector<Wait>& waits) {
@@ -130,7 +109,6 @@ std::string to_json(const PolicyState& state) {
               {"history", history},
               {"failures", failures},
               {"calibration", json_of(state.calibration)},
-              {"times", json_of(state.times)},
               {"waits", json_of(state.waits)}}
       .dump();
 }
@@ -200,7 +178,6 @@ PolicyState policy_state_from_json(std::string_view text) {
     entry.read_if_there("predicted_bytes", read.predicted_bytes);
   });
   if (fields.has("calibration")) read_calibration(fields, "calibration", state.calibration);
-  if (fields.has("times")) read_times(fields, state.times);
   if (fields.has("waits")) read_waits(fields, state.waits);
   return state;
 }

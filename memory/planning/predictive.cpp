@@ -221,17 +221,14 @@ std::optional<Decision> respond(const PolicyConfig& config, std::int64_t step, s
   return decision;
 }
 
-bool settled(const PolicyConfig& config, const WindowSummary& window, const Plan& current, std::int64_t share,
-             const CandidateTable& table, const PolicyState& state) {
+bool settled(const PolicyConfig& config, const WindowSummary& window, const Plan& current, const CandidateTable& table,
+             const PolicyState& state) {
   const Planner planner(config, window, current, table, state);
   const Candidate* best = planner.best();
   // A plan that must go but cannot: nothing fits, and it is the one that is left.
   if (planner.complaint())
     return best == nullptr && planner.candidate() != nullptr && planner.refuge() == planner.candidate();
-  const bool blurred = !table.empty() && sharper(table.all().front().plan, current);
-  const bool whole = !blurred && current.micro_batch >= share && current.recompute_blocks == 0 &&
-                     current.recompute_vision == 0 && current.recompute_expert == 0 && !current.offload;
-  return whole || planner.in_band() || planner.better() == nullptr;
+  return planner.better() == nullptr;
 }
 
 }  // namespace plimsoll::memory

@@ -37,15 +37,11 @@ struct FillLimits {
 
 /// Peak, live bytes included, up to which the rank fills the micro-batches of the step under the candidate: as much as
 /// stays within target x budget, corrected by the class's offset and by the largest scale of the rank; or what the
-/// candidate was judged on, if that is more or if a wait is not over.
+/// candidate was judged on, if that is more or if a wait is not over. For a rank that failed a wait is over when it has
+/// 5 % more; one that did not fail knows no budget but its own, and waits to the end.
 std::int64_t fill_bytes(const Candidate& candidate, const FillLimits& limits, const PolicyState& state);
 
-/// Time of a candidate by what the run has measured, microseconds, at least 1; no decision follows it. A plan that was
-/// measured takes what it took, scaled when the table has changed its prediction since; any other its prediction,
-/// scaled by what all measured plans took compared with theirs.
-std::int64_t expected_microseconds(const CandidateTable& table, const Candidate& candidate, const PolicyState& state);
-
-/// The decision at a window's end. Learns first (calibration, times, failures), then the reactive policy's gates: a
+/// The decision at a window's end. Learns first (calibration, failures), then the reactive policy's gates: a
 /// window that is not full, or one within the cooldown: hold. Then: a failure or a peak above the target (unless it
 /// came of filling, which waits instead), or a plan that is no candidate, waits, or is predicted above the target on
 /// some rank: the best that fits, or else the smallest of those that do not wait (of all when every one waits).
@@ -66,11 +62,11 @@ std::optional<Decision> respond(const PolicyConfig& config, std::int64_t step, s
 /// when not even that fits.
 const Candidate* first_choice(const CandidateTable& table, const ChoiceLimits& limits, const PolicyState& state);
 
-/// Whether the budget is filled as well as it can be: the peak lies within [target - margin, target]; or no candidate
-/// that shows larger pictures or is expected to save more than least_gain fits; or the whole share (the largest of any
-/// rank) runs at once with nothing recomputed or offloaded. Not settled is a plan that decide_predictive would leave.
-/// Call it after the window's decision, with the window that it judged and the plan that it kept.
-bool settled(const PolicyConfig& config, const WindowSummary& window, const Plan& current, std::int64_t share,
-             const CandidateTable& table, const PolicyState& state);
+/// Whether the budget is filled as well as it can be: no candidate that shows larger pictures or saves more than
+/// least_gain fits, as is so wherever the whole share runs at once with nothing recomputed. Not settled is a plan that
+/// decide_predictive would leave. Call it after the window's decision, with the window that it judged and the plan that
+/// it kept.
+bool settled(const PolicyConfig& config, const WindowSummary& window, const Plan& current, const CandidateTable& table,
+             const PolicyState& state);
 
 }  // namespace plimsoll::memory

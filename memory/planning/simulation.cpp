@@ -254,7 +254,7 @@ class Run {
     const Decision decision =
         decided(options_.around, [&] { return decide_predictive(config, summary, plan_, table_, state_); });
     take(decision);
-    if (decision.changed || !settled(config, summary, plan_, world_.share(), table_, state_))
+    if (decision.changed || !settled(config, summary, plan_, table_, state_))
       outcome_.unsettled.push_back(summary.last_step);
   }
 

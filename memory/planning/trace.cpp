@@ -34,6 +34,7 @@ class Reader {
           "{\"peaks\": [0.65, 0.7]}");
     TraceStep step;
     step.step = number(json, "step", last_ + 1, kMost);
+    if (step.step < 1) refuse("\"step\" is 0: steps count from 1");
     if (step.step <= last_)
       refuse(fmt::format("\"step\" is {} after {}: steps ascend; sort the lines", step.step, last_));
     step.step_ms = number(json, "step_ms", 0, kMost);

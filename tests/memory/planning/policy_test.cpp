@@ -214,7 +214,6 @@ TEST(StateJson, RoundTrips) {
   state.failures = {{49, 3, std::int64_t{1} << 35, {224, 6, 2}, 7, 8, 9}};
   state.calibration.observe(2, {224, 6, 2}, 100, 130);
   state.calibration.observe(0, {224, 6, 2, 1, 1, true}, 100, 90);
-  state.times = {{{0, 4, 18, 1, 2, true}, 100, 110, 3}};
   state.waits = {{{0, 4, 18}, 2, 30, std::int64_t{1} << 48, {{0, 100}, {3, 0}}}, {{0, 2, 0}, 1, 9, 59, {}, true}};
   EXPECT_EQ(policy_state_from_json(to_json(state)), state);
 }
@@ -236,7 +235,6 @@ TEST(StateJson, AStateOfAnOlderVersionIsRead) {
 TEST(StateJson, DamageOfThePredictivePartIsNamed) {
   PolicyState state;
   state.calibration.observe(2, {224, 6, 2}, 100, 130);
-  state.times = {{{0, 4, 18}, 101, 110, 3}};
   state.waits = {{{0, 4, 18}, 2, 30, 90, {{5, 100}}}};
   const std::string text = to_json(state);
   const auto replaced = [&](const std::string& from, const std::string& to) {
@@ -245,8 +243,6 @@ TEST(StateJson, DamageOfThePredictivePartIsNamed) {
     return error_of(ExitCode::kCheckpoint, [&] { policy_state_from_json(copy); });
   };
   EXPECT_THAT(replaced("\"offset_bytes\":30", "\"offset_bytes\":-30"), HasSubstr("calibration[0].offset_bytes"));
-  EXPECT_THAT(replaced("\"predicted_microseconds\":101", "\"predicted_microseconds\":true"),
-              HasSubstr("times[0].predicted_microseconds"));
   EXPECT_THAT(replaced("\"until_step\":90", "\"until_step\":null"), HasSubstr("waits[0].until_step"));
   EXPECT_THAT(replaced("\"rank\":5", "\"rank\":18446744073709551615"), HasSubstr("waits[0].ranks[0].rank"));
   EXPECT_THAT(replaced("\"offload\":false", "\"offload\":0"), HasSubstr("offload"));

@@ -284,18 +284,12 @@ RC_GTEST_PROP(PredictiveProperties, ASettledPlanStays, ()) {
   PolicyState state = any_state(scene, plan);
   const Event event{true, 1000, any_reports(scene, false), false};
   decide_predictive(scene.config, window_of(scene, event), plan, scene.table, state);
-  const bool is_settled = settled(scene.config, window_of(scene, event), plan, 1 << 20, scene.table, state);
+  const bool is_settled = settled(scene.config, window_of(scene, event), plan, scene.table, state);
   RC_CLASSIFY(is_settled);
   if (!is_settled) return;
   state.cooldown = 0;
   const Decision again = decide_predictive(scene.config, window_of(scene, event), plan, scene.table, state);
-  const Candidate* candidate = scene.table.find(plan);
-  const Candidate* next = scene.table.find(again.plan);
-  // In the band a plan may still go when that saves enough: settled by its peak, yet not the best.
-  if (!again.changed) return;
-  RC_ASSERT(again.cause == Cause::kPlanned);
-  RC_ASSERT(bool{candidate != nullptr});
-  RC_ASSERT(sharper(next->plan, plan) || next->microseconds < candidate->microseconds);
+  RC_ASSERT(!again.changed);
 }
 
 }  // namespace

@@ -149,35 +149,6 @@ TEST(FirstChoice, TheSmallestMayFillTheBareBudget) {
   EXPECT_EQ(first(1999), (Plan{0, 99, 99}));
 }
 
-TEST(Expected, MeasuredTimesReplacePredictedOnesAndScaleTheOthers) {
-  const CandidateTable table = five();
-  const auto expected = [&](const Plan& plan, const PolicyState& state) {
-    return expected_microseconds(table, *table.find(plan), state);
-  };
-  PolicyState state;
-  EXPECT_EQ(expected(k8, state), 1100000);
-  state.times = {{k8, 1100000, 2200000, 1}};
-  EXPECT_EQ(expected(k8, state), 2200000);
-  EXPECT_EQ(expected(k4, state), 2600000);
-  state.times.push_back({k4, 1300000, 1300000, 2});
-  EXPECT_EQ(expected(k4, state), 1300000);
-  EXPECT_EQ(expected(k1r18, state), 2916667) << "2000000 x 35 / 24, rounded";
-  state.times = {{k8, 2200000, 3300000, 1}};
-  EXPECT_EQ(expected(k8, state), 1650000) << "the table has changed since: it now says half";
-}
-
-TEST(Expected, NonsenseIsPassedOver) {
-  const CandidateTable table = five();
-  PolicyState state;
-  state.times = {{k8, 0, 5, 1}, {k4, 5, 0, 1}, {k16, -1, -1, 1}};
-  EXPECT_EQ(expected_microseconds(table, *table.find(k8), state), 1100000);
-  state.times = {{k8, kMost, kMost, 1}, {k4, 1, kMost, 1}};
-  EXPECT_GT(expected_microseconds(table, *table.find(k4), state), 0);
-  EXPECT_GT(expected_microseconds(table, *table.find(k16), state), 0);
-  state.times = {{k8, kMost, 1, 1}};
-  EXPECT_GE(expected_microseconds(table, *table.find(k16), state), 1);
-}
-
 struct Row {
   const char* name;
   std::int64_t usage;  // 1/10000 of the budget
@@ -240,7 +211,6 @@ TEST(DecidePredictive, APartialWindowAndACooldownHold) {
   WindowSummary window = window_at(4000);
   window.steps = 24;
   EXPECT_EQ(decide_predictive(predictive(), window, k4, five(), state).cause, Cause::kPartial);
-  EXPECT_EQ(state.times.size(), 0U);
   std::vector<Cause> causes;
   Plan plan = k4;
   for (int i = 0; i < 3; ++i) {
@@ -265,7 +235,6 @@ TEST(DecidePredictive, AFailureShrinksWaitsAndTeaches) {
   EXPECT_EQ(state.waits[0], (Wait{k8, 1, 25, 75, {{1, 10000}}}));
   EXPECT_EQ(state.calibration.corrected(1, k8, 8200), 10200) << "9900 and the 300 that it could not get";
   EXPECT_EQ(state.failures.size(), 1U);
-  EXPECT_TRUE(state.times.empty()) << "a window with a retry says nothing of the time";
   EXPECT_THAT(decision.reason, HasSubstr("rank 1 ran out of memory"));
 }
 
@@ -315,17 +284,10 @@ TEST(DecidePredictive, TheWaitDoublesWithEachFurtherFailure) {
   EXPECT_EQ(state.waits.at(0).until_step, kMost);
 }
 
-TEST(DecidePredictive, WaitsAndTimesAreBounded) {
+TEST(DecidePredictive, WaitsAreBounded) {
   PolicyConfig config = predictive();
   config.history = 2;
   PolicyState state;
-  for (const Plan& plan : {k16, k8, k4}) {
-    WindowSummary window = window_at(1000);
-    window.ranks[0].step_ms = 100;
-    decide_predictive(config, window, plan, five(), state);
-  }
-  ASSERT_EQ(state.times.size(), 2U);
-  EXPECT_EQ(state.times[0].plan, k8);
   for (const Plan& plan : {k16, k8, k4}) {
     WindowSummary window = window_at(1000);
     window.ranks[0].retries = 1;
@@ -335,23 +297,6 @@ TEST(DecidePredictive, WaitsAndTimesAreBounded) {
   ASSERT_EQ(state.waits.size(), 2U);
   EXPECT_EQ(state.waits[0].plan, k16);
   EXPECT_EQ(state.waits[1].plan, k4);
-}
-
-TEST(DecidePredictive, LearnsTheMeanStepOfTheSlowestRank) {
-  PolicyState state;
-  WindowSummary window = window_at(8200);
-  window.ranks.push_back(window.ranks[0]);
-  window.ranks[0].step_ms = 1000;
-  window.ranks[1].step_ms = 2500;
-  decide_predictive(predictive(), window, k8, five(), state);
-  ASSERT_EQ(state.times.size(), 1U);
-  EXPECT_EQ(state.times[0], (MeasuredTime{k8, 1100000, 100000, 1}));
-  window.ranks[1].step_ms = 5000;
-  decide_predictive(predictive(), window, k8, five(), state);
-  EXPECT_EQ(state.times[0], (MeasuredTime{k8, 1100000, 150000, 2}));
-  for (RankUsage& rank : window.ranks) rank.step_ms = 0;
-  decide_predictive(predictive(), window, k8, five(), state);
-  EXPECT_EQ(state.times[0].windows, 2) << "no time, no lesson";
 }
 
 TEST(DecidePredictive, UnderOneBudgetWindowsTimesMoveAPlanOnceAndNotAgain) {
@@ -556,30 +501,42 @@ TEST(Respond, AnAllocatorsRetryIsLeftToTheWindow) {
   EXPECT_FALSE(respond(predictive(), 7, reports, k8, five(), state));
 }
 
-TEST(Settled, ByPeakByAlternativesOrByTheWholeShare) {
-  const auto is = [](std::int64_t usage, const Plan& plan, std::int64_t budget = kBudget, std::int64_t share = 64,
-                     PolicyState state = {}) {
+TEST(Settled, WhereNothingThatFitsIsBetter) {
+  const auto is = [](std::int64_t usage, const Plan& plan, std::int64_t budget = kBudget, PolicyState state = {}) {
     WindowSummary window = window_at(usage * budget / kBudget);
     window.ranks[0].budget_bytes = budget;
-    return settled(predictive(), window, plan, share, five(), state);
+    return settled(predictive(), window, plan, five(), state);
   };
   EXPECT_TRUE(is(8000, k8));
   EXPECT_TRUE(is(8500, k8)) << "in the band, predicted within the target";
   EXPECT_FALSE(is(8501, k8));
   EXPECT_TRUE(is(3000, k8)) << "k16 is predicted above the target";
   EXPECT_FALSE(is(3000, k4)) << "k8 would fit";
-  EXPECT_TRUE(is(8200, k4)) << "in the band";
+  EXPECT_FALSE(is(8200, k4)) << "in the band, and k8 would fit all the same";
   EXPECT_TRUE(is(3000, k16, 20000));
-  EXPECT_TRUE(is(3000, k4, 20000, 4)) << "the whole share at once";
-  EXPECT_FALSE(is(3000, k16r18, 20000, 16)) << "recomputed";
+  EXPECT_FALSE(is(3000, k16r18, 20000)) << "recomputed";
   EXPECT_FALSE(is(3000, {0, 5, 0})) << "no candidate";
   EXPECT_TRUE(is(9900, k1r18, 2000)) << "nothing fits, and this needs least";
   EXPECT_FALSE(is(9900, k4, 2000));
   PolicyState state;
   state.waits = {{k8, 1, 0, 1000, {{0, 10000}}}};
-  EXPECT_FALSE(is(3000, k4, kBudget, 64, state)) << "k16r18 is faster, needs less than k8 and fits";
+  EXPECT_FALSE(is(3000, k4, kBudget, state)) << "k16r18 is faster, needs less than k8 and fits";
   state.waits = {{k16r18, 1, 0, 1000, {{0, 10000}}}};
-  EXPECT_TRUE(is(3000, k4, kBudget, 64, state)) << "all that is faster waits";
+  EXPECT_TRUE(is(3000, k4, kBudget, state)) << "all that is faster waits";
+}
+
+TEST(FillBytes, AWaitIsOverForARankThatFailedAndHasMore) {
+  const Candidate candidate{k4, 5000, 1};
+  PolicyState state;
+  state.waits = {{k8, 1, 0, 1000, {{0, 10000}}}};
+  const auto fill = [&](int rank, std::int64_t budget) {
+    return fill_bytes(candidate, {rank, budget, 8500, 10}, state);
+  };
+  EXPECT_EQ(fill(0, 10499), 5000);
+  EXPECT_EQ(fill(0, 10500), 8925) << "5 % more than when it failed";
+  EXPECT_EQ(fill(1, 20000), 5000) << "it did not fail, and does not know how rank 0 stands";
+  state.waits[0].ranks.clear();
+  EXPECT_EQ(fill(0, 20000), 5000);
 }
 
 /// At 448 pixels 3000 are needed, at 420 2500, at 392 2000.
@@ -603,7 +560,7 @@ TEST(Resolution, GrowsAgainHoweverMuchLongerAStepTakes) {
   const Decision decision = decide_predictive(predictive(), window_at(2500), {420, 1, 18}, three_resolutions(), state);
   EXPECT_EQ(decision.plan, (Plan{448, 4, 0}));
   EXPECT_THAT(decision.reason, HasSubstr("larger pictures"));
-  EXPECT_FALSE(settled(predictive(), window_at(2500), {420, 1, 18}, 1, three_resolutions(), state));
+  EXPECT_FALSE(settled(predictive(), window_at(2500), {420, 1, 18}, three_resolutions(), state));
 }
 
 TEST(Resolution, FallsWithTheBudgetAtOnce) {
