@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 
@@ -29,6 +30,7 @@ def planned(*words):
     (["--images", "-1"], ["--images", "-1"]),
     (["--side", "450"], ["--side", "450", "28"]),
     (["--task", "0"], ["--task", "data.path"]),
+    (["--budget", "512MiB"], ["--budget 512.0 MiB", "--overhead"]),
     (["--set", "memory.target=1.5"], ["memory.target", "1.5"]),
     (["--set", "memory.target=0.97", "--set", "memory.margin=0.05"], ["memory.target", "memory.margin"]),
     (["--set", "batch.min_micro=9", "--set", "batch.max_micro=4"], ["min_micro", "9", "4"]),
@@ -152,8 +154,7 @@ def test_a_table_that_does_not_serve(tmp_path, model, tuned, spoil, said):
 
 def test_no_table_there(tmp_path, model):
     config = runs.configure(tmp_path, model, memory={"policy": "predictive", "table": str(tmp_path / "none.toml")})
-    code, text = runs.finished([*TRAIN, "--config", config, "--plan-only"])
-    assert code in (2, 3) and "none.toml" in text, text
+    refused([*TRAIN, "--config", config, "--plan-only"], 2, "none.toml", "memory.table", "plimsoll tune", "off")
 
 
 @pytest.mark.parametrize("words, said", [
@@ -161,6 +162,7 @@ def test_no_table_there(tmp_path, model):
     (["--budget", "300MiB", "--out", "x.txt"], ["x.txt", ".toml"]),
     (["--budget", "300MiB", "--out", "x.toml", "--steps", "0"], ["--steps", "0"]),
     (["--budget", "lots", "--out", "x.toml"], ["--budget", "lots"]),
+    (["--budget", "900TiB", "--out", "x.toml"], ["--budget 900", "this machine"]),
 ], ids=lambda value: " ".join(value))
 def test_tune_refuses(tmp_path, model, words, said):
     config = runs.configure(tmp_path, model)
@@ -173,6 +175,44 @@ def test_tune_refuses(tmp_path, model, words, said):
 def test_a_budget_that_is_none(tmp_path, model, budget):
     config = runs.configure(tmp_path, model, memory={"budget": budget})
     refused([*TRAIN, "--config", config, "--plan-only"], 2, "memory.budget", budget)
+
+
+@pytest.mark.parametrize("change, said", [
+    ('rank = 7, budget = "1GiB"', ["rank 7", "1 ranks"]),
+    ('rank = 0, budget = "900TiB"', ["900TiB", "this machine"]),
+    ('rank = 0, budget = "-1GiB"', ["-1GiB"]),
+])
+def test_a_budget_change_that_cannot_be(tmp_path, model, change, said):
+    config = runs.configure(tmp_path, model)
+    config.write_text(config.read_text().replace("[memory]", f"[memory]\nbudget_changes = [{{step = 4, {change}}}]"))
+    refused([*TRAIN, "--config", config, "--plan-only"], 2, "budget_changes", *said)
+
+
+def test_a_micro_batch_that_does_not_fit_is_named(tmp_path, model):
+    memory = {"policy": "predictive", "calibration": "off", "table": "off"}
+    config = runs.configure(tmp_path, model, memory={**memory, "budget": "6MiB"})
+    text = refused([*TRAIN, "--config", config, "--plan-only"], 3, "a micro-batch of 1 needs")
+    assert "batch.micro" not in text
+    needed = float(re.search(r"needs ([0-9.]+) MiB", text)[1])
+    tight = {**memory, "budget": f"{int((needed + 0.3) * 1024)}KiB"}
+    code, text = runs.finished([*TRAIN, "--config", runs.configure(tmp_path, model, memory=tight), "--plan-only"])
+    assert code == 0, text
+    config = runs.configure(tmp_path, model, memory=tight, batch={"micro": 6})
+    refused([*TRAIN, "--config", config, "--plan-only"], 3, "a micro-batch of 6 needs", 'batch.micro = "auto"')
+
+
+def test_the_safe_batch_is_of_the_configured_recompute():
+    safe = lambda *words: int(subprocess.run([runs.PLIMSOLL, "plan", "--size", "3b", "--budget", "24GiB", "--safe-batch", *words],
+                                             check=True, capture_output=True, text=True).stdout)
+    everything, some, nothing = (safe("--set", f"memory.recompute={value}") for value in ("all", "18", "none"))
+    assert everything == safe() and everything > some > nothing >= 1
+
+
+def test_pictures_are_planned_as_the_run_would_resize_them():
+    said = lambda *words: subprocess.run([runs.PLIMSOLL, "plan", "--size", "tiny", "--no-table", *words],
+                                         check=True, capture_output=True, text=True).stdout
+    assert "448 x 448" in said() and "224 x 224" in said("--set", "data.resolution=224")
+    assert "112 x 112" in said("--set", "data.resolution=224", "--side", "112")
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"format": 99}', '{"entries": "many"}'], ids=["empty", "cut", "other format", "no entries"])

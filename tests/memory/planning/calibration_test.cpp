@@ -152,6 +152,11 @@ TEST(Calibration, ForAnotherWorldTheLargestOfAllRanksHold) {
   }
   EXPECT_EQ(other.shortfalls(), 0);
   EXPECT_EQ(Calibration().for_world(2), Calibration());
+  for (int world = 1; world <= 4; ++world) {
+    EXPECT_EQ(calibration.is_of_world(world), world == 2);
+    EXPECT_EQ(other.is_of_world(world), world == 3);
+    EXPECT_TRUE(Calibration().is_of_world(world));
+  }
 }
 
 TEST(CalibrationJson, RoundTripsAndNamesDamage) {
