@@ -248,7 +248,8 @@ int run_plan(const std::vector<std::string>& args) {
   if (config.model.path.empty())
     fail(ExitCode::kUsage, "no model: give --config with model.path, --set model.path=DIR, or --size 3b");
   if (parsed->count("task") > 0 && parsed->count("size") > 0)
-    fail(ExitCode::kUsage, "--task with --size {}: samples of a built-in model are made up; give --config with data.path instead",
+    fail(ExitCode::kUsage,
+         "--task with --size {}: samples of a built-in model are made up; give --config with data.path instead",
          (*parsed)["size"].as<std::string>());
   const auto task = parsed->count("task") > 0 ? std::optional((*parsed)["task"].as<std::string>()) : std::nullopt;
   if (task && !has_data(config)) fail(ExitCode::kUsage, "--task {}: needs a dataset; set data.path", *task);

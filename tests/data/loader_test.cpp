@@ -103,6 +103,24 @@ TEST(Loader, RanksTogetherSeeTheStreamAtAnyWorld) {
   }
 }
 
+TEST(ShareOfStep, CutsEveryEffectiveBatchExactly) {
+  for (std::int64_t effective = 1; effective <= 64; ++effective) {
+    for (int world = 1; world <= effective; ++world) {
+      for (const std::int64_t step : {std::int64_t{1}, std::int64_t{2}, std::int64_t{1000000007}}) {
+        auto expected = static_cast<std::uint64_t>((step - 1) * effective);
+        for (int rank = 0; rank < world; ++rank) {
+          const StreamRange share = share_of_step(step, effective, rank, world);
+          ASSERT_EQ(share.begin, expected) << effective << " over " << world << ", rank " << rank;
+          const std::int64_t count = static_cast<std::int64_t>(share.end - share.begin);
+          ASSERT_TRUE(count == effective / world || count == (effective + world - 1) / world);
+          expected = share.end;
+        }
+        ASSERT_EQ(expected, static_cast<std::uint64_t>(step * effective));
+      }
+    }
+  }
+}
+
 TEST(Loader, ResumesAndSeeksInBothDirections) {
   const NumberedSource source(10);
   auto options = options_for(4, 2);

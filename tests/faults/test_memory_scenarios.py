@@ -113,7 +113,8 @@ def test_settles_and_stays(tmp_path, model, table, name):
         assert settled and settled[0] <= first + 2 * WINDOW, f"not settled within two windows: {where}"
         assert sum(d["changed"] for d in within) <= 1, f"more than one change for one disturbance: {where}"
         retries = [sum(rank["retries"] for rank in line["memory"]) for line in steps[first - 1:last]]
-        fell = phase > 0 and any(now < before for now, before in zip(limits, budgets[phase - 1]))
+        # Each rank that loses memory in the middle of a step may have to replay once.
+        fell = phase > 0 and sum(now < before for now, before in zip(limits, budgets[phase - 1]))
         assert sum(retries) <= fell, f"a replay where no budget fell, or more than one: {where}"
         fits = [c for c in own if all(c["bytes"] <= TARGET * limit for limit in limits)]
         ran = next((c for c in own if plan_of(c) == plan_of(steps[last - 1]["plan"])), None)

@@ -8,6 +8,7 @@
 
 #include "memory/dry_run.h"
 #include "memory/planning/packing.h"
+#include "model/qwen_config.h"
 #include "tests/train/tiny_run.h"
 #include "train/source.h"
 
@@ -46,13 +47,31 @@ std::string shown(const std::vector<memory::Event>& events, std::size_t at) {
   return text;
 }
 
+// One micro-batch, really run and dry run: the same allocations in the same order.
+void expect_the_same_events(Solo& solo, std::span<const model::StreamSample> samples, const memory::Plan& plan) {
+  const auto rules = solo.session.model->packing_rules(3, false);
+  const auto real = memory::measured_run(
+      [&] { forward_backward(*solo.session.model, model::pack(samples, rules, at::kCPU), recompute_of(plan), 6); },
+      true);
+  solo.session.buffers->discard_staging();
+  const auto dry = solo.session.dry->micro_batch(shape_of(samples), plan);
+  const std::size_t common = std::min(real.events().size(), dry.events().size());
+  for (std::size_t i = 0; i < common; ++i) {
+    ASSERT_EQ(real.events()[i].bytes, dry.events()[i].bytes)
+        << "event " << i << ", " << to_string(plan) << "\nreal" << shown(real.events(), i) << "\ndry "
+        << shown(dry.events(), i);
+  }
+  ASSERT_EQ(real.events().size(), dry.events().size());
+  EXPECT_EQ(real.peak(), dry.peak());
+  EXPECT_EQ(solo.session.meter.workspace_overflow(), 0);
+}
+
 class DryEqualsReal : public testing::TestWithParam<const char*> {};
 
 TEST_P(DryEqualsReal, TheSameEventsForAWholeMicroBatchOfAnyShape) {
   auto config = tiny_config(model_dir());
   config.model.dtype = GetParam();
   Solo solo(config);
-  const auto rules = solo.session.model->packing_rules(3, false);
   std::mt19937 random(5);
   std::set<std::vector<std::int64_t>> shapes;
   for (int trial = 0; trial < 24; ++trial) {
@@ -70,23 +89,52 @@ TEST_P(DryEqualsReal, TheSameEventsForAWholeMicroBatchOfAnyShape) {
     const auto total = shape_of(samples);
     shapes.insert(
         {total.samples, total.tokens, total.patches, plan.recompute_blocks, plan.recompute_expert, plan.offload});
-    const auto real = memory::measured_run(
-        [&] { forward_backward(*solo.session.model, model::pack(samples, rules, at::kCPU), recompute_of(plan), 6); },
-        true);
-    solo.session.buffers->discard_staging();
-    const auto dry = solo.session.dry->micro_batch(shape_of(samples), plan);
-    const std::size_t common = std::min(real.events().size(), dry.events().size());
-    for (std::size_t i = 0; i < common; ++i) {
-      ASSERT_EQ(real.events()[i].bytes, dry.events()[i].bytes)
-          << "trial " << trial << ", event " << i << ", " << to_string(plan) << "\nreal" << shown(real.events(), i)
-          << "\ndry " << shown(dry.events(), i);
-    }
-    ASSERT_EQ(real.events().size(), dry.events().size());
-    EXPECT_EQ(real.peak(), dry.peak());
-    EXPECT_EQ(solo.session.meter.workspace_overflow(), 0);
+    expect_the_same_events(solo, samples, plan);
+    ASSERT_FALSE(HasFatalFailure()) << "trial " << trial;
   }
   EXPECT_GE(shapes.size(), 20U) << "different shapes";
   at::set_num_threads(1);
+}
+
+// Samples of no picture, one, two and three, side by side.
+TEST_P(DryEqualsReal, TheSameEventsForAnyMixtureOfPictures) {
+  auto config = tiny_config(model_dir());
+  config.model.dtype = GetParam();
+  Solo solo(config);
+  const auto vlm = model::read_qwen_config(config.model.path);
+  std::vector<Sample> loaded;
+  for (int pictures = 0; pictures <= 3; ++pictures) {
+    data::SyntheticOptions options;
+    options.samples = 4;
+    options.images = pictures;
+    options.smallest_side = 28;
+    options.largest_side = 56;
+    options.chunk = config.expert.chunk;
+    options.sensor_window = config.sensor.window;
+    options.image_token = vlm.image_token_id;
+    options.vision_start_token = vlm.image_token_id - 3;
+    options.vision_end_token = vlm.image_token_id - 2;
+    options.vocabulary = vlm.image_token_id - 12;
+    const auto source = data::make_synthetic_source(options);
+    for (std::int64_t i = 0; i < options.samples; ++i) loaded.push_back(source->load(i));
+  }
+  std::mt19937 random(7);
+  std::set<std::int64_t> patches;
+  for (int trial = 0; trial < 24; ++trial) {
+    std::vector<model::StreamSample> samples;
+    // The first four take samples of one kind only.
+    const std::size_t count = 1 + random() % 4;
+    for (std::size_t i = 0; i < count; ++i)
+      samples.push_back({&loaded[trial < 4 ? static_cast<std::size_t>(4 * trial) + i : random() % loaded.size()], i});
+    memory::Plan plan;
+    plan.recompute_blocks = static_cast<int>(random() % 5);
+    plan.recompute_expert = static_cast<int>(random() % 3);
+    patches.insert(shape_of(samples).patches);
+    expect_the_same_events(solo, samples, plan);
+    ASSERT_FALSE(HasFatalFailure()) << "trial " << trial;
+  }
+  EXPECT_TRUE(patches.contains(0)) << "text alone";
+  EXPECT_GE(patches.size(), 8U);
 }
 INSTANTIATE_TEST_SUITE_P(Dtypes, DryEqualsReal, testing::Values("fp32", "bf16"),
                          [](const auto& cell) { return cell.param; });

@@ -106,6 +106,30 @@ RC_GTEST_PROP(Packing, TakesEverySampleOnceAndNeverMakesTheHeaviestHeavier, ()) 
   RC_ASSERT(heaviest_micro_batch(weights, order, micro_batch) <=
             heaviest_micro_batch(weights, as_given(count), micro_batch));
 }
+
+// What a step does with its share: however it is filled, each sample runs once, in micro-batches that fit or that the
+// plan itself makes.
+RC_GTEST_PROP(Filling, RunsEverySampleOnceAndWithinTheLimit, ()) {
+  const auto count = *rc::gen::inRange<std::size_t>(1, 65);
+  const auto weights = *rc::gen::container<Weights>(count, rc::gen::inRange<std::int64_t>(0, 5000));
+  const auto least = *rc::gen::inRange(1, 70), most = *rc::gen::inRange(0, 70);
+  const auto limit = *rc::gen::inRange<std::int64_t>(0, 60000);
+  const auto fits = [&](std::span<const std::size_t> places) {
+    std::int64_t sum = 0;
+    for (const std::size_t place : places) sum += weights[place];
+    return sum <= limit;
+  };
+  const std::size_t size = filled_micro_batch(weights, least, most, fits);
+  RC_ASSERT(size >= 1 && size <= count);
+  RC_ASSERT(size >= std::min(count, static_cast<std::size_t>(least)));
+  RC_ASSERT(size <= std::max(static_cast<std::size_t>(least), static_cast<std::size_t>(most)));
+  const Order order = balanced_order(weights, size);
+  Order sorted = order;
+  std::sort(sorted.begin(), sorted.end());
+  RC_ASSERT(sorted == as_given(count));
+  if (size <= static_cast<std::size_t>(least)) return;
+  RC_ASSERT(heaviest_micro_batch(weights, order, size) <= limit);
+}
 #endif
 
 }  // namespace
