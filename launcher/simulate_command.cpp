@@ -154,11 +154,10 @@ memory::Outcome run_scenario(const cxxopts::ParseResult& parsed, Printer& printe
     memory::ReplayOptions options{config_of(kind, classic), scenario.first, 64, printer.decisions(), printer.clock()};
     return follow(memory::script_trace(scenario), std::move(options), parsed);
   }
-  for (const char* option : {"micro", "share"}) {
-    if (parsed.count(option) > 0)
-      fail(ExitCode::kUsage, "--{} goes with --trace; in scenario {} the policy chooses the first plan", option,
-           scenario.name);
-  }
+  if (parsed.count("micro") > 0)
+    fail(ExitCode::kUsage, "--micro goes with --trace; in scenario {} the policy chooses the first plan",
+         scenario.name);
+  if (parsed.count("share") > 0) scenario.effective = std::int64_t{scenario.ranks} * whole(parsed, "share", 1 << 20);
   if (parsed.count("steps") > 0) scenario.steps = whole(parsed, "steps", 1'000'000);
   if (classic && scenario.first.resolution == 0) scenario.first.resolution = kMiddleResolution;
   return memory::simulate(memory::SyntheticWorld(std::move(scenario)),
@@ -177,7 +176,7 @@ int run_simulate(const std::vector<std::string>& args) {
                                      cxxopts::value<std::string>())(
       "steps", "Steps (default: the scenario's, or the whole trace)", cxxopts::value<int>())(
       "micro", "Trace: the first plan's micro-batch (default: the trace's, or 4)", cxxopts::value<int>())(
-      "share", "Trace: samples of a rank and step, which cap the micro-batch (default: the trace's, or 64)",
+      "share", "Samples of a rank and step, which cap the micro-batch (default: the trace's, or 64; the scenario's)",
       cxxopts::value<int>())("json", "JSON lines: decisions, then a summary");
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;

@@ -107,7 +107,7 @@ TEST_F(Simulate, RefusesBadOptions) {
 }
 
 TEST_F(Simulate, SaysWhatADecisionOfManyRanksTakes) {
-  const auto lines = printed({"--scenario", "calm", "--ranks", "4096", "--steps", "50", "--json"});
+  const auto lines = printed({"--scenario", "calm", "--ranks", "4096", "--share", "16", "--steps", "50", "--json"});
   const auto summary = nlohmann::json::parse(lines.back());
   EXPECT_EQ(summary.at("ranks"), 4096);
   EXPECT_GT(summary.at("decision_ms").get<double>(), 0.0);
