@@ -1,5 +1,6 @@
 #include "data/sample_stream.h"
 
+#include <numeric>
 #include <utility>
 
 #include "core/philox.h"
@@ -33,6 +34,12 @@ StreamRange share_of_step(std::int64_t step, std::int64_t effective_batch, int r
     return static_cast<std::uint64_t>((step - 1) * effective_batch + effective_batch * r / world);
   };
   return {cut(rank), cut(rank + 1)};
+}
+
+std::int64_t most_draws_in_a_step(std::int64_t samples, std::int64_t effective_batch) {
+  // Steps begin at multiples of this within an epoch; the last of them reaches furthest.
+  const std::int64_t apart = std::gcd(samples, effective_batch);
+  return (samples - apart + effective_batch - 1) / samples + 1;
 }
 
 }  // namespace plimsoll::data

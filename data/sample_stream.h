@@ -36,4 +36,7 @@ class SampleStream {
 /// rank order, and differ by at most one sample.
 StreamRange share_of_step(std::int64_t step, std::int64_t effective_batch, int rank, int world);
 
+/// How often one of `samples` samples can be drawn within a step at most: once in each epoch that a step reaches into.
+std::int64_t most_draws_in_a_step(std::int64_t samples, std::int64_t effective_batch);
+
 }  // namespace plimsoll::data

@@ -44,7 +44,7 @@ memory::CostModel analytic_costs(const model::VlaModel& model) {
 Forecast::Forecast(const Config& config, const data::SampleDims& dims, std::vector<SampleShape> heaviest,
                    std::int64_t share)
     : config_(config),
-      heaviest_(memory::heaviest(std::move(heaviest), static_cast<std::size_t>(share))),
+      heaviest_(memory::heaviest(heaviest, static_cast<std::size_t>(share))),
       share_(share),
       target_(memory::parse_fraction(config.memory.target, "memory.target")),
       dry_(std::make_unique<DryStep>(vla_options(config, dims), static_cast<std::uint64_t>(config.run.seed),

@@ -103,7 +103,9 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
 }
 
 std::vector<SampleShape> Session::heaviest_at(int resolution) const {
-  return memory::heaviest(shapes_at(source, source.training(), resolution), static_cast<std::size_t>(share));
+  const auto samples = static_cast<std::int64_t>(source.training().size());
+  const auto times = static_cast<std::size_t>(data::most_draws_in_a_step(samples, config.batch.effective));
+  return memory::heaviest(shapes_at(source, source.training(), resolution), static_cast<std::size_t>(share), times);
 }
 
 Draws& Session::draws_at(int resolution) const {

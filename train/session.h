@@ -48,7 +48,7 @@ struct Session {
   std::unique_ptr<Controller> controller;
   data::SampleStream stream;
   std::unique_ptr<data::Loader> loader;  ///< made with the first share
-  std::vector<SampleShape> heaviest;     ///< of the training samples, heaviest first, as many as a share has
+  std::vector<SampleShape> heaviest;     ///< that bound the training samples, as many as a share has
   std::vector<SampleShape> evaluated;  ///< of the samples that are evaluated, as many as one rank gets, heaviest first
   std::vector<std::int64_t> budgets;   ///< of all ranks at start
   std::int64_t steps = 0;              ///< of the whole run

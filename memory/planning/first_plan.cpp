@@ -1,19 +1,21 @@
 #include "memory/planning/first_plan.h"
 
 #include <algorithm>
-#include <tuple>
-
-#include "memory/planning/packing.h"
 
 namespace plimsoll::memory {
 
-std::vector<SampleShape> heaviest(std::vector<SampleShape> shapes, std::size_t count) {
-  const auto weight = [](const SampleShape& s) { return std::make_tuple(weight_of(s), s.tokens); };
-  count = std::min(count, shapes.size());
-  std::partial_sort(shapes.begin(), shapes.begin() + static_cast<std::ptrdiff_t>(count), shapes.end(),
-                    [&](const SampleShape& a, const SampleShape& b) { return weight(a) > weight(b); });
-  shapes.resize(count);
-  return shapes;
+std::vector<SampleShape> heaviest(std::span<const SampleShape> shapes, std::size_t count, std::size_t times) {
+  const auto most = [&](std::int64_t SampleShape::*field) {
+    std::vector<std::int64_t> values;
+    for (const SampleShape& shape : shapes) values.push_back(shape.*field);
+    std::ranges::sort(values, std::greater<>());
+    return values;
+  };
+  const auto tokens = most(&SampleShape::tokens), patches = most(&SampleShape::patches);
+  std::vector<SampleShape> bounds;
+  for (std::size_t i = 0; i < std::min(count, shapes.size() * times); ++i)
+    bounds.push_back({tokens[i / times], patches[i / times]});
+  return bounds;
 }
 
 int largest_micro_batch(int smallest, int largest, const std::function<bool(int)>& fits) {

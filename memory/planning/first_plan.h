@@ -4,15 +4,17 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "core/sample.h"
 
 namespace plimsoll::memory {
 
-/// The `count` heaviest samples, heaviest first (by tokens + patches, then by tokens). Samples that are equally heavy
-/// are interchangeable, so the result does not depend on their order.
-std::vector<SampleShape> heaviest(std::vector<SampleShape> shapes, std::size_t count);
+/// `count` shapes, heaviest first, of which the first n bound any n samples: the i-th has the i-th most tokens and the
+/// i-th most patches, which need not be of one sample. A sample counts `times` times: as often as it can be drawn
+/// together with itself. Fewer where there are fewer samples.
+std::vector<SampleShape> heaviest(std::span<const SampleShape> shapes, std::size_t count, std::size_t times = 1);
 
 /// Largest n in [smallest, largest] with fits(n), or 0 if not even `smallest` fits. `fits` must be monotone: memory
 /// grows with the micro-batch (and with nothing else reliably), so it is bisected.

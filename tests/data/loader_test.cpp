@@ -121,6 +121,20 @@ TEST(ShareOfStep, CutsEveryEffectiveBatchExactly) {
   }
 }
 
+TEST(ShareOfStep, DrawsASampleOncePerEpochThatTheStepReachesInto) {
+  for (std::int64_t samples = 1; samples <= 12; ++samples) {
+    for (std::int64_t effective = 1; effective <= 30; ++effective) {
+      std::int64_t most = 0;
+      for (std::int64_t step = 1; step <= samples; ++step) {
+        const StreamRange drawn = share_of_step(step, effective, 0, 1);
+        const auto epoch = [&](std::uint64_t position) { return static_cast<std::int64_t>(position) / samples; };
+        most = std::max(most, epoch(drawn.end - 1) - epoch(drawn.begin) + 1);
+      }
+      EXPECT_EQ(most_draws_in_a_step(samples, effective), most) << samples << " samples, " << effective << " a step";
+    }
+  }
+}
+
 TEST(Loader, ResumesAndSeeksInBothDirections) {
   const NumberedSource source(10);
   auto options = options_for(4, 2);

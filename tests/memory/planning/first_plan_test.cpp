@@ -19,12 +19,19 @@ TEST(FirstPlan, SaysZeroWhenNotEvenTheSmallestFits) {
   EXPECT_EQ(largest_micro_batch(4, 2, [](int) { return true; }), 0);
 }
 
-TEST(FirstPlan, PicksTheHeaviest) {
-  const auto top = heaviest({{10, 20}, {50, 0}, {10, 90}, {60, 40}}, 2);
-  ASSERT_EQ(top.size(), 2U);
-  EXPECT_EQ(top[0], (SampleShape{60, 40}));
-  EXPECT_EQ(top[1], (SampleShape{10, 90}));
-  EXPECT_EQ(heaviest({{1, 1}}, 5).size(), 1U);
+TEST(FirstPlan, TheHeaviestBoundAnySamples) {
+  const std::vector<SampleShape> shapes = {{10, 4}, {300, 0}, {95, 256}, {40, 64}};
+  const auto text = [](const std::vector<SampleShape>& bounds) {
+    std::vector<std::pair<std::int64_t, std::int64_t>> pairs;
+    for (const auto& shape : bounds) pairs.emplace_back(shape.tokens, shape.patches);
+    return pairs;
+  };
+  using Pairs = std::vector<std::pair<std::int64_t, std::int64_t>>;
+  EXPECT_EQ(text(heaviest(shapes, 2)), (Pairs{{300, 256}, {95, 64}}));
+  EXPECT_EQ(text(heaviest(shapes, 3, 2)), (Pairs{{300, 256}, {300, 256}, {95, 64}})) << "drawn twice in a step";
+  EXPECT_EQ(heaviest(shapes, 9).size(), 4U);
+  EXPECT_EQ(heaviest(shapes, 9, 3).size(), 9U);
+  EXPECT_TRUE(heaviest({}, 3).empty());
 }
 
 }  // namespace
