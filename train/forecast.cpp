@@ -74,8 +74,10 @@ std::int64_t Forecast::evaluation_bytes(const memory::MicroBatchShape& shape) co
 // Of the phase that needs most.
 memory::Ledger Forecast::ledger(const memory::Plan& plan) const {
   const auto shape = heaviest(plan.micro_batch);
-  const bool evaluation = evaluation_bytes(shape) > dry_->activation_bytes(shape, plan);
-  return evaluation ? dry_->evaluation(shape) : dry_->micro_batch(shape, plan);
+  memory::Ledger training = dry_->micro_batch(shape, plan);
+  if (config_.train.eval_samples == 0) return training;
+  memory::Ledger evaluation = dry_->evaluation(shape);
+  return evaluation.peak() > training.peak() ? evaluation : training;
 }
 
 std::int64_t Forecast::live(const memory::Plan& plan) {

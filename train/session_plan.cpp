@@ -59,9 +59,11 @@ std::int64_t Session::choose_workspace() {
   const auto whole = std::min(heaviest.size(), static_cast<std::size_t>(config.batch.max_micro));
   auto micro = whole;
   while (micro > smallest && least + scratch(micro) > budget) micro = std::max(smallest, micro / 2);
-  const auto needed =
-      meter.live() + leanest_bytes(total(std::span(lightest).first(smallest)), leanest) + scratch(micro);
-  if (needed > budget) refuse_budget(communicator.rank(), static_cast<std::int64_t>(smallest), needed, budget);
+  if (least + scratch(micro) > budget) {  // other ways to recompute may need less; most runs need not ask
+    const auto shape = total(std::span(lightest).first(smallest));
+    const auto needed = meter.live() + leanest_bytes(shape, leanest) + scratch(micro);
+    if (needed > budget) refuse_budget(communicator.rank(), static_cast<std::int64_t>(smallest), needed, budget);
+  }
   const std::vector<std::int64_t> mine = {static_cast<std::int64_t>(micro)};
   for (const auto& numbers : ddp::share_numbers(communicator, mine))
     micro = std::min(micro, static_cast<std::size_t>(numbers.at(0)));
