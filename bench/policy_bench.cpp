@@ -117,7 +117,6 @@ double decision_ms(int world) {
     usage.budget_bytes = 24_GiB;
     usage.peak_bytes = 12_GiB + rank;
     usage.predicted_peak_bytes = 12_GiB;
-    usage.step_ms = std::int64_t{25} * 2000;
     window.ranks.push_back(usage);
   }
   std::vector<double> times;
@@ -140,7 +139,6 @@ double step_ms(int world) {
   for (memory::RankUsage& usage : reports) {
     usage.budget_bytes = 24_GiB;
     usage.peak_bytes = usage.predicted_peak_bytes = 12_GiB;
-    usage.step_ms = 2000;
   }
   memory::Scenario scenario = memory::find_scenario("calm", 2);
   scenario.steps = 2;

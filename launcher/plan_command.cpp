@@ -109,6 +109,21 @@ int side_of(const train::Config& config) {
   return config.data.resolution > 0 ? static_cast<int>(config.data.resolution) : kGuidesSide;
 }
 
+// The dataset's samples where it is there, else made-up ones.
+Subject subject_of(const train::Config& config, const cxxopts::ParseResult& parsed) {
+  const bool built_in = parsed.count("size") > 0;
+  std::optional<std::string> task;
+  if (parsed.count("task") > 0) task = parsed["task"].as<std::string>();
+  if (task && built_in)
+    fail(ExitCode::kUsage,
+         "--task with --size {}: samples of a built-in model are made up; give --config with data.path instead",
+         parsed["size"].as<std::string>());
+  if (!built_in && has_data(config)) return from_data(config, task);
+  if (task) fail(ExitCode::kUsage, "--task {}: needs a dataset; set data.path", *task);
+  const int side = parsed.count("side") > 0 ? parsed["side"].as<int>() : side_of(config);
+  return made_up(config, parsed["images"].as<int>(), side, parsed["text-tokens"].as<int>());
+}
+
 std::string gigabytes(std::int64_t bytes) { return fmt::format("{:.2f} GB", static_cast<double>(bytes) / 1e9); }
 
 train::Config with_rank(train::Config config, int rank) {
@@ -159,8 +174,8 @@ std::int64_t sum_of(const memory::Breakdown& parts, std::string_view prefix) {
   return sum;
 }
 
-// The guide's own figures for a micro-batch of 2 beside those of the dry run.
-void fill_guide(const train::Config& config, const Subject& subject, train::Forecast& forecast, PlanReport& report) {
+// The guides' own figures for a micro-batch of 2 beside those of the dry run.
+void fill_figures(const train::Config& config, const Subject& subject, train::Forecast& forecast, PlanReport& report) {
   memory::Plan with = everything_recomputed(forecast), without;
   with.micro_batch = without.micro_batch = 2;
   const auto parts = forecast.breakdown(with);
@@ -193,14 +208,14 @@ void fill_guide(const train::Config& config, const Subject& subject, train::Fore
   };
 }
 
-// Under the guides' own setting, whatever is planned for.
+// Rows and figures under the guides' own setting, whatever is planned for.
 void fill_guides(const train::Config& config, PlanReport& report) {
   train::Config theirs = with_rank(config, kGuidesRank);
   theirs.model.dtype = "bf16";
   const Subject subject = made_up(theirs, kGuidesPictures, kGuidesSide, kTextTokens);
   train::Forecast forecast(theirs, subject.dims, subject.shapes, theirs.batch.effective);
   fill_rows(forecast, report);
-  fill_guide(theirs, subject, forecast, report);
+  fill_figures(theirs, subject, forecast, report);
   report.dry_runs += forecast.dry_runs();
 }
 
@@ -212,6 +227,24 @@ PlannedCard planned(train::Forecast& forecast, std::int64_t card, std::int64_t o
   result.best = {best.plan, best.live, best.reserved, best.fragmentation, best.retries};
   result.breakdown = forecast.breakdown(found.best->plan);
   return result;
+}
+
+std::vector<std::int64_t> cards_of(const std::string& sizes, std::int64_t overhead) {
+  const auto cards = parse_sizes(sizes, "--budget");
+  for (const std::int64_t card : cards)
+    if (card <= overhead)
+      fail(ExitCode::kUsage, "--budget {}: its driver and libraries take {} of it (--overhead); give a larger card",
+           format_bytes(card), format_bytes(overhead));
+  return cards;
+}
+
+// As much recomputed and offloaded as the configuration says, else everything and nothing.
+int safe_batch(const train::Config& config, train::Forecast& forecast, std::int64_t usable) {
+  memory::Plan plan = everything_recomputed(forecast);
+  plan.recompute_blocks =
+      train::configured_recompute(config.memory, plan.recompute_blocks).value_or(plan.recompute_blocks);
+  plan.offload = config.memory.offload.is("on") && plan.recompute_blocks > 0;
+  return forecast.largest_micro_batch(usable, plan);
 }
 
 cxxopts::Options plan_options() {
@@ -247,30 +280,16 @@ int run_plan(const std::vector<std::string>& args) {
   if (parsed->count("size") > 0) config.model.path = built_in.emplace((*parsed)["size"].as<std::string>()).path();
   if (config.model.path.empty())
     fail(ExitCode::kUsage, "no model: give --config with model.path, --set model.path=DIR, or --size 3b");
-  if (parsed->count("task") > 0 && parsed->count("size") > 0)
-    fail(ExitCode::kUsage,
-         "--task with --size {}: samples of a built-in model are made up; give --config with data.path instead",
-         (*parsed)["size"].as<std::string>());
-  const auto task = parsed->count("task") > 0 ? std::optional((*parsed)["task"].as<std::string>()) : std::nullopt;
-  if (task && !has_data(config)) fail(ExitCode::kUsage, "--task {}: needs a dataset; set data.path", *task);
-  const Subject subject = has_data(config) && parsed->count("size") == 0
-                              ? from_data(config, task)
-                              : made_up(config, (*parsed)["images"].as<int>(),
-                                        parsed->count("side") > 0 ? (*parsed)["side"].as<int>() : side_of(config),
-                                        (*parsed)["text-tokens"].as<int>());
-  const auto cards = parse_sizes((*parsed)["budget"].as<std::string>(), "--budget");
+  const Subject subject = subject_of(config, *parsed);
 
   PlanReport report;
   report.overhead = parse_bytes((*parsed)["overhead"].as<std::string>(), "--overhead");
   report.target = train::policy_config(config).target;  // refuses what a run would refuse
   report.effective = config.batch.effective;
+  const auto cards = cards_of((*parsed)["budget"].as<std::string>(), report.overhead);
   train::Forecast forecast(config, subject.dims, subject.shapes, config.batch.effective);
   if (parsed->count("safe-batch") > 0) {
-    memory::Plan plan = everything_recomputed(forecast);
-    plan.recompute_blocks =
-        train::configured_recompute(config.memory, plan.recompute_blocks).value_or(plan.recompute_blocks);
-    plan.offload = config.memory.offload.is("on") && plan.recompute_blocks > 0;
-    fmt::print("{}\n", forecast.largest_micro_batch(cards.front() - report.overhead, plan));
+    fmt::print("{}\n", safe_batch(config, forecast, cards.front() - report.overhead));
     return 0;
   }
   report.model =
@@ -279,10 +298,6 @@ int run_plan(const std::vector<std::string>& args) {
   report.sample = subject.words;
   report.static_bytes = forecast.dry().static_bytes();
   report.expandable_segments = parsed->count("expandable-segments") > 0;
-  for (const std::int64_t card : cards)
-    if (card <= report.overhead)
-      fail(ExitCode::kUsage, "--budget {}: its driver and libraries take {} of it (--overhead); give a larger card",
-           format_bytes(card), format_bytes(report.overhead));
   for (const std::int64_t card : cards)
     report.cards.push_back(planned(forecast, card, report.overhead, report.expandable_segments));
   if (parsed->count("no-table") == 0) {

@@ -21,7 +21,6 @@ std::vector<memory::RankUsage> usage_of(std::span<const ddp::Report> reports) {
     rank.failed_request_bytes = report.failed_request_bytes;
     rank.failed = report.failed;
     rank.predicted_peak_bytes = report.predicted_peak_bytes;
-    rank.step_ms = report.step_ms;
   }
   return usage;
 }

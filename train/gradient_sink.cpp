@@ -12,6 +12,10 @@
 #include <emmintrin.h>
 #endif
 
+#ifndef INTRA_OP_PARALLEL
+#error "at::parallel_for would be one thread: compile this file with -fopenmp"
+#endif
+
 namespace plimsoll::train {
 namespace {
 

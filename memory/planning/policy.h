@@ -78,7 +78,6 @@ struct RankUsage {
   std::int64_t predicted_peak_bytes = 0;
   /// Measured peak of the step that predicted_peak_bytes is of. In a step's report 0, which means peak_bytes.
   std::int64_t compared_peak_bytes = 0;
-  std::int64_t step_ms = 0;  ///< milliseconds of computing; a window keeps the sum
   friend bool operator==(const RankUsage&, const RankUsage&) = default;
 };
 

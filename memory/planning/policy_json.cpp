@@ -123,8 +123,7 @@ std::string to_json(const WindowSummary& window) {
                      {"failed_request_bytes", rank.failed_request_bytes},
                      {"failed", rank.failed},
                      {"predicted_peak_bytes", rank.predicted_peak_bytes},
-                     {"compared_peak_bytes", rank.compared_peak_bytes},
-                     {"step_ms", rank.step_ms}});
+                     {"compared_peak_bytes", rank.compared_peak_bytes}});
   }
   return Json{
       {"first_step", window.first_step}, {"last_step", window.last_step}, {"steps", window.steps}, {"ranks", ranks}}
@@ -148,7 +147,6 @@ WindowSummary window_from_json(std::string_view text) {
     entry.read("failed", rank.failed);
     entry.read("predicted_peak_bytes", rank.predicted_peak_bytes);
     entry.read("compared_peak_bytes", rank.compared_peak_bytes);
-    entry.read("step_ms", rank.step_ms);
   });
   return window;
 }

@@ -112,7 +112,6 @@ StepUse run_step(const SyntheticWorld& world, const Plan& plan, const std::funct
     if (share.usage.failed && use.failed_rank < 0) use.failed_rank = rank;
     use.ranks.push_back(share.usage);
   }
-  for (RankUsage& usage : use.ranks) usage.step_ms = use.microseconds / 1000;
   use.microseconds += world.scenario().model.reduction_us;
   return use;
 }

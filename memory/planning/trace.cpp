@@ -136,7 +136,6 @@ class Reader {
       usage.peak_bytes = peak(entry.value("peak", Json()), "\"peak\"" + of, usage.budget_bytes);
       usage.retries = number(entry, "retries", 0, kMost);
       usage.predicted_peak_bytes = number(entry, "predicted", 0, kMostPeak);
-      usage.step_ms = step.step_ms;
       step.ranks.push_back(usage);
     }
   }
@@ -155,7 +154,6 @@ class Reader {
       usage.peak_bytes = peak(peaks[rank], name, usage.budget_bytes);
       if (budgets_.empty() && peaks[rank].get<double>() > kLargestFraction)
         refuse(fmt::format("{} is in bytes, but no line gives \"budgets\"; add \"budgets\": [bytes, ...]", name));
-      usage.step_ms = step.step_ms;
       step.ranks.push_back(usage);
     }
     read_counts(json, "retries", &RankUsage::retries, step);

@@ -27,7 +27,6 @@ void merge(const RankUsage& step, RankUsage& window) {
   window.allocator_retries += step.allocator_retries;
   window.failed_request_bytes = std::max(window.failed_request_bytes, step.failed_request_bytes);
   window.failed = window.failed || step.failed;
-  window.step_ms += step.step_ms;
   compare(step, window);
 }
 

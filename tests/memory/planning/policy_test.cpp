@@ -162,11 +162,8 @@ TEST(Window, AReplayedStepCountsItsTroubleButNotItself) {
 TEST(Window, KeepsThePairOfTheStepThatFellShortMost) {
   WindowAccumulator windows(3, 1);
   const auto step = [](std::int64_t predicted, std::int64_t peak, std::int64_t retries = 0) {
-    return std::vector<RankUsage>{{.budget_bytes = 1000,
-                                   .peak_bytes = peak,
-                                   .retries = retries,
-                                   .predicted_peak_bytes = predicted,
-                                   .step_ms = 7}};
+    return std::vector<RankUsage>{
+        {.budget_bytes = 1000, .peak_bytes = peak, .retries = retries, .predicted_peak_bytes = predicted}};
   };
   windows.add(1, step(500, 400));
   EXPECT_EQ(windows.current().ranks[0].predicted_peak_bytes, 500);
@@ -177,7 +174,6 @@ TEST(Window, KeepsThePairOfTheStepThatFellShortMost) {
   EXPECT_EQ(full->ranks[0].predicted_peak_bytes, 300);
   EXPECT_EQ(full->ranks[0].compared_peak_bytes, 310);
   EXPECT_EQ(full->ranks[0].peak_bytes, 900);
-  EXPECT_EQ(full->ranks[0].step_ms, 28);
 }
 
 TEST(Window, WithoutAPredictionThereIsNoPair) {

@@ -78,7 +78,6 @@ std::vector<RankUsage> any_reports(const Scene& scene, bool troubled = true) {
     if (troubled && one_in(20)) usage.allocator_retries = 1;
     if (usage.retries > 0) usage.failed_request_bytes = any(0, scene.usual / 4 + 1);
     if (one_in(2)) usage.predicted_peak_bytes = std::max<std::int64_t>(1, usage.peak_bytes * any(90, 120) / 100);
-    if (!one_in(4)) usage.step_ms = any(0, 5000);
     ranks.push_back(usage);
   }
   return ranks;

@@ -62,7 +62,6 @@ TEST(Trace, ReadsTheMetricsOfARun) {
   EXPECT_EQ(step.ranks[0].peak_bytes, 800);
   EXPECT_EQ(step.ranks[0].predicted_peak_bytes, 790);
   EXPECT_EQ(step.ranks[0].retries, 1);
-  EXPECT_EQ(step.ranks[0].step_ms, 93);
   EXPECT_EQ(step.ranks[1].budget_bytes, 1000);
 }
 
