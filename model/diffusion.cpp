@@ -84,7 +84,7 @@ void for_each_difference(const LossInputs& in, const ChunkSizes& sizes, std::int
 
 template <class T>
 void fill_loss(const LossInputs& in, const ChunkSizes& sizes, Tensor& loss) {
-  rows::each(sizes.samples, [&](std::int64_t s) {
+  rows::each(sizes.samples, sizes.draws * sizes.chunk(), [&](std::int64_t s) {
     float total = 0.0F;
     for_each_difference<T>(in, sizes, s, [&](std::int64_t, float d, float w) { total += w * d * d; });
     loss.mutable_data_ptr<float>()[s] = total * mean_factor(in.weight.const_data_ptr<float>() + s * sizes.rows, sizes);
@@ -95,7 +95,7 @@ template <class T>
 void fill_loss_gradient(const LossInputs& in, const ChunkSizes& sizes, const Tensor& g, Tensor& d_predicted) {
   T* to = d_predicted.mutable_data_ptr<T>();
   std::fill_n(to, d_predicted.numel(), static_cast<T>(0.0F));
-  rows::each(sizes.samples, [&](std::int64_t s) {
+  rows::each(sizes.samples, sizes.draws * sizes.chunk(), [&](std::int64_t s) {
     const float factor = mean_factor(in.weight.const_data_ptr<float>() + s * sizes.rows, sizes);
     const float scale = 2.0F * g.const_data_ptr<float>()[s] * factor;
     for_each_difference<T>(in, sizes, s,
@@ -132,7 +132,7 @@ class DiffusionLossNode final : public OpNode<4> {
 
 void fill_noisy(const Tensor& actions, const Tensor& noise, const Tensor& times, const Tensor& table, Tensor& result) {
   const ChunkSizes s(actions, noise);
-  rows::each(noise.size(0), [&](std::int64_t g) {
+  rows::each(noise.size(0), s.chunk(), [&](std::int64_t g) {
     const auto [signal, scale] = mixture_of(times.const_data_ptr<float>()[g], table);
     const float* a = actions.const_data_ptr<float>() + g / s.draws * s.chunk();
     const float* e = noise.const_data_ptr<float>() + g * s.chunk();
@@ -143,7 +143,7 @@ void fill_noisy(const Tensor& actions, const Tensor& noise, const Tensor& times,
 
 void fill_times(const Tensor& times, double scale, Tensor& result) {
   const auto half = result.size(1) / 2;
-  rows::each(times.size(0), [&](std::int64_t g) {
+  rows::each(times.size(0), result.size(1), [&](std::int64_t g) {
     const double time = scale * static_cast<double>(times.const_data_ptr<float>()[g]);
     float* row = result.mutable_data_ptr<float>() + g * result.size(1);
     for (std::int64_t i = 0; i < half; ++i) {

@@ -24,7 +24,7 @@ template <class T>
 void fill_embed_rows(const Tensor& source, const Tensor& lead, const Tensor& positions, Tensor& result,
                      const RowSizes& s) {
   const auto first = s.n - s.m;
-  rows::each(s.groups, [&](std::int64_t g) {
+  rows::each(s.groups, s.n * s.width, [&](std::int64_t g) {
     for (std::int64_t r = 0; r < s.n; ++r) {
       const T* x = r < first ? in<T>(lead) + g / s.draws * s.width : in<T>(source) + (g * s.m + r - first) * s.width;
       const float* p = in<float>(positions) + r * s.width;
@@ -37,7 +37,7 @@ void fill_embed_rows(const Tensor& source, const Tensor& lead, const Tensor& pos
 /// Gradient of the action rows: a cast copy of all rows but the first of each group.
 template <class T>
 void fill_row_gradient(const Tensor& g, Tensor& d_rows, const RowSizes& s) {
-  rows::each(s.groups * s.m, [&](std::int64_t k) {
+  rows::each(s.groups * s.m, s.width, [&](std::int64_t k) {
     const float* from = in<float>(g) + (k / s.m * s.n + s.n - s.m + k % s.m) * s.width;
     T* to = out<T>(d_rows) + k * s.width;
     for (std::int64_t i = 0; i < s.width; ++i) to[i] = static_cast<T>(from[i]);
@@ -46,7 +46,7 @@ void fill_row_gradient(const Tensor& g, Tensor& d_rows, const RowSizes& s) {
 
 template <class T>
 void fill_lead_gradient(const Tensor& g, Tensor& d_lead, const RowSizes& s) {
-  rows::each(s.groups / s.draws, [&](std::int64_t sample) {
+  rows::each(s.groups / s.draws, s.draws * s.width, [&](std::int64_t sample) {
     std::vector<float> total(static_cast<std::size_t>(s.width), 0.0F);
     for (std::int64_t d = 0; d < s.draws; ++d) {
       const float* from = in<float>(g) + (sample * s.draws + d) * s.n * s.width;
@@ -58,7 +58,7 @@ void fill_lead_gradient(const Tensor& g, Tensor& d_lead, const RowSizes& s) {
 
 void fill_position_gradient(const Tensor& g, Tensor& d_positions, const RowSizes& s) {
   d_positions.zero_();
-  rows::each(s.n, [&](std::int64_t r) {
+  rows::each(s.n, s.groups * s.width, [&](std::int64_t r) {
     float* to = out<float>(d_positions) + r * s.width;
     for (std::int64_t group = 0; group < s.groups; ++group) {
       const float* from = in<float>(g) + (group * s.n + r) * s.width;
@@ -116,7 +116,7 @@ template <class T>
 void fill_context(const Tensor& source, const Tensor& index, const Tensor& table, const Tensor& positions,
                   Tensor& result, Tensor& inverse) {
   const auto width = source.size(1);
-  rows::each(source.size(0), [&](std::int64_t i) {
+  rows::each(source.size(0), width, [&](std::int64_t i) {
     const auto row = context_row(index, i);
     const T* x = in<T>(source) + i * width;
     const float* p = position_row(table, positions, row);

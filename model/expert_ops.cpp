@@ -20,7 +20,7 @@ using rows::store;
 template <class T>
 void fill_norm(const Tensor& x, const Tensor& shift, const Tensor& scale, Tensor& y, Tensor& inverse) {
   const auto width = x.size(1), n = x.size(0) / shift.size(0);
-  rows::each(x.size(0), [&](std::int64_t row) {
+  rows::each(x.size(0), width, [&](std::int64_t row) {
     const float* xr = in<float>(x) + row * width;
     const T* b = in<T>(shift) + row / n * width;
     const T* a = in<T>(scale) + row / n * width;
@@ -87,7 +87,8 @@ class ModulatedNormNode final : public OpNode<4>, public Remakable {
     NormGradients d{make_like(x), make_like(scale), make_like(scale)};
     if (!g.is_meta()) {
       rows::by_dtype(g.scalar_type(), [&](auto t) {
-        rows::each(scale.size(0), [&](std::int64_t k) { fill_norm_gradient<decltype(t)>(k, g, x, scale, inverse, d); });
+        rows::each(scale.size(0), x.numel() / scale.size(0),
+                   [&](std::int64_t k) { fill_norm_gradient<decltype(t)>(k, g, x, scale, inverse, d); });
       });
     }
     return {d.x, d.shift, d.scale};
@@ -101,7 +102,7 @@ template <class T>
 void fill_residual(const Tensor& x, const Tensor& y, const Tensor& gate, Tensor& result) {
   const auto width = x.size(1);
   const auto n = gate.defined() ? x.size(0) / gate.size(0) : 1;
-  rows::each(x.size(0), [&](std::int64_t row) {
+  rows::each(x.size(0), width, [&](std::int64_t row) {
     const float* xr = in<float>(x) + row * width;
     const T* yr = in<T>(y) + row * width;
     float* to = out<float>(result) + row * width;
@@ -150,7 +151,8 @@ class GatedResidualNode final : public OpNode<2> {
     Tensor d_y = make_like(y), d_gate = make_like(gate);
     if (!g.is_meta()) {
       rows::by_dtype(type_, [&](auto t) {
-        rows::each(gate.size(0), [&](std::int64_t k) { fill_gate_gradient<decltype(t)>(k, g, y, gate, d_y, d_gate); });
+        rows::each(gate.size(0), y.numel() / gate.size(0),
+                   [&](std::int64_t k) { fill_gate_gradient<decltype(t)>(k, g, y, gate, d_y, d_gate); });
       });
     }
     return {g, d_y, d_gate};

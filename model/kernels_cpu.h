@@ -1,6 +1,7 @@
 #pragma once
 // The CPU's kernels: loops over data pointers, eight fp32 lanes at a time, matrix products by the BLAS inside libtorch.
-// Private to model/kernels_*.cpp, but for the scratch bounds that ops.h reports.
+// Private to model/kernels_*.cpp, but for the scratch bounds that ops.h reports and the threads that row_kernels.h
+// takes.
 
 #include <ATen/Parallel.h>
 #include <c10/core/CPUAllocator.h>

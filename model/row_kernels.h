@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "model/kernels_cpu.h"
+
 namespace plimsoll::model::rows {
 
 /// Calls body(T{}) with T = c10::BFloat16 or float.
@@ -54,10 +56,12 @@ void store(const std::vector<float>& from, T* to) {
   for (std::size_t i = 0; i < from.size(); ++i) to[i] = static_cast<T>(from[i]);
 }
 
-/// Runs body(g) for every g in [0, n), in parallel where the build has threads; each g writes what is its own.
+/// Runs body(g) for every g in [0, n), on several threads where `elements` of each make it worth waking them; each g
+/// writes what is its own.
 template <class Body>
-void each(std::int64_t n, Body body) {
-  at::parallel_for(0, n, 1, [&](std::int64_t begin, std::int64_t end) {
+void each(std::int64_t n, std::int64_t elements, Body body) {
+  constexpr std::int64_t kOperations = 8;  // on an element
+  cpu::for_rows(n, kOperations * elements, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t g = begin; g < end; ++g) body(g);
   });
 }
