@@ -230,7 +230,7 @@ PlannedCard planned(train::Forecast& forecast, std::int64_t card, std::int64_t o
 }
 
 std::vector<std::int64_t> cards_of(const std::string& sizes, std::int64_t overhead) {
-  const auto cards = parse_sizes(sizes, "--budget");
+  auto cards = parse_sizes(sizes, "--budget");
   for (const std::int64_t card : cards)
     if (card <= overhead)
       fail(ExitCode::kUsage, "--budget {}: its driver and libraries take {} of it (--overhead); give a larger card",
