@@ -7,10 +7,6 @@
 #include <cmath>
 #include <vector>
 
-#ifndef INTRA_OP_PARALLEL
-#error "at::parallel_for would be one thread: compile this file with -fopenmp"
-#endif
-
 namespace plimsoll::train {
 namespace {
 constexpr std::int64_t kBlock = 1 << 15;

@@ -12,23 +12,19 @@
 #include <emmintrin.h>
 #endif
 
-#ifndef INTRA_OP_PARALLEL
-#error "at::parallel_for would be one thread: compile this file with -fopenmp"
-#endif
-
 namespace plimsoll::train {
 namespace {
 
-constexpr std::int64_t kGrain =
-    1 << 13;  // elements a thread is worth waking for: most parameters of an adapter are small
+constexpr std::int64_t kLine = 16;    // elements of a cache line
+constexpr std::int64_t kGrain = 512;  // lines a thread is worth waking for: most parameters of an adapter are small
 
 // An exponent of all ones is infinite or not a number.
 constexpr std::uint32_t kExponent = 0x7f800000U;
 
 #ifdef __SSE2__
 // Whole cache lines into memory past the caches: staging is not read again before the next micro-batch, and a line that
-// is only written need not be fetched first, which is a third of this pass's traffic. `to` is aligned: slots are.
-constexpr std::int64_t kLine = 16;  // elements
+// is only written need not be fetched first, which is a third of this pass's traffic. `to` begins a line: slots do, and
+// so do the threads' pieces of them.
 std::int64_t stream_sums(const float* from, const float* gradient, float* to, std::int64_t n, bool& finite) {
   const __m128i exponent = _mm_set1_epi32(static_cast<int>(kExponent));
   __m128i bad = _mm_setzero_si128();
@@ -88,7 +84,8 @@ void GradientSink::add(const at::Tensor& gradient) {
     from = nullptr;
   }
   const float* values = strided.defined() ? to : gradient.const_data_ptr<float>();
-  at::parallel_for(0, elements_, kGrain, [&](std::int64_t first, std::int64_t last) {
+  at::parallel_for(0, (elements_ + kLine - 1) / kLine, kGrain, [&](std::int64_t first_line, std::int64_t last_line) {
+    const std::int64_t first = first_line * kLine, last = std::min(elements_, last_line * kLine);
     const float* part = from == nullptr ? nullptr : from + first;
     if (!write_sum(part, values + first, to + first, last - first)) into_.finite = false;
   });

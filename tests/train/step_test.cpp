@@ -496,6 +496,38 @@ TEST(FlatBuffers, ForgetsWhatIsDiscarded) {
   EXPECT_EQ(first_of(solo.session, 0), 4.0F);
 }
 
+// Sizes that no number of threads cuts evenly: pieces must begin where the vector stores may write.
+TEST(FlatBuffers, SumsTheSameOnAnyNumberOfThreads) {
+  memory::CpuAllocator::install();
+  const int before = at::get_num_threads();
+  std::vector<model::Parameter> parameters;
+  std::vector<at::Tensor> gradients;
+  for (const std::int64_t elements : {1, 17, 8193, 16386, 65536, 70001}) {
+    parameters.push_back(
+        {fmt::format("p{}", elements), at::zeros({elements}).set_requires_grad(true), model::ParameterGroup::kExpert});
+    gradients.push_back(at::randn({elements}));
+  }
+  FlatBuffers buffers(parameters, 4);
+  for (const int threads : {1, 2, 3, 5, 7}) {
+    at::set_num_threads(threads);
+    buffers.start_step();
+    for (int micro_batch = 0; micro_batch < 2; ++micro_batch) {
+      for (std::size_t slot = 0; slot < gradients.size(); ++slot) buffers.stage(slot, gradients[slot]);
+      EXPECT_TRUE(buffers.staging_finite());
+      buffers.commit_staging();
+    }
+    for (std::size_t slot = 0; slot < gradients.size(); ++slot) {
+      const auto sums = part(buffers.gradients(), buffers.slots()[slot].range);
+      const at::Tensor doubled = gradients[slot] + gradients[slot];
+      EXPECT_TRUE(std::ranges::equal(sums, std::span(doubled.const_data_ptr<float>(), sums.size())))
+          << parameters[slot].name << " on " << threads << " threads";
+    }
+    buffers.stage(5, at::full({70001}, std::numeric_limits<float>::infinity()));
+    EXPECT_FALSE(buffers.staging_finite());
+  }
+  at::set_num_threads(before);
+}
+
 TEST(FlatBuffers, TakesAGradientWhoseMemoryIsInAnotherOrder) {
   Solo solo(tiny_config(model_dir()));
   FlatBuffers& buffers = *solo.session.buffers;
