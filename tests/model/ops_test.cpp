@@ -57,16 +57,30 @@ void compare(const Tensors& inputs, const Function& ours, const Function& theirs
   }
 }
 
-class Ops : public ::testing::TestWithParam<ScalarType> {
+class Ops : public ::testing::TestWithParam<std::tuple<ScalarType, int>> {
  protected:
-  void SetUp() override { torch::manual_seed(7); }
-  ScalarType type() const { return GetParam(); }
+  void SetUp() override {
+    torch::manual_seed(7);
+    threads_ = at::get_num_threads();
+    at::set_num_threads(std::get<1>(GetParam()));
+  }
+  void TearDown() override { at::set_num_threads(threads_); }
+  ScalarType type() const { return std::get<0>(GetParam()); }
   void check(const Tensors& inputs, const Function& ours, const Function& theirs) {
     compare(inputs, ours, theirs, tolerance(type()));
   }
+
+ private:
+  int threads_ = 1;
 };
-INSTANTIATE_TEST_SUITE_P(Types, Ops, ::testing::Values(at::kFloat, at::kBFloat16),
-                         [](const auto& one) { return one.param == at::kFloat ? "fp32" : "bf16"; });
+// More threads than cores, and numbers that cut nothing evenly: where a piece begins is then no round number.
+INSTANTIATE_TEST_SUITE_P(TypesAndThreads, Ops,
+                         ::testing::Combine(::testing::Values(at::kFloat, at::kBFloat16),
+                                            ::testing::Values(1, 2, 3, 5)),
+                         [](const auto& one) {
+                           return std::string(std::get<0>(one.param) == at::kFloat ? "fp32" : "bf16") + "_" +
+                                  std::to_string(std::get<1>(one.param));
+                         });
 
 TEST_P(Ops, MatrixProducts) {
   for (const auto& [n, k, m] :

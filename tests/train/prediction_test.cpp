@@ -81,7 +81,7 @@ TEST(Prediction, IsThePeakThatIsMeasured) {
     const auto communicator = ddp::make_solo();
     meter.set_workspace(0);  // the session's before this one
     const auto before = meter.live();
-    at::set_num_threads(1 + i % 2);
+    at::set_num_threads(1 + i % 3);
     Session session(wanted, *communicator, *source);
     std::vector<Sample> loaded;
     // A step draws none twice: epochs end with steps.
