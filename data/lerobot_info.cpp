@@ -84,6 +84,8 @@ void read_features(const Json& info, const std::string& path, LeRobotInfo& out) 
   if (!features.is_object()) fail(ExitCode::kData, "{}: \"features\" is no object", path);
   for (const auto& [name, json] : features.items()) {
     if (std::find(kIndexColumns.begin(), kIndexColumns.end(), name) != kIndexColumns.end()) continue;
+    // Text beside the tasks' (notes, sources) is no input of a model: it is there, and nothing reads it.
+    if (json.is_object() && json.value("dtype", Json()) == "string") continue;
     out.features.push_back(read_feature(name, json, path));
   }
 }

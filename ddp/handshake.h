@@ -12,7 +12,7 @@
 
 namespace plimsoll::ddp {
 
-/// One thing that must be equal everywhere: build, configuration, buffer layout, weights, dataset, sampler.
+/// One thing that must be equal everywhere: build, configuration, buffer layout, weights, model files, dataset.
 struct HandshakeItem {
   std::string name;        ///< as a person calls it: "dataset"
   std::uint64_t hash = 0;  ///< of all that matters about it; this is what is compared
@@ -27,7 +27,7 @@ void compare_items(Communicator& communicator, std::span<const HandshakeItem> it
 /// The same comparison without a communicator: `ranks[r]` are the items of rank r. Pure.
 void check_items(std::span<const std::vector<HandshakeItem>> ranks);
 
-/// Every rank's numbers, in rank order: budgets, fixed overheads. The count may differ between ranks.
+/// Every rank's numbers, in rank order: budgets, sizes. The count may differ between ranks.
 std::vector<std::vector<std::int64_t>> share_numbers(Communicator& communicator, std::span<const std::int64_t> numbers);
 
 /// Every rank's text, in rank order; lengths may differ (host names, the choice that rank 0 made).

@@ -154,6 +154,12 @@ def faults(tally):
     run_pytest(tally, "faults", "tests/faults")
 
 
+def demo(tally):
+    """What it promises it checks itself (tools/demo_run.sh)."""
+    status = run(["tools/demo.sh"])
+    tally.add("demo: make demo", "" if status == 0 else f"ended with status {status} (see above)")
+
+
 def bench(tally):
     """A moment of each benchmark: that it runs, and that the bytes of a step, which do not depend on time, are within their bound."""
     two_ranks = ["mpirun", "--oversubscribe", "-n", "2"]
@@ -214,8 +220,8 @@ def tidy(tally):
 
 
 SECTIONS = {"format": check_format, "borders": borders, "protocol": protocol, "units": units, "oracle": oracle,
-            "faults": faults, "bench": bench, "sanitize": sanitize, "tidy": tidy}
-NEEDS_PROGRAM = {"units", "oracle", "faults", "bench"}
+            "faults": faults, "demo": demo, "bench": bench, "sanitize": sanitize, "tidy": tidy}
+NEEDS_PROGRAM = {"units", "oracle", "faults", "demo", "bench"}
 
 
 def main():

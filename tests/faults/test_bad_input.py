@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from safetensors.numpy import load_file, save_file
+
 import damage
 import runs
 
@@ -385,6 +387,31 @@ def test_other_data(tmp_path, two_places):
     damage.edit_column(there / "data", "action", change)
     command = [*TRAIN, "--config", on_dataset(tmp_path, "model", "data")]
     refused(two_ranks((here, command), (there, command)), 2, "rank 1 differs from rank 0 in its dataset")
+
+
+def test_other_adapters(tmp_path, model, short, two_places):
+    here, there = two_places
+    for place in two_places:
+        shutil.copytree(runs.checkpoints(short.parent / "run")[8] / "adapter", place / "adapter")
+    file = there / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values())).flat[-1] += 0.25
+    save_file(tensors, file)
+    command = [*TRAIN, "--config", runs.configure(tmp_path, "model"), "--set", "model.adapter=adapter"]
+    refused(two_ranks((here, command), (there, command)), 2, "rank 1 differs from rank 0 in its weights", "adapter")
+
+
+def test_other_checkpoints_to_resume_from(tmp_path, short, two_places):
+    """As on two machines whose network file system lags: the same folder, and another newest checkpoint in it."""
+    here, there = two_places
+    for place in two_places:
+        shutil.copytree(short.parent / "run" / "checkpoints", place / "checkpoints")
+    shutil.rmtree(there / "checkpoints" / "step-8")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to("/proc/self/cwd/checkpoints")
+    config = runs.configure(tmp_path, "model")
+    command = [*TRAIN, "--config", config, "--resume"]
+    refused(two_ranks((here, command), (there, command)), 2, "rank 1 differs from rank 0 in its newest checkpoint", "step-")
 
 
 def test_another_tokenizer(tmp_path, two_places):

@@ -44,6 +44,44 @@ def test_plan_without_a_model():
     refused(PLAN, 2, "model.path", "--size")
 
 
+def planned(config, *words, ranks=1):
+    """(the plan's line, bytes of the parts in MiB, their sum in MiB) that `train --plan-only` prints."""
+    command = [runs.PLIMSOLL, "train", "--config", config, "--plan-only", *words]
+    code, text = runs.finished(command if ranks == 1 else [*runs.MPIRUN, "-n", ranks, *command])
+    assert code == 0, text
+    lines = text[text.index("plan: "):].splitlines()
+    amounts = {line[:30].strip(): as_mib(line[30:].split()[:2]) for line in lines[2:] if line.startswith("  ")}
+    total = amounts.pop("sum")
+    return lines[0], amounts, total
+
+
+def as_mib(words):
+    return float(words[0]) * {"B": 2**-20, "KiB": 2**-10, "MiB": 1, "GiB": 2**10}[words[1]]
+
+
+def test_the_first_plan_is_the_largest_micro_batch_that_fits_every_rank(tmp_path, model):
+    """Between what two and three samples need, two are taken; on two ranks the smaller budget decides. The parts make the sum."""
+    config = runs.configure(tmp_path, model, batch={"effective": 8}, memory={"recompute": "none"})
+    for ranks in (1, 2):
+        needs = {}
+        for size in (2, 3):
+            line, parts, needs[size] = planned(config, "--set", f"batch.micro={size}", ranks=ranks)
+            assert f"micro-batch {size}" in line and len(parts) > 5
+            assert sum(parts.values()) == pytest.approx(needs[size], abs=0.06 * len(parts))
+        tight = f"{int((needs[2] + needs[3]) / 2 / 0.85 * 1024)}KiB"
+        budget = tight if ranks == 1 else f'["300MiB","{tight}"]'
+        line, _, total = planned(config, "--set", f"memory.budget={budget}", ranks=ranks)
+        assert "micro-batch 2" in line and total == needs[2]
+    assert "micro-batch 4" in planned(config, ranks=2)[0], "the whole share where the budget holds it"
+
+
+@pytest.mark.parametrize("name", ["debug", "fixed", "reactive", "stage1", "stage2"])
+def test_configurations_in_the_repository_make_a_plan(tmp_path, model, name):
+    words = [f"model.path={model}", "data.path=", "data.synthetic_samples=64", "memory.budget=2GiB", f"run.dir={tmp_path}/run"]
+    line, _, _ = planned(runs.ROOT / "configs" / f"{name}.toml", *[word for setting in words for word in ("--set", setting)])
+    assert "micro-batch" in line
+
+
 def test_plan_of_the_full_size_model_allocates_none_of_it():
     """The rows of the guides fit, larger cards take no smaller micro-batch, and nothing of 3 billion weights is there."""
     code, text = runs.finished(["/usr/bin/env", "bash", "-c", f"ulimit -v {6 << 20}; exec {runs.PLIMSOLL} plan --size 3b --json"])

@@ -1,5 +1,6 @@
 """Requests to stop: exit code 75, a complete checkpoint, and a run that goes on from it at any world size."""
 
+import shutil
 import signal
 import time
 
@@ -89,6 +90,32 @@ def test_stage_2_starts_from_stage_1(tmp_path, model):
     learned, kept = load_file(checkpoint / "trainable.safetensors"), runs.trained(second)
     assert learned and all(np.allclose(learned[name], kept[name], rtol=0, atol=1e-12) for name in learned)
     assert set(kept) - set(learned), "stage 2 adds adapters"
+
+
+def test_training_starts_from_an_adapter(tmp_path, model, short):
+    """model.adapter gives the values to begin with."""
+    adapter = runs.checkpoints(short.parent / "run")[8] / "adapter"
+    first = load_file(adapter / "adapter_model.safetensors")
+    assert any(np.abs(values).max() > 0 for name, values in first.items() if "lora_B" in name), "an adapter that learned"
+    config = runs.configure(tmp_path, model, train={"max_steps": 2, "lr": 1e-15, "vl_lr": 1e-15, "checkpoint_every": 1})
+    folder = runs.finish(config, 2, "--set", f"model.adapter={adapter}")
+    kept = load_file(runs.checkpoints(folder)[2] / "adapter" / "adapter_model.safetensors")
+    assert kept.keys() == first.keys()
+    assert all(np.allclose(first[name], kept[name], rtol=0, atol=1e-12) for name in first)
+
+
+def test_a_resumption_takes_its_own_adapter(tmp_path, model, short):
+    """Not the one of model.adapter, which would undo what was learned."""
+    adapter = runs.checkpoints(short.parent / "run")[8] / "adapter"
+    config = runs.configure(tmp_path / "whole", model, train={"max_steps": 8, "checkpoint_every": 4})
+    given = ["--set", f"model.adapter={adapter}"]
+    whole = runs.finish(config, 2, *given)
+    part = runs.copy_run(config, tmp_path / "part")
+    shutil.rmtree(runs.checkpoints(part.parent / "run")[8])
+    lines = (part.parent / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (part.parent / "run" / "metrics.jsonl").write_text("".join(lines[:4]))
+    runs.finish(part, 2, "--resume", *given)
+    runs.assert_same_training(part.parent / "run", whole, 8)
 
 
 @pytest.mark.parametrize("damage", ["other sizes", "truncated", "missing"])

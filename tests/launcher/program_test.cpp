@@ -130,9 +130,12 @@ TEST_F(Program, LaunchHandsEverythingToTheRanks) {
       config_file("[run]\ndir = \"" + folder_.string() + "\"\n[launch]\nmpirun_args = [\"--quiet\"]\n");
   const Outcome outcome = run("launch -n 3 --config " + file +
                               " --set 'memory.budget=[\"300MiB\",\"200MiB\"]' --set data.path=a,b -- --tag-output");
-  ::unsetenv("PLIMSOLL_MPIRUN");
-  EXPECT_EQ(outcome.code, 75) << outcome.err;
   const std::string words = read_file(folder_ / "words");
+  const Outcome on_hosts = run("launch -n 3 --host one:2,two --config " + file);
+  ::unsetenv("PLIMSOLL_MPIRUN");
+  EXPECT_EQ(on_hosts.code, 75) << on_hosts.err;
+  EXPECT_THAT(read_file(folder_ / "words"), StartsWith("-n\n3\n--host\none:2,two\n--bind-to\nnone\n"));
+  EXPECT_EQ(outcome.code, 75) << outcome.err;
   EXPECT_THAT(words, StartsWith("-n\n3\n--oversubscribe\n--bind-to\nnone\n"));
   EXPECT_THAT(words, HasSubstr("\n--quiet\n--tag-output\nenv\n--ignore-signal=USR1\n" + program_.string() +
                                "\ntrain\n--config\n" + file +

@@ -1,12 +1,13 @@
 // Runs the trainer's own step (train/step.h: flat buffers, guardian, commit, reduction of world 1, AdamW with two
 // learning rates) on made-up samples and writes everything that a PyTorch reference needs to run the same ones, and
-// what came out here. Driven by test_vla_parity.py and bench/peers/. Learning-rate factor 1, no clipping, no dropout.
+// what came out here. Driven by test_vla_parity.py and bench/peers/. No dropout; clipping and a schedule where asked
+// for.
 //
 // OUT/options.json, OUT/trainable.safetensors (values before the first step), OUT/batches.safetensors
 // ("<step>/<sample>/<field>"), OUT/ours.safetensors ("losses" [steps]: mean over the samples, as the step reports it;
-// "sample_losses" [steps, samples]: of a forward just before it; "gradient/<name>": what the ranks would sum in the
-// first step; "trained/<name>": values after the last).
-// With --paced: nothing but options, trainable values and batches is written. One JSON line tells, under
+// "norms" [steps]: of the gradient, unclipped; "sample_losses" [steps, samples]: of a forward just before it;
+// "gradient/<name>": what the ranks would sum in the first step; "trained/<name>": values after the last). With
+// --paced: nothing but options, trainable values and batches is written. One JSON line tells, under
 // bench/peers/malloc_counter.c, the bytes that a step takes at its peak above what is live between steps; then every
 // line that is read starts a whole step, and is answered with its seconds. There is no workspace arena here: library
 // scratch counts as a step's, as it does for PyTorch.
@@ -28,6 +29,7 @@
 #include "memory/cpu_allocator.h"
 #include "model/init_model.h"
 #include "model/vla.h"
+#include "train/schedule.h"
 #include "train/step.h"
 
 namespace plimsoll::model {
@@ -44,7 +46,8 @@ struct Setting {
   int batch = 5, micro = 0, steps = 1, recompute = 0;
   bool paced = false;
   int images = 1, side = 112, text = 24;
-  double lr = 1e-4, vl_lr = 1e-5;
+  double lr = 1e-4, vl_lr = 1e-5, clip = 0.0;
+  int warmup = 0;  ///< 0: the learning-rate factor stays 1
 };
 
 Setting parse(int argc, char** argv) {
@@ -67,6 +70,8 @@ Setting parse(int argc, char** argv) {
   add("heads", "of the expert", cxxopts::value<int>()->default_value("4"))(
       "lr", "", cxxopts::value<double>()->default_value("1e-4"));
   add("vl-lr", "", cxxopts::value<double>()->default_value("1e-5"));
+  add("clip", "largest norm of the gradient; 0: any", cxxopts::value<double>()->default_value("0"));
+  add("warmup", "steps, then a cosine; 0: neither", cxxopts::value<int>()->default_value("0"));
   add("init", "make MODEL first, of this size", cxxopts::value<std::string>()->default_value(""));
   const auto args = options.parse(argc, argv);
   Setting s;
@@ -82,6 +87,8 @@ Setting parse(int argc, char** argv) {
   s.text = args["text"].as<int>();
   s.lr = args["lr"].as<double>();
   s.vl_lr = args["vl-lr"].as<double>();
+  s.clip = args["clip"].as<double>();
+  s.warmup = args["warmup"].as<int>();
   VlaOptions& o = s.options;
   o.path = args["model"].as<std::string>();
   o.stage = args["stage"].as<int>();
@@ -195,6 +202,8 @@ void write_options(const Setting& s) {
                      {"bf16", o.precision.compute == at::kBFloat16},
                      {"lr", s.lr},
                      {"vl_lr", s.vl_lr},
+                     {"clip", s.clip},
+                     {"warmup", s.warmup},
                      {"weight_decay", kWeightDecay},
                      {"rank", o.lora.rank},
                      {"alpha", o.lora.alpha},
@@ -263,19 +272,21 @@ class Trainer {
         buffers_(model.parameters(), train::kLossSlots + ddp::slot_count(1)),
         step_(model, rules, at::kCPU, buffers_, *communicator_, meter, predictor_, options(setting)) {}
 
-  /// The mean loss of the samples before the update.
-  double step(const std::vector<Sample>& samples) {
+  /// The mean loss of the samples before the update, and the gradient's norm.
+  train::StepResult step(const std::vector<Sample>& samples) {
     std::vector<StreamSample> stream;
     for (const auto& sample : samples) stream.push_back({&sample, static_cast<std::uint64_t>(sample.index)});
     train::StepInput input;
     input.step = ++done_;
     input.updates = done_ - 1;
+    if (setting_.warmup > 0)
+      input.learning_rate_factor = train::learning_rate_factor(done_ - 1, setting_.warmup, setting_.steps);
     input.samples = stream;
     input.plan = {0, setting_.micro, setting_.recompute};
-    const auto result = step_.run(input);
+    auto result = step_.run(input);
     if (result.fatal) throw *result.fatal;
     if (result.verdict.action != ddp::Action::kApply) fail(ExitCode::kData, "step {} was not applied", done_);
-    return result.loss;
+    return result;
   }
 
   /// The sum of the committed gradients of the last step.
@@ -291,7 +302,7 @@ class Trainer {
 
  private:
   static train::StepOptions options(const Setting& s) {
-    train::StepOptions options{s.batch, 0.0, {}, {}};
+    train::StepOptions options{s.batch, s.clip, {}, {}};
     options.adapters.learning_rate = s.vl_lr;
     options.expert.learning_rate = s.lr;
     options.adapters.weight_decay = options.expert.weight_decay = kWeightDecay;
@@ -310,7 +321,7 @@ class Trainer {
 
 void train_and_write(const VlaModel& model, const Setting& s, const PackingRules& rules, Trainer& trainer) {
   Archive archive;
-  std::vector<float> losses, sample_losses;
+  std::vector<float> losses, norms, sample_losses;
   for (int step = 0; step < s.steps; ++step) {
     const auto samples = samples_of(s, rules, step);
     {
@@ -319,10 +330,13 @@ void train_and_write(const VlaModel& model, const Setting& s, const PackingRules
       sample_losses.insert(sample_losses.end(), each.const_data_ptr<float>(),
                            each.const_data_ptr<float>() + each.numel());
     }
-    losses.push_back(static_cast<float>(trainer.step(samples)));
+    const auto result = trainer.step(samples);
+    losses.push_back(static_cast<float>(result.loss));
+    norms.push_back(static_cast<float>(result.gradient_norm));
     if (step == 0) trainer.add_gradients(archive);
   }
   archive.add("losses", losses, {s.steps});
+  archive.add("norms", norms, {s.steps});
   archive.add("sample_losses", sample_losses, {s.steps, s.batch});
   for (const auto& p : model.parameters()) archive.add("trained/" + p.name, p.tensor);
   archive.write(fs::path(s.out) / "ours.safetensors");

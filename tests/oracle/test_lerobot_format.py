@@ -329,6 +329,16 @@ def test_other_forms_are_read_equally(demo, copied, variant, tmp_path):
             np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
 
 
+def test_text_that_is_no_task_is_passed_over(demo, copied, tmp_path):
+    rewrite(copied, lambda table: table.append_column("annotation.note", pa.array([f"note {i}" for i in range(len(table))])))
+    path = copied / "meta/info.json"
+    info = json.loads(path.read_text())
+    info["features"]["annotation.note"] = {"dtype": "string", "shape": [1], "names": None}
+    path.write_text(json.dumps(info))
+    found, _ = show(copied, [9], tmp_path / "a.safetensors")
+    assert set(found) == set(show(demo, [9], tmp_path / "b.safetensors")[0])
+
+
 def test_task_column_named_task(demo, copied, tmp_path):
     path = copied / "meta/tasks.parquet"
     table = pq.read_table(path)

@@ -315,6 +315,16 @@ def test_made_checkpoint_of_full_size_opens_in_transformers(tmp_path):
     model, loading = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "m", output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"] and not loading["mismatched_keys"]
     assert model.dtype == torch.bfloat16 and model.config.image_token_id == 151655
+    ids = AutoProcessor.from_pretrained(tmp_path / "m").tokenizer(prompt_of("hello", 1)).input_ids
+    assert {151644, 151645, 151652, 151653, 151655} <= set(ids)
+
+
+def test_made_checkpoint_of_the_wide_size_opens_in_transformers(tmp_path):
+    plimsoll("init-model", "--size", "wide", "--out", tmp_path / "m")
+    model, loading = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "m", output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"] and not loading["mismatched_keys"]
+    assert model.config.text_config.hidden_size == 1024 and model.config.text_config.num_hidden_layers == 4
+    assert model.config.image_token_id in AutoProcessor.from_pretrained(tmp_path / "m").tokenizer(prompt_of("hello", 1)).input_ids
 
 
 def test_bad_input(template, tmp_path):
@@ -326,6 +336,17 @@ def test_bad_input(template, tmp_path):
     assert "adapter_config.json" in plimsoll(*base, "--adapter", tmp_path, code=4)
     assert "not an empty folder" in plimsoll("init-model", "--size", "tiny", "--out", template, code=2)
     assert "huge" in plimsoll("init-model", "--size", "huge", "--out", tmp_path / "x", code=2)
+    picture, pixels = tmp_path / "picture.png", tmp_path / "pixels.safetensors"
+    Image.new("RGB", (56, 56)).save(picture)
+    grid = torch.tensor([[1, 4, 4]])
+    save_file({"pixel_values": torch.zeros(16, 1176), "image_grid_thw": grid}, pixels)
+    assert "--pixels" in plimsoll(*base, "--pixels", pixels, "--image", picture, code=2)
+    for bad, words in [({"pixel_values": torch.zeros(16, 1175), "image_grid_thw": grid}, "[16, 1175]"),
+                       ({"pixel_values": torch.zeros(16, 1176), "image_grid_thw": grid.int()}, "I32"),
+                       ({"pixel_values": torch.zeros(16, 1176)}, "image_grid_thw")]:
+        save_file(bad, pixels)
+        said = plimsoll(*base, "--pixels", pixels, code=4)
+        assert words in said and str(pixels) in said, said
     assert not out.exists()
 
 

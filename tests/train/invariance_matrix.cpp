@@ -4,9 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
+#include <optional>
 
 #include "core/file.h"
 #include "memory/dry_run.h"
@@ -170,6 +173,43 @@ std::vector<Cell> all_cells() {
 
 INSTANTIATE_TEST_SUITE_P(All, InvarianceMatrix, testing::ValuesIn(all_cells()),
                          [](const auto& cell) { return name_of(cell.param); });
+
+// What the ranks compare in every step ends the job on all of them at once.
+std::optional<Error> after_one_rank_changed(const std::function<void(Session&)>& change) {
+  const Config config = matrix_config();
+  const auto source = make_source(config);
+  Session session(config, *communicator, *source);
+  if (communicator->rank() == communicator->world() - 1) change(session);
+  std::vector<std::shared_ptr<const Sample>> hold;
+  StepInput input;
+  input.step = 1;
+  const auto samples = session.load_share(1, hold);
+  input.samples = samples;
+  input.plan = session.plan;
+  input.hash_weights = true;
+  return session.step->run(input).fatal;
+}
+
+TEST(Hashes, OfEqualRanksAgree) {
+  EXPECT_FALSE(after_one_rank_changed([](Session&) {}));
+}
+
+TEST(Hashes, FindOneValueThatDiffers) {
+  if (communicator->world() == 1) return;
+  const auto fatal = after_one_rank_changed([](Session& s) {
+    float& last = s.buffers->parameters().back();
+    last = std::nextafter(last, 2.0F);
+  });
+  ASSERT_TRUE(fatal);
+  EXPECT_NE(std::string(fatal->what()).find("weights"), std::string::npos) << fatal->what();
+}
+
+TEST(Hashes, FindAnotherPlan) {
+  if (communicator->world() == 1) return;
+  const auto fatal = after_one_rank_changed([](Session& s) { s.plan.recompute_blocks = 1; });
+  ASSERT_TRUE(fatal);
+  EXPECT_NE(std::string(fatal->what()).find("plan"), std::string::npos) << fatal->what();
+}
 
 // Training must have done something, or equality would mean nothing.
 TEST(InvarianceReference, Learns) {
