@@ -44,7 +44,7 @@ def test_plan_without_a_model():
     refused(PLAN, 2, "model.path", "--size")
 
 
-def planned(config, *words, ranks=1):
+def first_plan(config, *words, ranks=1):
     """(the plan's line, bytes of the parts in MiB, their sum in MiB) that `train --plan-only` prints."""
     command = [runs.PLIMSOLL, "train", "--config", config, "--plan-only", *words]
     code, text = runs.finished(command if ranks == 1 else [*runs.MPIRUN, "-n", ranks, *command])
@@ -65,20 +65,20 @@ def test_the_first_plan_is_the_largest_micro_batch_that_fits_every_rank(tmp_path
     for ranks in (1, 2):
         needs = {}
         for size in (2, 3):
-            line, parts, needs[size] = planned(config, "--set", f"batch.micro={size}", ranks=ranks)
+            line, parts, needs[size] = first_plan(config, "--set", f"batch.micro={size}", ranks=ranks)
             assert f"micro-batch {size}" in line and len(parts) > 5
             assert sum(parts.values()) == pytest.approx(needs[size], abs=0.06 * len(parts))
         tight = f"{int((needs[2] + needs[3]) / 2 / 0.85 * 1024)}KiB"
         budget = tight if ranks == 1 else f'["300MiB","{tight}"]'
-        line, _, total = planned(config, "--set", f"memory.budget={budget}", ranks=ranks)
+        line, _, total = first_plan(config, "--set", f"memory.budget={budget}", ranks=ranks)
         assert "micro-batch 2" in line and total == needs[2]
-    assert "micro-batch 4" in planned(config, ranks=2)[0], "the whole share where the budget holds it"
+    assert "micro-batch 4" in first_plan(config, ranks=2)[0], "the whole share where the budget holds it"
 
 
 @pytest.mark.parametrize("name", ["debug", "fixed", "reactive", "stage1", "stage2"])
 def test_configurations_in_the_repository_make_a_plan(tmp_path, model, name):
     words = [f"model.path={model}", "data.path=", "data.synthetic_samples=64", "memory.budget=2GiB", f"run.dir={tmp_path}/run"]
-    line, _, _ = planned(runs.ROOT / "configs" / f"{name}.toml", *[word for setting in words for word in ("--set", setting)])
+    line, _, _ = first_plan(runs.ROOT / "configs" / f"{name}.toml", *[word for setting in words for word in ("--set", setting)])
     assert "micro-batch" in line
 
 
