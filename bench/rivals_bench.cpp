@@ -4,11 +4,10 @@
 // One thread a rank, a share of 8 for each. In each round every trainer runs the scenario once, so that whatever else
 // the machine does hits all alike; a ratio is the median over rounds. Counted are all seconds from the first step on:
 // failed attempts, replays, trials, restarts (the model read anew), work done twice. What ours takes before the first
-// step to time micro-batches and to make dry runs comes once a run and is no more than a small part of a long one; these
-// runs are of seconds. The ratios "start counted" have among the seconds what making our session took beyond making the
-// rival's, which holds the same model. "over all" are all seconds of the rival over all of ours, scenarios in which it
-// gave up left out.
-// Prints a Markdown table and lines FIGURE name = value unit.
+// step to time micro-batches and to make dry runs comes once a run and is no more than a small part of a long one;
+// these runs are of seconds. The ratios "start counted" have among the seconds what making our session took beyond
+// making the rival's, which holds the same model. "over all" are all seconds of the rival over all of ours, scenarios
+// in which it gave up left out. Prints a Markdown table and lines FIGURE name = value unit.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -165,7 +164,7 @@ class PlainTrainer : bench::RivalPolicy {
       ++run_.failures;
       return recover();
     }
-    session_.communicator.all_reduce_sum(session_.buffers->reduction());
+    session_.communicator.all_reduce_sum(session_.buffers->gradients());
     apply_gradients(*session_.buffers, step_options(session_.config), 1.0, updates_++);
     position_ += effective_;
     if (++since_checkpoint_ == kCheckpointEvery) save();

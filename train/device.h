@@ -1,0 +1,44 @@
+#pragma once
+// What a rank computes on: the CPU, or a GPU through the CUDA library that lies beside the program. The program itself
+// links only the CPU libtorch; the device is a value, and the same code runs on each.
+
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <string>
+
+#include "memory/device_memory.h"
+
+namespace plimsoll::train {
+
+/// Its kernels are registered (model/kernels.h, train/flat_kernels.h). Cheap to copy; what it points to lives as long
+/// as the program.
+struct Device {
+  c10::Device place = c10::kCPU;
+  memory::DeviceMemory* memory = nullptr;
+  std::string name;            ///< "Some CPU, 8 cores", "NVIDIA H200": what times depend on
+  std::int64_t total = 0;      ///< bytes that it has
+  std::int64_t available = 0;  ///< bytes that are free now
+  int devices = 1;             ///< of its kind on this machine; the machine's ranks share them
+};
+
+/// The CPU behind its budgeted allocator (memory/cpu_allocator.h), installed with the first call.
+Device cpu_device();
+
+/// run.device: "cpu", "cuda", or "auto" (a GPU where the driver knows one, else the CPU). `local_rank` says which GPU,
+/// in turn if there are fewer than ranks. Call it before the first tensor of the process, or libtorch asks its CUDA
+/// side too early and never again. Throws Error(kUsage) when "cuda" is not to be had, or when "auto" finds a GPU that
+/// cannot be used: it says why, and what to do.
+Device open_device(const std::string& wanted, int local_rank);
+
+/// What the CUDA library gives. One function is looked up in it: plimsoll_device_library.
+struct DeviceLibrary {
+  static constexpr int kVersion = 1;
+  int version = kVersion;
+  /// Opens GPU number `index` and registers its kernels. Throws Error(kUsage).
+  Device (*open)(int index) = nullptr;
+};
+inline constexpr const char* kDeviceLibraryFile = "libplimsoll_cuda.so";
+inline constexpr const char* kDeviceLibraryFunction = "plimsoll_device_library";
+
+}  // namespace plimsoll::train
