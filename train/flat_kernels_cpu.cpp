@@ -64,7 +64,7 @@ class CpuFlatKernels final : public FlatKernels {
     at::parallel_for(0, (n + kLine - 1) / kLine, kGrain, [&](std::int64_t first_line, std::int64_t last_line) {
       const std::int64_t first = first_line * kLine, last = std::min(n, last_line * kLine);
       const float* part = from == nullptr ? nullptr : from + first;
-      if (!write_piece(part, gradient + first, to + first, last - first)) std::atomic_ref(*bad) = 1;
+      if (!write_piece(part, gradient + first, to + first, last - first)) std::atomic_ref<std::uint32_t>(*bad).store(1);
     });
   }
   void fill_zeros(std::span<float> to) const override { std::ranges::fill(to, 0.0F); }
