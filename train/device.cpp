@@ -2,11 +2,16 @@
 
 #include <dlfcn.h>
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <filesystem>
+#include <set>
 
 #include "core/error.h"
+#include "ddp/handshake.h"
 #include "memory/cpu_allocator.h"
+#include "model/kernels.h"
+#include "train/flat_kernels.h"
 #include "train/options.h"
 
 namespace plimsoll::train {
@@ -44,7 +49,6 @@ fs::path library_path() {
 
 const DeviceLibrary& open_library() {
   const fs::path file = library_path();
-  // Global, so that labels and scopes of core/scope.h are the program's own.
   void* handle = dlopen(file.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (handle == nullptr) {
     const char* said = dlerror();
@@ -82,9 +86,22 @@ Device open_device(const std::string& wanted, int local_rank) {
     fail(ExitCode::kUsage, "run.device = \"{}\": {}; set run.device = \"cpu\", or run it on a machine with a GPU",
          wanted, driver.trouble);
   }
-  Device device = open_library().open(local_rank % driver.devices);
+  const DeviceLibrary& library = open_library();
+  Device device = library.open(local_rank % driver.devices);
   device.devices = driver.devices;
+  device.library = &library;
+  model::register_kernels(device.place.type(), &library.kernels());
+  register_flat_kernels(device.place.type(), &library.flat_kernels());
   return device;
+}
+
+std::unique_ptr<ddp::Communicator> communicator_on(const Device& device, ddp::Communicator& host) {
+  if (device.library == nullptr || host.world() == 1) return nullptr;
+  const auto ids = ddp::share_text(host, device.id);
+  const std::set<std::string> different(ids.begin(), ids.end());
+  if (different.size() == ids.size()) return device.library->nccl(host);
+  spdlog::info("{} ranks share {} GPUs: gradients are summed in host memory", ids.size(), different.size());
+  return ddp::make_staged(host, device.library->copies());
 }
 
 }  // namespace plimsoll::train

@@ -5,21 +5,32 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
+#include "ddp/device_communicator.h"
 #include "memory/device_memory.h"
+
+namespace plimsoll::model {
+class Kernels;
+}
 
 namespace plimsoll::train {
 
-/// Its kernels are registered (model/kernels.h, train/flat_kernels.h). Cheap to copy; what it points to lives as long
-/// as the program.
+class FlatKernels;
+struct DeviceLibrary;
+
+/// Cheap to copy; what it points to lives as long as the program. Its kernels are registered (model/kernels.h,
+/// train/flat_kernels.h).
 struct Device {
   c10::Device place = c10::kCPU;
   memory::DeviceMemory* memory = nullptr;
-  std::string name;            ///< "Some CPU, 8 cores", "NVIDIA H200": what times depend on
-  std::int64_t total = 0;      ///< bytes that it has
-  std::int64_t available = 0;  ///< bytes that are free now
-  int devices = 1;             ///< of its kind on this machine; the machine's ranks share them
+  std::string name;                        ///< "Some CPU, 8 cores", "NVIDIA H200": what times depend on
+  std::string id;                          ///< no other device of any machine has it; empty for the CPU
+  std::int64_t total = 0;                  ///< bytes that it has
+  std::int64_t available = 0;              ///< bytes that are free now
+  int devices = 1;                         ///< of its kind on this machine; the machine's ranks share them
+  const DeviceLibrary* library = nullptr;  ///< null for the CPU
 };
 
 /// The CPU behind its budgeted allocator (memory/cpu_allocator.h), installed with the first call.
@@ -31,12 +42,22 @@ Device cpu_device();
 /// cannot be used: it says why, and what to do.
 Device open_device(const std::string& wanted, int local_rank);
 
-/// What the CUDA library gives. One function is looked up in it: plimsoll_device_library.
+/// What reduces in the memory of the ranks' devices: NCCL, or through host memory where two ranks share a GPU. Null
+/// where `host` serves: on the CPU, and for one rank. Collective.
+std::unique_ptr<ddp::Communicator> communicator_on(const Device& device, ddp::Communicator& host);
+
+/// What the CUDA library gives: one function is looked up in it, which returns this. The library calls nothing of the
+/// program's.
 struct DeviceLibrary {
   static constexpr int kVersion = 1;
   int version = kVersion;
-  /// Opens GPU number `index` and registers its kernels. Throws Error(kUsage).
+  /// Opens a GPU, which becomes the thread's current one. Throws Error(kUsage).
   Device (*open)(int index) = nullptr;
+  /// Of the current GPU.
+  const model::Kernels& (*kernels)() = nullptr;
+  const FlatKernels& (*flat_kernels)() = nullptr;
+  ddp::DeviceCopies (*copies)() = nullptr;
+  std::unique_ptr<ddp::Communicator> (*nccl)(ddp::Communicator& host) = nullptr;
 };
 inline constexpr const char* kDeviceLibraryFile = "libplimsoll_cuda.so";
 inline constexpr const char* kDeviceLibraryFunction = "plimsoll_device_library";

@@ -82,9 +82,10 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
                   std::int64_t& step) {
   if (!options.resume && !options.plan_only) refuse_old_run(config.run.dir);
   const Device device = open_device(config.run.device, communicator.local_rank());
+  const auto on_device = communicator_on(device, communicator);
   set_threads(config.run, communicator.world());
   const auto source = make_source(config);
-  Session session(config, communicator, *source, device);
+  Session session(config, on_device ? *on_device : communicator, *source, device);
   session.resume(options.resume);
   step = session.state.step;
   if (options.plan_only) {

@@ -1,13 +1,13 @@
-// The CUDA library's one entry: opens a GPU and registers what serves it.
+// The CUDA library's one entry.
 
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAFunctions.h>
-#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include "core/error.h"
+#include "ddp/cuda/nccl.h"
 #include "memory/cuda/cuda_memory.h"
 #include "model/cuda/kernels_cuda.h"
-#include "model/kernels.h"
 #include "train/cuda/flat_kernels.h"
 #include "train/device.h"
 
@@ -38,7 +38,13 @@ void check_architecture(const cudaDeviceProp& properties, int index) {
        index, properties.name, properties.major, properties.minor, kLeastMajor);
 }
 
-Device open(int index) {
+std::string id_of(const cudaDeviceProp& properties) {
+  std::string id;
+  for (const char byte : properties.uuid.bytes) id += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+  return id;
+}
+
+Device open_checked(int index) {
   check_driver();
   const auto device = static_cast<c10::DeviceIndex>(index);
   const cudaDeviceProp& properties = *at::cuda::getDeviceProperties(device);
@@ -46,21 +52,47 @@ Device open(int index) {
   c10::cuda::set_device(device);
   at::cuda::getCurrentCUDABlasHandle();  // its workspace is part of the static bytes
   auto* const memory = new memory::CudaMemory(device);
-  model::register_kernels(at::kCUDA, &model::cuda_kernels());
-  register_flat_kernels(at::kCUDA, &cuda_flat_kernels());
   Device opened;
   opened.place = c10::Device(c10::kCUDA, device);
   opened.memory = memory;
   opened.name = properties.name;
+  opened.id = id_of(properties);
   opened.total = memory->total();
   opened.available = memory->available();
   return opened;
+}
+
+// What CUDA says of a GPU that it cannot use is the user's to mend.
+Device open(int index) {
+  try {
+    return open_checked(index);
+  } catch (const c10::Error& error) {
+    fail(ExitCode::kUsage, "run.device: GPU {} cannot be used: {}; see nvidia-smi, or set run.device = \"cpu\"", index,
+         error.what_without_backtrace());
+  }
+}
+
+ddp::DeviceCopies copies() {
+  const FlatKernels& kernels = cuda_flat_kernels();
+  return {[&kernels](std::span<const float> device, float* host) { kernels.to_host(device, host); },
+          [&kernels](std::span<const float> host, float* device) { kernels.from_host(host, device); },
+          [](std::size_t floats) {
+            void* pinned = nullptr;
+            C10_CUDA_CHECK(cudaHostAlloc(&pinned, floats * sizeof(float), cudaHostAllocDefault));
+            return std::shared_ptr<float[]>(static_cast<float*>(pinned), [](float* block) { cudaFreeHost(block); });
+          }};
+}
+
+std::unique_ptr<ddp::Communicator> nccl(ddp::Communicator& host) {
+  return ddp::make_nccl(host, c10::cuda::getCurrentCUDAStream().stream());
 }
 
 }  // namespace
 }  // namespace plimsoll::train
 
 extern "C" __attribute__((visibility("default"))) const plimsoll::train::DeviceLibrary* plimsoll_device_library() {
-  static const plimsoll::train::DeviceLibrary library{plimsoll::train::DeviceLibrary::kVersion, &plimsoll::train::open};
+  using namespace plimsoll::train;
+  static const DeviceLibrary library{DeviceLibrary::kVersion, &open,   &plimsoll::model::cuda_kernels,
+                                     &cuda_flat_kernels,      &copies, &nccl};
   return &library;
 }
