@@ -4,8 +4,10 @@
 // One thread a rank, a share of 8 for each. In each round every trainer runs the scenario once, so that whatever else
 // the machine does hits all alike; a ratio is the median over rounds. Counted are all seconds from the first step on:
 // failed attempts, replays, trials, restarts (the model read anew), work done twice. What ours takes before the first
-// step to time micro-batches and to make dry runs comes once a run, however long it is; the ratios "start counted" have
-// it among the seconds.
+// step to time micro-batches and to make dry runs comes once a run and is no more than a small part of a long one; these
+// runs are of seconds. The ratios "start counted" have among the seconds what making our session took beyond making the
+// rival's, which holds the same model. "over all" are all seconds of the rival over all of ours, scenarios in which it
+// gave up left out.
 // Prints a Markdown table and lines FIGURE name = value unit.
 #include <fmt/format.h>
 
@@ -44,8 +46,8 @@ struct Scenario {
 
 struct Run {
   double seconds = 0;
-  double start_seconds = 0;  // ours only
-  memory::Plan last;         // likewise
+  double start_seconds = 0;  // making the session
+  memory::Plan last;         // ours only
   int failures = 0, restarts = 0;
   std::int64_t lost = 0;
   bool kept = true, finished = true;
@@ -83,11 +85,22 @@ std::int64_t over_ranks(ddp::Communicator& communicator, std::int64_t mine) {
 
 Config config_of(const TinyRanks& ranks, const Scenario& scenario, const char* policy) {
   Config config = ranks.config;
+  config.train.max_steps = scenario.samples() / kBatch;
   config.memory.policy = policy;
   std::vector<Setting> budgets;
   for (const std::int64_t budget : scenario.budgets.front()) budgets.emplace_back(budget);
   config.memory.budget = Setting(budgets);
   return config;
+}
+
+std::unique_ptr<Session> timed_session(const Config& config, TinyRanks& ranks, double& seconds) {
+  std::unique_ptr<Session> session;
+  ranks.communicator->barrier();
+  seconds = seconds_of([&] {
+    session = std::make_unique<Session>(config, *ranks.communicator, *ranks.source);
+    ranks.communicator->barrier();
+  });
+  return session;
 }
 
 Run run_ours(TinyRanks& ranks, Drawn& drawn, const Scenario& scenario, double target) {
@@ -96,12 +109,7 @@ Run run_ours(TinyRanks& ranks, Drawn& drawn, const Scenario& scenario, double ta
   config.memory.target = target;
   config.memory.margin = std::min(config.memory.margin, 1.0 - target);
   ddp::Communicator& communicator = *ranks.communicator;
-  std::unique_ptr<Session> session;
-  communicator.barrier();
-  run.start_seconds = seconds_of([&] {
-    session = std::make_unique<Session>(config, communicator, *ranks.source);
-    communicator.barrier();
-  });
+  const auto session = timed_session(config, ranks, run.start_seconds);
   session->controller->start(0, session->plan, session->budgets);
   run.seconds = seconds_of([&] {
     for (std::int64_t step = 1; step <= scenario.samples() / kBatch; ++step) {
@@ -225,8 +233,11 @@ class PlainTrainer : bench::RivalPolicy {
 
 Run run_rival(Rival rival, TinyRanks& ranks, Drawn& drawn, const Scenario& scenario) {
   const Config config = config_of(ranks, scenario, "reactive");
-  Session session(config, *ranks.communicator, *ranks.source);
-  return PlainTrainer(rival, session, drawn, scenario).go();
+  double start_seconds = 0;
+  const auto session = timed_session(config, ranks, start_seconds);
+  Run run = PlainTrainer(rival, *session, drawn, scenario).go();
+  run.start_seconds = start_seconds;
+  return run;
 }
 
 using Json = nlohmann::json;
@@ -292,36 +303,66 @@ std::string cell(const Run& run, const Scenario& scenario) {
   return run.finished ? text : text + " ended";
 }
 
-/// One round of a scenario: seconds of each rival over ours, at the default target and at one near what rivals fill; a
-/// rival that ended early has lost.
-using Ratios = std::map<std::string, double>;
-Ratios round(TinyRanks& ranks, Drawn& drawn, const Scenario& scenario) {
+/// Seconds of a rival and of ours; a rival that ended early has lost.
+struct Pair {
+  double theirs = 0, ours = 0;
+  bool finished = true;
+  double ratio() const { return finished ? theirs / ours : 1e9; }
+};
+
+/// One round of a scenario, at the default target and at one near what rivals fill.
+using Pairs = std::map<std::string, Pair>;
+Pairs round(TinyRanks& ranks, Drawn& drawn, const Scenario& scenario) {
   const Run ours = run_ours(ranks, drawn, scenario, ranks.config.memory.target);
   const Run fuller = run_ours(ranks, drawn, scenario, kFull);
   std::string row = fmt::format("| {} | {}, at last {} | {}, at last {} | {:.1f} s |", scenario.name,
                                 cell(ours, scenario), memory::to_string(ours.last), cell(fuller, scenario),
                                 memory::to_string(fuller.last), ours.start_seconds);
-  Ratios ratios;
+  Pairs pairs;
+  double their_start = 0;
   for (const Rival rival : bench::kRivals) {
     const Run run = run_rival(rival, ranks, drawn, scenario);
     const std::string name = bench::name_of(rival);
-    const auto over = [&](double seconds) { return run.finished ? run.seconds / seconds : 1e9; };
-    ratios[name] = over(ours.seconds);
-    ratios[name + ", start counted"] = over(ours.seconds + ours.start_seconds);
-    ratios[name + ", target 0.99"] = over(fuller.seconds);
-    ratios[name + ", target 0.99, start counted"] = over(fuller.seconds + fuller.start_seconds);
+    const auto beside = [&](const Run& own, bool start_counted) {
+      const double extra = start_counted ? std::max(0.0, own.start_seconds - run.start_seconds) : 0;
+      return Pair{run.seconds, own.seconds + extra, run.finished};
+    };
+    pairs[name] = beside(ours, false);
+    pairs[name + ", start counted"] = beside(ours, true);
+    pairs[name + ", target 0.99"] = beside(fuller, false);
+    pairs[name + ", target 0.99, start counted"] = beside(fuller, true);
     row += fmt::format(" {} |", cell(run, scenario));
+    their_start = run.start_seconds;
   }
-  if (ranks.first()) fmt::print("{}\n", row);
+  if (ranks.first()) fmt::print("{} {:.1f} s |\n", row, their_start);
   std::fflush(stdout);
-  return ratios;
+  return pairs;
 }
 
-using AllRatios = std::map<std::string, std::vector<double>>;
-void print_figures(const AllRatios& over_all) {
-  for (const auto& [name, ratios] : over_all) {
+/// Of all scenarios: by rival the median ratio of each scenario, and all seconds.
+struct Results {
+  std::map<std::string, std::vector<double>> ratios;
+  std::map<std::string, Pair> sums;
+};
+
+void add(Results& results, const std::map<std::string, std::vector<Pair>>& rounds) {
+  for (const auto& [name, pairs] : rounds) {
+    std::vector<double> ratios;
+    for (const Pair& pair : pairs) {
+      ratios.push_back(pair.ratio());
+      if (!pair.finished) continue;
+      results.sums[name].theirs += pair.theirs;
+      results.sums[name].ours += pair.ours;
+    }
+    results.ratios[name].push_back(median(ratios));
+  }
+}
+
+void print_figures(const Results& results) {
+  for (const auto& [name, ratios] : results.ratios) {
     fmt::print("FIGURE real.worst ratio to {} = {:.3f} x\n", name, *std::min_element(ratios.begin(), ratios.end()));
     fmt::print("FIGURE real.median ratio to {} = {:.3f} x\n", name, median(ratios));
+    fmt::print("FIGURE real.ratio over all to {} = {:.3f} x\n", name, results.sums.at(name).ratio());
     const auto won = std::count_if(ratios.begin(), ratios.end(), [](double ratio) { return ratio > 1.0; });
     fmt::print("FIGURE real.scenarios won against {} = {} of {}\n", name, won, ratios.size());
   }
@@ -330,7 +371,7 @@ void print_figures(const AllRatios& over_all) {
 void print_head() {
   fmt::print("| scenario | predictive | predictive, target 0.99 | its start |");
   for (const Rival rival : bench::kRivals) fmt::print(" {} |", bench::name_of(rival));
-  fmt::print("\n|---|---|---|---|---|---|---|---|\n");
+  fmt::print(" a rival's start |\n|---|---|---|---|---|---|---|---|---|\n");
 }
 
 void run(int rounds, std::size_t count) {
@@ -345,15 +386,15 @@ void run(int rounds, std::size_t count) {
   all.resize(std::min(all.size(), count));
   run_ours(ranks, drawn, all.front(), ranks.config.memory.target);  // warms up
   if (ranks.first()) print_head();
-  AllRatios over_all;
+  Results results;
   for (const Scenario& scenario : all) {
-    AllRatios seen;
+    std::map<std::string, std::vector<Pair>> seen;
     for (int i = 0; i < rounds; ++i) {
-      for (const auto& [name, ratio] : round(ranks, drawn, scenario)) seen[name].push_back(ratio);
+      for (const auto& [name, pair] : round(ranks, drawn, scenario)) seen[name].push_back(pair);
     }
-    for (const auto& [name, ratios] : seen) over_all[name].push_back(median(ratios));
+    add(results, seen);
   }
-  if (ranks.first()) print_figures(over_all);
+  if (ranks.first()) print_figures(results);
 }
 
 }  // namespace

@@ -67,13 +67,6 @@ std::vector<Stopwatch::Shares> time_in_turns(Session& session, std::span<const m
   return best;
 }
 
-// Timing is to take a small part of a run.
-std::int64_t allowance_for(const Session& session, std::span<const std::size_t> places,
-                           std::span<const memory::Candidate> all) {
-  const std::int64_t run = places.empty() ? 0 : all[places.front()].microseconds;
-  return std::min(kMostMicroseconds, memory::scaled(run, session.steps, kLeastRun));
-}
-
 }  // namespace
 
 memory::CandidateTable time_contenders(Session& session, const memory::CandidateTable& table,
@@ -82,7 +75,8 @@ memory::CandidateTable time_contenders(Session& session, const memory::Candidate
   const auto places = contenders(table, limits, known);
   std::vector<memory::Plan> plans;
   for (const std::size_t place : places) plans.push_back(before[place].plan);
-  const auto times = time_in_turns(session, plans, known, allowance_for(session, places, before));
+  const std::int64_t step = places.empty() ? 0 : before[places.front()].microseconds;
+  const auto times = time_in_turns(session, plans, known, timing_allowance(session, step));
   std::int64_t modelled = 0, measured = 0;
   std::vector<std::int64_t> known_times(before.size(), 0);
   for (std::size_t i = 0; i < places.size(); ++i) {

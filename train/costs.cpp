@@ -53,6 +53,9 @@ memory::CostModel measure_costs(Session& session) {
   const auto useful = memory::useful_micro_batches(session.share, static_cast<int>(session.config.batch.min_micro),
                                                    static_cast<int>(session.config.batch.max_micro));
   Stopwatch stopwatch(session, session.config.data.resolution, kMostMicroseconds);
+  memory::Plan smallest;
+  smallest.micro_batch = useful.front();
+  stopwatch.keep_to_run(smallest);
   for (const int n : sizes_to_time(useful)) {
     if (stopwatch.time_is_up()) break;
     memory::Plan plan;

@@ -6,6 +6,7 @@
 #include "ddp/handshake.h"
 #include "memory/guardian.h"
 #include "memory/planning/packing.h"
+#include "memory/planning/wide.h"
 
 namespace plimsoll::train {
 namespace {
@@ -14,6 +15,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::int64_t kEnough = 100'000;  // microseconds of repeats after which the best of them is good enough
 constexpr std::int64_t kMostRepeats = 8;
+constexpr std::int64_t kPlansToTime = 8;  // each may take as much of the allowance
 
 // A sample whose weight half of the training samples have at most.
 std::int64_t middling(const data::SampleSource& source) {
@@ -27,6 +29,10 @@ std::int64_t middling(const data::SampleSource& source) {
 
 }  // namespace
 
+std::int64_t timing_allowance(const Session& session, std::int64_t step) {
+  return std::min(kMostMicroseconds, memory::scaled(step, session.steps, kLeastRun));
+}
+
 Stopwatch::Stopwatch(Session& session, std::int64_t resolution, std::int64_t allowance)
     : session_(session),
       resolution_(resolution),
@@ -34,10 +40,16 @@ Stopwatch::Stopwatch(Session& session, std::int64_t resolution, std::int64_t all
       sample_(session.source.load_at(middling(session.source), resolution)),
       rules_(session.model->packing_rules(static_cast<std::uint64_t>(session.config.run.seed), false)) {}
 
+void Stopwatch::keep_to_run(const memory::Plan& plan) {
+  const std::int64_t took = time_once(plan);
+  if (took > 0) allowance_ = timing_allowance(session_, memory::scaled(took, session_.share, plan.micro_batch));
+}
+
 std::int64_t Stopwatch::time(const memory::Plan& plan) {
   std::int64_t best = time_once(plan);
   if (best == 0) return 0;
-  const std::int64_t repeats = std::clamp<std::int64_t>(kEnough / best, 2, kMostRepeats);
+  const std::int64_t enough = std::min(kEnough, allowance_ / kPlansToTime);
+  const std::int64_t repeats = std::clamp<std::int64_t>(enough / best, 2, kMostRepeats);
   for (std::int64_t i = 0; i < repeats && !time_is_up(); ++i) {
     const std::int64_t took = time_once(plan);
     if (took == 0) return 0;

@@ -12,6 +12,10 @@
 namespace plimsoll::train {
 
 inline constexpr std::int64_t kMostMicroseconds = 20'000'000;  ///< what any timing before a run may take
+inline constexpr std::int64_t kLeastRun = 30;                  ///< and how many times as long the run must be
+
+/// Microseconds that one kind of timing may take before a run of steps that take `step` microseconds.
+std::int64_t timing_allowance(const Session& session, std::int64_t step);
 
 /// Times one plan after the other. Gradients are thrown away and nothing is updated. All functions are collective: the
 /// same calls on every rank, the same answers. Needs the session's model, buffers and predictor. One thread.
@@ -21,8 +25,13 @@ class Stopwatch {
   /// whether time is up.
   Stopwatch(Session& session, std::int64_t resolution, std::int64_t allowance);
 
+  /// From here on no longer than timing_allowance(), by what one micro-batch under `plan` takes. Where that does not fit
+  /// some rank nothing changes.
+  void keep_to_run(const memory::Plan& plan);
+
   /// Microseconds of a micro-batch of a middling sample on the slowest rank: the best of two, or of more where they are
-  /// short, after one to warm up. 0 when it does not fit some rank.
+  /// short and the allowance leaves time for all that is to be timed, after one to warm up. 0 when it does not fit some
+  /// rank.
   std::int64_t time(const memory::Plan& plan);
 
   /// Shares that were run: microseconds on the slowest rank, and of what sizes its micro-batches were, {size: steps}.
