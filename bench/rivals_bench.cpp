@@ -4,16 +4,19 @@
 // One thread a rank, a share of 8 for each. In each round every trainer runs the scenario once, so that whatever else
 // the machine does hits all alike; a ratio is the median over rounds. Counted are all seconds from the first step on:
 // failed attempts, replays, trials, restarts (the model read anew), work done twice. What ours takes before the first
-// step to time micro-batches and to make dry runs comes once a run and is no more than a small part of a long one; these
-// runs are of seconds. The ratios "start counted" have among the seconds what making our session took beyond making the
-// rival's, which holds the same model. "over all" are all seconds of the rival over all of ours, scenarios in which it
-// gave up left out.
-// Prints a Markdown table and lines FIGURE name = value unit.
+// step to time micro-batches and to make dry runs comes once a run and is no more than a small part of a long one;
+// these runs are of seconds. The ratios "start counted" have among the seconds what making our session took beyond
+// making the rival's, which holds the same model. "over all" are all seconds of the rival over all of ours, scenarios
+// in which it gave up left out. Halving runs twice a round; what lies between the two is the machine's noise, and a
+// scenario counts as won or lost only when its ratio is further from 1 than nine in ten of those. Prints a Markdown
+// table and lines FIGURE name = value unit.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -37,6 +40,7 @@ constexpr std::int64_t kBatch = 8 * kRanks;
 constexpr const char* kScenarios = "bench/memory_scenarios.json";
 constexpr std::int64_t kCheckpointEvery = 12;  // steps; writing one is free for all
 constexpr double kFull = 0.99;                 // the target beside rivals that fill a card to its last byte
+constexpr const char* kNoise = "noise";        // halving beside itself
 
 struct Scenario {
   std::string name;
@@ -319,7 +323,7 @@ Pairs round(TinyRanks& ranks, Drawn& drawn, const Scenario& scenario) {
                                 cell(ours, scenario), memory::to_string(ours.last), cell(fuller, scenario),
                                 memory::to_string(fuller.last), ours.start_seconds);
   Pairs pairs;
-  double their_start = 0;
+  double their_start = 0, halving = 0;
   for (const Rival rival : bench::kRivals) {
     const Run run = run_rival(rival, ranks, drawn, scenario);
     const std::string name = bench::name_of(rival);
@@ -333,7 +337,9 @@ Pairs round(TinyRanks& ranks, Drawn& drawn, const Scenario& scenario) {
     pairs[name + ", target 0.99, start counted"] = beside(fuller, true);
     row += fmt::format(" {} |", cell(run, scenario));
     their_start = run.start_seconds;
+    if (rival == Rival::kHalving) halving = run.seconds;
   }
+  pairs[kNoise] = {run_rival(Rival::kHalving, ranks, drawn, scenario).seconds, halving};
   if (ranks.first()) fmt::print("{} {:.1f} s |\n", row, their_start);
   std::fflush(stdout);
   return pairs;
@@ -358,13 +364,26 @@ void add(Results& results, const std::map<std::string, std::vector<Pair>>& round
   }
 }
 
+// What nine in ten ratios of halving to itself stay within, as a distance from 1.
+double noise_of(std::vector<double> ratios) {
+  for (double& ratio : ratios) ratio = std::abs(ratio - 1.0);
+  std::sort(ratios.begin(), ratios.end());
+  return ratios[(ratios.size() * 9 - 1) / 10];
+}
+
 void print_figures(const Results& results) {
+  const double noise = noise_of(results.ratios.at(kNoise));
+  fmt::print("FIGURE real.noise, halving beside itself = {:.3f} (nine in ten scenarios)\n", noise);
+  fmt::print("FIGURE real.halving beside itself over all = {:.3f} x\n", results.sums.at(kNoise).ratio());
   for (const auto& [name, ratios] : results.ratios) {
+    if (name == kNoise) continue;
     fmt::print("FIGURE real.worst ratio to {} = {:.3f} x\n", name, *std::min_element(ratios.begin(), ratios.end()));
     fmt::print("FIGURE real.median ratio to {} = {:.3f} x\n", name, median(ratios));
     fmt::print("FIGURE real.ratio over all to {} = {:.3f} x\n", name, results.sums.at(name).ratio());
-    const auto won = std::count_if(ratios.begin(), ratios.end(), [](double ratio) { return ratio > 1.0; });
-    fmt::print("FIGURE real.scenarios won against {} = {} of {}\n", name, won, ratios.size());
+    const auto won = std::ranges::count_if(ratios, [&](double ratio) { return ratio > 1.0 + noise; });
+    const auto lost = std::ranges::count_if(ratios, [&](double ratio) { return ratio < 1.0 - noise; });
+    fmt::print("FIGURE real.scenarios won, within noise, lost against {} = {}/{}/{} of {}\n", name, won,
+               std::ssize(ratios) - won - lost, lost, ratios.size());
   }
 }
 

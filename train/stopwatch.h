@@ -25,8 +25,8 @@ class Stopwatch {
   /// whether time is up.
   Stopwatch(Session& session, std::int64_t resolution, std::int64_t allowance);
 
-  /// From here on no longer than timing_allowance(), by what one micro-batch under `plan` takes. Where that does not fit
-  /// some rank nothing changes.
+  /// From here on no longer than timing_allowance(), by what one micro-batch under `plan` takes. Where that does not
+  /// fit some rank nothing changes.
   void keep_to_run(const memory::Plan& plan);
 
   /// Microseconds of a micro-batch of a middling sample on the slowest rank: the best of two, or of more where they are
