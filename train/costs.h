@@ -8,8 +8,7 @@ namespace plimsoll::train {
 
 /// Times micro-batches of a middling sample on every rank at once, as training will run them, and takes the slowest
 /// rank's: a few sizes, then what recomputing and offloading add. Ends early when it has taken
-/// timing_allowance().
-/// Collective: the same model on every rank. Needs the session's model, buffers and predictor.
+/// timing_allowance(). Collective: the same model on every rank. Needs the session's model, buffers and predictor.
 memory::CostModel measure_costs(Session& session);
 
 }  // namespace plimsoll::train
