@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "memory/cpu_allocator.h"
 #include "model/init_model.h"
 #include "train/dry_step.h"
 #include "train/options.h"
@@ -88,7 +89,7 @@ void failed_micro_batch(benchmark::State& state) {
   for (auto _ : state) {
     const double clean = seconds_of([&] { step(8); });
     const double halves = seconds_of([&] { step(4); });
-    session.meter.fail_at(place);
+    memory::CpuAllocator::install().fail_at(place);
     const double attempt = seconds_of([&] {
       try {
         train::forward_backward(*session.model, model::pack(samples, rules, at::kCPU), {}, 8);
@@ -98,7 +99,7 @@ void failed_micro_batch(benchmark::State& state) {
     });
     memory::drain();
     session.buffers->discard_staging();
-    session.meter.fail_at(place);
+    memory::CpuAllocator::install().fail_at(place);
     const double failed = seconds_of([&] {
       if (step(8).guardian.retries != 1) state.SkipWithError("the step did not fail once");
     });

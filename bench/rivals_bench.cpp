@@ -169,7 +169,7 @@ class PlainTrainer : bench::RivalPolicy {
       ++run_.failures;
       return recover();
     }
-    session_.communicator.all_reduce_sum(session_.buffers->reduction());
+    session_.communicator.all_reduce_sum(session_.buffers->gradients());
     apply_gradients(*session_.buffers, step_options(session_.config), 1.0, updates_++);
     position_ += effective_;
     if (++since_checkpoint_ == kCheckpointEvery) save();

@@ -12,6 +12,7 @@
 #include <chrono>
 #include <filesystem>
 
+#include "memory/cpu_allocator.h"
 #include "model/init_model.h"
 #include "train/session.h"
 #include "train/source.h"

@@ -15,6 +15,7 @@
 #include "bench/program.h"
 #include "data/sample_stream.h"
 #include "ddp/handshake.h"
+#include "memory/cpu_allocator.h"
 #include "model/init_model.h"
 #include "train/session.h"
 #include "train/source.h"

@@ -1,6 +1,6 @@
 #pragma once
 // Who am I, and the few collectives that the ranks use. One implementation each for a single process and for MPI (host
-// memory); NCCL joins them later.
+// memory); those for a device's memory stand on one of them (ddp/device_communicator.h).
 
 #include <cstddef>
 #include <cstdint>
@@ -34,7 +34,8 @@ class Communicator {
   virtual int world() const = 0;
   /// Position among the ranks of this node: the device to use.
   virtual int local_rank() const = 0;
-  /// Sums `values` element by element over the ranks, in place. Host memory. Results are bit-equal on all ranks.
+  /// Sums `values` element by element over the ranks, in place. Host memory, or that of the device which the
+  /// communicator is for. Results are bit-equal on all ranks.
   virtual void all_reduce_sum(std::span<float> values) = 0;
   /// Copies root's bytes to every rank. Sizes are equal on all ranks.
   virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
@@ -44,10 +45,16 @@ class Communicator {
   virtual void barrier() = 0;
   /// Tells the peers (through the shared progress file) where this rank is; cheap, called several times a step.
   virtual void enter(std::int64_t step, const char* phase) = 0;
+  /// For waits outside of this class (a device's collective), every now and then: throws what a collective of this
+  /// class would when a peer is lost or has left, or when `waited` seconds are longer than the timeout.
+  virtual void watch_peers(const char* doing, double waited) {
+    static_cast<void>(doing);
+    static_cast<void>(waited);
+  }
   /// Ends all ranks with `exit_code`, which this process leaves with. Peers of this node that wait in a collective are
   /// given two seconds to notice and to leave by themselves; then all are killed. Does not return, runs no destructors.
   [[noreturn]] virtual void abort(int exit_code) = 0;
-  /// "solo", "mpi".
+  /// "solo", "mpi", "nccl", ...
   virtual std::string name() const = 0;
 };
 

@@ -68,6 +68,7 @@ class Mpi final : public Communicator {
   std::vector<std::byte> all_gather(std::span<const std::byte> bytes) override;
   void barrier() override;
   void enter(std::int64_t step, const char* phase) override;
+  void watch_peers(const char* doing, double waited) override;
   [[noreturn]] void abort(int exit_code) override;
   std::string name() const override { return "mpi"; }
 
@@ -218,6 +219,12 @@ void Mpi::report_late(const char* doing, double waited) const {
        rank_, waited, doing, step_, behind);
 }
 
+void Mpi::watch_peers(const char* doing, double waited) {
+  if (progress_) progress_->touch();
+  look_for_lost_peers(doing);
+  if (waited > timeout()) report_late(doing, waited);
+}
+
 void Mpi::wait(std::vector<MPI_Request>& requests, const char* doing) {
   const auto began = Clock::now();
   double next_look = kLookAround;
@@ -225,11 +232,9 @@ void Mpi::wait(std::vector<MPI_Request>& requests, const char* doing) {
     while (!test(requests, doing)) {
       const double waited = seconds_since(began);
       if (waited > next_look) {
-        if (progress_) progress_->touch();
-        look_for_lost_peers(doing);
+        watch_peers(doing, waited);
         next_look = waited + kLookAround;
       }
-      if (waited > timeout()) report_late(doing, waited);
       back_off(waited);
     }
   } catch (...) {

@@ -9,13 +9,13 @@
 #include <cstdint>
 #include <functional>
 
+#include "memory/device_memory.h"
 #include "memory/event.h"
-#include "memory/meter.h"
 
 namespace plimsoll::memory {
 
 /// The process's CPU allocator. All members may be called from any thread.
-class CpuAllocator : public Meter {
+class CpuAllocator : public DeviceMemory {
  public:
   /// Makes it libtorch's CPU allocator. First call before the first tensor of the process; later calls return the same
   /// object.
@@ -28,22 +28,20 @@ class CpuAllocator : public Meter {
   void set_budget(std::int64_t bytes) override;
   void release_cached() override {}
   std::int64_t take_failed_request() override;
+  std::int64_t take_allocator_retries() override { return 0; }
 
-  /// Replaces the workspace arena by one of `bytes`. No LibraryScratch may be active. Throws c10::OutOfMemoryError
-  /// beyond the budget.
-  void set_workspace(std::int64_t bytes);
-  std::int64_t workspace() const;
+  void set_workspace(std::int64_t bytes) override;
+  std::int64_t workspace() const override;
   /// Most bytes of the arena in use at once, and most bytes that did not fit into it, since set_workspace.
   std::int64_t workspace_peak() const;
   std::int64_t workspace_overflow() const;
 
-  /// Counted allocations so far.
-  std::int64_t allocations() const;
+  std::int64_t allocations() const override;
+  void change_budget_after(std::int64_t after, std::int64_t bytes) override;
+  void synchronize() override {}
+  c10::Device place() const override { return c10::kCPU; }
   /// Makes the `nth` counted allocation from now (1 = the next) fail once, whatever the budget; 0 takes that back.
   void fail_at(std::int64_t nth);
-  /// Sets the budget to `bytes` when `after` more counted allocations have been made: a neighbour that grows in the
-  /// middle of a step. One change can be pending.
-  void change_budget_after(std::int64_t after, std::int64_t bytes);
 
   /// While `ledger` is set, counted events of the calling thread are written to it. Null stops.
   static void record(Ledger* ledger);

@@ -12,6 +12,7 @@ namespace {
 
 thread_local Ledger* active = nullptr;
 thread_local std::uint64_t run_number = 0;
+CountingRules counting;
 
 // Stands for a block: meta storage has no data, so its size, label and number travel in the context pointer. `run`
 // tells a block that outlives its dry run (a model built in an earlier one) from one of the run in progress.
@@ -30,10 +31,11 @@ void free_meta_block(void* context) {
 class MetaAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(std::size_t n) override {
-    const auto bytes = static_cast<std::int64_t>(n);
-    if (active == nullptr || bytes < kSmallestCounted || LibraryScratch::active()) {
+    const auto asked = static_cast<std::int64_t>(n);
+    if (active == nullptr || asked < counting.smallest || (LibraryScratch::active() && !counting.scratch)) {
       return {nullptr, nullptr, nullptr, c10::Device(c10::kMeta)};
     }
+    const std::int64_t bytes = (asked + counting.granule - 1) / counting.granule * counting.granule;
     const std::uint64_t number = active->add(bytes, AllocationLabel::current());
     auto block = std::make_unique<Block>(Block{bytes, AllocationLabel::current(), number, run_number});
     return {nullptr, block.release(), &free_meta_block, c10::Device(c10::kMeta)};
@@ -61,6 +63,8 @@ class CpuRecording {
 };
 
 }  // namespace
+
+void count_as(const CountingRules& rules) { counting = rules; }
 
 void install_meta_allocator() {
   static MetaAllocator* const allocator = [] {

@@ -9,6 +9,19 @@
 
 namespace plimsoll::memory {
 
+/// How the allocator of the device that a dry run stands for counts.
+struct CountingRules {
+  std::int64_t smallest = kSmallestCounted;  ///< smaller requests are not counted
+  std::int64_t granule = 1;                  ///< requests are rounded up to multiples of it
+  bool scratch = false;                      ///< library scratch comes from it too, instead of from an arena
+};
+/// PyTorch's caching allocator on a GPU, but for what it leaves unsplit of large blocks, up to 1 MiB of each
+/// (memory/planning/caching_allocator.h knows them).
+inline constexpr CountingRules kCudaCounting{1, 512, true};
+
+/// For all dry runs from now on; the CPU's rules hold unless it is called. Not while one runs.
+void count_as(const CountingRules& rules);
+
 /// Makes every allocation on torch's meta device visible to dry_run. Call once per process; later calls do nothing.
 void install_meta_allocator();
 

@@ -29,10 +29,22 @@ bool is_out_of_memory() {
   }
 }
 
-void drain() {
+void drain(at::Device device) {
   const at::AutoGradMode grad(true);
-  const at::Tensor one = torch::zeros({1}).requires_grad_(true);
-  (one * 2).backward();
+  const auto run_one_on = [](at::Device where) {
+    const at::Tensor one = torch::zeros({1}, at::TensorOptions(where)).requires_grad_(true);
+    (one * 2).backward();
+  };
+  run_one_on(at::kCPU);
+  if (!device.is_cpu()) run_one_on(device);
+}
+
+void clean_up(DeviceMemory& memory, const std::function<void()>& discard) {
+  memory.release_cached();  // or a device that is full to the last byte has none for the drain's own
+  drain(memory.place());
+  discard();
+  memory.synchronize();
+  memory.release_cached();
 }
 
 GuardianReport Guardian::run(std::size_t samples, std::size_t micro_batch, const MicroBatchWork& work) {
@@ -84,9 +96,7 @@ bool Guardian::try_piece(Piece piece, const MicroBatchWork& work, GuardianReport
     report.error = torch_error != nullptr ? torch_error->msg() : error.what();
   }
   // Only here, outside the catch block: the exception itself can hold tensors of the dead graph.
-  drain();
-  work.discard();
-  meter_.release_cached();
+  clean_up(meter_, [&work] { work.discard(); });
   report.failed_request = meter_.take_failed_request();
   if (after_drain) after_drain(live, meter_.live());
   return false;

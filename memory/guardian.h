@@ -2,12 +2,14 @@
 // The guardian runs a rank's share of a step in micro-batches and sees to it that a full memory costs time and nothing
 // else.
 
+#include <c10/core/Device.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <string>
 
-#include "memory/meter.h"
+#include "memory/device_memory.h"
 
 namespace plimsoll::memory {
 
@@ -44,14 +46,19 @@ struct GuardianReport {
 bool is_out_of_memory();
 
 /// Frees what a failed backward left behind: its tasks stay in the autograd engine's queue of the calling thread, with
-/// the memory they hold, until the next backward there. So one runs, over one element.
-void drain();
+/// the memory they hold, until the next backward there. So one runs, over one element; and one on `device`, whose tasks
+/// have a thread of their own, where that is not the CPU.
+void drain(c10::Device device = c10::kCPU);
+
+/// After an out-of-memory failure, and after the catch block has been left: drain, `discard`, and the device's cached
+/// blocks given back.
+void clean_up(DeviceMemory& memory, const std::function<void()>& discard);
 
 class Guardian {
  public:
-  /// `meter` outlives the guardian. `after_drain(live_before, live_after)`, if set, is told the bytes live before a
-  /// failed attempt and after its drain: tests hold that they are equal.
-  explicit Guardian(Meter& meter) : meter_(meter) {}
+  /// `meter`, the device's, outlives the guardian. `after_drain(live_before, live_after)`, if set, is told the bytes
+  /// live before a failed attempt and after its drain: tests hold that they are equal.
+  explicit Guardian(DeviceMemory& meter) : meter_(meter) {}
   std::function<void(std::int64_t, std::int64_t)> after_drain;
 
   /// Commits samples [0, samples) in order, at most `micro_batch` at once and no more than `budget`-bytes-fitting ones
@@ -64,7 +71,7 @@ class Guardian {
                    GuardianReport& report);
   bool try_piece(Piece piece, const MicroBatchWork& work, GuardianReport& report);
 
-  Meter& meter_;
+  DeviceMemory& meter_;
 };
 
 }  // namespace plimsoll::memory

@@ -20,6 +20,8 @@ class Meter {
   virtual void release_cached() = 0;
   /// Size of the last request that failed, 0 if none since the last call.
   virtual std::int64_t take_failed_request() = 0;
+  /// Times since the last call that cached blocks had to be given back to serve a request.
+  virtual std::int64_t take_allocator_retries() = 0;
 };
 
 }  // namespace plimsoll::memory

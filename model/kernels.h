@@ -10,11 +10,10 @@
 // Conventions: matrices are row-major with contiguous rows ("rows" = product of all but the last dimension) unless said
 // otherwise; dtypes are fp32 or bf16, sums run in fp32. An undefined Tensor means "not wanted" or "not there".
 
-#include <torch/torch.h>
-
 #include <cstdint>
 #include <vector>
 
+#include "model/expert_kernels.h"
 #include "model/ops.h"
 
 namespace plimsoll::model {
@@ -59,10 +58,8 @@ struct AttentionTensors {
 
 enum class Activation { kGeluErf, kGeluTanh, kSilu };
 
-class Kernels {
+class Kernels : public ExpertKernels {
  public:
-  virtual ~Kernels() = default;
-
   virtual void product(const Product&, Tensor& /*out*/) const {}
   /// u = dropout(x) a^T; y = x w^T + bias + scale u b^T. keys and rate as in Dropout, the site is the layer's.
   virtual void lora_forward(const Tensor& /*x*/, const LoraTensors&, const Dropout&, at::ScalarType /*compute*/,

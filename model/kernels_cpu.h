@@ -7,6 +7,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/FunctionRef.h>
+#include <torch/torch.h>
 
 #include <algorithm>
 
@@ -126,6 +127,27 @@ class CpuKernels final : public Kernels {
   void gather_rows(const Tensor& table, const Tensor& indices, Tensor& out) const override;
   void scatter_add_rows(const Tensor& rows, const Tensor& indices, Tensor& out) const override;
   void place_rows(const Tensor& x, const Tensor& indices, const Tensor& rows, Tensor& out) const override;
+
+  void modulated_norm_forward(const Tensor& x, const Tensor& shift, const Tensor& scale, Tensor& y,
+                              Tensor& inverse) const override;
+  void modulated_norm_backward(const Tensor& grad, const Tensor& x, const Tensor& scale, const Tensor& inverse,
+                               Tensor& dx, Tensor& dshift, Tensor& dscale) const override;
+  void gated_residual_forward(const Tensor& x, const Tensor& y, const Tensor& gate, Tensor& out) const override;
+  void gated_residual_backward(const Tensor& grad, const Tensor& y, const Tensor& gate, Tensor& dy,
+                               Tensor& dgate) const override;
+  void embed_rows_forward(const Tensor& rows, const Tensor& lead, const Tensor& positions, std::int64_t draws,
+                          Tensor& out) const override;
+  void embed_rows_backward(const Tensor& grad, std::int64_t draws, Tensor& drows, Tensor& dlead,
+                           Tensor& dpositions) const override;
+  void embed_context_forward(const Tensor& tokens, const Tensor& sensors, const Tensor& table, const ContextRows& of,
+                             Tensor& out, Tensor& inverse) const override;
+  void embed_context_backward(const Tensor& grad, const Tensor& out, const Tensor& inverse, const ContextRows& of,
+                              Tensor& dtokens, Tensor& dsensors, Tensor& dtable) const override;
+  void add_noise(const Tensor& actions, const Tensor& noise, const Tensor& times, const Tensor& mixtures,
+                 Tensor& out) const override;
+  void embed_times(const Tensor& times, double scale, Tensor& out) const override;
+  void chunk_loss_forward(const ChunkLoss& of, Tensor& losses) const override;
+  void chunk_loss_backward(const ChunkLoss& of, const Tensor& grad, Tensor& dpredicted) const override;
 };
 
 }  // namespace plimsoll::model::cpu

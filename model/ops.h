@@ -7,7 +7,7 @@
 // Shapes: rows are tokens, packed without padding: [tokens, features]. dtype: fp32 or bf16 unless said otherwise;
 // sums, norms and softmax are in fp32 inside. No operator reads a value or keeps random state.
 
-#include <torch/torch.h>
+#include <ATen/core/Tensor.h>
 
 #include <array>
 #include <cstdint>

@@ -1,6 +1,8 @@
 #pragma once
 // Trading time for memory: a block that keeps only its input and runs again when its gradient is wanted.
 
+#include <torch/torch.h>
+
 #include <functional>
 #include <vector>
 

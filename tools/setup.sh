@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What the machine needs: the Debian packages of packages.txt and the wheels of .venv.
-# Usage: tools/setup.sh [--tests]     --tests adds the oracles' wheels (3 GB), which the program does not need
+# Usage: tools/setup.sh [--tests]     --tests adds the oracles' wheels, which the program does not need
+# Where nvcc is found, and for the tests, the CUDA libraries' wheels (3 GB) are installed too.
 # Installs only what is missing: a second call does nothing and needs no network.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -59,10 +60,21 @@ install_wheels() {
   echo "$wanted" >"$stamp"
 }
 
+# In the places where cmake/cuda.cmake looks.
+have_nvcc() {
+  local folder
+  command -v nvcc >/dev/null && return
+  for folder in "${CUDA_HOME:-}" "${CUDA_PATH:-}" /usr/local/cuda; do
+    if [ -n "$folder" ] && [ -x "$folder/bin/nvcc" ]; then return; fi
+  done
+  return 1
+}
+
 install_packages
 # Two calls at once (a demo beside a test) must not both write the environment.
 exec 9>.setup.lock
 flock 9
 make_environment
 install_wheels tools/requirements-build.txt
+if [ "${1:-}" = --tests ] || have_nvcc; then install_wheels tools/requirements-cuda.txt; fi
 if [ "${1:-}" = --tests ]; then install_wheels tools/requirements-test.txt; fi

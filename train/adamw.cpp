@@ -11,14 +11,9 @@ namespace plimsoll::train {
 namespace {
 constexpr std::int64_t kBlock = 1 << 15;
 
-/// What is the same for all elements of an update.
-struct Factors {
-  float decay, step_size, root_correction, b1, b2, c1, c2, epsilon, gradient_scale;
-};
-
 // No two of the buffers overlap, and the factors lie in registers: the loop is vectorised, roots and quotients too.
 void update_range(float* __restrict p, const float* __restrict g, float* __restrict m, float* __restrict v,
-                  std::int64_t n, const Factors f) {
+                  std::int64_t n, const AdamWFactors f) {
   for (std::int64_t i = 0; i < n; ++i) {
     const float value = g[i] * f.gradient_scale;
     m[i] = f.b1 * m[i] + f.c1 * value;
@@ -46,10 +41,9 @@ double sum_of_squares(const float* values, std::int64_t n) {
 
 }  // namespace
 
-void adamw_update(std::span<float> parameter, std::span<const float> gradient, std::span<float> first_moment,
-                  std::span<float> second_moment, float gradient_scale, std::int64_t step, const AdamWOptions& o) {
+AdamWFactors adamw_factors(const AdamWOptions& o, std::int64_t step, float gradient_scale) {
   const auto count = static_cast<double>(step);
-  const Factors factors{
+  return {
       .decay = static_cast<float>(1.0 - o.learning_rate * o.weight_decay),
       .step_size = static_cast<float>(o.learning_rate / (1.0 - std::pow(o.beta1, count))),
       .root_correction = static_cast<float>(std::sqrt(1.0 - std::pow(o.beta2, count))),
@@ -60,6 +54,10 @@ void adamw_update(std::span<float> parameter, std::span<const float> gradient, s
       .epsilon = static_cast<float>(o.epsilon),
       .gradient_scale = gradient_scale,
   };
+}
+
+void adamw_update(std::span<float> parameter, std::span<const float> gradient, std::span<float> first_moment,
+                  std::span<float> second_moment, const AdamWFactors& factors) {
   at::parallel_for(0, static_cast<std::int64_t>(parameter.size()), kBlock, [&](std::int64_t begin, std::int64_t end) {
     update_range(parameter.data() + begin, gradient.data() + begin, first_moment.data() + begin,
                  second_moment.data() + begin, end - begin, factors);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -22,18 +23,20 @@ constexpr const char* kState = "state.json";
 constexpr const char* kComplete = "complete.json";
 constexpr std::size_t kKept = 2;
 
-TensorSource source(const std::string& name, std::span<float> values) {
+TensorSource source(const std::string& name, std::span<const float> values) {
   return {name, "F32", {static_cast<std::int64_t>(values.size())}, std::as_bytes(values)};
 }
 
-void read_into(const SafetensorsFile& file, const std::string& name, std::span<float> to) {
+void read_into(const SafetensorsFile& file, const std::string& name, const FlatKernels& kernels, std::span<float> to) {
   const TensorEntry& entry = file.at(name);
   if (entry.dtype != "F32" || entry.bytes.size() != to.size_bytes()) {
     fail(ExitCode::kCheckpoint,
          "{}: tensor {} has {} bytes of {} where this model has {} of F32; it is a checkpoint of another model",
          file.path().string(), name, entry.bytes.size(), entry.dtype, to.size_bytes());
   }
-  std::copy_n(entry.bytes.data(), entry.bytes.size(), reinterpret_cast<std::byte*>(to.data()));
+  std::vector<float> values(to.size());  // the file's bytes may be unaligned
+  std::memcpy(values.data(), entry.bytes.data(), entry.bytes.size());
+  kernels.from_host(values, to.data());
 }
 
 json to_json(const RunState& s) {
@@ -147,10 +150,12 @@ fs::path write_checkpoint(const fs::path& root, const RunState& state, FlatBuffe
       write_adapter(temporary / "adapter");
     }
     std::vector<TensorSource> weights, moments;
+    const HostValues parameters = buffers.on_host(buffers.parameters());
+    const HostValues first = buffers.on_host(buffers.first_moment()), second = buffers.on_host(buffers.second_moment());
     for (const auto& slot : buffers.slots()) {
-      weights.push_back(source(slot.name, part(buffers.parameters(), slot.range)));
-      moments.push_back(source("first_moment." + slot.name, part(buffers.first_moment(), slot.range)));
-      moments.push_back(source("second_moment." + slot.name, part(buffers.second_moment(), slot.range)));
+      weights.push_back(source(slot.name, part(parameters.span(), slot.range)));
+      moments.push_back(source("first_moment." + slot.name, part(first.span(), slot.range)));
+      moments.push_back(source("second_moment." + slot.name, part(second.span(), slot.range)));
     }
     write_safetensors(temporary / kWeights, std::move(weights));
     write_safetensors(temporary / kOptimiser, std::move(moments));
@@ -178,9 +183,9 @@ RunState read_checkpoint(const fs::path& folder, FlatBuffers& buffers) {
   const SafetensorsFile weights(folder / kWeights, ExitCode::kCheckpoint);
   const SafetensorsFile moments(folder / kOptimiser, ExitCode::kCheckpoint);
   for (const auto& slot : buffers.slots()) {
-    read_into(weights, slot.name, part(buffers.parameters(), slot.range));
-    read_into(moments, "first_moment." + slot.name, part(buffers.first_moment(), slot.range));
-    read_into(moments, "second_moment." + slot.name, part(buffers.second_moment(), slot.range));
+    read_into(weights, slot.name, buffers.kernels(), part(buffers.parameters(), slot.range));
+    read_into(moments, "first_moment." + slot.name, buffers.kernels(), part(buffers.first_moment(), slot.range));
+    read_into(moments, "second_moment." + slot.name, buffers.kernels(), part(buffers.second_moment(), slot.range));
   }
   return state_from(folder / kState);
 }
@@ -191,7 +196,7 @@ std::size_t read_weights(const fs::path& folder, FlatBuffers& buffers) {
   std::size_t count = 0;
   for (const auto& slot : buffers.slots()) {
     if (weights.find(slot.name) == nullptr) continue;
-    read_into(weights, slot.name, part(buffers.parameters(), slot.range));
+    read_into(weights, slot.name, buffers.kernels(), part(buffers.parameters(), slot.range));
     ++count;
   }
   return count;

@@ -22,6 +22,7 @@ struct RunConfig {
   std::string dir = "runs/default";
   std::int64_t seed = 0;
   std::int64_t threads = 0;
+  std::string device = "cpu";
 
   template <class V>
   void visit(V& v) {
@@ -29,6 +30,11 @@ struct RunConfig {
     v("seed", seed, "Seed of initial weights, sample order, noise and dropout.", at_least(0));
     v("threads", threads, "Threads of a rank for tensor operations; 0: the cores divided by the ranks of the node.",
       at_least(0));
+    v("device", device,
+      "What the ranks compute on: \"cpu\", \"cuda\", or \"auto\" (a GPU where the driver knows one and the CUDA "
+      "library was built). Ranks take the machine's GPUs in turn, and share them where there are fewer. "
+      "Nothing has run on a GPU yet.",
+      one_of({"auto", "cpu", "cuda"}));
   }
 };
 

@@ -48,7 +48,7 @@ void measure_share(Session& session, std::span<const std::int64_t> indices, std:
     samples.clear();
     for (std::size_t i = 0; i < piece.count; ++i) loaded.push_back(session.source.load(indices[piece.begin + i]));
     for (std::size_t i = 0; i < piece.count; ++i) samples.push_back({&loaded[i], first + piece.begin + i});
-    const at::Tensor actions = session.model->sample_actions(model::pack(samples, rules, at::Device(at::kCPU)));
+    const at::Tensor actions = session.model->sample_actions(model::pack(samples, rules, session.device.place)).cpu();
     const std::int64_t stride = actions.numel() / static_cast<std::int64_t>(piece.count);
     for (std::size_t i = 0; i < piece.count; ++i)
       sums.add(loaded[i], actions.data_ptr<float>() + static_cast<std::int64_t>(i) * stride);

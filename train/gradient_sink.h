@@ -3,17 +3,21 @@
 
 #include <torch/csrc/autograd/function.h>
 
-#include <atomic>
 #include <cstdint>
+
+#include "train/flat_kernels.h"
 
 namespace plimsoll::train {
 
 /// What all sinks of a rank share; owned by FlatBuffers and outlived by nothing that runs a backward.
 struct Accumulation {
-  float* sums = nullptr;           ///< gradients committed so far in this step; meaningless while `empty`
-  float* staging = nullptr;        ///< the running micro-batch's: sums + its gradients
-  bool empty = true;               ///< nothing is committed in this step: the sums count as zeros
-  std::atomic<bool> finite{true};  ///< of all that was written to staging since it was last committed or discarded
+  const FlatKernels* kernels = nullptr;  ///< of the buffers' device; null on meta
+  float* sums = nullptr;                 ///< gradients committed so far in this step; meaningless while `empty`
+  float* staging = nullptr;              ///< the running micro-batch's: sums + its gradients
+  bool empty = true;                     ///< nothing is committed in this step: the sums count as zeros
+  /// On the device: 1 when something was written to staging, since it was last committed or discarded, that is not
+  /// finite.
+  std::uint32_t* bad = nullptr;
 };
 
 /// The end of the graph for one parameter, instead of torch::autograd::AccumulateGrad. When backward brings the

@@ -47,7 +47,7 @@ std::string name_of_own(const std::string& key, std::int64_t share) {
 }  // namespace
 
 std::string table_key(const Session& session) {
-  return fmt::format("{}, on {}", calibration_key(session), processor_name());
+  return fmt::format("{}, on {}", calibration_key(session), session.device.name);
 }
 
 std::optional<FoundTable> find_table(Session& session) {

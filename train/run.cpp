@@ -81,10 +81,11 @@ std::string shortfall_line(const memory::Calibration& calibration) {
 Outcome train_one(const Config& config, const RunOptions& options, ddp::Communicator& communicator,
                   std::int64_t& step) {
   if (!options.resume && !options.plan_only) refuse_old_run(config.run.dir);
-  memory::CpuAllocator::install();
+  Device device = open_device(config.run.device, communicator.local_rank());
+  const auto on_device = communicator_on(device, communicator);
   set_threads(config.run, communicator.world());
   const auto source = make_source(config);
-  Session session(config, communicator, *source);
+  Session session(config, on_device ? *on_device : communicator, *source, device);
   session.resume(options.resume);
   step = session.state.step;
   if (options.plan_only) {

@@ -35,8 +35,10 @@ std::vector<SampleShape> heaviest_evaluated(const data::SampleSource& source, co
   return memory::heaviest(shapes_at(source, samples, config.data.resolution), (samples.size() + ranks - 1) / ranks);
 }
 
-// What may differ between a run and its resumption: none of it changes what is learned.
+// What may differ between a run and its resumption: none of it changes what is learned, but for another device's other
+// order of sums.
 const std::vector<std::string> kFreeSettings = {"run.dir",
+                                                "run.device",
                                                 "run.threads",
                                                 "memory",
                                                 "launch",
@@ -58,14 +60,21 @@ const std::vector<std::int64_t>& nonempty(const std::vector<std::int64_t>& sampl
   return samples;
 }
 
+// What is free now, by the ranks that share the device.
+std::int64_t free_for_a_rank(const Device& device, int world) {
+  return device.available() / (device.sharers > 0 ? device.sharers : world);
+}
+
 }  // namespace
 
-Session::Session(const Config& given, ddp::Communicator& comm, const data::SampleSource& samples)
+Session::Session(const Config& given, ddp::Communicator& comm, const data::SampleSource& samples, Device on)
     : config(given),
       communicator(comm),
       source(samples),
-      meter(memory::CpuAllocator::install()),
-      budget(rank_budget(config.memory, comm.rank(), comm.world(), available_memory(comm.world()), machine_memory())),
+      device(std::move(on)),
+      meter(*device.memory),
+      budget(
+          rank_budget(config.memory, comm.rank(), comm.world(), free_for_a_rank(device, comm.world()), device.total)),
       options(vla_options(config, source.dims())),
       stream(nonempty(source.training()), static_cast<std::uint64_t>(config.run.seed)),
       steps(total_steps(config, static_cast<std::int64_t>(source.training().size()))),
@@ -74,7 +83,7 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
     fail(ExitCode::kUsage, "batch.effective is {} for {} ranks; every rank needs at least one sample",
          config.batch.effective, comm.world());
   }
-  check_budget_changes(config.memory, comm.world(), machine_memory());
+  check_budget_changes(config.memory, comm.world(), device.total);
   meter.set_workspace(0);  // of a session before this one
   meter.set_budget(budget);
   dry = std::make_unique<DryStep>(options, static_cast<std::uint64_t>(config.run.seed), config.batch.effective,
@@ -89,13 +98,13 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
       [this](const auto& shape, const memory::Plan& tried) { return dry->activation_bytes(shape, tried); });
   evaluation_predictor = std::make_unique<memory::Predictor>(
       [this](const auto& shape, const memory::Plan&) { return dry->evaluation_bytes(shape); });
-  model = std::make_unique<model::VlaModel>(options, at::Device(at::kCPU));
+  model = std::make_unique<model::VlaModel>(options, device.place);
   buffers = std::make_unique<FlatBuffers>(model->parameters(), kLossSlots + ddp::slot_count(comm.world()));
   shake_hands();
   size_workspace();
   choose_plan();
   step = std::make_unique<Step>(*model, model->packing_rules(static_cast<std::uint64_t>(config.run.seed), false),
-                                at::Device(at::kCPU), *buffers, communicator, meter, *predictor, step_options(config));
+                                device.place, *buffers, communicator, meter, *predictor, step_options(config));
   controller = std::make_unique<Controller>(
       policy_config(config), comm.world(), share,
       memory::TowerBlocks{model->language_blocks(), model->vision_blocks(), model->expert_blocks()}, candidates);

@@ -14,7 +14,7 @@
 #include "data/sample_source.h"
 #include "data/sample_stream.h"
 #include "ddp/communicator.h"
-#include "memory/cpu_allocator.h"
+#include "memory/device_memory.h"
 #include "memory/planning/calibration.h"
 #include "memory/planning/candidates.h"
 #include "memory/planning/first_plan.h"
@@ -22,6 +22,7 @@
 #include "train/checkpoint.h"
 #include "train/config.h"
 #include "train/controller.h"
+#include "train/device.h"
 #include "train/draws.h"
 #include "train/dry_step.h"
 #include "train/step.h"
@@ -32,13 +33,15 @@ namespace plimsoll::train {
 struct Session {
   /// Builds all parts. `communicator` and `source` outlive the session. Collective: every rank calls it. Throws
   /// Error(kMemory) when not even one sample fits, Error(kUsage) when ranks or settings disagree.
-  Session(const Config& config, ddp::Communicator& communicator, const data::SampleSource& source);
+  Session(const Config& config, ddp::Communicator& communicator, const data::SampleSource& source,
+          Device device = cpu_device());
 
   Config config;
   ddp::Communicator& communicator;
   const data::SampleSource& source;
-  memory::CpuAllocator& meter;
-  std::int64_t budget;  ///< of this rank at start
+  Device device;
+  memory::DeviceMemory& meter;  ///< the device's
+  std::int64_t budget;          ///< of this rank at start
   model::VlaOptions options;
   std::unique_ptr<DryStep> dry;
   std::unique_ptr<model::VlaModel> model;

@@ -30,6 +30,10 @@ memory::MicroBatchShape total(std::span<const SampleShape> shapes) {
 
 void Session::size_workspace() {
   const Setting& setting = config.memory.workspace;
+  if (!device.place.is_cpu()) {  // the libraries of a GPU hold theirs already (memory/device_memory.h)
+    if (!setting.is("auto") && communicator.rank() == 0) spdlog::warn("memory.workspace is not read on a GPU");
+    return;
+  }
   if (setting.is("auto")) return meter.set_workspace(choose_workspace());
   const auto bytes = setting.is_string() ? parse_bytes(setting.as_string(), "memory.workspace") : setting.as_integer();
   if (meter.live() + bytes > budget) {

@@ -60,7 +60,7 @@ at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBat
 }
 
 Step::Step(const model::VlaModel& model, const model::PackingRules& rules, at::Device device, FlatBuffers& buffers,
-           ddp::Communicator& communicator, memory::Meter& meter, memory::Predictor& predictor,
+           ddp::Communicator& communicator, memory::DeviceMemory& meter, memory::Predictor& predictor,
            const StepOptions& options)
     : model_(model),
       rules_(rules),
@@ -84,11 +84,11 @@ StepResult Step::run(const StepInput& asked) {
   non_finite_sample_ = -1;
   StepResult result;
   result.guardian = guardian_.run(input.samples.size(), share.micro_batch, work(input));
-  const auto slots = buffers_.extra().subspan(kLossSlots);
+  const std::span<float> slots = buffers_.extra().subspan(kLossSlots);
   ddp::pack(report(input, result.guardian, milliseconds_since(start)), communicator_.rank(), slots);
 
   communicator_.enter(input.step, "reduce");
-  communicator_.all_reduce_sum(buffers_.reduction());
+  buffers_.reduce([this](std::span<float> all) { communicator_.all_reduce_sum(all); });
 
   result.reports = ddp::unpack(slots, communicator_.world());
   try {
@@ -122,7 +122,8 @@ void Step::forward_backward(const StepInput& input, memory::Piece piece) {
 
 void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor& losses) {
   buffers_.check_sinks();
-  const float* values = losses.data_ptr<float>();
+  const at::Tensor on_host = losses.cpu();  // waits for the device, which is done with this micro-batch then
+  const float* values = on_host.data_ptr<float>();
   std::int64_t bad = -1;
   for (std::size_t i = samples.size(); i-- > 0;) {
     if (!std::isfinite(values[i])) bad = samples[i].sample->index;
@@ -144,6 +145,7 @@ ddp::Report Step::report(const StepInput& input, const memory::GuardianReport& g
   report.predicted_peak_bytes = guardian.predicted_peak;
   report.failed_request_bytes = guardian.failed_request;
   report.retries = guardian.retries;
+  report.allocator_retries = meter_.take_allocator_retries();
   report.step_ms = step_ms;
   report.load_ms = input.load_ms;
   report.failed = guardian.failed;
@@ -157,15 +159,17 @@ ddp::Report Step::report(const StepInput& input, const memory::GuardianReport& g
 
 double apply_gradients(FlatBuffers& buffers, const StepOptions& options, double learning_rate_factor,
                        std::int64_t updates) {
-  const double norm = l2_norm(buffers.gradients());
+  const FlatKernels& kernels = buffers.kernels();
+  const double norm = kernels.l2_norm(buffers.gradients());
   const double clip = options.clip_norm;
   const float scale = clip > 0 && norm > clip ? static_cast<float>(clip / (norm + 1e-6)) : 1.0F;
   for (const auto group : {model::ParameterGroup::kVlm, model::ParameterGroup::kExpert}) {
     const FlatRange range = buffers.group(group);
     AdamWOptions adamw = group == model::ParameterGroup::kVlm ? options.adapters : options.expert;
     adamw.learning_rate *= learning_rate_factor;
-    adamw_update(part(buffers.parameters(), range), part(buffers.gradients(), range),
-                 part(buffers.first_moment(), range), part(buffers.second_moment(), range), scale, updates + 1, adamw);
+    kernels.adamw(part(buffers.parameters(), range), part(buffers.gradients(), range),
+                  part(buffers.first_moment(), range), part(buffers.second_moment(), range),
+                  adamw_factors(adamw, updates + 1, scale));
   }
   return norm;
 }

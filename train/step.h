@@ -57,7 +57,8 @@ struct StepResult {
 class Step {
  public:
   Step(const model::VlaModel& model, const model::PackingRules& rules, at::Device device, FlatBuffers& buffers,
-       ddp::Communicator& communicator, memory::Meter& meter, memory::Predictor& predictor, const StepOptions& options);
+       ddp::Communicator& communicator, memory::DeviceMemory& meter, memory::Predictor& predictor,
+       const StepOptions& options);
 
   /// Forward, backward and commit of the share, one reduction, one verdict, and the update if it says so. After kReplay
   /// or kSkip weights and moments are as before. What ddp::agree
@@ -78,7 +79,7 @@ class Step {
   at::Device device_;
   FlatBuffers& buffers_;
   ddp::Communicator& communicator_;
-  memory::Meter& meter_;
+  memory::DeviceMemory& meter_;
   memory::Predictor& predictor_;
   StepOptions options_;
   memory::Guardian guardian_;

@@ -121,15 +121,16 @@ std::int64_t Stopwatch::run(std::span<const model::StreamSample> samples, const 
   bool failed = false;
   const auto start = Clock::now();
   try {
-    const auto batch = model::pack(samples, rules_, at::Device(at::kCPU));
+    const auto batch = model::pack(samples, rules_, s.device.place);
     forward_backward(*s.model, batch, recompute_of(plan), s.config.batch.effective);
+    s.meter.synchronize();
   } catch (const std::exception&) {
     if (!memory::is_out_of_memory()) throw;
     failed = true;
   }
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count();
-  if (failed) memory::drain();
-  s.buffers->discard_staging();
+  const auto discard = [&s] { s.buffers->discard_staging(); };
+  failed ? memory::clean_up(s.meter, discard) : discard();
   return failed ? 0 : std::max<std::int64_t>(1, took);
 }
 

@@ -80,7 +80,7 @@ std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& op
 
 memory::PlanTable tune(const Config& config, std::span<const std::int64_t> budgets, const TuneOptions& options,
                        const std::function<void(const std::string&)>& say) {
-  memory::CpuAllocator::install();
+  const Device device = open_device(config.run.device, 0);
   Config tried = config;
   tried.memory.policy = "predictive";
   tried.memory.calibration = "off";
@@ -98,7 +98,7 @@ memory::PlanTable tune(const Config& config, std::span<const std::int64_t> budge
     say(fmt::format("{}:", format_bytes(budget)));
     tried.memory.budget = std::to_string(budget);
     try {
-      Session session(tried, *communicator, *source);
+      Session session(tried, *communicator, *source, device);
       table.key = table_key(session);
       if (const auto row = best_row(session, options, say)) table.rows.push_back(*row);
     } catch (const Error& error) {

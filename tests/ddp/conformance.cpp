@@ -50,7 +50,9 @@ TEST_F(Conformance, KnowsItsPlace) {
   EXPECT_LT(rank(), world());
   EXPECT_GE(tested().local_rank(), 0);
   EXPECT_LE(tested().local_rank(), rank());
-  EXPECT_EQ(tested().name(), world() > 1 ? "mpi" : tested().name());
+  if (world() > 1) {
+    EXPECT_TRUE(tested().name().starts_with("mpi")) << tested().name();
+  }
 }
 
 TEST_F(Conformance, SumsAreRightAndBitEqual) {

@@ -1,11 +1,13 @@
 // The conformance suite under mpirun, and the ways in which a run can break. Without --fault: the suite, with messages
-// cut into small pieces so that cutting is tried too. With --fault NAME FOLDER: rank 1 misbehaves and the others say
+// cut into small pieces so that cutting is tried too, and with PLIMSOLL_STAGED=1 in the environment through a buffer as
+// for a device, whose memory is the host's here. With --fault NAME FOLDER: rank 1 misbehaves and the others say
 // how they noticed.
 
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +17,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "ddp/device_communicator.h"
 #include "tests/ddp/conformance.h"
 
 namespace plimsoll::ddp {
@@ -24,7 +27,13 @@ std::unique_ptr<Communicator>& holder() {
   return value;
 }
 
-Communicator& tested() { return *holder(); }
+/// What reduces through a buffer, if that is asked for; stands on holder()'s.
+std::unique_ptr<Communicator>& staged() {
+  static std::unique_ptr<Communicator> value;
+  return value;
+}
+
+Communicator& tested() { return staged() ? *staged() : *holder(); }
 
 namespace {
 
@@ -39,6 +48,12 @@ std::filesystem::path scratch_folder() {
 void stop_in_a_second() {
   signal(SIGALRM, [](int) { raise(SIGSTOP); });
   alarm(1);
+}
+
+DeviceCopies host_copies() {
+  return {[](std::span<const float> device, float* host) { std::ranges::copy(device, host); },
+          [](std::span<const float> host, float* device) { std::ranges::copy(host, device); },
+          [](std::size_t floats) { return std::make_shared<float[]>(floats); }};
 }
 
 /// Rank 1's part of a fault. Returns when it goes on to the next collective after all.
@@ -85,6 +100,7 @@ int run_fault(std::string_view fault, const std::string& folder) {
 int run_suite(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   holder() = make_mpi(scratch_folder().string(), 100.0, 4096);
+  if (std::getenv("PLIMSOLL_STAGED") != nullptr) staged() = make_staged(*holder(), host_copies());
   if (tested().rank() != 0)
     delete testing::UnitTest::GetInstance()->listeners().Release(
         testing::UnitTest::GetInstance()->listeners().default_result_printer());
@@ -93,6 +109,7 @@ int run_suite(int argc, char** argv) {
   tested().all_reduce_sum(std::span(&failures, 1));
   if (failures > 0.0F && tested().rank() == 0) std::printf("%g ranks failed\n", static_cast<double>(failures));
   const bool cleans_up = tested().rank() == 0;
+  staged().reset();
   holder().reset();
   if (cleans_up) std::filesystem::remove_all(scratch_folder());
   return failures > 0.0F ? 1 : 0;

@@ -1,5 +1,6 @@
 """What people get wrong: each case ends with the right exit code and an error that names the thing."""
 
+import ctypes.util
 import json
 import re
 import shutil
@@ -39,6 +40,7 @@ def refused(command, code, *words):
     ("memory.budget=[\"1GiB\",\"2GiB\"]", ["memory.budget", "2 entries"]),
     ("batch.min_micro=65", ["batch.min_micro", "65"]),
     ("model.path=", ["model.path"]),
+    ("run.device=gpu", ["run.device", "gpu", '"cuda"']),
     ("data.synthetic_samples=0", ["data.path"]),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_configuration(tmp_path, model, setting, words):
@@ -50,6 +52,14 @@ def test_a_mistyped_key_in_the_file_is_named_with_its_line(tmp_path, model):
     config = runs.configure(tmp_path, model, batch={"efective": 4})
     line = config.read_text().splitlines().index("efective = 4") + 1
     refused([*TRAIN, "--config", config], 2, f"{config}:{line}: unknown key batch.efective; the nearest known one is batch.effective")
+
+
+def test_a_gpu_that_is_not_there(tmp_path, model):
+    if ctypes.util.find_library("cuda"):
+        pytest.skip("this machine has an NVIDIA driver")
+    config = runs.configure(tmp_path, model)
+    text = refused([*TRAIN, "--config", config, "--set", "run.device=cuda"], 2, "run.device", "libcuda.so.1", '"cpu"')
+    assert "internal error" not in text
 
 
 def test_a_batch_smaller_than_the_world(tmp_path, model):

@@ -165,6 +165,19 @@ TEST(DryRun, ABlockFromBeforeTheRecordingIsNoBlockOfIt) {
   EXPECT_TRUE(dry.events().empty());
 }
 
+TEST(DryRun, CountsAsTheDeviceItStandsFor) {
+  const auto body = [] {
+    const at::Tensor few = at::empty({3}, at::TensorOptions(at::kMeta).dtype(at::kFloat));  // 12 bytes
+    const LibraryScratch scratch;
+    const at::Tensor more = at::empty({300}, at::TensorOptions(at::kMeta).dtype(at::kFloat));  // 1,200 bytes
+  };
+  EXPECT_EQ(dry_run(body).peak(), 0) << "the CPU's: too small, and from the arena";
+  count_as(kCudaCounting);
+  EXPECT_EQ(dry_run(body).peak(), 512 + 1536);
+  count_as({});
+  EXPECT_EQ(dry_run(body).peak(), 0);
+}
+
 TEST(DryRun, BreaksThePeakDownByLabel) {
   const auto ledger = dry_run(
       [] {

@@ -266,7 +266,7 @@ void write_batches(const Setting& s, const PackingRules& rules) {
 /// One rank's trainer around the model, without a session: the samples are given.
 class Trainer {
  public:
-  Trainer(const VlaModel& model, const Setting& setting, const PackingRules& rules, memory::Meter& meter)
+  Trainer(const VlaModel& model, const Setting& setting, const PackingRules& rules, memory::DeviceMemory& meter)
       : model_(model),
         setting_(setting),
         buffers_(model.parameters(), train::kLossSlots + ddp::slot_count(1)),

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "ddp/communicator.h"
+#include "memory/cpu_allocator.h"
 #include "tests/train/tiny_run.h"
 #include "train/contenders.h"
 #include "train/source.h"

@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "memory/cpu_allocator.h"
 #include "memory/guardian.h"
 #include "tests/train/tiny_run.h"
 #include "train/source.h"
@@ -75,7 +76,7 @@ TEST(Evaluation, IsPartOfThePredictedPeak) {
       EXPECT_LE((predicted - session.meter.peak()) * 200, session.meter.peak());
     }
   }
-  EXPECT_EQ(session.meter.workspace_overflow(), 0) << "the arena holds what sampling takes too";
+  EXPECT_EQ(memory::CpuAllocator::install().workspace_overflow(), 0) << "the arena holds what sampling takes too";
 }
 
 TEST(Evaluation, IsSpreadOverWhatIsHeldOut) {

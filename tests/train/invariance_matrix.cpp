@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "core/file.h"
+#include "memory/cpu_allocator.h"
 #include "memory/dry_run.h"
 #include "tests/train/tiny_run.h"
 #include "train/source.h"
@@ -79,7 +80,7 @@ Trained run_cell(const Cell& cell) {
   for (int step = 1; step <= kSteps; ++step) {
     const auto samples = session.load_share(step, hold);
     if (step == 2 && cell.fault != Fault::kNone && communicator->rank() == communicator->world() - 1) {
-      session.meter.fail_at(place_of(cell.fault, session, samples));
+      memory::CpuAllocator::install().fail_at(place_of(cell.fault, session, samples));
     }
     StepInput input;
     input.step = step;

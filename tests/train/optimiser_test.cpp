@@ -16,7 +16,7 @@ TEST(AdamW, FollowsTorchsOptimiser) {
     const auto gradient = torch::randn({1000});
     parameter.mutable_grad() = gradient.clone();
     oracle.step();
-    adamw_update(p, {gradient.data_ptr<float>(), 1000}, m, v, 1.0F, step, {1e-2, 0.9, 0.999, 1e-8, 0.1});
+    adamw_update(p, {gradient.data_ptr<float>(), 1000}, m, v, adamw_factors({1e-2, 0.9, 0.999, 1e-8, 0.1}, step, 1.0F));
   }
   const auto ours = torch::from_blob(p.data(), {1000});
   EXPECT_LT(((ours - parameter).norm() / parameter.norm()).item<double>(), 1e-6);
@@ -24,8 +24,8 @@ TEST(AdamW, FollowsTorchsOptimiser) {
 
 TEST(AdamW, ScalesTheGradientAsItIsRead) {
   std::vector<float> a{1.0F}, b{1.0F}, m1(1), v1(1), m2(1), v2(1);
-  adamw_update(a, std::vector<float>{4.0F}, m1, v1, 0.5F, 1, {});
-  adamw_update(b, std::vector<float>{2.0F}, m2, v2, 1.0F, 1, {});
+  adamw_update(a, std::vector<float>{4.0F}, m1, v1, adamw_factors({}, 1, 0.5F));
+  adamw_update(b, std::vector<float>{2.0F}, m2, v2, adamw_factors({}, 1, 1.0F));
   EXPECT_EQ(a, b);
   EXPECT_EQ(m1, m2);
 }

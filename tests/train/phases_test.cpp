@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "ddp/communicator.h"
+#include "memory/cpu_allocator.h"
 #include "tests/train/tiny_run.h"
 #include "train/options.h"
 #include "train/source.h"

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <random>
 
+#include "memory/cpu_allocator.h"
 #include "memory/dry_run.h"
 #include "tests/train/tiny_run.h"
 #include "train/source.h"
@@ -106,7 +107,7 @@ TEST(Prediction, IsThePeakThatIsMeasured) {
     EXPECT_EQ(predicted, measured) << "combination " << i << ": " << config.model.dtype << ", rank " << config.lora.rank
                                    << ", " << samples.size() << " samples, " << to_string(plan);
     EXPECT_LE(std::abs(predicted - measured) * 200, measured) << "more than 0.5 %";
-    EXPECT_EQ(session.meter.workspace_overflow(), 0);
+    EXPECT_EQ(memory::CpuAllocator::install().workspace_overflow(), 0);
     // What plans and pieces are judged by comes from a table of rounded shapes.
     const std::int64_t looked_up =
         session.dry->static_bytes() + session.meter.workspace() + session.predictor->bytes(shape_of(samples), plan);

@@ -6,6 +6,7 @@
 #include <random>
 #include <set>
 
+#include "memory/cpu_allocator.h"
 #include "memory/dry_run.h"
 #include "memory/planning/packing.h"
 #include "model/qwen_config.h"
@@ -63,7 +64,7 @@ void expect_the_same_events(Solo& solo, std::span<const model::StreamSample> sam
   }
   ASSERT_EQ(real.events().size(), dry.events().size());
   EXPECT_EQ(real.peak(), dry.peak());
-  EXPECT_EQ(solo.session.meter.workspace_overflow(), 0);
+  EXPECT_EQ(memory::CpuAllocator::install().workspace_overflow(), 0);
 }
 
 class DryEqualsReal : public testing::TestWithParam<const char*> {};
@@ -214,14 +215,14 @@ void fail_everywhere(Config config, const memory::Plan& plan, int threads) {
     restart();
     ++points;
     s.loader->seek(1 + points);  // its threads fill two steps' samples while this one fails
-    s.meter.fail_at(n);
+    memory::CpuAllocator::install().fail_at(n);
     auto result = s.step->run(input);
     ASSERT_EQ(result.verdict.action, ddp::Action::kReplay) << "allocation " << n;
     result = s.step->run(input);
     ASSERT_EQ(result.verdict.action, ddp::Action::kApply);
     ASSERT_TRUE(std::ranges::equal(expected, s.buffers->parameters())) << "allocation " << n;
   }
-  s.meter.fail_at(0);
+  memory::CpuAllocator::install().fail_at(0);
   EXPECT_EQ(failures, points);
   EXPECT_EQ(held, 0);
   at::set_num_threads(1);
@@ -344,7 +345,9 @@ Shaken shaken_run(int steps, std::int64_t places, int micro_batch = 3) {
     input.step = step;
     input.updates = step - 1;
     input.samples = samples;
-    if (places > 0) s.meter.fail_at(1 + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(places)));
+    if (places > 0)
+      memory::CpuAllocator::install().fail_at(1 +
+                                              static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(places)));
     const auto before = s.meter.allocations();
     StepResult result = s.step->run(input);
     while (result.verdict.action == ddp::Action::kReplay) result = s.step->run(input);

@@ -1,0 +1,85 @@
+#include "memory/cuda/cuda_memory.h"
+
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace plimsoll::memory {
+namespace {
+
+namespace caching = c10::cuda::CUDACachingAllocator;
+
+constexpr auto kAll = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+
+std::pair<std::int64_t, std::int64_t> free_and_total(c10::DeviceIndex device) {
+  const c10::cuda::CUDAGuard guard(device);
+  std::size_t available = 0, total = 0;
+  C10_CUDA_CHECK(cudaMemGetInfo(&available, &total));
+  return {static_cast<std::int64_t>(available), static_cast<std::int64_t>(total)};
+}
+
+}  // namespace
+
+CudaMemory::CudaMemory(c10::DeviceIndex device) : device_(device) {
+  total_ = free_and_total(device).second;
+  budget_ = total_;
+  caching::attachOutOfMemoryObserver([this](std::int64_t where, std::size_t wanted, std::size_t, std::size_t) {
+    if (where == device_) failed_request_ = static_cast<std::int64_t>(wanted);
+  });
+  // Called for every event, under the allocator's lock, which is recursive.
+  caching::attachAllocatorTraceTracker([this](const caching::TraceEntry& entry) {
+    if (entry.device_ == device_ && entry.action_ == caching::TraceEntry::ALLOC) count();
+  });
+}
+
+std::int64_t CudaMemory::live() const { return caching::getDeviceStats(device_).allocated_bytes[kAll].current; }
+
+std::int64_t CudaMemory::peak() const { return caching::getDeviceStats(device_).allocated_bytes[kAll].peak; }
+
+void CudaMemory::reset_peak() { caching::resetPeakStats(device_); }
+
+void CudaMemory::set_budget(std::int64_t bytes) {
+  budget_ = bytes;
+  const double fraction = static_cast<double>(bytes) / static_cast<double>(total_);
+  caching::setMemoryFraction(std::clamp(fraction, 0.0, 1.0), device_);
+}
+
+std::int64_t CudaMemory::take_allocator_retries() {
+  const std::int64_t now = caching::getDeviceStats(device_).num_alloc_retries;
+  return now - retries_seen_.exchange(now);
+}
+
+void CudaMemory::release_cached() { caching::emptyCache(); }
+
+void CudaMemory::change_budget_after(std::int64_t after, std::int64_t bytes) {
+  change_to_ = bytes;
+  change_at_ = allocations_ + after + 1;
+}
+
+// The trace has an allocation when it is made: the change counts from the next one on.
+void CudaMemory::count() {
+  const std::int64_t made = ++allocations_;
+  const std::int64_t at = change_at_;
+  if (at == 0 || made + 1 < at) return;
+  change_at_ = 0;
+  set_budget(change_to_);
+}
+
+void CudaMemory::synchronize() {
+  const c10::cuda::CUDAGuard guard(device_);
+  c10::cuda::device_synchronize();
+}
+
+std::int64_t CudaMemory::reserved() const { return caching::getDeviceStats(device_).reserved_bytes[kAll].current; }
+
+std::int64_t CudaMemory::available() const { return free_and_total(device_).first; }
+
+std::int64_t CudaMemory::overhead() const {
+  const auto [available, total] = free_and_total(device_);
+  return std::max<std::int64_t>(0, total - available - reserved());
+}
+
+}  // namespace plimsoll::memory

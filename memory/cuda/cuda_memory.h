@@ -1,0 +1,59 @@
+#pragma once
+// A GPU's memory as the trainer sees it: PyTorch's caching allocator under a budget.
+//
+// The budget is a fraction of the card (CUDACachingAllocator::setMemoryFraction): what the allocator has reserved may
+// not pass it, so a 141 GB card stands in for a 24 GB one, and failures are the allocator's own
+// (c10::OutOfMemoryError, after it has given its unused blocks back and tried again). Context, NCCL and what else lies
+// outside the allocator is not counted here; overhead() says how much that is.
+
+#include <c10/core/Device.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "memory/device_memory.h"
+
+namespace plimsoll::memory {
+
+/// Of one GPU; made once, lives as long as the program. Blocks are rounded up to 512 bytes, as the allocator does.
+class CudaMemory final : public DeviceMemory {
+ public:
+  /// Throws c10::Error when the GPU cannot be used.
+  explicit CudaMemory(c10::DeviceIndex device);
+  CudaMemory(const CudaMemory&) = delete;
+  CudaMemory& operator=(const CudaMemory&) = delete;
+
+  std::int64_t live() const override;
+  std::int64_t peak() const override;
+  void reset_peak() override;
+  std::int64_t budget() const override { return budget_; }
+  void set_budget(std::int64_t bytes) override;
+  void release_cached() override;
+  std::int64_t take_failed_request() override { return failed_request_.exchange(0); }
+  std::int64_t take_allocator_retries() override;
+
+  /// The libraries' workspaces are allocated once, by the first product, and are live from then on.
+  void set_workspace(std::int64_t) override {}
+  std::int64_t workspace() const override { return 0; }
+  std::int64_t allocations() const override { return allocations_; }
+  void change_budget_after(std::int64_t after, std::int64_t bytes) override;
+  void synchronize() override;
+  c10::Device place() const override { return {c10::kCUDA, device_}; }
+
+  /// Bytes that the allocator has from the card.
+  std::int64_t reserved() const;
+  std::int64_t total() const { return total_; }
+  std::int64_t available() const;  ///< of the whole card, now
+  /// Bytes of the card in use that are not the allocator's: context, libraries, other processes.
+  std::int64_t overhead() const;
+
+ private:
+  void count();
+
+  c10::DeviceIndex device_;
+  std::int64_t total_ = 0;
+  std::atomic<std::int64_t> budget_{0}, failed_request_{0}, allocations_{0}, change_at_{0}, change_to_{0},
+      retries_seen_{0};
+};
+
+}  // namespace plimsoll::memory

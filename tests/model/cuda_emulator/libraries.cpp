@@ -1,0 +1,39 @@
+// What the kernels of model/cuda/ take from libraries, without those: products in fp64, attention by our own kernels
+// only. cuBLAS and flash attention run on a GPU or not at all.
+
+#include <torch/torch.h>
+
+#include "core/error.h"
+#include "model/cuda/kernels_cuda.h"
+#include "tests/model/cuda_emulator/scratch_recorder.h"
+
+namespace plimsoll::model::cuda {
+
+void refuse_type(at::ScalarType type) { fail(ExitCode::kUsage, "{} is refused", c10::toString(type)); }
+
+void hold_workspaces() {}
+
+void gemm(float alpha, Matrix a, Matrix b, float beta, const Tensor& c) {
+  const emulator::NotRecorded of_the_stand_in;
+  if (a.values.scalar_type() != b.values.scalar_type()) fail(ExitCode::kUsage, "operands of different types");
+  const auto wide = [](const Matrix& x) {
+    const Tensor values = x.values.detach().to(at::kDouble);
+    return x.transposed ? values.t() : values;
+  };
+  const Tensor product = at::matmul(wide(a), wide(b)) * alpha;
+  const Tensor sum = beta == 0.0F ? product : product + c.to(at::kDouble) * beta;
+  Tensor(c).copy_(sum);
+}
+
+void CudaKernels::product(const Product&, Tensor&) const { fail(ExitCode::kUsage, "cuBLAS is not emulated"); }
+
+void CudaKernels::attention_forward(const AttentionTensors& tensors, Tensor& out, Tensor& lse) const {
+  exact_attention_forward(tensors, out, lse);
+}
+
+void CudaKernels::attention_backward(const AttentionTensors& tensors, const Tensor& grad, const Tensor& out,
+                                     const Tensor& lse, Tensor& dq, Tensor& dk, Tensor& dv) const {
+  exact_attention_backward(tensors, grad, out, lse, dq, dk, dv);
+}
+
+}  // namespace plimsoll::model::cuda

@@ -1,0 +1,23 @@
+#pragma once
+// What a kernel takes as library scratch (core/scope.h), on the CPU or without data: bytes, and minus the bytes when
+// they are given back, in order.
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace emulator {
+
+/// Of `body`, which allocates on this thread. Takes the place of both devices' allocators, for good.
+std::vector<std::int64_t> scratch_of(const std::function<void()>& body);
+
+/// While one lives, what is allocated is a stand-in's and not the kernel's.
+class NotRecorded {
+ public:
+  NotRecorded();
+  ~NotRecorded();
+  NotRecorded(const NotRecorded&) = delete;
+  NotRecorded& operator=(const NotRecorded&) = delete;
+};
+
+}  // namespace emulator

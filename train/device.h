@@ -1,0 +1,68 @@
+#pragma once
+// What a rank computes on: the CPU, or a GPU through the CUDA library that lies beside the program. The program itself
+// links only the CPU libtorch; the device is a value, and the same code runs on each.
+
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "ddp/device_communicator.h"
+#include "memory/device_memory.h"
+
+namespace plimsoll::model {
+class Kernels;
+}
+
+namespace plimsoll::train {
+
+class FlatKernels;
+struct DeviceLibrary;
+
+/// Cheap to copy; what it points to lives as long as the program. Its kernels are registered (model/kernels.h,
+/// train/flat_kernels.h).
+struct Device {
+  c10::Device place = c10::kCPU;
+  memory::DeviceMemory* memory = nullptr;
+  std::string name;                         ///< "Some CPU, 8 cores", "NVIDIA H200": what times depend on
+  std::string id;                           ///< no other device of any machine has it; empty for the CPU
+  std::int64_t total = 0;                   ///< bytes that it has
+  std::function<std::int64_t()> available;  ///< bytes that are free now
+  int sharers = 0;                          ///< ranks that compute on it, as communicator_on() finds; 0: all
+  const DeviceLibrary* library = nullptr;   ///< null for the CPU
+};
+
+/// The CPU behind its budgeted allocator (memory/cpu_allocator.h), installed with the first call.
+Device cpu_device();
+
+/// run.device: "cpu", "cuda", or "auto" (a GPU where the driver knows one and the CUDA library was built, else the
+/// CPU). `local_rank` says which GPU, in turn if there are fewer than ranks. Call it before the first tensor of the
+/// process, or libtorch asks its CUDA side too early and never again. Throws Error(kUsage) when "cuda" is not to be
+/// had, or when "auto" finds a GPU that cannot be used: it says why, and what to do. Where "auto" finds a driver and
+/// then no GPU or no library, it warns.
+Device open_device(const std::string& wanted, int local_rank);
+
+/// What reduces in the memory of the ranks' devices: NCCL, or through host memory where two ranks share a GPU. Null
+/// where `host` serves: on the CPU, and for one rank. Counts the ranks that share `device`. Collective. Throws
+/// Error(kUsage) on all ranks when only some of them have a GPU.
+std::unique_ptr<ddp::Communicator> communicator_on(Device& device, ddp::Communicator& host);
+
+/// What the CUDA library gives: one function is looked up in it, which returns this. The library calls nothing of the
+/// program's.
+struct DeviceLibrary {
+  static constexpr int kVersion = 1;
+  int version = kVersion;
+  /// Opens a GPU, which becomes the thread's current one. Throws Error(kUsage).
+  Device (*open)(int index) = nullptr;
+  /// Of the current GPU.
+  const model::Kernels& (*kernels)() = nullptr;
+  const FlatKernels& (*flat_kernels)() = nullptr;
+  ddp::DeviceCopies (*copies)() = nullptr;
+  std::unique_ptr<ddp::Communicator> (*nccl)(ddp::Communicator& host) = nullptr;
+};
+inline constexpr const char* kDeviceLibraryFile = "libplimsoll_cuda.so";
+inline constexpr const char* kDeviceLibraryFunction = "plimsoll_device_library";
+
+}  // namespace plimsoll::train
