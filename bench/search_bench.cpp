@@ -2,9 +2,10 @@
 //   mpirun -n 2 build/search_bench [budgets, 5] [pairs, 5]
 // Lines `FIGURE name = value unit`. One thread a rank, the tiny model, a share of 8 for each. Under each budget every
 // plan that fits is run for a step: every micro-batch with every number of language blocks recomputed, with the expert
-// recomputed and without, offloaded and not. The fastest five are run for three steps more, and the fastest of these is
-// what an exhaustive search finds. Then that plan and the policy's are timed by turns, over the same samples, so that
-// whatever else the machine does hits both alike. All steps are filled alike.
+// recomputed and without, offloaded and not; steps of light samples take as many more of them as fit. The fastest five
+// are run for three steps more, and the fastest of these is what an exhaustive search finds. Then that plan and the
+// policy's, whose steps choose how to recompute too, are timed by turns, over the same samples, so that whatever else
+// the machine does hits both alike.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -29,19 +30,35 @@ class Timer {
   Timer(const TinyRanks& ranks, Drawn& drawn, Session& session) : ranks_(ranks), drawn_(drawn), session_(session) {}
   /// Milliseconds a step on the slowest rank, over the samples of the steps from `first` on. The first step is run once
   /// before, to warm up.
-  double mean_ms(const memory::Plan& plan, int first, int steps) {
-    one_ms(plan, first);
-    double sum = 0;
-    for (int i = 0; i < steps; ++i) sum += one_ms(plan, first + i);
-    return sum / steps;
+  double mean_ms(const memory::Plan& plan, int first, int steps) { return mean_ms(plan, larger(plan), first, steps); }
+  /// The same of the policy's plan, as a run runs it.
+  double policy_ms(const memory::Plan& plan, int first, int steps) {
+    return mean_ms(plan, session_.ways, first, steps);
   }
 
  private:
-  double one_ms(const memory::Plan& plan, std::int64_t of_step) {
+  using Ways = std::vector<memory::Candidate>;
+  double mean_ms(const memory::Plan& plan, const Ways& ways, int first, int steps) {
+    one_ms(plan, ways, first);
+    double sum = 0;
+    for (int i = 0; i < steps; ++i) sum += one_ms(plan, ways, first + i);
+    return sum / steps;
+  }
+
+  /// The plan with more samples at once, most first.
+  Ways larger(const memory::Plan& plan) const {
+    Ways ways;
+    for (memory::Plan way = plan; way.micro_batch < session_.share;)
+      if (++way.micro_batch; session_.share % way.micro_batch == 0) ways.insert(ways.begin(), {way, 1, 1});
+    return ways;
+  }
+
+  double one_ms(const memory::Plan& plan, const Ways& ways, std::int64_t of_step) {
     ++step_;
     const std::int64_t batch = session_.config.batch.effective;
     const auto samples = drawn_.share_of((of_step - 1) * batch, batch);
-    const auto fill = session_.fill(plan, of_step, session_.controller->state());
+    auto fill = session_.fill(plan, of_step, session_.controller->state());
+    fill.ways = ways;
     return ranks_.slowest(time_step_ms(session_, step_, samples, plan, fill));
   }
 
@@ -87,9 +104,10 @@ double ratio(Timer& timer, const memory::Plan& ours, const memory::Plan& theirs,
   for (int pair = 0; pair < pairs; ++pair) {
     const bool first = pair % 2 == 0;
     const int step = 1 + pair * kPairSteps;
-    const double a = timer.mean_ms(first ? ours : theirs, step, kPairSteps);
-    const double b = timer.mean_ms(first ? theirs : ours, step, kPairSteps);
-    ratios.push_back(first ? b / a : a / b);
+    double own = first ? timer.policy_ms(ours, step, kPairSteps) : 0;
+    const double other = timer.mean_ms(theirs, step, kPairSteps);
+    if (!first) own = timer.policy_ms(ours, step, kPairSteps);
+    ratios.push_back(other / own);
   }
   return median(ratios);
 }
@@ -116,7 +134,7 @@ double search_under(std::int64_t budget, TinyRanks& ranks, Drawn& drawn, int pai
   const memory::Plan ours = session.plan;
   const auto plans = fitting(session);
   const memory::Plan best = exhaustive(timer, plans);
-  const double share = best == ours ? 1.0 : ratio(timer, ours, best, pairs);
+  const double share = ratio(timer, ours, best, pairs);
   if (ranks.first()) {
     fmt::print("{}: of {} plans that fit the fastest is {}; the policy's is {}\n", format_bytes(budget), plans.size(),
                memory::to_string(best), memory::to_string(ours));

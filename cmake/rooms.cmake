@@ -137,5 +137,6 @@ function(plimsoll_benchmarks folder)
     target_link_libraries(${target} PRIVATE plimsoll_train benchmark::benchmark)
     plimsoll_torch(${target})
   endforeach()
-  target_sources(rivals_bench PRIVATE ${CMAKE_SOURCE_DIR}/${folder}/rival_policy.cpp)
+  target_sources(rivals_bench PRIVATE ${CMAKE_SOURCE_DIR}/${folder}/rival_policy.cpp
+                                      ${CMAKE_SOURCE_DIR}/${folder}/scenario_trainers.cpp)
 endfunction()

@@ -1,25 +1,54 @@
 #include "memory/predictor.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cmath>
+#include <limits>
 #include <optional>
+#include <span>
 
 namespace plimsoll::memory {
 namespace {
 
-constexpr std::int64_t kClasses = 256;  // per power of two: what is rounded up stays under half a per cent
-constexpr std::int64_t kNear = 8;       // an attempt may be compared with one that is larger by this part
-constexpr std::size_t kStandIns = 8;    // of that many comparisons with a larger one, one is made exactly instead
+constexpr std::int64_t kClasses = 256;     // per power of two: what is rounded up stays under half a per cent
+constexpr std::int64_t kSlack = 4096;      // bytes: what allocators round, or do not count, bends the lines that little
+constexpr std::size_t kMostKnown = 64;     // shapes of a way that bounds are looked for among
+constexpr std::size_t kFirstAttempts = 4;  // are all compared exactly
+constexpr std::size_t kAttemptsPerRun = 16;  // then one of so many
 
 // Patches come in groups of four: one token each after the merger.
 MicroBatchShape rounded_up(const MicroBatchShape& shape) {
   return {shape.samples, round_up_to_class(shape.tokens, 1), round_up_to_class(shape.patches, 4)};
 }
 
-bool near(std::int64_t large, std::int64_t small) { return large - small <= small / kNear; }
+std::array<std::int64_t, 3> values_of(const MicroBatchShape& shape) {
+  return {shape.samples, shape.tokens, shape.patches};
+}
 
-bool near(const MicroBatchShape& outer, const MicroBatchShape& inner) {
-  return near(outer.samples, inner.samples) && near(outer.tokens, inner.tokens) && near(outer.patches, inner.patches);
+// How far one has to go from `a` to `b`, and beyond, until a shape holds `wanted`: 0 at `a`, 1 at `b`. Less than 0
+// never. Nothing where the line does not get there.
+std::optional<double> reaches(const MicroBatchShape& a, const MicroBatchShape& b, const MicroBatchShape& wanted) {
+  const auto from = values_of(a), to = values_of(b), goal = values_of(wanted);
+  double part = 0;
+  for (std::size_t i = 0; i < goal.size(); ++i) {
+    if (goal[i] <= from[i]) continue;
+    if (to[i] <= from[i]) return std::nullopt;
+    part = std::max(part, static_cast<double>(goal[i] - from[i]) / static_cast<double>(to[i] - from[i]));
+  }
+  return part;
+}
+
+// How far one can go while `holder` holds the shape; 0 where it does not hold even `a`.
+double stays_within(const MicroBatchShape& a, const MicroBatchShape& b, const MicroBatchShape& holder) {
+  const auto from = values_of(a), to = values_of(b), most = values_of(holder);
+  double part = std::numeric_limits<double>::infinity();
+  for (std::size_t i = 0; i < most.size(); ++i) {
+    if (most[i] < from[i]) return 0;
+    if (to[i] > from[i])
+      part = std::min(part, static_cast<double>(most[i] - from[i]) / static_cast<double>(to[i] - from[i]));
+  }
+  return part;
 }
 
 bool same(const MicroBatchShape& a, const MicroBatchShape& b) { return holds(a, b) && holds(b, a); }
@@ -41,42 +70,67 @@ std::vector<Predictor::Known>& Predictor::known(const Plan& plan) {
   return known_[{plan.recompute_blocks, plan.recompute_vision, plan.recompute_expert, plan.offload}];
 }
 
-Predictor::Known& Predictor::look_up(const MicroBatchShape& rounded, const Plan& plan) {
+std::int64_t Predictor::look_up(const MicroBatchShape& rounded, const Plan& plan) {
   auto& all = known(plan);
   const auto found = std::find_if(all.begin(), all.end(), [&](const Known& one) { return same(one.shape, rounded); });
-  if (found != all.end()) return *found;
+  if (found != all.end()) return found->bytes;
   ++dry_runs_;
-  return all.emplace_back(Known{rounded, measure_(rounded, plan), false});
+  return all.emplace_back(Known{rounded, measure_(rounded, plan)}).bytes;
 }
 
 std::int64_t Predictor::bytes(const MicroBatchShape& shape, const Plan& plan) {
-  return look_up(rounded_up(shape), plan).bytes;
+  return look_up(rounded_up(shape), plan);
+}
+
+std::optional<std::int64_t> Predictor::upper_bound(const MicroBatchShape& rounded, const Plan& plan) {
+  std::optional<std::int64_t> least;
+  const auto all = std::span(known(plan)).first(std::min(known(plan).size(), kMostKnown));
+  for (const Known& outer : all) {
+    if (!holds(outer.shape, rounded)) continue;
+    least = std::min(least.value_or(outer.bytes), outer.bytes);
+    for (const Known& inner : all) {
+      if (inner.bytes >= outer.bytes) continue;
+      const auto part = reaches(inner.shape, outer.shape, rounded);
+      if (!part || *part > 1) continue;
+      const double between = static_cast<double>(outer.bytes - inner.bytes) * *part;
+      least = std::min(*least, inner.bytes + static_cast<std::int64_t>(std::ceil(between)) + kSlack);
+    }
+  }
+  return least;
+}
+
+std::optional<std::int64_t> Predictor::lower_bound(const MicroBatchShape& rounded, const Plan& plan) {
+  std::optional<std::int64_t> most;
+  const auto all = std::span(known(plan)).first(std::min(known(plan).size(), kMostKnown));
+  for (const Known& outer : all) {
+    if (!holds(rounded, outer.shape)) continue;
+    most = std::max(most.value_or(outer.bytes), outer.bytes);
+    for (const Known& inner : all) {
+      if (inner.bytes >= outer.bytes || !holds(outer.shape, inner.shape)) continue;
+      const double part = stays_within(inner.shape, outer.shape, rounded);
+      if (part < 1 || !std::isfinite(part)) continue;
+      const double beyond = static_cast<double>(outer.bytes - inner.bytes) * part;
+      most = std::max(*most, inner.bytes + static_cast<std::int64_t>(std::floor(beyond)) - kSlack);
+    }
+  }
+  return most;
 }
 
 bool Predictor::fits(const MicroBatchShape& shape, const Plan& plan, std::int64_t limit) {
   const MicroBatchShape rounded = rounded_up(shape);
-  for (const Known& one : known(plan)) {
-    if (one.bytes <= limit && holds(one.shape, rounded)) return true;
-    if (one.bytes > limit && holds(rounded, one.shape)) return false;
-  }
-  return look_up(rounded, plan).bytes <= limit;
+  if (const auto most = upper_bound(rounded, plan); most && *most <= limit) return true;
+  if (const auto least = lower_bound(rounded, plan); least && *least > limit) return false;
+  return look_up(rounded, plan) <= limit;
 }
 
 std::int64_t Predictor::attempt_bytes(const MicroBatchShape& shape, const Plan& plan, std::int64_t room) {
   const MicroBatchShape rounded = rounded_up(shape);
-  std::optional<std::int64_t> least;
-  for (Known& one : known(plan)) {
-    if (same(one.shape, rounded)) {
-      one.attempted = true;
-      return one.bytes;
-    }
-    if (one.attempted && one.bytes <= room && holds(one.shape, rounded) && near(one.shape, rounded))
-      least = std::min(least.value_or(one.bytes), one.bytes);
-  }
-  if (least && ++stand_ins_ % kStandIns != 0) return *least;
-  Known& exact = look_up(rounded, plan);
-  exact.attempted = true;
-  return exact.bytes;
+  const auto bound = upper_bound(rounded, plan);
+  ++attempts_;
+  const bool enough = attempted_exactly_ >= kFirstAttempts + attempts_ / kAttemptsPerRun;
+  if (bound && *bound <= room && enough) return *bound;
+  ++attempted_exactly_;
+  return look_up(rounded, plan);
 }
 
 }  // namespace plimsoll::memory

@@ -31,7 +31,7 @@ subprocess.run(["build/plimsoll", "plan", "--size", "3b"], check=True, stdout=su
 print(f"FIGURE its memory at most = {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB")'
 two_ranks() { OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe -n 2 "$@"; }
 echo "== rivals_bench"
-two_ranks build/rivals_bench 2  # rounds; by itself it runs three
+build/rivals_bench
 echo "== search_bench"
 two_ranks build/search_bench
 echo "== reduction_bench"

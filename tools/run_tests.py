@@ -169,7 +169,7 @@ def bench(tally):
         "memory_bench": ["build/memory_bench", "--benchmark_filter=full_size_dry_run/36", "--benchmark_min_time=0.01"],
         "policy_bench": ["build/policy_bench"],
         "reduction_bench": [*two_ranks, "build/reduction_bench", "2", "2"],
-        "rivals_bench": [*two_ranks, "build/rivals_bench", "1", "1"],
+        "rivals_bench": ["build/rivals_bench", "1", "1"],
         "search_bench": [*two_ranks, "build/search_bench", "1", "1"],
         "step_peer": [sys.executable, "bench/peers/step_peer.py", "--build", "build", "--size", "tiny", "--batch", "1",
                       "--recompute", "none", "--steps", "2"],

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "ddp/handshake.h"
+#include "memory/planning/ways.h"
 #include "memory/planning/wide.h"
 #include "train/options.h"
 
@@ -24,24 +25,25 @@ bool may_offload(const Config& config) {
   return !config.memory.offload.is("off") && (config.memory.offload.is("on") || turns(config, "offload"));
 }
 
-// Microseconds of the largest share in a step of the run, filled as its steps will be under the smallest budget at the
-// start.
-std::int64_t filled_microseconds(Session& session, const memory::Candidate& judged, const memory::FillLimits& limits,
-                                 const memory::PolicyState& known) {
+// Microseconds of the largest share in a step of the run, each in the fastest way that fits it under the smallest
+// budget at the start.
+std::int64_t run_microseconds(Session& session, const memory::Candidate& judged,
+                              std::span<const memory::Candidate> ways, const memory::FillLimits& limits,
+                              const memory::PolicyState& known) {
   const std::int64_t room = memory::fill_bytes(judged, limits, known) - session.meter.live();
-  const auto fits = [&](const memory::MicroBatchShape& shape) {
-    return session.predictor->fits(shape, judged.plan, room);
+  const int resolution = judged.plan.resolution;
+  Draws& draws = session.draws_at(resolution);
+  const auto fits = [&](std::size_t step, const memory::Plan& way) {
+    return session.predictor->fits(draws.heaviest(step, way.micro_batch), way, room);
   };
-  Draws& draws = session.draws_at(judged.plan.resolution);
-  const auto sizes = draws.filled(judged.plan.micro_batch, session.fill_most(), fits);
-  const std::int64_t time = memory::filled_microseconds(session.costs, judged.plan, session.share, sizes);
+  const std::int64_t own = memory::share_microseconds(session.costs, judged.plan, session.share);
+  const std::int64_t time = memory::mean_microseconds(ways, own, draws.looked(), fits);
   // Timed was the resolution of the start. Another's time stands in no comparison but with its own; it is for people.
-  const auto weight = [&](std::int64_t resolution) {
-    const auto one = session.draws_at(static_cast<int>(resolution)).heaviest(1);
+  const auto weight = [&](std::int64_t pixels) {
+    const auto one = session.draws_at(static_cast<int>(pixels)).heaviest(1);
     return std::max<std::int64_t>(1, one.tokens + one.patches);
   };
-  return std::max<std::int64_t>(
-      1, memory::scaled(time, weight(judged.plan.resolution), weight(session.config.data.resolution)));
+  return std::max<std::int64_t>(1, memory::scaled(time, weight(resolution), weight(session.config.data.resolution)));
 }
 
 // What needs least at each lower resolution: pictures are made smaller only where nothing else fits.
@@ -116,10 +118,10 @@ memory::CandidateTable make_candidates(Session& session) {
     const memory::FillLimits limits{static_cast<int>(tightest - session.budgets.begin()), *tightest,
                                     memory::parse_fraction(session.config.memory.target, "memory.target"), 0};
     std::vector<memory::Candidate> all;
-    for (const memory::Plan& plan : allowed_plans(session.config, *session.model, session.share)) {
-      memory::Candidate& one = all.emplace_back(memory::Candidate{plan, session.predicted_peak(plan), 1});
-      one.microseconds = filled_microseconds(session, one, limits, known);
-    }
+    for (const memory::Plan& plan : allowed_plans(session.config, *session.model, session.share))
+      all.push_back({plan, session.predicted_peak(plan), 1});
+    const auto ways = memory::ways_of(memory::CandidateTable(all).all(), session.costs, session.share);
+    for (memory::Candidate& one : all) one.microseconds = run_microseconds(session, one, ways, limits, known);
     text = memory::to_text(memory::CandidateTable(std::move(all)));
   }
   return memory::candidate_table_from_text(ddp::share_text(session.communicator, text).front());

@@ -63,11 +63,10 @@ memory::CostModel measure_costs(Session& session) {
     const std::int64_t took = stopwatch.time(plan);
     if (took == 0) break;
     costs.points.push_back({n, took});
+    // On the first, which takes least: what is not timed is a guess, and that of sizes is the better one.
+    if (costs.points.size() == 1) time_extras(stopwatch, n, took, model, costs);
   }
-  if (!costs.points.empty()) {
-    time_extras(stopwatch, costs.points.front().samples, costs.points.front().microseconds, model, costs);
-    return costs;
-  }
+  if (!costs.points.empty()) return costs;
   // Not even the smallest fits as it is: from what it takes with everything recomputed, by the usual share.
   memory::Plan least;
   least.micro_batch = useful.front();

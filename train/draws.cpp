@@ -43,13 +43,12 @@ memory::MicroBatchShape Draws::heaviest_of_run(int micro_batch) {
   return most;
 }
 
-std::map<int, std::int64_t> Draws::filled(int micro_batch, int most,
-                                          const std::function<bool(const memory::MicroBatchShape&)>& fits) {
-  const std::int64_t steps = weights_.empty() ? 0 : std::min(kLooked, options_.steps);
-  const auto fits_in = [&](std::size_t looked, int size) {
-    return fits(of_steps(size)[looked * static_cast<std::size_t>(options_.steps) / static_cast<std::size_t>(steps)]);
-  };
-  return memory::filled_sizes({share(), micro_batch, most}, static_cast<std::size_t>(steps), fits_in);
+std::size_t Draws::looked() const {
+  return weights_.empty() ? 0 : static_cast<std::size_t>(std::min(kLooked, options_.steps));
+}
+
+const memory::MicroBatchShape& Draws::heaviest(std::size_t looked_step, int micro_batch) {
+  return of_steps(micro_batch)[looked_step * static_cast<std::size_t>(options_.steps) / looked()];
 }
 
 const std::vector<memory::MicroBatchShape>& Draws::of_steps(int micro_batch) {

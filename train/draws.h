@@ -3,7 +3,6 @@
 // be cut.
 
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <vector>
 
@@ -37,12 +36,11 @@ class Draws {
   /// Looked up after the first time.
   memory::MicroBatchShape heaviest(int micro_batch);
 
-  /// {size: steps}: of what size a step's micro-batches will be under a plan of `micro_batch`, when each is filled up
-  /// to `most` samples as long as it fits; of kLooked steps, spread over the run. All ranks wait for the fullest, so
-  /// that one counts. {micro_batch: 1} for a run of more than kMost draws.
-  std::map<int, std::int64_t> filled(int micro_batch, int most,
-                                     const std::function<bool(const memory::MicroBatchShape&)>& fits);
+  /// Steps that are looked at, spread over the run; none of a run of more than kMost draws.
+  std::size_t looked() const;
   static constexpr std::int64_t kLooked = 32;
+  /// At least what any micro-batch of the `looked`-th of them weighs on any rank: all ranks wait for the fullest.
+  const memory::MicroBatchShape& heaviest(std::size_t looked, int micro_batch);
 
  private:
   std::int64_t share() const { return (options_.effective_batch + options_.world - 1) / options_.world; }

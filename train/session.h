@@ -52,13 +52,14 @@ struct Session {
   data::SampleStream stream;
   std::unique_ptr<data::Loader> loader;  ///< made with the first share
   std::vector<SampleShape> heaviest;     ///< that bound the training samples, as many as a share has
-  std::vector<SampleShape> evaluated;  ///< of the samples that are evaluated, as many as one rank gets, heaviest first
-  std::vector<std::int64_t> budgets;   ///< of all ranks at start
-  std::int64_t steps = 0;              ///< of the whole run
-  std::int64_t share = 0;              ///< largest of any rank
-  memory::Calibration calibration;     ///< of earlier runs on this machine; the controller's grows from it
-  memory::CostModel costs;             ///< of the predictive policy
-  memory::CandidateTable candidates;   ///< likewise; empty under the other policies
+  std::vector<SampleShape> evaluated;   ///< of the samples that are evaluated, as many as one rank gets, heaviest first
+  std::vector<std::int64_t> budgets;    ///< of all ranks at start
+  std::int64_t steps = 0;               ///< of the whole run
+  std::int64_t share = 0;               ///< largest of any rank
+  memory::Calibration calibration;      ///< of earlier runs on this machine; the controller's grows from it
+  memory::CostModel costs;              ///< of the predictive policy
+  memory::CandidateTable candidates;    ///< likewise; empty under the other policies
+  std::vector<memory::Candidate> ways;  ///< likewise: those of them that a step may be run in
   memory::Plan plan;
   RunState state;
 
@@ -70,13 +71,11 @@ struct Session {
   /// Predicted peak of `plan`, live bytes included: of the heaviest micro-batch that any rank will draw, or of the
   /// evaluation's heaviest if that needs more.
   std::int64_t predicted_peak(const memory::Plan& plan) const;
-  /// Up to what this rank may fill step `number` under `plan`, by its budget of now (memory::fill_bytes), if the plan
-  /// is a candidate. A plan that a failure forced is taken as it is.
+  /// How this rank may run its share of step `number` in place of the plan's way, and in how many bytes by its budget
+  /// of now (memory::fill_bytes), if the plan is a candidate. A plan that a failure forced is taken as it is.
   memory::Fill fill(const memory::Plan& plan, std::int64_t number) const;
   /// The same for any plan, as if it were a candidate.
   memory::Fill fill(const memory::Plan& plan, std::int64_t number, const memory::PolicyState& known) const;
-  /// Samples of a micro-batch at most when steps are filled; 0: they are not.
-  int fill_most() const;
   /// Rank 0 writes `state` and all tensors to run.dir/checkpoints; the others wait. Collective. Throws
   /// Error(kCheckpoint) on all ranks when the disk refuses.
   void write_checkpoint();

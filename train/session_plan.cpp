@@ -11,7 +11,6 @@
 #include "ddp/handshake.h"
 #include "train/calibration_file.h"
 #include "train/candidates.h"
-#include "train/contenders.h"
 #include "train/costs.h"
 #include "train/options.h"
 #include "train/plan_table_file.h"
@@ -98,24 +97,17 @@ std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
                                  evaluation_bytes(wanted));
 }
 
-int Session::fill_most() const {
-  if (config.memory.policy != "predictive" || !turns(config, "micro_batch")) return 0;
-  return static_cast<int>(std::min(share, config.batch.max_micro));
-}
-
 memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number) const {
   if (candidates.find(wanted) == nullptr) return {};
   return fill(wanted, number, controller->state());
 }
 
 memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number, const memory::PolicyState& known) const {
-  const int most = fill_most();
-  if (most == 0) return {};
   const std::int64_t target = memory::parse_fraction(config.memory.target, "memory.target");
   const memory::FillLimits limits{communicator.rank(), meter.budget(), target, number};
   // What the plan was judged on, with what is live on this rank.
   const memory::Candidate judged{wanted, predicted_peak(wanted), 1};
-  return {most, memory::fill_bytes(judged, limits, known) - meter.live()};
+  return {ways, memory::fill_bytes(judged, limits, known) - meter.live()};
 }
 
 [[noreturn]] void Session::refuse_budget(int rank, std::int64_t micro, std::int64_t needed, std::int64_t bytes) const {
@@ -150,7 +142,7 @@ void Session::choose_candidate() {
   memory::PolicyState fresh;
   fresh.calibration = calibration;
   const memory::ChoiceLimits limits{budgets, memory::parse_fraction(config.memory.target, "memory.target"), 0};
-  candidates = time_contenders(*this, make_candidates(*this), limits, fresh);
+  candidates = make_candidates(*this);
   meter.reset_peak();  // the runs that were timed belong to no step: their peak must not correct a prediction
   const memory::CandidateTable start = start_candidates();
   const memory::Candidate* chosen = memory::first_choice(start, limits, fresh);
@@ -163,6 +155,7 @@ void Session::choose_candidate() {
   plan = chosen->plan;
   start_from_table(limits, fresh);
   if (!turns(config, "micro_batch")) candidates = candidates_of(plan.micro_batch);  // it stays what it is now
+  ways = memory::ways_of(candidates.all(), costs, share);
 }
 
 // The measured plan of the table's row, where the dry run agrees that it fits.

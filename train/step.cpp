@@ -31,11 +31,11 @@ std::vector<model::StreamSample> taken(std::span<const model::StreamSample> samp
 ArrangedShare arrange(std::span<const model::StreamSample> share, const memory::Plan& plan, const memory::Fill& fill,
                       memory::Predictor& predictor) {
   const auto weights = weights_of(share);
-  const auto fits = [&](std::span<const std::size_t> places) {
-    return predictor.fits(shape_of(taken(share, places)), plan, fill.bytes);
+  const auto fits = [&](const memory::Plan& way, std::span<const std::size_t> places) {
+    return predictor.fits(shape_of(taken(share, places)), way, fill.bytes);
   };
-  const std::size_t micro_batch = memory::filled_micro_batch(weights, plan.micro_batch, fill.most, fits);
-  return {taken(share, memory::balanced_order(weights, micro_batch)), micro_batch};
+  const memory::Plan way = memory::way_of_share(weights, plan, fill, fits);
+  return {taken(share, memory::balanced_order(weights, static_cast<std::size_t>(way.micro_batch))), way};
 }
 
 memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples) {
@@ -79,11 +79,13 @@ StepResult Step::run(const StepInput& asked) {
   const ArrangedShare share = arrange(asked.samples, asked.plan, asked.fill, predictor_);
   StepInput input = asked;
   input.samples = share.samples;
+  way_ = share.way;
+  out_of_memory_ = false;
   communicator_.enter(input.step, "compute");
   buffers_.start_step();
   non_finite_sample_ = -1;
   StepResult result;
-  result.guardian = guardian_.run(input.samples.size(), share.micro_batch, work(input));
+  result.guardian = guardian_.run(input.samples.size(), static_cast<std::size_t>(way_.micro_batch), work(input));
   const std::span<float> slots = buffers_.extra().subspan(kLossSlots);
   ddp::pack(report(input, result.guardian, milliseconds_since(start)), communicator_.rank(), slots);
 
@@ -107,17 +109,30 @@ StepResult Step::run(const StepInput& asked) {
 
 memory::MicroBatchWork Step::work(const StepInput& input) {
   return {[this, &input](memory::Piece piece) { forward_backward(input, piece); },
-          [this] { buffers_.discard_staging(); },
+          [this, &input] {
+            buffers_.discard_staging();
+            way_ = input.plan;
+            out_of_memory_ = true;
+          },
           [this, &input](memory::Piece piece, std::int64_t room) {
             const auto samples = input.samples.subspan(piece.begin, piece.count);
-            return predictor_.attempt_bytes(shape_of(samples), input.plan, room);
+            return predictor_.attempt_bytes(shape_of(samples), plan_of(input, piece), room);
           }};
+}
+
+memory::Plan Step::plan_of(const StepInput& input, memory::Piece piece) {
+  if (out_of_memory_) return way_;
+  const auto fits = [&](const memory::Plan& tried) {
+    return predictor_.fits(shape_of(input.samples.subspan(piece.begin, piece.count)), tried, input.fill.bytes);
+  };
+  return memory::way_of_micro_batch(way_, input.fill, fits);
 }
 
 void Step::forward_backward(const StepInput& input, memory::Piece piece) {
   const auto samples = input.samples.subspan(piece.begin, piece.count);
   const model::PackedBatch batch = model::pack(samples, rules_, device_);
-  commit(samples, train::forward_backward(model_, batch, recompute_of(input.plan), options_.effective_batch));
+  const model::Recompute recompute = recompute_of(plan_of(input, piece));
+  commit(samples, train::forward_backward(model_, batch, recompute, options_.effective_batch));
 }
 
 void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor& losses) {

@@ -11,8 +11,8 @@
 #include "ddp/communicator.h"
 #include "ddp/report.h"
 #include "memory/guardian.h"
-#include "memory/planning/packing.h"
 #include "memory/planning/plan.h"
+#include "memory/planning/ways.h"
 #include "memory/predictor.h"
 #include "model/vla.h"
 #include "train/adamw.h"
@@ -37,7 +37,7 @@ struct StepInput {
   std::span<const model::StreamSample> samples;  ///< this rank's share, all loaded
   memory::Plan plan;
   std::uint32_t table_hash = 0;  ///< 24 bits of the candidates: ranks that hold other ones must not go on together
-  memory::Fill fill;             ///< up to which micro-batches may be larger than the plan's
+  memory::Fill fill;             ///< the ways in which the share may be run in place of the plan's
   double learning_rate_factor = 1.0;
   bool hash_weights = false;    ///< once a window: report a hash of the weights
   bool stop_requested = false;  ///< this rank was asked to stop
@@ -70,6 +70,7 @@ class Step {
 
  private:
   memory::MicroBatchWork work(const StepInput& input);
+  memory::Plan plan_of(const StepInput& input, memory::Piece piece);
   void forward_backward(const StepInput& input, memory::Piece piece);
   void commit(std::span<const model::StreamSample> samples, const at::Tensor& losses);
   ddp::Report report(const StepInput& input, const memory::GuardianReport& guardian, std::int64_t step_ms);
@@ -85,6 +86,8 @@ class Step {
   memory::Guardian guardian_;
   ddp::AgreementState agreement_;
   std::int64_t non_finite_sample_ = -1;
+  memory::Plan way_;            ///< of this step's share
+  bool out_of_memory_ = false;  ///< in this step: the rest of it is run as the plan says
 };
 
 /// Norm, clipping and AdamW, in place, over what is committed; `updates` were applied before. Returns the norm before
@@ -92,12 +95,12 @@ class Step {
 double apply_gradients(FlatBuffers& buffers, const StepOptions& options, double learning_rate_factor,
                        std::int64_t updates);
 
-/// A share in the order in which a step takes it, and how many samples go together.
+/// A share in the order in which a step takes it (memory::balanced_order), and the way in which it is run.
 struct ArrangedShare {
   std::vector<model::StreamSample> samples;
-  std::size_t micro_batch = 1;
+  memory::Plan way;
 };
-/// As many together as the plan says, or more where `fill` leaves room; in the order of memory::balanced_order.
+/// The plan's, or a faster one where `fill` leaves room (memory::way_of_share).
 ArrangedShare arrange(std::span<const model::StreamSample> share, const memory::Plan& plan, const memory::Fill& fill,
                       memory::Predictor& predictor);
 

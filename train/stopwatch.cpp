@@ -49,7 +49,7 @@ std::int64_t Stopwatch::time(const memory::Plan& plan) {
   std::int64_t best = time_once(plan);
   if (best == 0) return 0;
   const std::int64_t enough = std::min(kEnough, allowance_ / kPlansToTime);
-  const std::int64_t repeats = std::clamp<std::int64_t>(enough / best, 2, kMostRepeats);
+  const std::int64_t repeats = std::clamp<std::int64_t>(enough / best, 1, kMostRepeats);
   for (std::int64_t i = 0; i < repeats && !time_is_up(); ++i) {
     const std::int64_t took = time_once(plan);
     if (took == 0) return 0;
@@ -58,63 +58,21 @@ std::int64_t Stopwatch::time(const memory::Plan& plan) {
   return best;
 }
 
-Stopwatch::Shares Stopwatch::time_shares(const memory::Plan& plan, std::int64_t steps,
-                                         const memory::PolicyState& known) {
-  Shares sum;
-  for (std::int64_t step = 1; step <= steps; ++step) {
-    const auto arranged = arrange(share_of(step), plan, session_.fill(plan, step, known), *session_.predictor);
-    const auto [took, size] = slowest({run(arranged, plan), static_cast<std::int64_t>(arranged.micro_batch)});
-    if (took == 0) return {};
-    sum.microseconds += took;
-    ++sum.sizes[static_cast<int>(size)];
-  }
-  return sum;
-}
-
 // On the slowest rank; 0 when it does not fit some rank.
 std::int64_t Stopwatch::time_once(const memory::Plan& plan) {
   std::vector<model::StreamSample> samples;
   for (int i = 0; i < plan.micro_batch; ++i) samples.push_back({&sample_, static_cast<std::uint64_t>(i)});
-  return slowest({run(samples, plan), plan.micro_batch}).microseconds;
-}
-
-Stopwatch::Timed Stopwatch::slowest(const Timed& mine) {
-  Timed most;
-  const std::vector<std::int64_t> numbers = {mine.microseconds, mine.micro_batch};
-  for (const auto& theirs : ddp::share_numbers(session_.communicator, numbers)) {
-    if (theirs.at(0) == 0) return {};
-    if (theirs.at(0) > most.microseconds) most = {theirs.at(0), theirs.at(1)};
+  const std::vector<std::int64_t> mine = {run(samples, plan)};
+  std::int64_t most = 0;
+  for (const auto& theirs : ddp::share_numbers(session_.communicator, mine)) {
+    if (theirs.at(0) == 0) return 0;
+    most = std::max(most, theirs.at(0));
   }
-  spent_ += most.microseconds;
+  spent_ += most;
   return most;
 }
 
-// Read once.
-std::span<const model::StreamSample> Stopwatch::share_of(std::int64_t step) {
-  const auto place = static_cast<std::size_t>(step - 1);
-  if (place < drawn_.size()) return drawn_[place].share;
-  const auto [begin, end] = data::share_of_step(step, session_.config.batch.effective, session_.communicator.rank(),
-                                                session_.communicator.world());
-  Drawn& drawn = drawn_.emplace_back();
-  for (std::uint64_t position = begin; position < end; ++position)
-    drawn.samples.push_back(session_.source.load_at(session_.stream.at(position), resolution_));
-  for (std::uint64_t position = begin; position < end; ++position)
-    drawn.share.push_back({&drawn.samples[static_cast<std::size_t>(position - begin)], position});
-  return drawn.share;
-}
-
 // 0 when it does not fit this rank.
-std::int64_t Stopwatch::run(const ArrangedShare& arranged, const memory::Plan& plan) {
-  const std::span<const model::StreamSample> all(arranged.samples);
-  std::int64_t sum = 0;
-  for (std::size_t begin = 0; begin < all.size(); begin += arranged.micro_batch) {
-    const std::int64_t one = run(all.subspan(begin, std::min(arranged.micro_batch, all.size() - begin)), plan);
-    if (one == 0) return 0;
-    sum += one;
-  }
-  return sum;
-}
-
 std::int64_t Stopwatch::run(std::span<const model::StreamSample> samples, const memory::Plan& plan) {
   Session& s = session_;
   if (s.meter.live() + s.predictor->bytes(shape_of(samples), plan) > s.meter.budget()) return 0;

@@ -2,10 +2,7 @@
 // Forward and backward timed before a run begins, on all ranks at once, since a step waits for the slowest.
 
 #include <cstdint>
-#include <deque>
-#include <map>
 #include <span>
-#include <vector>
 
 #include "train/session.h"
 
@@ -29,41 +26,20 @@ class Stopwatch {
   /// fit some rank nothing changes.
   void keep_to_run(const memory::Plan& plan);
 
-  /// Microseconds of a micro-batch of a middling sample on the slowest rank: the best of two, or of more where they are
-  /// short and the allowance leaves time for all that is to be timed, after one to warm up. 0 when it does not fit some
+  /// Microseconds of a micro-batch of a middling sample on the slowest rank: one after one to warm up, or the best of
+  /// more where they are short and the allowance leaves time for all that is to be timed. 0 when it does not fit some
   /// rank.
   std::int64_t time(const memory::Plan& plan);
-
-  /// Shares that were run: microseconds on the slowest rank, and of what sizes its micro-batches were, {size: steps}.
-  struct Shares {
-    std::int64_t microseconds = 0;
-    std::map<int, std::int64_t> sizes;
-  };
-  /// One run of what every rank draws in each of the first `steps` steps, filled as it will be. No time when it does
-  /// not fit some rank.
-  Shares time_shares(const memory::Plan& plan, std::int64_t steps, const memory::PolicyState& known);
 
   bool time_is_up() const { return spent_ > allowance_; }
 
  private:
-  struct Timed {
-    std::int64_t microseconds = 0, micro_batch = 1;
-  };
-  struct Drawn {
-    std::vector<Sample> samples;
-    std::vector<model::StreamSample> share;
-  };
-
   std::int64_t time_once(const memory::Plan& plan);
-  Timed slowest(const Timed& mine);
-  std::span<const model::StreamSample> share_of(std::int64_t step);
-  std::int64_t run(const ArrangedShare& arranged, const memory::Plan& plan);
   std::int64_t run(std::span<const model::StreamSample> samples, const memory::Plan& plan);
 
   Session& session_;
   std::int64_t resolution_, allowance_;
   Sample sample_;
-  std::deque<Drawn> drawn_;  ///< by step; shares point into it
   model::PackingRules rules_;
   std::int64_t spent_ = 0;  ///< microseconds; the same on every rank
 };

@@ -64,7 +64,8 @@ std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& op
     if (std::ssize(tried) == options.contenders) break;
     // Smaller pictures are for where nothing else fits.
     if (best && candidate.plan.resolution != best->plan.resolution) break;
-    const auto known = [&](const memory::Candidate& other) { return memory::alike(other, candidate); };
+    // What is expected to take the same time is run in the same ways (memory/planning/ways.h).
+    const auto known = [&](const memory::Candidate& other) { return other.microseconds == candidate.microseconds; };
     if (candidate.bytes > allowed || std::any_of(tried.begin(), tried.end(), known)) continue;
     tried.push_back(candidate);
     const auto row = measure(session, candidate, options.steps, step);

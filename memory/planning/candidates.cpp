@@ -27,11 +27,12 @@ auto order_of(const Plan& plan) {
 
 auto order_of(const Candidate& candidate) {
   const int resolution = candidate.plan.resolution;
-  // Steps are filled, so that a small micro-batch may take no longer than a large one: then the plan says the large
-  // one.
-  return std::tuple_cat(std::tuple(resolution == 0 ? std::numeric_limits<int>::min() : -resolution,
-                                   candidate.microseconds, -candidate.plan.micro_batch, candidate.bytes),
-                        order_of(candidate.plan));
+  // Each step is run in the fastest way that fits it (ways.h), so that many plans take the same time: then the plan is
+  // what does not recompute, and the large micro-batch.
+  return std::tuple_cat(
+      std::tuple(resolution == 0 ? std::numeric_limits<int>::min() : -resolution, candidate.microseconds,
+                 saves_memory(candidate.plan), -candidate.plan.micro_batch, candidate.bytes),
+      order_of(candidate.plan));
 }
 
 /// Takes the first line off `text`.
@@ -182,12 +183,6 @@ const Candidate* CandidateTable::find(const Plan& plan) const {
   return found == candidates_.end() ? nullptr : &*found;
 }
 
-bool alike(const Candidate& a, const Candidate& b) {
-  Plan plan = a.plan;
-  plan.micro_batch = b.plan.micro_batch;
-  return plan == b.plan && a.microseconds == b.microseconds;
-}
-
 std::string to_text(const CandidateTable& table) {
   std::string text = fmt::format("{} {}\n", kHeader, table.all().size());
   for (const Candidate& candidate : table.all()) {
@@ -243,17 +238,6 @@ std::int64_t share_microseconds(const CostModel& model, const Plan& plan, std::i
   return time;
 }
 
-std::int64_t filled_microseconds(const CostModel& model, Plan plan, std::int64_t share,
-                                 const std::map<int, std::int64_t>& sizes) {
-  std::int64_t all = 0, time = 0;
-  for (const auto& [size, steps] : sizes) {
-    plan.micro_batch = size;
-    time = sum(time, scaled(share_microseconds(model, plan, share), steps, 1));
-    all = sum(all, steps);
-  }
-  return std::max<std::int64_t>(1, time / std::max<std::int64_t>(1, all));
-}
-
 std::vector<int> useful_micro_batches(std::int64_t share, int minimum, int maximum) {
   if (share < 1 || minimum < 1 || maximum < minimum)
     fail(ExitCode::kUsage, "micro-batches {}..{} of a share of {}: give bounds from 1 on, the larger last", minimum,
@@ -307,13 +291,12 @@ std::vector<Plan> plans_of(const PlanSpace& space) {
 }
 
 CandidateTable make_table(std::span<const Plan> plans, const CostModel& costs, std::int64_t share,
-                          const std::function<std::int64_t(const Plan&)>& bytes, const SizesOfSteps& sizes) {
+                          const std::function<std::int64_t(const Plan&)>& bytes) {
   std::vector<Candidate> candidates;
   for (const Plan& plan : plans) {
     const std::int64_t needed = bytes(plan);
     if (needed == 0) continue;
-    const auto filled = sizes ? sizes(plan, needed) : std::map<int, std::int64_t>{{plan.micro_batch, 1}};
-    candidates.push_back({plan, needed, filled_microseconds(costs, plan, share, filled)});
+    candidates.push_back({plan, needed, share_microseconds(costs, plan, share)});
   }
   return CandidateTable(std::move(candidates));
 }

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,12 +18,13 @@ namespace plimsoll::memory {
 struct Candidate {
   Plan plan;
   std::int64_t bytes = 0;         ///< predicted peak, static bytes included, before calibration
-  std::int64_t microseconds = 0;  ///< predicted time of a step's largest share: all its micro-batches
+  std::int64_t microseconds = 0;  ///< predicted time of a step's largest share: all its micro-batches, as they are run
   friend bool operator==(const Candidate&, const Candidate&) = default;
 };
 
-/// All candidates, best first: those that show the largest pictures, of these the fastest (ties: the larger micro-batch
-/// first, then fewer bytes, then the smaller plan). No plan stands in it twice.
+/// All candidates, best first: those that show the largest pictures, of these the fastest (ties: first what recomputes
+/// and offloads nothing, then the larger micro-batch, then fewer bytes, then the smaller plan). No plan stands in it
+/// twice.
 class CandidateTable {
  public:
   CandidateTable() = default;
@@ -42,10 +42,6 @@ class CandidateTable {
   std::vector<Candidate> candidates_;
   std::uint32_t hash_ = 0;
 };
-
-/// Whether two candidates are the same work in every step: they differ in the micro-batch that they begin with at most,
-/// and take the same time. Steps are filled: what takes the same time in the cost model is filled alike.
-bool alike(const Candidate& a, const Candidate& b);
 
 /// The table as text, for the broadcast from rank 0, and back. Text that is no table is Error(kUsage).
 std::string to_text(const CandidateTable& table);
@@ -88,11 +84,6 @@ Cut cut_share(std::int64_t share, std::int64_t micro_batch);
 /// towers without blocks.
 std::int64_t share_microseconds(const CostModel& model, const Plan& plan, std::int64_t share);
 
-/// Mean of it over steps whose micro-batches are filled up to other sizes: {size: steps} as filled_sizes gives it. At
-/// least 1.
-std::int64_t filled_microseconds(const CostModel& model, Plan plan, std::int64_t share,
-                                 const std::map<int, std::int64_t>& sizes);
-
 /// Which plans are worth a dry run.
 struct PlanSpace {
   std::int64_t share = 1;  ///< largest share of any rank
@@ -111,12 +102,9 @@ std::vector<int> useful_micro_batches(std::int64_t share, int minimum, int maxim
 /// Every plan of the space.
 std::vector<Plan> plans_of(const PlanSpace& space);
 
-/// As filled_sizes gives it, for a plan and its bytes.
-using SizesOfSteps = std::function<std::map<int, std::int64_t>(const Plan&, std::int64_t bytes)>;
-
 /// The table of `plans`: bytes from `bytes(plan)`, which is a dry run or a look-up; a plan for which it gives 0 is left
-/// out. Times are those of steps filled up to `sizes`; without it, of steps cut as the plan says.
+/// out. Times are those of steps cut as the plan says.
 CandidateTable make_table(std::span<const Plan> plans, const CostModel& costs, std::int64_t share,
-                          const std::function<std::int64_t(const Plan&)>& bytes, const SizesOfSteps& sizes = {});
+                          const std::function<std::int64_t(const Plan&)>& bytes);
 
 }  // namespace plimsoll::memory

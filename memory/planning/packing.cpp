@@ -4,8 +4,6 @@
 #include <numeric>
 #include <tuple>
 
-#include "memory/planning/candidates.h"
-
 namespace plimsoll::memory {
 namespace {
 
@@ -56,38 +54,6 @@ std::vector<std::size_t> balanced_order(std::span<const std::int64_t> weights, s
   const bool lighter =
       heaviest_micro_batch(weights, order, micro_batch) < heaviest_micro_batch(weights, as_given, micro_batch);
   return lighter ? order : as_given;
-}
-
-std::size_t filled_micro_batch(std::span<const std::int64_t> weights, int least, int most,
-                               const std::function<bool(std::span<const std::size_t>)>& fits) {
-  std::size_t filled = std::min(weights.size(), static_cast<std::size_t>(least));
-  if (most <= least || weights.size() <= filled) return filled;
-  for (const int size : useful_micro_batches(static_cast<std::int64_t>(weights.size()), 1, most)) {
-    const auto wanted = static_cast<std::size_t>(size);
-    if (wanted <= filled) continue;
-    const auto order = balanced_order(weights, wanted);
-    for (std::size_t begin = 0; begin < order.size(); begin += wanted)
-      if (!fits(std::span(order).subspan(begin, std::min(wanted, order.size() - begin)))) return filled;
-    filled = wanted;
-  }
-  return filled;
-}
-
-std::map<int, std::int64_t> filled_sizes(const FillRange& range, std::size_t steps,
-                                         const std::function<bool(std::size_t, int)>& fits) {
-  if (steps == 0 || range.most <= range.least) return {{range.least, 1}};
-  const auto useful = useful_micro_batches(range.share, 1, range.most);
-  std::map<int, std::int64_t> counted;
-  for (std::size_t step = 0; step < steps; ++step) {
-    int filled = range.least;
-    for (const int size : useful) {
-      if (size <= range.least) continue;
-      if (!fits(step, size)) break;
-      filled = size;
-    }
-    ++counted[filled];
-  }
-  return counted;
 }
 
 std::int64_t heaviest_micro_batch(std::span<const std::int64_t> values, std::span<const std::size_t> order,

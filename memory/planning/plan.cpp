@@ -24,6 +24,10 @@ bool sharper(const Plan& a, const Plan& b) {
   return b.resolution != 0 && (a.resolution == 0 || a.resolution > b.resolution);
 }
 
+bool saves_memory(const Plan& plan) { return plan != plain(plan); }
+
+Plan plain(const Plan& plan) { return {plan.resolution, plan.micro_batch}; }
+
 std::uint32_t plan_hash(const Plan& plan) {
   std::uint64_t hash = 0x506C696D736F6C6CU;
   for (int value : {plan.resolution, plan.micro_batch, plan.recompute_blocks, plan.recompute_vision,

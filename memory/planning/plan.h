@@ -16,6 +16,10 @@ struct Plan {
   friend bool operator==(const Plan&, const Plan&) = default;
 };
 
+/// Whether anything is recomputed or offloaded.
+bool saves_memory(const Plan& plan);
+/// The same with nothing recomputed and nothing offloaded: the fastest way to run a micro-batch, and the largest.
+Plan plain(const Plan& plan);
 /// Whether the model sees larger pictures under `a` than under `b`.
 bool sharper(const Plan& a, const Plan& b);
 /// 24-bit hash that fits a report slot.

@@ -11,6 +11,7 @@
 #include "memory/planning/first_plan.h"
 #include "memory/planning/packing.h"
 #include "memory/planning/predictive.h"
+#include "memory/planning/ways.h"
 
 namespace plimsoll::memory {
 namespace {
@@ -28,22 +29,22 @@ struct StepUse {
 class ShareRun {
  public:
   ShareRun(const SyntheticWorld& world, const Plan& plan, const Fill& fill, int rank, std::int64_t step)
-      : world_(world), plan_(plan), rank_(rank), step_(step) {
+      : world_(world), plan_(plan), fill_(fill), rank_(rank), step_(step) {
     usage.budget_bytes = world.budget(rank, step);
     const std::vector<std::int64_t> drawn = world.lengths(rank, step);
-    const auto fits = [&](std::span<const std::size_t> samples) {
+    const auto fits = [&](const Plan& way, std::span<const std::size_t> samples) {
       std::int64_t length = 0;
       for (const std::size_t i : samples) length += drawn[i];
-      return world.predicted(plan, length) <= fill.bytes;
+      return world.predicted(way, length) <= fill.bytes;
     };
-    micro_batch_ = static_cast<std::int64_t>(filled_micro_batch(drawn, plan.micro_batch, fill.most, fits));
-    for (const std::size_t i : balanced_order(drawn, static_cast<std::size_t>(micro_batch_)))
+    way_ = way_of_share(drawn, plan, fill, fits);
+    for (const std::size_t i : balanced_order(drawn, static_cast<std::size_t>(way_.micro_batch)))
       lengths_.push_back(drawn[i]);
   }
 
   void run() {
     const auto share = static_cast<std::int64_t>(lengths_.size());
-    std::int64_t limit = micro_batch_;
+    std::int64_t limit = way_.micro_batch;
     for (std::int64_t done = 0; done < share;) {
       const std::int64_t count = piece(done, std::min(limit, share - done));
       if (attempt(length(done, count))) {
@@ -56,6 +57,7 @@ class ShareRun {
       }
       limit = (count + 1) / 2;
       ++usage.retries;
+      way_ = plan_;
     }
   }
 
@@ -71,16 +73,25 @@ class ShareRun {
   /// As many samples as are predicted to fit.
   std::int64_t piece(std::int64_t begin, std::int64_t count) {
     const std::int64_t wanted = count;
-    while (count > 1 && world_.predicted(plan_, length(begin, count)) > usage.budget_bytes) --count;
+    while (count > 1 && predicted(length(begin, count)) > usage.budget_bytes) --count;
     if (count < wanted) ++splits;
     return count;
   }
 
+  /// As the step does it (train/step.cpp).
+  Plan plan_of(std::int64_t length) const {
+    if (usage.retries > 0) return way_;
+    return way_of_micro_batch(way_, fill_,
+                              [&](const Plan& tried) { return world_.predicted(tried, length) <= fill_.bytes; });
+  }
+  std::int64_t predicted(std::int64_t length) const { return world_.predicted(plan_of(length), length); }
+
   bool attempt(std::int64_t length) {
-    const std::int64_t needed = world_.needed(plan_, length, rank_, step_, 0);
-    usage.predicted_peak_bytes = std::max(usage.predicted_peak_bytes, world_.predicted(plan_, length));
+    const Plan tried = plan_of(length);
+    const std::int64_t needed = world_.needed(tried, length, rank_, step_, 0);
+    usage.predicted_peak_bytes = std::max(usage.predicted_peak_bytes, world_.predicted(tried, length));
     usage.peak_bytes = std::max(usage.peak_bytes, std::min(needed, usage.budget_bytes));
-    const std::int64_t whole = world_.microseconds(plan_, length);
+    const std::int64_t whole = world_.microseconds(tried, length);
     if (needed <= usage.budget_bytes) {
       microseconds += whole;
       return true;
@@ -93,9 +104,10 @@ class ShareRun {
 
   const SyntheticWorld& world_;
   const Plan& plan_;
+  const Fill& fill_;
+  Plan way_;
   int rank_;
   std::int64_t step_;
-  std::int64_t micro_batch_ = 1;
   std::vector<std::int64_t> lengths_;
 };
 
@@ -104,7 +116,8 @@ StepUse run_step(const SyntheticWorld& world, const Plan& plan, const std::funct
                  std::int64_t step) {
   StepUse use;
   for (int rank = 0; rank < world.ranks(); ++rank) {
-    ShareRun share(world, plan, fill(rank), rank, step);
+    const Fill filled = fill(rank);
+    ShareRun share(world, plan, filled, rank, step);
     share.run();
     use.microseconds = std::max(use.microseconds, share.microseconds);
     use.retries += share.usage.retries;
@@ -137,7 +150,7 @@ class Run {
   Run(const SyntheticWorld& world, const SimulationOptions& options)
       : world_(world), options_(options), window_(options.config.adjustment_frequency, world.ranks()) {
     check(options.config);
-    table_ = world.table(0, options.config);
+    plan_epoch(0);
     outcome_.policy = policy_name(options.config.kind);
     outcome_.window = options.config.adjustment_frequency;
     outcome_.ranks = world.ranks();
@@ -149,14 +162,18 @@ class Run {
     outcome_.last = plan_;
     show(baseline(options_.config, 0, plan_, world_.share(), budgets, state_));
     for (std::int64_t step = 1; step <= world_.scenario().steps && outcome_.finished; ++step) {
-      if (step > 1 && world_.epoch(step) != world_.epoch(step - 1))
-        table_ = world_.table(world_.epoch(step), options_.config);
+      if (step > 1 && world_.epoch(step) != world_.epoch(step - 1)) plan_epoch(world_.epoch(step));
       make(step);
     }
     return outcome_;
   }
 
  private:
+  void plan_epoch(std::int64_t epoch) {
+    table_ = world_.table(epoch, options_.config);
+    ways_ = ways_of(table_.all(), world_.costs(), world_.share());
+  }
+
   /// Predictive: the planner's choice. Else the largest micro-batch that fits with nothing recomputed, or if none does,
   /// with everything: what a careful person finds out by hand.
   Plan first_plan(const std::vector<std::int64_t>& budgets) const {
@@ -195,7 +212,7 @@ class Run {
     const Candidate* candidate = config.kind == PolicyKind::kPredictive ? table_.find(plan_) : nullptr;
     if (candidate == nullptr) return {};
     const std::int64_t budget = world_.budget(rank, std::max<std::int64_t>(1, step - 1));
-    return {config.micro_batch.maximum, fill_bytes(*candidate, {rank, budget, config.target, step}, state_)};
+    return {ways_, fill_bytes(*candidate, {rank, budget, config.target, step}, state_)};
   }
 
   /// One step, with its replays.
@@ -272,6 +289,7 @@ class Run {
   WindowAccumulator window_;
   PolicyState state_;
   CandidateTable table_;
+  std::vector<Candidate> ways_;
   Plan plan_;
   Outcome outcome_;
 };

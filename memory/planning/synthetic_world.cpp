@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "core/error.h"
 #include "core/philox.h"
 #include "memory/planning/packing.h"
 #include "memory/planning/predictive.h"
+#include "memory/planning/ways.h"
 
 namespace plimsoll::memory {
 namespace {
@@ -217,21 +219,31 @@ CandidateTable SyntheticWorld::table(std::int64_t epoch, const PolicyConfig& con
     return length;
   };
   const auto bytes = [&](const Plan& plan) { return predicted(plan, longest(plan)); };
+  const CandidateTable unfilled = make_table(plans_of(space), costs(), share(), bytes);
+  const auto ways = ways_of(unfilled.all(), costs(), share());
   SomeSteps steps(*this, first_step(epoch), last_step(epoch));
   const std::vector<std::int64_t> all_budgets = budgets(first_step(epoch));
   const std::int64_t budget = *std::min_element(all_budgets.begin(), all_budgets.end());
-  const auto sizes = [&](const Plan& plan, std::int64_t judged) {
-    const std::int64_t filled = fill_bytes({plan, judged, 1}, {0, budget, config.target, 0}, {});
-    const auto fits = [&](std::size_t step, int size) { return predicted(plan, steps.heaviest(step, size)) <= filled; };
-    return filled_sizes({share(), plan.micro_batch, space.max_micro}, steps.count(), fits);
-  };
+  std::vector<Candidate> timed(unfilled.all().begin(), unfilled.all().end());
+  for (Candidate& one : timed) {
+    const std::int64_t filled = fill_bytes(one, {0, budget, config.target, 0}, {});
+    const auto fits = [&](std::size_t step, const Plan& way) {
+      return predicted(way, steps.heaviest(step, way.micro_batch)) <= filled;
+    };
+    one.microseconds = mean_microseconds(ways, one.microseconds, steps.count(), fits);
+  }
+  return CandidateTable(std::move(timed));
+}
+
+CostModel SyntheticWorld::costs() const {
+  const SyntheticModel& model = scenario_.model;
   const std::int64_t mean = sums_.back() / (static_cast<std::int64_t>(sums_.size()) - 1);
   CostModel costs;
   for (int samples : {1, 2})
     costs.points.push_back({samples, model.launch_us + model.sample_us * samples * mean / kOrdinary});
   costs.language_blocks = model.language_blocks;
   costs.language_recompute = model.recompute;
-  return make_table(plans_of(space), costs, share(), bytes, sizes);
+  return costs;
 }
 
 }  // namespace plimsoll::memory

@@ -105,6 +105,8 @@ class SyntheticWorld {
   /// be filled under the smallest budget at its start.
   std::int64_t epoch(std::int64_t step) const;
   CandidateTable table(std::int64_t epoch, const PolicyConfig& config) const;
+  /// What a micro-batch takes, by which candidates are timed.
+  CostModel costs() const;
   /// Length of the heaviest micro-batch of at most `count` samples in an epoch.
   std::int64_t heaviest(std::int64_t epoch, int count) const;
 

@@ -41,7 +41,7 @@ TEST(Predictor, SharesOneDryRunAmongNearbyShapes) {
 class CountingPredictor : public ::testing::Test {
  protected:
   static std::int64_t measured(const MicroBatchShape& shape) {
-    return shape.samples * 100 + shape.tokens * 10 + shape.patches;
+    return 1000 * (shape.samples * 100 + shape.tokens * 10 + shape.patches);
   }
   std::size_t runs_of(const auto& action) {
     const std::size_t before = predictor_.dry_runs();
@@ -49,6 +49,7 @@ class CountingPredictor : public ::testing::Test {
     return predictor_.dry_runs() - before;
   }
 
+  static constexpr std::int64_t kSlack = 4096;
   Predictor predictor_{[](const MicroBatchShape& shape, const Plan&) { return measured(shape); }};
   Plan plan_;
 };
@@ -62,40 +63,34 @@ TEST_F(CountingPredictor, AnswersFromLargerAndSmallerShapesWhatFits) {
               EXPECT_FALSE(predictor_.fits({2, 65, 32}, plan_, measured(small) - 1));
             }),
             0U);
-  // Between the two only its own dry run tells, and only under the same recompute.
-  const MicroBatchShape between{3, 100, 64};
-  EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits(between, plan_, measured(between))); }), 1U);
-  EXPECT_EQ(runs_of([&] { EXPECT_FALSE(predictor_.fits({3, 101, 64}, plan_, measured(between))); }), 1U);
+  // The line between the two tells, and goes on beyond them; but only under the same recompute.
+  const MicroBatchShape between{3, 160, 80};
+  EXPECT_EQ(runs_of([&] {
+              EXPECT_TRUE(predictor_.fits(between, plan_, measured(between) + kSlack));
+              EXPECT_FALSE(predictor_.fits({8, 640, 320}, plan_, 2 * measured(large) - kSlack));
+            }),
+            0U);
+  EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits(between, plan_, measured(between))); }), 1U) << "too near";
   EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits(small, {0, 1, 1}, measured(large))); }), 1U);
   // More of one thing and less of another tells nothing.
   EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits({5, 128, 64}, plan_, measured(large))); }), 1U);
 }
 
-TEST_F(CountingPredictor, ComparesAnAttemptWithASlightlyLargerOneOrExactly) {
-  predictor_.bytes({4, 1000, 400}, plan_);  // looked up, not attempted: a plan's heaviest hides nothing
-  const MicroBatchShape first{4, 240, 128};
-  EXPECT_EQ(runs_of([&] { EXPECT_EQ(predictor_.attempt_bytes(first, plan_, 1 << 20), measured(first)); }), 1U);
-  EXPECT_EQ(runs_of([&] { EXPECT_EQ(predictor_.attempt_bytes({4, 220, 120}, plan_, 1 << 20), measured(first)); }), 0U);
-  // Larger in one thing, far smaller, or in less room: exactly.
-  for (const MicroBatchShape& exact : {MicroBatchShape{4, 241, 128}, MicroBatchShape{4, 128, 64}}) {
-    EXPECT_EQ(runs_of([&] { EXPECT_EQ(predictor_.attempt_bytes(exact, plan_, 1 << 20), measured(exact)); }), 1U);
+TEST_F(CountingPredictor, ComparesTheFirstAttemptsExactlyAndThenOneOfSixteen) {
+  predictor_.bytes({4, 1000, 400}, plan_);
+  predictor_.bytes({4, 100, 40}, plan_);
+  std::size_t exact = 0;
+  for (int i = 0; i < 164; ++i) {
+    const MicroBatchShape shape{4, 200 + i, 100};
+    const std::int64_t bytes = predictor_.attempt_bytes(shape, plan_, 1 << 30);
+    EXPECT_GE(bytes, measured(shape));
+    exact += bytes == measured(shape) ? 1 : 0;
   }
-  const MicroBatchShape tight{4, 238, 128};
-  EXPECT_EQ(predictor_.attempt_bytes(tight, plan_, measured(first) - 1), measured(tight));
-}
-
-TEST_F(CountingPredictor, ComparesExactlyWhatItKnowsAndEveryEighthThatItDoesNot) {
-  const MicroBatchShape large{4, 240, 128};
-  predictor_.attempt_bytes(large, plan_, 1 << 20);
-  const MicroBatchShape known{4, 230, 128};
-  predictor_.bytes(known, plan_);
-  EXPECT_EQ(predictor_.attempt_bytes(known, plan_, 1 << 20), measured(known)) << "not those of the larger one";
-  int exact = 0;
-  for (int tokens = 216; tokens < 230; ++tokens) {
-    const MicroBatchShape shape{4, tokens, 124};
-    if (predictor_.attempt_bytes(shape, plan_, 1 << 20) == measured(shape)) ++exact;
-  }
-  EXPECT_EQ(exact, 1);
+  EXPECT_EQ(exact, 4U + 164 / 16);
+  // What is beyond all that is known, or may not fit by its bound, is compared exactly.
+  const MicroBatchShape larger{4, 1002, 400}, tight{4, 300, 120};
+  EXPECT_EQ(predictor_.attempt_bytes(larger, plan_, 1 << 30), measured(larger));
+  EXPECT_EQ(predictor_.attempt_bytes(tight, plan_, measured(tight)), measured(tight));
 }
 
 }  // namespace

@@ -9,7 +9,6 @@
 #include "ddp/communicator.h"
 #include "memory/cpu_allocator.h"
 #include "tests/train/tiny_run.h"
-#include "train/contenders.h"
 #include "train/source.h"
 
 namespace plimsoll::train {
@@ -87,34 +86,22 @@ TEST(Candidates, AMicroBatchThatMayNotMoveIsChosenAtTheStart) {
   EXPECT_EQ(sizes_of(session.candidates.all()), std::set<int>{session.plan.micro_batch});
 }
 
-TEST(Candidates, OnesThatAreFastAreTimedInARunByEpochsToo) {
-  at::set_num_threads(1);  // two wait for each other on a busy machine, until the allowance for timing is over
-  Config config = predictive_config();
-  config.train.max_steps = 0;
-  config.train.epochs = 1000;  // so that timing is a small part of it
+TEST(Candidates, AreTimedAsTheirStepsAreRun) {
+  at::set_num_threads(1);
+  const Config config = predictive_config();
   const auto source = make_source(config);
   const auto communicator = ddp::make_solo();
-  Session session(config, *communicator, *source);
-  const memory::CandidateTable modelled = make_candidates(session);
-  const memory::ChoiceLimits limits{session.budgets, 8500, 0};
-  const memory::CandidateTable timed = time_contenders(session, modelled, limits, {});
-  ASSERT_EQ(timed.all().size(), modelled.all().size());
-  EXPECT_NE(timed.hash(), modelled.hash()) << "what was measured replaces what the model says";
-  for (const auto& candidate : timed.all()) {
-    ASSERT_NE(modelled.find(candidate.plan), nullptr);
-    EXPECT_EQ(candidate.bytes, modelled.find(candidate.plan)->bytes);
+  const Session session(config, *communicator, *source);
+  // The budget holds any step's whole share with nothing recomputed: that is how all are run, whatever the plan says.
+  const std::int64_t best = session.candidates.all().front().microseconds;
+  for (const auto& candidate : session.candidates.all()) EXPECT_EQ(candidate.microseconds, best);
+  EXPECT_EQ(session.plan, (memory::Plan{0, 6})) << "and of equals it is the plain one with the largest micro-batch";
+  ASSERT_FALSE(session.ways.empty());
+  for (std::size_t i = 1; i < session.ways.size(); ++i) {
+    EXPECT_LT(session.ways[i].bytes, session.ways[i - 1].bytes);
+    EXPECT_GE(session.ways[i].microseconds, session.ways[i - 1].microseconds);
   }
   for (const float value : session.buffers->gradients()) ASSERT_EQ(value, 0.0F) << "gradients are thrown away";
-}
-
-TEST(Candidates, AShortRunIsNotHeldUpByTiming) {
-  Config config = predictive_config();
-  config.train.max_steps = 1;
-  const auto source = make_source(config);
-  const auto communicator = ddp::make_solo();
-  Session session(config, *communicator, *source);
-  const memory::CandidateTable modelled = make_candidates(session);
-  EXPECT_EQ(time_contenders(session, modelled, {session.budgets, 8500, 0}, {}).hash(), modelled.hash());
 }
 
 }  // namespace

@@ -60,6 +60,19 @@ std::int64_t place_of(Fault fault, Session& session, std::span<const model::Stre
   return fault == Fault::kForward ? forward / 2 : forward + (whole - forward) / 2;
 }
 
+// The whole share, then less and less of it, plain and as the plan recomputes: which of them a step takes depends on
+// its samples, and a step may have micro-batches of both kinds.
+std::vector<memory::Candidate> ways_of_share(const Session& session) {
+  std::vector<memory::Candidate> ways;
+  for (int size = static_cast<int>(session.share); size > session.plan.micro_batch; --size) {
+    memory::Plan way = session.plan;
+    way.micro_batch = size;
+    ways.push_back({memory::plain(way), 1, 1});
+    if (memory::saves_memory(way)) ways.push_back({way, 1, 1});
+  }
+  return ways;
+}
+
 Trained run_cell(const Cell& cell) {
   const Config config = matrix_config();
   const auto source = make_source(config);
@@ -68,11 +81,11 @@ Trained run_cell(const Cell& cell) {
   session.plan.recompute_blocks = cell.recompute;
   session.plan.recompute_expert = cell.everything ? 2 : 0;
   session.plan.offload = cell.everything;
+  const auto ways = ways_of_share(session);
   memory::Fill fill;
   if (cell.filled) {
     const int half = static_cast<int>(session.share + 1) / 2;
-    fill = {static_cast<int>(session.share),
-            session.predictor->bytes(session.draws_at(session.plan.resolution).heaviest(half), session.plan)};
+    fill = {ways, session.predictor->bytes(session.draws_at(session.plan.resolution).heaviest(half), session.plan)};
   }
   Trained trained;
   std::vector<std::shared_ptr<const Sample>> hold;

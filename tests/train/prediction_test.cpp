@@ -123,6 +123,14 @@ TEST(Prediction, IsThePeakThatIsMeasured) {
       EXPECT_GE(session.dry->activation_bytes(grown, plan), needed)
           << shape.samples << " samples, " << shape.tokens << " tokens, " << shape.patches << " patches";
     }
+    // And halfway between two shapes never more than their mean, but for what is too small to be counted.
+    const memory::MicroBatchShape other{shape.samples + 2 * std::int64_t{dice(0, 3)},
+                                        shape.tokens + 2 * std::int64_t{dice(0, 200)},
+                                        shape.patches + 8 * std::int64_t{dice(0, 50)}};
+    const memory::MicroBatchShape halfway{(shape.samples + other.samples) / 2, (shape.tokens + other.tokens) / 2,
+                                          (shape.patches + other.patches) / 2};
+    EXPECT_LE(2 * session.dry->activation_bytes(halfway, plan),
+              needed + session.dry->activation_bytes(other, plan) + 2 * 4096);
   }
   at::set_num_threads(1);
   std::printf("FIGURE cold predictions of a peak, combinations = %d\n", combinations);

@@ -287,35 +287,92 @@ TEST(EveryTower, RecomputedLosesAndHoldsNothingAtAFailureAnywhere) {
   fail_everywhere(config, plan, 1);
 }
 
-// A plan holds for the heaviest samples; a step of lighter ones is cut into fewer micro-batches, each within the bytes.
-TEST(Step, IsFilledUpToTheBytesOfItsPlanAndTrainsTheSame) {
-  const auto run = [](const memory::Fill& fill, double& loss) {
+// A plan holds for the heaviest samples; a step of lighter ones is run in a faster way, within the bytes.
+TEST(Step, IsRunInTheFastestWayThatFitsAndTrainsTheSame) {
+  std::vector<memory::Candidate> ways;
+  for (const int size : {6, 3, 2}) ways.push_back({memory::Plan{0, size}, 1, 1});
+  const auto run = [&](std::int64_t bytes, double& loss, const memory::Plan& plan = {0, 1}) {
     Solo solo(tiny_config(model_dir()));
     Session& s = solo.session;
     const auto samples = s.load_share(1, solo.hold);
     StepInput input;
     input.samples = samples;
-    input.plan = s.plan;
-    input.plan.micro_batch = 1;
-    input.fill = fill;
+    input.plan = plan;
+    if (bytes > 0) input.fill = {ways, bytes};
     const StepResult result = s.step->run(input);
     loss = result.loss;
     return std::pair(result.guardian, s.meter.live());
   };
   double alone = 0, filled = 0;
-  const auto [one_by_one, live] = run({}, alone);
+  const auto [one_by_one, live] = run(0, alone);
   ASSERT_EQ(one_by_one.micro_batches, 6);
-  EXPECT_EQ(run({6, 1}, filled).first.micro_batches, 6) << "not even two fit so few bytes";
-  const auto largest = run({6, std::int64_t{1} << 40}, filled).first;
+  EXPECT_EQ(run(1, filled).first.micro_batches, 6) << "not even two fit so few bytes";
+  const auto largest = run(std::int64_t{1} << 40, filled).first;
   EXPECT_EQ(largest.micro_batches, 1);
   EXPECT_NEAR(filled, alone, 1e-5 * alone);
   const std::int64_t between = (one_by_one.predicted_peak + largest.predicted_peak) / 2 - live;
-  const auto some = run({6, between}, filled).first;
+  const auto some = run(between, filled).first;
   EXPECT_GT(some.micro_batches, 1);
   EXPECT_LT(some.micro_batches, 6);
   EXPECT_LE(some.predicted_peak, live + between);
   EXPECT_EQ(some.splits + some.retries, 0);
   EXPECT_NEAR(filled, alone, 1e-5 * alone);
+}
+
+TEST(Step, RecomputesOnlyTheMicroBatchesThatNeedIt) {
+  // Predicted peaks of a step of single samples above what is live, and of each sample with nothing recomputed.
+  std::vector<std::int64_t> plain;
+  const auto run = [&](std::int64_t bytes, double& loss) {
+    Solo solo(tiny_config(model_dir()));
+    Session& s = solo.session;
+    const auto samples = s.load_share(1, solo.hold);
+    plain.clear();
+    for (const auto& sample : samples) plain.push_back(s.predictor->bytes(shape_of({&sample, 1}), {}));
+    const std::vector<memory::Candidate> ways{{memory::Plan{0, 6}, 1, 1}};
+    StepInput input;
+    input.samples = samples;
+    input.plan = {.micro_batch = 1, .recompute_blocks = 2, .recompute_expert = 2};
+    if (bytes > 0) input.fill = {ways, bytes};
+    const std::int64_t live = s.meter.live();
+    const StepResult result = s.step->run(input);
+    loss = result.loss;
+    EXPECT_EQ(result.guardian.micro_batches, 6);
+    std::sort(plain.begin(), plain.end());
+    return result.guardian.predicted_peak - live;
+  };
+  double lean = 0, some = 0;
+  const auto lean_peak = run(0, lean);
+  ASSERT_LT(lean_peak, plain.back());
+  EXPECT_EQ(run(plain.back(), some), plain.back()) << "all fit plain";
+  EXPECT_NEAR(some, lean, 1e-5 * lean);
+  const auto mixed = run(plain.back() - 1, some);
+  EXPECT_LT(mixed, plain.back()) << "the heaviest is recomputed";
+  EXPECT_GT(mixed, lean_peak) << "and others are not";
+  EXPECT_NEAR(some, lean, 1e-5 * lean);
+}
+
+// A share that was to be run in a faster way than the plan's, and did not fit after all, goes on as the plan says.
+TEST(Step, KeepsToItsPlanAfterAFasterWayRanOutOfMemory) {
+  const auto run = [](bool fail, double& loss) {
+    Solo solo(tiny_config(model_dir()));
+    Session& s = solo.session;
+    const auto samples = s.load_share(1, solo.hold);
+    const std::vector<memory::Candidate> ways{{memory::Plan{0, 6}, 1, 1}};
+    StepInput input;
+    input.samples = samples;
+    input.plan = {.micro_batch = 1, .recompute_blocks = 2, .recompute_expert = 2};
+    input.fill = {ways, std::int64_t{1} << 40};
+    if (fail) memory::CpuAllocator::install().fail_at(40);
+    const StepResult result = s.step->run(input);
+    loss = result.loss;
+    return result.guardian;
+  };
+  double calm = 0, shaken = 0;
+  EXPECT_EQ(run(false, calm).micro_batches, 1);
+  const auto guardian = run(true, shaken);
+  EXPECT_EQ(guardian.retries, 1);
+  EXPECT_EQ(guardian.micro_batches, 2) << "halves of what failed";
+  EXPECT_NEAR(shaken, calm, 1e-5 * calm);
 }
 
 // Steps of one run, the weights after them, and what the guardian met on the way.
@@ -442,18 +499,16 @@ TEST(Step, DrawsNoMicroBatchThatIsHeavierThanThePlanWasJudgedOn) {
     EXPECT_LE(s.step->run(input).guardian.predicted_peak, judged) << "step " << step;
   }
   EXPECT_TRUE(reordered) << "the samples are of different sizes";
-  // Steps differ in weight: some are filled, the heaviest is not.
-  std::int64_t steps = 0;
-  const auto within = [&](int micro_batch) {
-    return [most = s.draws_at(0).heaviest(micro_batch)](const memory::MicroBatchShape& shape) {
-      return shape.tokens <= most.tokens && shape.patches <= most.patches;
-    };
-  };
-  const auto sizes = s.draws_at(0).filled(1, 6, within(1));
-  for (const auto& [size, times] : sizes) steps += times;
-  EXPECT_EQ(steps, 12);
-  EXPECT_EQ(sizes.begin()->first, 1);
-  EXPECT_EQ(s.draws_at(0).filled(2, 2, within(2)), (std::map<int, std::int64_t>{{2, 1}}));
+  // Steps differ in weight, and what holds for the run holds for each of those that are looked at.
+  Draws& draws = s.draws_at(0);
+  EXPECT_EQ(draws.looked(), 12U);
+  std::set<std::int64_t> seen;
+  for (std::size_t step = 0; step < draws.looked(); ++step) {
+    EXPECT_TRUE(memory::holds(draws.heaviest(2), draws.heaviest(step, 2)));
+    seen.insert(draws.heaviest(step, 2).tokens);
+  }
+  EXPECT_GT(seen.size(), 1U);
+  EXPECT_EQ(*seen.rbegin(), draws.heaviest(2).tokens);
 }
 
 // Two slots' gradients of one value each, in the whole buffer's first elements.

@@ -1,0 +1,296 @@
+#include "bench/scenario_trainers.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "memory/guardian.h"
+#include "train/options.h"
+
+namespace plimsoll::train {
+namespace {
+
+using bench::Rival;
+
+constexpr const char* kScenarios = "bench/memory_scenarios.json";
+constexpr std::int64_t kCheckpointEvery = 12;  // steps; writing one is free for all
+
+/// All ranks alike: what happened to any of them.
+std::int64_t over_ranks(ddp::Communicator& communicator, std::int64_t mine) {
+  const std::vector<std::int64_t> number = {mine};
+  std::int64_t sum = 0;
+  for (const auto& theirs : ddp::share_numbers(communicator, number)) sum += theirs.at(0);
+  return sum;
+}
+
+Config config_of(const TinyRanks& ranks, const Scenario& scenario, const char* policy) {
+  Config config = ranks.config;
+  config.train.max_steps = scenario.samples() / kBatch;
+  config.memory.policy = policy;
+  std::vector<Setting> budgets;
+  for (const std::int64_t budget : scenario.budgets.front()) budgets.emplace_back(budget);
+  config.memory.budget = Setting(budgets);
+  return config;
+}
+
+/// The program's own step, with its replays and what its policy makes of it.
+class OurTrainer final : public Trainer {
+ public:
+  OurTrainer(TinyRanks& ranks, Drawn& drawn, const Scenario& scenario, double target)
+      : Trainer(ranks, scenario, "predictive"), drawn_(drawn) {
+    config_.memory.target = target;
+    config_.memory.margin = std::min(config_.memory.margin, 1.0 - target);
+  }
+
+  Run result() const override {
+    Run run = run_;
+    run.last = memory::to_string(session_->plan);
+    return run;
+  }
+
+ private:
+  void begin() override {
+    session_->controller->start(0, session_->plan, session_->budgets);
+    last_ = scenario_.samples() / kBatch;
+  }
+
+  bool step() override {
+    const auto& phase = scenario_.budgets[static_cast<std::size_t>((step_ - 1) / kPhase)];
+    session_->meter.set_budget(phase.at(static_cast<std::size_t>(session_->communicator.rank())));
+    failures_ += replayed(drawn_.share_of((step_ - 1) * kBatch, kBatch));
+    if (step_ == last_) run_.failures = static_cast<int>(over_ranks(session_->communicator, failures_));
+    return ++step_ <= last_;
+  }
+
+  /// Returns this rank's failures.
+  int replayed(std::span<const model::StreamSample> samples) {
+    Session& s = *session_;
+    int failures = 0;
+    for (bool replay = true; replay;) {
+      StepInput input;
+      input.step = step_;
+      input.updates = step_ - 1;
+      input.samples = samples;
+      input.plan = s.plan;
+      input.fill = s.fill(s.plan, step_);
+      const StepResult result = s.step->run(input);
+      if (result.fatal) throw *result.fatal;
+      failures += static_cast<int>(result.guardian.retries) + (result.guardian.failed ? 1 : 0);
+      replay = result.verdict.action == ddp::Action::kReplay;
+      if (const auto decision = s.controller->observe(step_, result.reports, result.verdict, s.plan))
+        s.plan = decision->plan;
+    }
+    return failures;
+  }
+
+  Drawn& drawn_;
+  std::int64_t step_ = 1, last_ = 0;
+  int failures_ = 0;  ///< of this rank
+};
+
+/// A loop that knows nothing of memory, over the same model and samples, with the same kernels and optimiser.
+class PlainTrainer final : public Trainer, bench::RivalPolicy {
+ public:
+  PlainTrainer(TinyRanks& ranks, Drawn& drawn, const Scenario& scenario, Rival rival, int language_blocks)
+      : Trainer(ranks, scenario, "reactive"), RivalPolicy(rival, kBatch, kRanks, language_blocks), drawn_(drawn) {}
+
+  Run result() const override {
+    Run run = run_;
+    run.last = memory::to_string(plan_);
+    run.kept = effective_ == kBatch;
+    run.finished = finished_;
+    return run;
+  }
+
+ private:
+  void begin() override {
+    rules_ = session_->model->packing_rules(static_cast<std::uint64_t>(config_.run.seed), false);
+    if (rival_ == Rival::kFixedTable) start_with(2);
+    save();
+    searching_ = rival_ == Rival::kBinarySearch;
+  }
+
+  bool step() override {
+    set_budget();
+    if (std::exchange(searching_, false)) {
+      search();
+    } else {
+      train();
+    }
+    return position_ < scenario_.samples() && finished_;
+  }
+
+  void set_budget() {
+    furthest_ = std::max(furthest_, position_);
+    const auto phase = static_cast<std::size_t>(furthest_ / (kBatch * kPhase));
+    const auto& budgets = scenario_.budgets[std::min(phase, scenario_.budgets.size() - 1)];
+    session_->meter.set_budget(budgets.at(static_cast<std::size_t>(session_->communicator.rank())));
+  }
+
+  void train() {
+    session_->buffers->start_step();
+    if (!accumulate(drawn_.share_of(position_, effective_))) {
+      run_.lost += effective_;
+      ++run_.failures;
+      return recover();
+    }
+    session_->communicator.all_reduce_sum(session_->buffers->gradients());
+    apply_gradients(*session_->buffers, step_options(config_), 1.0, updates_++);
+    position_ += effective_;
+    if (++since_checkpoint_ == kCheckpointEvery) save();
+  }
+
+  /// False on all ranks when one of them ran out of memory.
+  bool accumulate(const std::vector<model::StreamSample>& samples) {
+    const std::span<const model::StreamSample> all(samples);
+    const auto micro_batch = static_cast<std::size_t>(plan_.micro_batch);
+    bool failed = false;
+    try {
+      for (std::size_t begin = 0; begin < all.size(); begin += micro_batch) {
+        const auto piece = all.subspan(begin, std::min(micro_batch, all.size() - begin));
+        forward_backward(*session_->model, model::pack(piece, rules_, at::kCPU), recompute_of(plan_), effective_);
+        session_->buffers->commit_staging();
+      }
+    } catch (const std::exception&) {
+      if (!memory::is_out_of_memory()) throw;
+      failed = true;
+    }
+    if (failed) {
+      memory::drain();
+      session_->buffers->discard_staging();
+    }
+    return over_ranks(session_->communicator, failed ? 1 : 0) == 0;
+  }
+
+  /// Reads the model again, as a new process does, and goes on from the last checkpoint.
+  void restart(Restart) override {
+    ++run_.restarts;
+    run_.lost += position_ - saved_position_;
+    const std::int64_t budget = session_->meter.budget();
+    session_->meter.set_budget(std::int64_t{1} << 40);
+    { const model::VlaModel again(session_->options, at::Device(at::kCPU)); }
+    session_->meter.set_budget(budget);
+    std::ranges::copy(saved_weights_, session_->buffers->parameters().begin());
+    position_ = saved_position_;
+    since_checkpoint_ = 0;
+  }
+
+  void save() {
+    const auto weights = session_->buffers->parameters();
+    saved_weights_.assign(weights.begin(), weights.end());
+    saved_position_ = position_;
+    since_checkpoint_ = 0;
+  }
+
+  bool trial() override {
+    session_->buffers->start_step();
+    for (std::int64_t i = 0; i < 3; ++i) {
+      const std::int64_t count = std::int64_t{plan_.micro_batch} * kRanks;
+      if (!accumulate(drawn_.share_of(position_ + i * count, count))) return false;
+    }
+    return true;
+  }
+
+  Drawn& drawn_;
+  model::PackingRules rules_;
+  std::int64_t position_ = 0, saved_position_ = 0, furthest_ = 0, since_checkpoint_ = 0, updates_ = 0;
+  std::vector<float> saved_weights_;
+  bool searching_ = false;
+};
+
+using Json = nlohmann::json;
+
+/// Budgets of the file as bytes: multiples of what plans of a session's table need.
+class Budgets {
+ public:
+  explicit Budgets(const Session& session)
+      : table_(session.candidates), blocks_(session.model->language_blocks()), target_(session.config.memory.target) {}
+
+  std::int64_t bytes(const Json& budget) const {
+    if (budget.contains("least")) return whole(least() / target_ * budget.at("least").get<double>());
+    if (budget.contains("times")) return budget.at("times").get<std::int64_t>() * needed(budget.at("needs"));
+    return whole(static_cast<double>(needed(budget.at("fits"))) * 1.02 / target_ * budget.value("part", 1.0));
+  }
+
+ private:
+  static std::int64_t whole(double bytes) { return static_cast<std::int64_t>(bytes); }
+  double least() const {
+    std::int64_t bytes = table_.all().front().bytes;
+    for (const auto& candidate : table_.all()) bytes = std::min(bytes, candidate.bytes);
+    return static_cast<double>(bytes);
+  }
+  /// Of a plan with nothing offloaded and no other tower recomputed.
+  std::int64_t needed(const Json& plan) const {
+    const int micro_batch = plan.at(0), recompute = plan.at(1).get<int>() == 0 ? 0 : blocks_;
+    for (const auto& candidate : table_.all()) {
+      const memory::Plan& own = candidate.plan;
+      if (own.micro_batch == micro_batch && own.recompute_blocks == recompute && own.recompute_expert == 0 &&
+          !own.offload)
+        return candidate.bytes;
+    }
+    fail(ExitCode::kUsage, "{}: no candidate of micro-batch {} that recomputes {} blocks", kScenarios, micro_batch,
+         recompute);
+  }
+
+  const memory::CandidateTable& table_;
+  int blocks_;
+  double target_;
+};
+
+double seconds_of(const auto& action) { return time_ms(action) / 1000; }
+
+}  // namespace
+
+Trainer::Trainer(TinyRanks& ranks, const Scenario& scenario, const char* policy)
+    : ranks_(ranks), scenario_(scenario), config_(config_of(ranks, scenario, policy)) {}
+
+void Trainer::start() {
+  ranks_.communicator->barrier();
+  run_.start_seconds = seconds_of([&] {
+    session_ = std::make_unique<Session>(config_, *ranks_.communicator, *ranks_.source);
+    ranks_.communicator->barrier();
+  });
+  begin();
+}
+
+bool Trainer::turn() {
+  bool more = false;
+  ranks_.communicator->barrier();
+  run_.seconds += seconds_of([&] {
+    more = step();
+    ranks_.communicator->barrier();
+  });
+  return more;
+}
+
+std::unique_ptr<Trainer> make_trainer(const std::string& name, TinyRanks& ranks, Drawn& drawn,
+                                      const Scenario& scenario) {
+  if (name == kOurs) return std::make_unique<OurTrainer>(ranks, drawn, scenario, ranks.config.memory.target);
+  if (name == kOursFull) return std::make_unique<OurTrainer>(ranks, drawn, scenario, kFull);
+  for (const Rival rival : bench::kRivals) {
+    if (name == bench::name_of(rival) || (name == kAgain && rival == Rival::kHalving))
+      return std::make_unique<PlainTrainer>(ranks, drawn, scenario, rival, model::init_config("tiny").text.layers);
+  }
+  fail(ExitCode::kUsage, "no trainer is called {}", name);
+}
+
+std::vector<Scenario> scenarios(const Session& session) {
+  const Budgets budgets(session);
+  std::vector<Scenario> all;
+  const Json file = Json::parse(read_file(kScenarios));
+  for (const Json& read : file.at("scenarios")) {
+    Scenario& scenario = all.emplace_back();
+    scenario.name = read.at("name").get<std::string>();
+    for (const Json& phase : read.at("budgets")) {
+      auto& now = scenario.budgets.emplace_back(scenario.budgets.empty() ? std::array<std::int64_t, kRanks>{}
+                                                                         : scenario.budgets.back());
+      for (std::size_t rank = 0; rank < now.size(); ++rank)
+        if (!phase.at(rank).is_null()) now.at(rank) = budgets.bytes(phase.at(rank));
+    }
+  }
+  return all;
+}
+
+}  // namespace plimsoll::train
