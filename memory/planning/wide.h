@@ -13,8 +13,8 @@ constexpr Wide wide(std::int64_t value) { return value < 0 ? 0 : static_cast<Wid
 
 /// What does not fit becomes the largest that does.
 constexpr std::int64_t saturated(Wide value) {
-  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
-  return value > static_cast<Wide>(kMost) ? kMost : static_cast<std::int64_t>(value);
+  constexpr std::int64_t kLargest = std::numeric_limits<std::int64_t>::max();
+  return value > static_cast<Wide>(kLargest) ? kLargest : static_cast<std::int64_t>(value);
 }
 
 /// value * times / by, to the nearest; `by` is positive. Exact, saturated.
