@@ -1,0 +1,80 @@
+#pragma once
+// One file of records: append-only, written by one process, read by any. Without torch.
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+
+#include "cache/record.h"
+
+namespace plimsoll::cache {
+
+/// Where a record lies.
+struct Placed {
+  RecordKey key;
+  std::uint64_t offset = 0;  ///< of its header
+};
+
+/// A segment that is being written. The file is locked (flock) as long as this lives, so that others leave its end
+/// alone. One thread.
+class SegmentWriter {
+ public:
+  /// Makes the file, which must not exist, in a folder that does. Throws Error(kData).
+  SegmentWriter(std::filesystem::path path, std::uint64_t fingerprint);
+  /// Writes the index beside it, unless an error came before; says nothing when that fails: it is made anew then.
+  ~SegmentWriter();
+  SegmentWriter(const SegmentWriter&) = delete;
+  SegmentWriter& operator=(const SegmentWriter&) = delete;
+
+  /// `payload` has payload_bytes(key). Throws Error(kData) when the disk refuses, and says so when it is full; what was
+  /// written of the record is cut off again, and the segment takes no more.
+  Placed append(const RecordKey& key, std::span<const std::byte> payload);
+  /// All that was appended is on the disk, whatever happens to the machine. Throws like append().
+  void sync();
+  std::uint64_t bytes() const { return end_; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  void write(std::span<const std::byte> bytes);
+  [[noreturn]] void give_up(const char* doing);
+
+  std::filesystem::path path_;
+  int file_ = -1;
+  std::uint64_t end_ = 0;
+  bool broken_ = false;
+  std::vector<Placed> placed_;
+};
+
+/// A segment to read. Threads may share it.
+class SegmentReader {
+ public:
+  /// Throws Error(kData) when it cannot be opened, or is no segment of this version and fingerprint.
+  SegmentReader(std::filesystem::path path, std::uint64_t fingerprint);
+  ~SegmentReader();
+  SegmentReader(const SegmentReader&) = delete;
+  SegmentReader& operator=(const SegmentReader&) = delete;
+
+  /// Calls `found` for each record from the index beside the file, if there is a good one, then for those after it, in
+  /// the order in which they were appended, up to the first that is torn or damaged. Returns the bytes that are good. A
+  /// payload's checksum is not looked at.
+  std::uint64_t scan(const std::function<void(const Placed&)>& found) const;
+  /// Cuts off what follows `good` bytes, if nobody is writing. True when nothing is left of it.
+  bool cut(std::uint64_t good) const;
+  /// The payload of the record there, checked. False when header or payload are not what was written.
+  bool read(const Placed& placed, std::span<std::byte> payload) const;
+  std::uint64_t bytes() const;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  int file_ = -1;
+};
+
+/// The index beside a segment: `<segment>.index`.
+std::filesystem::path index_path(const std::filesystem::path& segment);
+/// Records of the first `good` bytes. Written under a temporary name and renamed. Throws Error(kData).
+void write_index(const std::filesystem::path& segment, std::uint64_t fingerprint, std::uint64_t good,
+                 std::span<const Placed> records);
+
+}  // namespace plimsoll::cache

@@ -1,0 +1,105 @@
+#pragma once
+// The disk tier of the feature cache: features by sample, in segments, under a fingerprint. Without torch.
+//
+// <dir>/<16 hex digits of the fingerprint's hash>/
+//   fingerprint.json                 what they are features of
+//   <writer>-<number>.segment        records; <writer> is "rank<r>-<start time>-<pid>"
+//   <writer>-<number>.segment.index  where they lie; made anew where it is missing
+//
+// Any number of processes may have one folder open; each writes segments of its own. Nothing that is torn, damaged, or
+// of another fingerprint is ever returned.
+
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cache/fingerprint.h"
+#include "cache/segment.h"
+
+namespace plimsoll::cache {
+
+struct StoreOptions {
+  std::filesystem::path dir;  ///< cache.dir
+  std::int64_t samples = 0;   ///< of the dataset: no record of a sample from here on is believed
+  std::string writer;         ///< begins the names of this process's segments; empty: nothing is written
+  std::int64_t latest_step = std::numeric_limits<std::int64_t>::max();   ///< records stamped later are passed over
+  std::uint64_t segment_bytes = std::uint64_t{1} << 30;                  ///< from which on the next one is begun
+  std::uint64_t most_bytes = std::numeric_limits<std::uint64_t>::max();  ///< of the folder: then nothing is appended
+};
+
+/// What opening, or verifying, came upon.
+struct StoreFindings {
+  std::int64_t segments = 0, records = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t cut_bytes = 0;       ///< of torn tails
+  std::vector<std::string> refused;  ///< segments that are not used, each with the reason
+  std::vector<std::string> damaged;  ///< records that are not what was written (verify() only)
+};
+
+/// The newest record of each sample. Reading is thread-safe; the rest comes from one thread.
+class Store {
+ public:
+  /// Opens the folder of the fingerprint, making it where something is to be written. Torn tails are cut off, segments
+  /// that are no good are left alone and named in findings(). Throws Error(kData) when the folder cannot be made or
+  /// read.
+  Store(StoreOptions options, const Fingerprint& fingerprint);
+  ~Store();
+
+  const StoreFindings& findings() const { return findings_; }
+  const std::filesystem::path& folder() const { return folder_; }
+  std::int64_t size() const;  ///< samples with a record
+  std::uint64_t bytes() const;
+  std::optional<RecordKey> find(std::int64_t sample) const;
+  /// The features of the sample, as `key` from find() says, checked. False when they are not what was written, or no
+  /// longer there: the sample is forgotten then.
+  bool read(const RecordKey& key, std::span<std::byte> payload) const;
+
+  /// Writes a record, which find() gives from publish() on. False when the folder has most_bytes already. Throws
+  /// Error(kData) when the disk refuses; what was appended before is kept.
+  bool append(const RecordKey& key, std::span<const std::byte> payload);
+  /// Makes visible what was appended; of records of one sample the last.
+  void publish();
+  /// What was appended survives a power cut. Throws Error(kData).
+  void sync();
+
+  /// Reads and checks every record of every segment, published or not, older ones too.
+  StoreFindings verify() const;
+
+ private:
+  struct Place {  // 24 bytes a sample
+    std::uint64_t offset = 0;
+    std::uint32_t segment_and_kept = 0;  // kept in the upper 8 bits
+    std::uint32_t rows = 0, width = 0, step = 0;
+  };
+  static_assert(sizeof(Place) == 24);
+
+  void open_segments();
+  void take(std::uint32_t segment, const Placed& placed);
+  std::uint32_t segment_of(const std::filesystem::path& path);
+  SegmentWriter& writer();
+
+  StoreOptions options_;
+  std::uint64_t fingerprint_;
+  std::filesystem::path folder_;
+  StoreFindings findings_;
+  mutable std::mutex mutex_;  ///< of places_ and readers_
+  mutable std::vector<Place> places_;
+  std::vector<std::shared_ptr<const SegmentReader>> readers_;  ///< numbered from 1: 0 is no place
+  std::unique_ptr<SegmentWriter> writer_;
+  std::uint32_t writing_ = 0;  ///< number of the segment that is being written
+  std::int64_t written_segments_ = 0;
+  std::uint64_t bytes_ = 0;
+  std::vector<std::pair<std::uint32_t, Placed>> appended_;  ///< not published
+};
+
+/// Removes the folder of the fingerprint, or every one under `dir` if none is given. Returns the bytes. Throws
+/// Error(kData); refuses (Error(kUsage)) a folder that holds anything else than a cache.
+std::uint64_t clear(const std::filesystem::path& dir, const Fingerprint* fingerprint);
+
+}  // namespace plimsoll::cache
