@@ -163,13 +163,15 @@ std::uint64_t SegmentReader::bytes() const {
   return ::fstat(file_, &status) == 0 ? static_cast<std::uint64_t>(status.st_size) : 0;
 }
 
-std::uint64_t SegmentReader::scan(const std::function<void(const Placed&)>& found) const {
+std::uint64_t SegmentReader::scan(const std::function<void(const Placed&)>& found, std::uint64_t before) const {
   const std::uint64_t size = bytes();
   std::array<std::byte, kSegmentHeader> head{};
   read_at(file_, 0, head);
-  std::uint64_t good = kSegmentHeader;
-  for (const IndexEntry& entry : read_index(path_, decode_segment_header(head).value_or(0), size, good))
-    found(placed_of(entry));
+  std::uint64_t good = std::max<std::uint64_t>(before, kSegmentHeader);
+  if (before == 0) {
+    for (const IndexEntry& entry : read_index(path_, decode_segment_header(head).value_or(0), size, good))
+      found(placed_of(entry));
+  }
   std::vector<std::byte> window;
   std::uint64_t from = good;  // of the window
   for (;;) {

@@ -57,8 +57,8 @@ class SegmentReader {
 
   /// Calls `found` for each record from the index beside the file, if there is a good one, then for those after it, in
   /// the order in which they were appended, up to the first that is torn or damaged. Returns the bytes that are good. A
-  /// payload's checksum is not looked at.
-  std::uint64_t scan(const std::function<void(const Placed&)>& found) const;
+  /// payload's checksum is not looked at. `from`: what an earlier scan returned, to go on from there.
+  std::uint64_t scan(const std::function<void(const Placed&)>& found, std::uint64_t from = 0) const;
   /// Cuts off what follows `good` bytes, if nobody is writing. True when nothing is left of it.
   bool cut(std::uint64_t good) const;
   /// The payload of the record there, checked. False when header or payload are not what was written.

@@ -9,6 +9,7 @@
 #include <system_error>
 #include <utility>
 
+#include "cache/layout.h"
 #include "core/error.h"
 #include "core/file.h"
 
@@ -17,35 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kSegment = ".segment";
-constexpr const char* kFingerprintFile = "fingerprint.json";
-constexpr const char* kLockFile = "lock";
 constexpr std::uint32_t kNumberMask = 0xFFFFFF;
-
-std::string name_of(std::uint64_t hash) { return fmt::format("{:016x}", hash); }
-
-bool is_folder_name(const std::string& name) {
-  return name.size() == 16 && name.find_first_not_of("0123456789abcdef") == std::string::npos;
-}
-
-bool is_ours(const fs::path& file) {
-  const std::string name = file.filename().string();
-  return name == kFingerprintFile || name == kLockFile || name.ends_with(kSegment) ||
-         name.find(std::string(kSegment) + ".") != name.npos || name.starts_with(std::string(kFingerprintFile) + ".");
-}
-
-/// In the order of their names, so that all ranks see one order.
-std::vector<fs::path> files_of(const fs::path& folder) {
-  std::vector<fs::path> files;
-  std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
-    files.push_back(it->path());
-  if (error)
-    fail(ExitCode::kData, "{}: cannot be read: {}; give the run rights to it, or choose another cache.dir",
-         folder.string(), error.message());
-  std::ranges::sort(files);
-  return files;
-}
 
 /// Others who want the same folder's lock wait as long as this lives.
 class FolderLock {
@@ -78,7 +51,9 @@ void make_folder(const fs::path& folder, const Fingerprint& fingerprint) {
 }  // namespace
 
 Store::Store(StoreOptions options, const Fingerprint& fingerprint)
-    : options_(std::move(options)), fingerprint_(fingerprint.hash()), folder_(options_.dir / name_of(fingerprint_)) {
+    : options_(std::move(options)),
+      fingerprint_(fingerprint.hash()),
+      folder_(options_.dir / folder_name(fingerprint_)) {
   if (options_.dir.empty()) fail(ExitCode::kUsage, "cache.dir is empty; give the folder of the feature cache");
   places_.resize(static_cast<std::size_t>(std::max<std::int64_t>(0, options_.samples)));
   if (!options_.writer.empty()) make_folder(folder_, fingerprint);
@@ -95,26 +70,46 @@ Store::Store(StoreOptions options, const Fingerprint& fingerprint)
 Store::~Store() = default;
 
 void Store::open_segments() {
-  std::vector<std::pair<std::uint32_t, Placed>> found;
   for (const fs::path& path : files_of(folder_)) {
     if (path.extension() != kSegment) continue;
+    const bool known = std::ranges::any_of(readers_, [&](const auto& reader) { return reader->path() == path; });
+    if (known) continue;
     try {
-      const auto reader = std::make_shared<SegmentReader>(path, fingerprint_);
-      readers_.push_back(reader);
-      const auto number = static_cast<std::uint32_t>(readers_.size());
-      const std::uint64_t good = reader->scan([&](const Placed& placed) {
-        ++findings_.records;
-        if (placed.key.step <= options_.latest_step) take(number, placed);
-      });
-      const std::uint64_t all = reader->bytes();
-      if (all > good && reader->cut(good)) findings_.cut_bytes += all - good;
-      ++findings_.segments;
-      findings_.bytes += good;
+      auto reader = std::make_shared<SegmentReader>(path, fingerprint_);
+      const std::scoped_lock lock(mutex_);
+      readers_.push_back(std::move(reader));
+      good_.push_back(0);
     } catch (const Error& error) {
       findings_.refused.emplace_back(error.what());
+      continue;
     }
+    ++findings_.segments;
+    read_on(static_cast<std::uint32_t>(readers_.size()));
+    const SegmentReader& reader = *readers_.back();
+    const std::uint64_t all = reader.bytes(), good = good_.back();
+    if (all > good && reader.cut(good)) findings_.cut_bytes += all - good;
   }
-  bytes_ = findings_.bytes;
+}
+
+/// What a segment has beyond what was looked through.
+void Store::read_on(std::uint32_t number) {
+  std::uint64_t& good = good_[number - 1];
+  const std::uint64_t before = good;
+  const std::scoped_lock lock(mutex_);
+  good = readers_[number - 1]->scan(
+      [&](const Placed& placed) {
+        ++findings_.records;
+        if (placed.key.step <= options_.latest_step) take(number, placed);
+      },
+      before);
+  findings_.bytes += good - before;
+  bytes_ += good - before;
+}
+
+void Store::refresh() {
+  for (std::uint32_t number = 1; number <= readers_.size(); ++number)
+    if (number != writing_) read_on(number);
+  open_segments();
 }
 
 // The newer one stays; of two of one step the one that comes later.
@@ -163,6 +158,7 @@ bool Store::read(const RecordKey& key, std::span<std::byte> payload) const {
 
 SegmentWriter& Store::writer() {
   if (writer_ && writer_->bytes() < options_.segment_bytes) return *writer_;
+  if (writer_) good_[writing_ - 1] = writer_->bytes();
   writer_.reset();
   const fs::path path = folder_ / fmt::format("{}-{:06}{}", options_.writer, written_segments_, kSegment);
   writer_ = std::make_unique<SegmentWriter>(path, fingerprint_);
@@ -171,16 +167,18 @@ SegmentWriter& Store::writer() {
   const auto reader = std::make_shared<SegmentReader>(path, fingerprint_);
   const std::scoped_lock lock(mutex_);
   readers_.push_back(reader);
+  good_.push_back(0);  // nobody but this process writes it: publish() takes its records
   writing_ = static_cast<std::uint32_t>(readers_.size());
   return *writer_;
 }
 
 bool Store::append(const RecordKey& key, std::span<const std::byte> payload) {
   if (options_.writer.empty()) fail(ExitCode::kData, "{}: was opened to be read only", folder_.string());
-  if (bytes_ + record_bytes(key) > options_.most_bytes) return false;
+  if (appended_bytes_ + record_bytes(key) > most_appended_) return false;
   SegmentWriter& into = writer();
   const Placed placed = into.append(key, payload);
   bytes_ += record_bytes(key);
+  appended_bytes_ += record_bytes(key);
   appended_.emplace_back(writing_, placed);
   return true;
 }
@@ -193,54 +191,6 @@ void Store::publish() {
 
 void Store::sync() {
   if (writer_) writer_->sync();
-}
-
-StoreFindings Store::verify() const {
-  StoreFindings all;
-  all.refused = findings_.refused;
-  std::vector<std::byte> payload;
-  for (const auto& reader : readers_) {
-    ++all.segments;
-    const std::uint64_t good = reader->scan([&](const Placed& placed) {
-      ++all.records;
-      payload.resize(payload_bytes(placed.key));
-      if (reader->read(placed, payload)) return;
-      all.damaged.push_back(fmt::format("{}: the record at byte {} (sample {}) is damaged", reader->path().string(),
-                                        placed.offset, placed.key.sample));
-    });
-    all.bytes += good;
-    all.cut_bytes += reader->bytes() - good;
-  }
-  return all;
-}
-
-std::uint64_t clear(const fs::path& dir, const Fingerprint* fingerprint) {
-  std::uint64_t bytes = 0;
-  if (!fs::exists(dir)) return 0;
-  std::vector<fs::path> folders;
-  for (const fs::path& folder : files_of(dir)) {
-    const std::string name = folder.filename().string();
-    if (fingerprint != nullptr ? name == name_of(fingerprint->hash())
-                               : is_folder_name(name) && fs::is_directory(folder))
-      folders.push_back(folder);
-  }
-  for (const fs::path& folder : folders) {  // all of them before anything is removed
-    for (const fs::path& file : files_of(folder)) {
-      if (!is_ours(file))
-        fail(ExitCode::kUsage, "{}: is no file of a feature cache; move it away, then clear again", file.string());
-    }
-  }
-  for (const fs::path& folder : folders) {
-    for (const fs::path& file : files_of(folder)) {
-      std::error_code error;
-      const auto size = fs::file_size(file, error);
-      if (!error) bytes += size;
-      if (!fs::remove(file, error)) fail(ExitCode::kData, "{}: cannot be removed: {}", file.string(), error.message());
-    }
-    std::error_code ignored;
-    fs::remove(folder, ignored);
-  }
-  return bytes;
 }
 
 }  // namespace plimsoll::cache

@@ -28,18 +28,16 @@ struct StoreOptions {
   std::filesystem::path dir;  ///< cache.dir
   std::int64_t samples = 0;   ///< of the dataset: no record of a sample from here on is believed
   std::string writer;         ///< begins the names of this process's segments; empty: nothing is written
-  std::int64_t latest_step = std::numeric_limits<std::int64_t>::max();   ///< records stamped later are passed over
-  std::uint64_t segment_bytes = std::uint64_t{1} << 30;                  ///< from which on the next one is begun
-  std::uint64_t most_bytes = std::numeric_limits<std::uint64_t>::max();  ///< of the folder: then nothing is appended
+  std::int64_t latest_step = std::numeric_limits<std::int64_t>::max();  ///< records stamped later are passed over
+  std::uint64_t segment_bytes = std::uint64_t{1} << 30;                 ///< from which on the next one is begun
 };
 
-/// What opening, or verifying, came upon.
+/// What opening came upon.
 struct StoreFindings {
   std::int64_t segments = 0, records = 0;
   std::uint64_t bytes = 0;
   std::uint64_t cut_bytes = 0;       ///< of torn tails
   std::vector<std::string> refused;  ///< segments that are not used, each with the reason
-  std::vector<std::string> damaged;  ///< records that are not what was written (verify() only)
 };
 
 /// The newest record of each sample. Reading is thread-safe; the rest comes from one thread.
@@ -60,16 +58,17 @@ class Store {
   /// longer there: the sample is forgotten then.
   bool read(const RecordKey& key, std::span<std::byte> payload) const;
 
-  /// Writes a record, which find() gives from publish() on. False when the folder has most_bytes already. Throws
+  /// From now on this process appends no more than so many bytes.
+  void set_most_appended(std::uint64_t bytes) { most_appended_ = appended_bytes_ + bytes; }
+  /// Writes a record, which find() gives from publish() on. False when there is no room for it. Throws
   /// Error(kData) when the disk refuses; what was appended before is kept.
   bool append(const RecordKey& key, std::span<const std::byte> payload);
   /// Makes visible what was appended; of records of one sample the last.
   void publish();
+  /// Looks for what other processes have written since, as opening does.
+  void refresh();
   /// What was appended survives a power cut. Throws Error(kData).
   void sync();
-
-  /// Reads and checks every record of every segment, published or not, older ones too.
-  StoreFindings verify() const;
 
  private:
   struct Place {  // 24 bytes a sample
@@ -80,6 +79,7 @@ class Store {
   static_assert(sizeof(Place) == 24);
 
   void open_segments();
+  void read_on(std::uint32_t number);
   void take(std::uint32_t segment, const Placed& placed);
   std::uint32_t segment_of(const std::filesystem::path& path);
   SegmentWriter& writer();
@@ -91,15 +91,13 @@ class Store {
   mutable std::mutex mutex_;  ///< of places_ and readers_
   mutable std::vector<Place> places_;
   std::vector<std::shared_ptr<const SegmentReader>> readers_;  ///< numbered from 1: 0 is no place
+  std::vector<std::uint64_t> good_;                            ///< bytes of each that were looked through
   std::unique_ptr<SegmentWriter> writer_;
   std::uint32_t writing_ = 0;  ///< number of the segment that is being written
   std::int64_t written_segments_ = 0;
-  std::uint64_t bytes_ = 0;
+  std::uint64_t bytes_ = 0, appended_bytes_ = 0;
+  std::uint64_t most_appended_ = std::numeric_limits<std::uint64_t>::max();
   std::vector<std::pair<std::uint32_t, Placed>> appended_;  ///< not published
 };
-
-/// Removes the folder of the fingerprint, or every one under `dir` if none is given. Returns the bytes. Throws
-/// Error(kData); refuses (Error(kUsage)) a folder that holds anything else than a cache.
-std::uint64_t clear(const std::filesystem::path& dir, const Fingerprint* fingerprint);
 
 }  // namespace plimsoll::cache

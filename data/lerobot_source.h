@@ -52,6 +52,10 @@ class LeRobotSource final : public SampleSource {
   SampleShape shape_at(std::int64_t index, std::int64_t resolution) const override;
   Sample load_at(std::int64_t index, std::int64_t resolution) const override;
 
+  /// Decodes no picture.
+  Sample load_without_pixels(std::int64_t index, std::int64_t resolution) const override;
+  std::int64_t own_resolution() const override;
+
   std::vector<std::string> tasks() const override;
   std::int64_t task_of(std::int64_t index) const override;
   /// What a model's actions go through, and what its state comes through, in a closed loop; of the first dataset.

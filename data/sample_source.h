@@ -30,6 +30,14 @@ class SampleSource {
   /// source's own setting. A source without pictures of its own takes no notice.
   virtual SampleShape shape_at(std::int64_t index, std::int64_t) const { return shape_of(index); }
   virtual Sample load_at(std::int64_t index, std::int64_t) const { return load(index); }
+  /// load_at() with pixel_values left empty: for samples whose image features are known.
+  virtual Sample load_without_pixels(std::int64_t index, std::int64_t resolution) const {
+    Sample sample = load_at(index, resolution);
+    sample.vlm.pixel_values.clear();
+    return sample;
+  }
+  /// Resolution of load() and shape_of(), as load_at() takes it.
+  virtual std::int64_t own_resolution() const { return 0; }
   /// Texts of the tasks, and which of them a sample is of (Sample::task_index). A source without tasks has none, and 0.
   virtual std::vector<std::string> tasks() const { return {}; }
   virtual std::int64_t task_of(std::int64_t) const { return 0; }

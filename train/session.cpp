@@ -41,6 +41,7 @@ const std::vector<std::string> kFreeSettings = {"run.dir",
                                                 "run.device",
                                                 "run.threads",
                                                 "memory",
+                                                "cache",
                                                 "launch",
                                                 "report",
                                                 "batch.micro",
@@ -101,10 +102,12 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   model = std::make_unique<model::VlaModel>(options, device.place);
   buffers = std::make_unique<FlatBuffers>(model->parameters(), kLossSlots + ddp::slot_count(comm.world()));
   shake_hands();
+  if (config.cache.mode == "prefix") cache = std::make_unique<PrefixCache>(config, *model, source, comm);
   size_workspace();
   choose_plan();
   step = std::make_unique<Step>(*model, model->packing_rules(static_cast<std::uint64_t>(config.run.seed), false),
                                 device.place, *buffers, communicator, meter, *predictor, step_options(config));
+  step->keep_features(cache.get());
   controller = std::make_unique<Controller>(
       policy_config(config), comm.world(), share,
       memory::TowerBlocks{model->language_blocks(), model->vision_blocks(), model->expert_blocks()}, candidates);
@@ -157,7 +160,7 @@ std::vector<model::StreamSample> Session::load_share(std::int64_t number,
     with.seed = static_cast<std::uint64_t>(config.run.seed);
     with.resolution = plan.resolution;
     with.first_step = number;
-    loader = std::make_unique<data::Loader>(source, with);
+    loader = std::make_unique<data::Loader>(cache ? *cache : source, with);
   }
   std::vector<model::StreamSample> samples;
   hold.clear();

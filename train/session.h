@@ -25,6 +25,7 @@
 #include "train/device.h"
 #include "train/draws.h"
 #include "train/dry_step.h"
+#include "train/feature_cache.h"
 #include "train/step.h"
 
 namespace plimsoll::train {
@@ -50,6 +51,7 @@ struct Session {
   std::unique_ptr<Step> step;
   std::unique_ptr<Controller> controller;
   data::SampleStream stream;
+  std::unique_ptr<PrefixCache> cache;    ///< null: off. The loader reads from it
   std::unique_ptr<data::Loader> loader;  ///< made with the first share
   std::vector<SampleShape> heaviest;     ///< that bound the training samples, as many as a share has
   std::vector<SampleShape> evaluated;   ///< of the samples that are evaluated, as many as one rank gets, heaviest first

@@ -14,6 +14,7 @@
 #include <random>
 #include <thread>
 
+#include "cache/survey.h"
 #include "core/error.h"
 #include "core/file.h"
 
@@ -130,7 +131,13 @@ TEST(Store, GivesBackWhatWasPublished) {
   EXPECT_EQ(count(again), 60);
   EXPECT_EQ(again.findings().records, 70);
   EXPECT_EQ(again.findings().cut_bytes, 0U);
-  EXPECT_TRUE(again.verify().damaged.empty());
+  const auto reports = survey(folder.path, true);
+  ASSERT_EQ(reports.size(), 1U);
+  EXPECT_EQ(reports[0].records, 70);
+  EXPECT_EQ(reports[0].samples, 60);
+  EXPECT_EQ(reports[0].newest_step, 9);
+  EXPECT_EQ(reports[0].fingerprint, fingerprint_of("a").text());
+  EXPECT_TRUE(reports[0].damaged.empty());
   auto old = options_for(folder, "");
   old.latest_step = 8;
   const Store before(old, fingerprint_of("a"));
@@ -166,16 +173,20 @@ TEST(Store, BeginsAnotherSegmentWhenOneIsFullAndStopsAtItsBudget) {
   const Folder folder;
   auto options = options_for(folder);
   options.segment_bytes = 1000;
-  options.most_bytes = 10000;
   std::int64_t taken = 0;
   {
     Store store(options, fingerprint_of("a"));
+    store.set_most_appended(10000);
     for (std::int64_t sample = 0; sample < 100; ++sample)
       taken += store.append(key_of(sample), features(key_of(sample))) ? 1 : 0;
     store.publish();
     EXPECT_EQ(count(store), taken);
-    EXPECT_LE(store.bytes(), 10000U);
+    EXPECT_LE(store.bytes(), 10000U + kSegmentHeader * segments_of(store).size());
     EXPECT_GT(segments_of(store).size(), 5U);
+    const auto before = store.bytes();
+    store.refresh();
+    EXPECT_EQ(store.bytes(), before) << "nobody else has written";
+    EXPECT_EQ(count(store), taken);
   }
   EXPECT_GT(taken, 20);
   EXPECT_LT(taken, 100);
@@ -200,6 +211,24 @@ TEST(Store, SeveralWritersAndReadersShareAFolder) {
   for (int i = 0; i < 4; ++i) readers.emplace_back([&store] { EXPECT_EQ(count(store), 300); });
   readers.clear();
   EXPECT_NE(error_of([&] { store.append(key_of(1), features(key_of(1))); }).find("read only"), std::string::npos);
+}
+
+TEST(Store, FindsWhatOthersHaveWrittenSince) {
+  const Folder folder;
+  Store mine(options_for(folder, "rank0"), fingerprint_of("a")),
+      other(options_for(folder, "rank1"), fingerprint_of("a"));
+  append(mine, 0, 10);
+  append(other, 10, 20);
+  mine.publish();
+  mine.refresh();
+  EXPECT_EQ(count(mine), 20);
+  append(other, 20, 30);
+  mine.refresh();
+  EXPECT_EQ(count(mine), 30);
+  const auto bytes = mine.bytes();
+  mine.refresh();
+  EXPECT_EQ(mine.bytes(), bytes);
+  EXPECT_EQ(mine.findings().refused.size(), 0U);
 }
 
 TEST(Store, CutsATornTailAndLosesNothingElse) {
@@ -263,7 +292,7 @@ TEST(Store, ForgetsADamagedRecordAndKeepsTheOthers) {
     const Store store(options_for(folder, ""), fingerprint_of("a"));
     const auto left = count(store);  // has() compares with what was written
     EXPECT_GE(left, 19);
-    EXPECT_EQ(store.verify().damaged.size(), left == 20 ? 0U : 1U);
+    EXPECT_EQ(survey(folder.path, true).front().damaged.size(), left == 20 ? 0U : 1U);
     if (left == 19) {
       EXPECT_EQ(store.size(), 19) << "forgotten";
     }
@@ -372,20 +401,24 @@ TEST(Clear, RemovesCachesAndNothingElse) {
     append(store, 0, 5);
   }
   fs::create_directories(folder.path / "notes");
-  const Fingerprint a = fingerprint_of("a");
-  EXPECT_GT(clear(folder.path, &a), 5U * 64);
-  EXPECT_EQ(count(Store(options_for(folder, ""), a)), 0);
-  EXPECT_EQ(count(Store(options_for(folder, ""), fingerprint_of("b"))), 5);
+  const fs::path a = Store(options_for(folder, ""), fingerprint_of("a")).folder();
   const fs::path b = Store(options_for(folder, ""), fingerprint_of("b")).folder();
+  EXPECT_EQ(survey(folder.path, true).size(), 2U);
+  EXPECT_NE(error_of([&] { clear(folder.path, {"notes"}); }).find("notes: is no folder of a feature cache"),
+            std::string::npos);
+  EXPECT_GT(clear(folder.path, {a.filename().string()}), 5U * 64);
+  EXPECT_FALSE(fs::exists(a));
+  EXPECT_EQ(count(Store(options_for(folder, ""), fingerprint_of("b"))), 5);
   std::ofstream(b / "thesis.tex") << "mine";
-  EXPECT_NE(error_of([&] { clear(folder.path, nullptr); }).find("thesis.tex: is no file of a feature cache"),
+  EXPECT_NE(error_of([&] { clear(folder.path, {"all"}); }).find("thesis.tex: is no file of a feature cache"),
             std::string::npos);
   EXPECT_TRUE(fs::exists(b / "fingerprint.json")) << "nothing is removed then";
   fs::remove(b / "thesis.tex");
-  clear(folder.path, nullptr);
+  clear(folder.path, {"all"});
   EXPECT_FALSE(fs::exists(b));
   EXPECT_TRUE(fs::exists(folder.path / "notes"));
-  EXPECT_EQ(clear(folder.path / "nowhere", nullptr), 0U);
+  EXPECT_NE(error_of([&] { survey(folder.path / "nowhere", false); }).find("nowhere: cannot be read"),
+            std::string::npos);
 }
 
 }  // namespace
