@@ -23,7 +23,7 @@ bool is_cache_file(const std::filesystem::path& file) {
   const std::string name = file.filename().string();
   // A file that was being written when its process was killed has an ending behind its own.
   const bool index = name.find(std::string(kSegment) + ".") != std::string::npos;
-  return index || name.ends_with(kSegment) || name.starts_with(kFingerprintFile) || name == kLockFile;
+  return index || name.ends_with(kSegment) || name.starts_with(kFingerprintFile);
 }
 
 std::vector<std::filesystem::path> files_of(const std::filesystem::path& folder) {

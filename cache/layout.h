@@ -11,7 +11,6 @@ namespace plimsoll::cache {
 
 inline constexpr const char* kSegment = ".segment";
 inline constexpr const char* kFingerprintFile = "fingerprint.json";
-inline constexpr const char* kLockFile = "lock";
 
 /// 16 hexadecimal digits.
 std::string folder_name(std::uint64_t fingerprint);

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "cache/record.h"
 
@@ -16,13 +17,14 @@ struct Placed {
   std::uint64_t offset = 0;  ///< of its header
 };
 
-/// A segment that is being written. The file is locked (flock) as long as this lives, so that others leave its end
-/// alone. One thread.
+/// A segment that is being written. Its file is locked (flock) as long as this lives, where the file system can do that,
+/// so that nobody clears it away. One thread.
 class SegmentWriter {
  public:
-  /// Makes the file, which must not exist, in a folder that does. Throws Error(kData).
+  /// Makes the file, which must not exist, in a folder that does. Throws Error(kData), and leaves no file then.
   SegmentWriter(std::filesystem::path path, std::uint64_t fingerprint);
-  /// Writes the index beside it, unless an error came before; says nothing when that fails: it is made anew then.
+  /// Writes the index beside it; says nothing when that fails: whoever opens the segment reads it from head to head
+  /// then.
   ~SegmentWriter();
   SegmentWriter(const SegmentWriter&) = delete;
   SegmentWriter& operator=(const SegmentWriter&) = delete;
@@ -40,27 +42,26 @@ class SegmentWriter {
   [[noreturn]] void give_up(const char* doing);
 
   std::filesystem::path path_;
+  std::uint64_t fingerprint_;
   int file_ = -1;
   std::uint64_t end_ = 0;
   bool broken_ = false;
   std::vector<Placed> placed_;
+  std::vector<std::byte> record_;  ///< being written
 };
 
-/// A segment to read. Threads may share it.
+/// A segment to read. The file is opened for every call: there may be thousands. Threads may share it.
 class SegmentReader {
  public:
   /// Throws Error(kData) when it cannot be opened, or is no segment of this version and fingerprint.
   SegmentReader(std::filesystem::path path, std::uint64_t fingerprint);
-  ~SegmentReader();
-  SegmentReader(const SegmentReader&) = delete;
-  SegmentReader& operator=(const SegmentReader&) = delete;
 
   /// Calls `found` for each record from the index beside the file, if there is a good one, then for those after it, in
   /// the order in which they were appended, up to the first that is torn or damaged. Returns the bytes that are good. A
   /// payload's checksum is not looked at. `from`: what an earlier scan returned, to go on from there.
   std::uint64_t scan(const std::function<void(const Placed&)>& found, std::uint64_t from = 0) const;
-  /// Cuts off what follows `good` bytes, if nobody is writing. True when nothing is left of it.
-  bool cut(std::uint64_t good) const;
+  /// Records that begin behind `good` bytes, where scan() stopped: what damage hides. A torn tail has none.
+  std::int64_t hidden_behind(std::uint64_t good) const;
   /// The payload of the record there, checked. False when header or payload are not what was written.
   bool read(const Placed& placed, std::span<std::byte> payload) const;
   std::uint64_t bytes() const;
@@ -68,8 +69,11 @@ class SegmentReader {
 
  private:
   std::filesystem::path path_;
-  int file_ = -1;
+  std::uint64_t fingerprint_;
 };
+
+/// Whether another process writes the segment now, as far as the file system knows.
+bool is_being_written(const std::filesystem::path& segment);
 
 /// The index beside a segment: `<segment>.index`.
 std::filesystem::path index_path(const std::filesystem::path& segment);

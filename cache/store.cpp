@@ -1,13 +1,7 @@
 #include "cache/store.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <system_error>
-#include <utility>
 
 #include "cache/layout.h"
 #include "core/error.h"
@@ -20,30 +14,13 @@ namespace fs = std::filesystem;
 
 constexpr std::uint32_t kNumberMask = 0xFFFFFF;
 
-/// Others who want the same folder's lock wait as long as this lives.
-class FolderLock {
- public:
-  explicit FolderLock(const fs::path& folder)
-      : file_(::open((folder / kLockFile).c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644)) {
-    if (file_ < 0 || ::flock(file_, LOCK_EX) != 0)
-      fail(ExitCode::kData, "{}: cannot be locked: {}; give the run rights to it, or choose another cache.dir",
-           folder.string(), std::generic_category().message(errno));
-  }
-  ~FolderLock() { ::close(file_); }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-
- private:
-  int file_;
-};
-
+// Ranks come here at once; the text is the same, and whoever is last to rename its file writes what is there.
 void make_folder(const fs::path& folder, const Fingerprint& fingerprint) {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error)
     fail(ExitCode::kData, "{}: cannot be made: {}; give the run rights to it, or choose another cache.dir",
          folder.string(), error.message());
-  const FolderLock lock(folder);  // ranks come here at once
   if (!fs::exists(folder / kFingerprintFile))
     write_file_durably(folder / kFingerprintFile, fingerprint.text(), ExitCode::kData);
 }
@@ -51,9 +28,7 @@ void make_folder(const fs::path& folder, const Fingerprint& fingerprint) {
 }  // namespace
 
 Store::Store(StoreOptions options, const Fingerprint& fingerprint)
-    : options_(std::move(options)),
-      fingerprint_(fingerprint.hash()),
-      folder_(options_.dir / folder_name(fingerprint_)) {
+    : options_(std::move(options)), fingerprint_(fingerprint.hash()), folder_(options_.dir / folder_name(fingerprint_)) {
   if (options_.dir.empty()) fail(ExitCode::kUsage, "cache.dir is empty; give the folder of the feature cache");
   places_.resize(static_cast<std::size_t>(std::max<std::int64_t>(0, options_.samples)));
   if (!options_.writer.empty()) make_folder(folder_, fingerprint);
@@ -70,44 +45,52 @@ Store::Store(StoreOptions options, const Fingerprint& fingerprint)
 Store::~Store() = default;
 
 void Store::open_segments() {
-  for (const fs::path& path : files_of(folder_)) {
-    if (path.extension() != kSegment) continue;
-    const bool known = std::ranges::any_of(readers_, [&](const auto& reader) { return reader->path() == path; });
-    if (known) continue;
-    try {
-      auto reader = std::make_shared<SegmentReader>(path, fingerprint_);
-      const std::scoped_lock lock(mutex_);
-      readers_.push_back(std::move(reader));
-      good_.push_back(0);
-    } catch (const Error& error) {
-      findings_.refused.emplace_back(error.what());
-      continue;
-    }
-    ++findings_.segments;
-    read_on(static_cast<std::uint32_t>(readers_.size()));
-    const SegmentReader& reader = *readers_.back();
-    const std::uint64_t all = reader.bytes(), good = good_.back();
-    if (all > good && reader.cut(good)) findings_.cut_bytes += all - good;
+  for (const fs::path& path : files_of(folder_))
+    if (path.extension() == kSegment && !known_.contains(path)) open(path);
+}
+
+void Store::open(const fs::path& path) {
+  std::error_code error;
+  if (fs::file_size(path, error) < kSegmentHeader || error) return;  // its writer has only begun, or was killed then
+  known_.insert(path);
+  try {
+    auto segment = std::make_shared<SegmentReader>(path, fingerprint_);
+    const std::scoped_lock lock(mutex_);
+    segments_.push_back(std::move(segment));
+    good_.push_back(0);
+  } catch (const Error& refused) {
+    findings_.refused.emplace_back(refused.what());
+    return;
+  }
+  ++findings_.segments;
+  read_on(static_cast<std::uint32_t>(segments_.size()));
+}
+
+// What a segment has beyond what was looked through.
+void Store::read_on(std::uint32_t number) {
+  const auto segment = segments_[number - 1];
+  std::uint64_t& good = good_[number - 1];
+  std::vector<Placed> found;
+  const std::uint64_t now = segment->scan([&](const Placed& placed) { found.push_back(placed); }, good);
+  const bool first = good == 0;
+  bytes_ += now - good;
+  good = now;
+  findings_.records += std::ssize(found);
+  {
+    const std::scoped_lock lock(mutex_);  // only now: threads that read do not wait for the disk
+    for (const Placed& placed : found)
+      if (placed.key.step <= options_.latest_step) take(number, placed);
+  }
+  const fs::path& path = segment->path();
+  if (!first || options_.writer.empty() || fs::exists(index_path(path)) || is_being_written(path)) return;
+  try {
+    write_index(path, fingerprint_, good, found);
+  } catch (const Error&) {  // NOLINT(bugprone-empty-catch): the next to open it reads it from head to head again
   }
 }
 
-/// What a segment has beyond what was looked through.
-void Store::read_on(std::uint32_t number) {
-  std::uint64_t& good = good_[number - 1];
-  const std::uint64_t before = good;
-  const std::scoped_lock lock(mutex_);
-  good = readers_[number - 1]->scan(
-      [&](const Placed& placed) {
-        ++findings_.records;
-        if (placed.key.step <= options_.latest_step) take(number, placed);
-      },
-      before);
-  findings_.bytes += good - before;
-  bytes_ += good - before;
-}
-
 void Store::refresh() {
-  for (std::uint32_t number = 1; number <= readers_.size(); ++number)
+  for (std::uint32_t number = 1; number <= segments_.size(); ++number)
     if (number != writing_) read_on(number);
   open_segments();
 }
@@ -115,7 +98,9 @@ void Store::refresh() {
 // The newer one stays; of two of one step the one that comes later.
 void Store::take(std::uint32_t segment, const Placed& placed) {
   const RecordKey& key = placed.key;
-  if (key.sample >= std::ssize(places_) || key.step > std::numeric_limits<std::uint32_t>::max()) return;
+  if (key.sample < 0 || key.sample >= std::ssize(places_) || key.step < 0 ||
+      key.step > std::numeric_limits<std::uint32_t>::max())
+    return;
   Place& place = places_[static_cast<std::size_t>(key.sample)];
   const auto step = static_cast<std::uint32_t>(key.step);
   if (place.segment_and_kept != 0 && place.step > step) return;
@@ -127,8 +112,6 @@ std::int64_t Store::size() const {
   return std::ranges::count_if(places_, [](const Place& place) { return place.segment_and_kept != 0; });
 }
 
-std::uint64_t Store::bytes() const { return bytes_; }
-
 std::optional<RecordKey> Store::find(std::int64_t sample) const {
   const std::scoped_lock lock(mutex_);
   if (sample < 0 || sample >= std::ssize(places_)) return std::nullopt;
@@ -138,21 +121,20 @@ std::optional<RecordKey> Store::find(std::int64_t sample) const {
 }
 
 bool Store::read(const RecordKey& key, std::span<std::byte> payload) const {
-  std::shared_ptr<const SegmentReader> reader;
-  std::uint64_t offset = 0;
+  std::shared_ptr<const SegmentReader> segment;
+  Place place;
   {
     const std::scoped_lock lock(mutex_);
     if (key.sample < 0 || key.sample >= std::ssize(places_)) return false;
-    const Place& place = places_[static_cast<std::size_t>(key.sample)];
+    place = places_[static_cast<std::size_t>(key.sample)];
     const std::uint32_t number = place.segment_and_kept & kNumberMask;
     if (number == 0 || place.step != static_cast<std::uint64_t>(key.step)) return false;
-    reader = readers_[number - 1];
-    offset = place.offset;
+    segment = segments_[number - 1];
   }
-  if (reader->read({key, offset}, payload)) return true;
+  if (segment->read({key, place.offset}, payload)) return true;
   const std::scoped_lock lock(mutex_);
-  Place& place = places_[static_cast<std::size_t>(key.sample)];
-  if (place.offset == offset) place = {};
+  Place& now = places_[static_cast<std::size_t>(key.sample)];
+  if (now.offset == place.offset && now.segment_and_kept == place.segment_and_kept) now = {};
   return false;
 }
 
@@ -160,26 +142,27 @@ SegmentWriter& Store::writer() {
   if (writer_ && writer_->bytes() < options_.segment_bytes) return *writer_;
   if (writer_) good_[writing_ - 1] = writer_->bytes();
   writer_.reset();
-  const fs::path path = folder_ / fmt::format("{}-{:06}{}", options_.writer, written_segments_, kSegment);
-  writer_ = std::make_unique<SegmentWriter>(path, fingerprint_);
-  ++written_segments_;
+  const fs::path path = folder_ / fmt::format("{}-{:06}{}", options_.writer, written_segments_++, kSegment);
+  auto writer = std::make_unique<SegmentWriter>(path, fingerprint_);
+  auto segment = std::make_shared<SegmentReader>(path, fingerprint_);
+  known_.insert(path);
   bytes_ += kSegmentHeader;
-  const auto reader = std::make_shared<SegmentReader>(path, fingerprint_);
   const std::scoped_lock lock(mutex_);
-  readers_.push_back(reader);
+  segments_.push_back(std::move(segment));
   good_.push_back(0);  // nobody but this process writes it: publish() takes its records
-  writing_ = static_cast<std::uint32_t>(readers_.size());
+  writing_ = static_cast<std::uint32_t>(segments_.size());
+  writer_ = std::move(writer);
   return *writer_;
 }
 
 bool Store::append(const RecordKey& key, std::span<const std::byte> payload) {
   if (options_.writer.empty()) fail(ExitCode::kData, "{}: was opened to be read only", folder_.string());
   if (appended_bytes_ + record_bytes(key) > most_appended_) return false;
-  SegmentWriter& into = writer();
-  const Placed placed = into.append(key, payload);
+  const Placed placed = writer().append(key, payload);
   bytes_ += record_bytes(key);
   appended_bytes_ += record_bytes(key);
   appended_.emplace_back(writing_, placed);
+  unpublished_.insert(key.sample);
   return true;
 }
 
@@ -187,6 +170,7 @@ void Store::publish() {
   const std::scoped_lock lock(mutex_);
   for (const auto& [segment, placed] : appended_) take(segment, placed);
   appended_.clear();
+  unpublished_.clear();
 }
 
 void Store::sync() {

@@ -28,7 +28,12 @@ void look_through(const SegmentReader& segment, bool check, FolderReport& report
   });
   ++report.segments;
   report.bytes += good;
-  report.torn_bytes += segment.bytes() - good;
+  report.being_written += is_being_written(segment.path()) ? 1 : 0;
+  const std::uint64_t all = segment.bytes();
+  if (all > good) report.torn_bytes += all - good;
+  if (const auto hidden = segment.hidden_behind(good); hidden > 0)
+    report.damaged.push_back(fmt::format("{}: byte {} is damaged, and {} records behind it are not used",
+                                         segment.path().string(), good, hidden));
 }
 
 FolderReport report_on(const fs::path& folder, std::uint64_t fingerprint, bool check) {
@@ -41,7 +46,8 @@ FolderReport report_on(const fs::path& folder, std::uint64_t fingerprint, bool c
     report.damaged.emplace_back(error.what());
   }
   for (const fs::path& path : files_of(folder)) {
-    if (path.extension() != kSegment) continue;
+    std::error_code error;
+    if (path.extension() != kSegment || fs::file_size(path, error) < kSegmentHeader) continue;
     try {
       look_through(SegmentReader(path, fingerprint), check, report, samples);
     } catch (const Error& error) {
@@ -69,6 +75,8 @@ std::vector<fs::path> folders_to_clear(const fs::path& dir, const std::vector<st
     for (const fs::path& file : files_of(folder)) {
       if (!is_cache_file(file))
         fail(ExitCode::kUsage, "{}: is no file of a feature cache; move it away, then clear again", file.string());
+      if (file.extension() == kSegment && is_being_written(file))
+        fail(ExitCode::kUsage, "{}: a run is writing it; stop the run, then clear again", file.string());
     }
   }
   return folders;

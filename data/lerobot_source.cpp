@@ -241,6 +241,15 @@ std::uint64_t LeRobotSource::hash() const {
   return xxh3_64(std::as_bytes(std::span(words)));
 }
 
+std::uint64_t LeRobotSource::pictures_hash() const {
+  std::vector<std::uint64_t> words;
+  for (const Part& part : parts_->parts) {
+    words.push_back(part.dataset.pictures_hash());
+    words.insert(words.end(), part.cameras.begin(), part.cameras.end());  // in the order of the samples' pictures
+  }
+  return xxh3_64(std::as_bytes(std::span(words)));
+}
+
 std::vector<std::string> LeRobotSource::tasks() const { return parts_->tasks; }
 std::int64_t LeRobotSource::task_of(std::int64_t index) const { return parts_->task_of(index); }
 const Normaliser& LeRobotSource::action_normaliser() const { return *parts_->parts.front().action_scale; }

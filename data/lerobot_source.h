@@ -47,6 +47,7 @@ class LeRobotSource final : public SampleSource {
   const std::vector<std::int64_t>& training() const override;
   const std::vector<std::int64_t>& held_out() const override;
   std::uint64_t hash() const override;
+  std::uint64_t pictures_hash() const override;
 
   /// The same with another resolution than the options'.
   SampleShape shape_at(std::int64_t index, std::int64_t resolution) const override;

@@ -46,6 +46,9 @@ class SampleSource {
   virtual const std::vector<std::int64_t>& held_out() const = 0;
   /// Equal on all ranks that see the same data: covers what load() would return.
   virtual std::uint64_t hash() const = 0;
+  /// Covers what image features depend on: which pictures a sample has, in which order, and their files with sizes and
+  /// times of change. Not the resolution, and nothing but pictures.
+  virtual std::uint64_t pictures_hash() const { return hash(); }
 };
 
 /// Samples without files: random pixels, words, states and actions from `seed`, the same for the same number

@@ -21,6 +21,7 @@ nlohmann::ordered_json json_of(const cache::FolderReport& report) {
           {"samples", report.samples},
           {"bytes", report.bytes},
           {"torn_bytes", report.torn_bytes},
+          {"being_written", report.being_written},
           {"newest_step", report.newest_step},
           {"damaged", report.damaged}};
 }
@@ -32,6 +33,7 @@ void print(const cache::FolderReport& report) {
              report.records, report.segments, size_text(report.bytes));
   if (report.torn_bytes > 0)
     fmt::print("  {} behind them: of a writer that was killed, or is at work\n", size_text(report.torn_bytes));
+  if (report.being_written > 0) fmt::print("  a run is writing to it\n");
   const auto facts = nlohmann::ordered_json::parse(report.fingerprint, nullptr, false);
   if (facts.is_object()) {
     for (const auto& [name, value] : facts.items())

@@ -23,11 +23,12 @@ namespace plimsoll::train {
 /// dtype.
 class PrefixCache final : public FeatureKeeper, public data::SampleSource {
  public:
-  /// Opens the folder of the run's fingerprint: model files, dataset, resolution, dtype. `source` outlives it.
-  /// Collective. Throws Error(kUsage) for settings under which features would not stay exact (an adapter in the vision
-  /// tower, resolution among memory.knobs), Error(kData) as cache::Store does.
+  /// Opens the folder of the run's fingerprint (prefix_fingerprint; `model_files` and `device` as there). `source`
+  /// outlives it. A folder that cannot be written is read, and said once. Throws Error(kUsage) for settings under which
+  /// features would not stay exact (an adapter in the vision tower, resolution among memory.knobs), Error(kData) when the
+  /// folder can neither be made nor read.
   PrefixCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-              ddp::Communicator& communicator);
+              const ddp::Communicator& communicator, std::uint64_t model_files, at::Device device);
   ~PrefixCache() override;
 
   // What a step makes. Its thread only.
@@ -38,7 +39,8 @@ class PrefixCache final : public FeatureKeeper, public data::SampleSource {
   void commit() override;
   void discard() override;
 
-  /// At the end of an epoch, on every rank: what all ranks have kept so far is read from here on.
+  /// At the end of an epoch, on every rank: what all ranks have kept so far is read from here on. A folder that cannot be
+  /// read any more is said once.
   void publish();
   /// "1,203 of 1,204 samples came with their features, 1 was made and kept; 2.3 GiB of features on disk": since it was
   /// last asked.
@@ -65,19 +67,26 @@ class PrefixCache final : public FeatureKeeper, public data::SampleSource {
     cache::RecordKey key;
     std::vector<std::byte> features;
   };
+  void open(const Config& config, const ddp::Communicator& communicator, const cache::Fingerprint& fingerprint);
+  void allow_appends();
+  bool is_wanted(const Sample& sample) const;
+  void stop_keeping(const std::string& why);
 
   const data::SampleSource& source_;
+  Setting disk_bytes_;
+  int world_;
   std::int64_t width_;
   cache::Kept kept_;
   std::unique_ptr<cache::Store> store_;
   std::vector<Staged> staged_;
-  std::vector<bool> appended_;  ///< by sample, in this run
   mutable std::atomic<std::int64_t> read_ = 0, missed_ = 0;
   std::int64_t made_ = 0;
-  bool keeps_ = true;
+  bool keeps_ = true, full_ = false, said_full_ = false;
 };
 
-/// What cached image features depend on.
-cache::Fingerprint prefix_fingerprint(const Config& config, std::uint64_t dataset);
+/// What cached image features depend on. `pictures`: SampleSource::pictures_hash(); `model_files`: hash_of_model_files();
+/// `device`: "cpu" or "cuda", whose kernels round differently.
+cache::Fingerprint prefix_fingerprint(const Config& config, std::uint64_t pictures, std::uint64_t model_files,
+                                      const std::string& device);
 
 }  // namespace plimsoll::train

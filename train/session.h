@@ -103,6 +103,7 @@ struct Session {
   void choose_largest();
   [[noreturn]] void refuse_budget(int rank, std::int64_t micro, std::int64_t needed, std::int64_t bytes) const;
   void shake_hands();
+  std::uint64_t model_files();  ///< hash_of_model_files, computed once
   void adopt_saved_plan();
   void compare_on_all_ranks(const char* name, const std::string& value);
 
