@@ -6,7 +6,7 @@
 // are all seconds of a trainer's own turns: failed attempts, replays, trials, restarts (the model read anew), work done
 // twice. What ours takes before the first step to time micro-batches and to make dry runs comes once a run and is no
 // more than a small part of a long one; these runs are of seconds. The ratios "start counted" have among the seconds
-// what making our session took beyond making the rival's, which holds the same model. A ratio of a scenario is that of
+// what making our session took beyond making the rival's model and buffers. A ratio of a scenario is that of
 // its seconds in all rounds, "over all" that of all seconds, scenarios in which the rival gave up left out. Halving
 // runs twice; what lies between the two is the noise, and a scenario counts as won or lost only when its ratio is
 // further from 1 than nine in ten of those. Prints a Markdown table and lines FIGURE name = value unit.
@@ -75,14 +75,18 @@ void take_part(const fs::path& folder, std::size_t number, const Asked& asked) {
   all.resize(std::min(all.size(), asked.scenarios));
   for (std::size_t scenario = 0; scenario < all.size(); ++scenario) {
     for (int round = 0; round < asked.rounds; ++round) {
-      const auto trainer = make_trainer(names[number], ranks, drawn, all[scenario]);
+      auto trainer = make_trainer(names[number], ranks, drawn, all[scenario]);
       turns.race([&] {
         trainer->start();
         return false;
       });
       turns.race([&] { return trainer->turn(); });
-      if (!ranks.first()) continue;
       const Run run = trainer->result();
+      turns.race([&] {
+        trainer.reset();
+        return false;
+      });
+      if (!ranks.first()) continue;
       const Json line = {{"scenario", all[scenario].name},
                          {"samples", all[scenario].samples()},
                          {"seconds", run.seconds},
@@ -134,6 +138,8 @@ void run_trainers(const fs::path& folder, const Asked& asked) {
     std::erase(running, ended);
     if (status == 0) continue;
     for (const pid_t other : running) kill(other, SIGTERM);
+    for (const pid_t other : running) waitpid(other, nullptr, 0);
+    fs::remove_all(folder);
     fail(ExitCode::kPeer, "a trainer ended with status {:#x}; see its message", status);
   }
 }

@@ -17,6 +17,8 @@ using bench::Rival;
 constexpr const char* kScenarios = "bench/memory_scenarios.json";
 constexpr std::int64_t kCheckpointEvery = 12;  // steps; writing one is free for all
 
+double seconds_of(const auto& action) { return time_ms(action) / 1000; }
+
 /// All ranks alike: what happened to any of them.
 std::int64_t over_ranks(ddp::Communicator& communicator, std::int64_t mine) {
   const std::vector<std::int64_t> number = {mine};
@@ -106,6 +108,13 @@ class PlainTrainer final : public Trainer, bench::RivalPolicy {
 
  private:
   void begin() override {
+    // What a trainer without a plan does before its first step, and no more.
+    session_->meter.set_budget(std::int64_t{1} << 40);
+    run_.start_seconds = seconds_of([&] {
+      const model::VlaModel model(session_->options, at::Device(at::kCPU));
+      const FlatBuffers buffers(model.parameters(), session_->buffers->extra().size());
+      session_->communicator.barrier();
+    });
     rules_ = session_->model->packing_rules(static_cast<std::uint64_t>(config_.run.seed), false);
     if (rival_ == Rival::kFixedTable) start_with(2);
     save();
@@ -131,18 +140,28 @@ class PlainTrainer final : public Trainer, bench::RivalPolicy {
 
   void train() {
     session_->buffers->start_step();
-    if (!accumulate(drawn_.share_of(position_, effective_))) {
+    if (!reduce(accumulate(drawn_.share_of(position_, effective_)))) {
       run_.lost += effective_;
       ++run_.failures;
       return recover();
     }
-    session_->communicator.all_reduce_sum(session_->buffers->gradients());
     apply_gradients(*session_->buffers, step_options(config_), 1.0, updates_++);
     position_ += effective_;
-    if (++since_checkpoint_ == kCheckpointEvery) save();
+    to_save_ = ++since_checkpoint_ == kCheckpointEvery;
   }
 
-  /// False on all ranks when one of them ran out of memory.
+  void between_turns() override {
+    if (std::exchange(to_save_, false)) save();
+  }
+
+  /// The gradients' reduction, with one value more: whether a rank ran out of memory. False on all ranks then.
+  bool reduce(bool went_well) {
+    session_->buffers->extra()[0] = went_well ? 0.0F : 1.0F;
+    session_->buffers->reduce([&](std::span<float> all) { session_->communicator.all_reduce_sum(all); });
+    return session_->buffers->extra()[0] == 0.0F;
+  }
+
+  /// False when this rank ran out of memory.
   bool accumulate(const std::vector<model::StreamSample>& samples) {
     const std::span<const model::StreamSample> all(samples);
     const auto micro_batch = static_cast<std::size_t>(plan_.micro_batch);
@@ -161,7 +180,7 @@ class PlainTrainer final : public Trainer, bench::RivalPolicy {
       memory::drain();
       session_->buffers->discard_staging();
     }
-    return over_ranks(session_->communicator, failed ? 1 : 0) == 0;
+    return !failed;
   }
 
   /// Reads the model again, as a new process does, and goes on from the last checkpoint.
@@ -188,7 +207,8 @@ class PlainTrainer final : public Trainer, bench::RivalPolicy {
     session_->buffers->start_step();
     for (std::int64_t i = 0; i < 3; ++i) {
       const std::int64_t count = std::int64_t{plan_.micro_batch} * kRanks;
-      if (!accumulate(drawn_.share_of(position_ + i * count, count))) return false;
+      const bool went_well = accumulate(drawn_.share_of(position_ + i * count, count));
+      if (over_ranks(session_->communicator, went_well ? 0 : 1) > 0) return false;
     }
     return true;
   }
@@ -197,7 +217,7 @@ class PlainTrainer final : public Trainer, bench::RivalPolicy {
   model::PackingRules rules_;
   std::int64_t position_ = 0, saved_position_ = 0, furthest_ = 0, since_checkpoint_ = 0, updates_ = 0;
   std::vector<float> saved_weights_;
-  bool searching_ = false;
+  bool searching_ = false, to_save_ = false;
 };
 
 using Json = nlohmann::json;
@@ -239,8 +259,6 @@ class Budgets {
   double target_;
 };
 
-double seconds_of(const auto& action) { return time_ms(action) / 1000; }
-
 }  // namespace
 
 Trainer::Trainer(TinyRanks& ranks, const Scenario& scenario, const char* policy)
@@ -262,6 +280,7 @@ bool Trainer::turn() {
     more = step();
     ranks_.communicator->barrier();
   });
+  between_turns();
   return more;
 }
 

@@ -33,7 +33,7 @@ std::vector<Scenario> scenarios(const Session& session);
 /// What came of a trainer in a scenario.
 struct Run {
   double seconds = 0;        ///< of all turns
-  double start_seconds = 0;  ///< making the session
+  double start_seconds = 0;  ///< making the session, or what a rival needs of one: model and buffers
   std::string last;          ///< its last plan
   int failures = 0, restarts = 0;
   std::int64_t lost = 0;  ///< samples done in vain
@@ -55,6 +55,8 @@ class Trainer {
   Trainer(TinyRanks& ranks, const Scenario& scenario, const char* policy);
   virtual void begin() = 0;
   virtual bool step() = 0;
+  /// What costs nobody anything, after each.
+  virtual void between_turns() {}
 
   TinyRanks& ranks_;
   const Scenario& scenario_;

@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::int64_t kHalf = std::int64_t{1} << 24;
 constexpr std::int64_t kWhole = std::int64_t{1} << 48;
-constexpr std::int64_t kFailedBit = 1, kNonFiniteBit = 2, kStopBit = 4;
+constexpr std::int64_t kFailedBit = 1, kNonFiniteBit = 2, kStopBit = 4, kOtherWayBit = 8, kOtherRecomputeBit = 16;
 
 constexpr std::array<const char*, kSlots> kSlotNames{"budget (high)",
                                                      "budget (low)",
@@ -69,7 +69,7 @@ class Reader {
   std::int64_t get_wide(Slot high) const { return get(high) * kHalf + get(high + 1); }
   std::int64_t flags() const {
     const std::int64_t bits = get(kFlags);
-    if (bits > (kFailedBit | kNonFiniteBit | kStopBit)) {
+    if (bits > (kFailedBit | kNonFiniteBit | kStopBit | kOtherWayBit | kOtherRecomputeBit)) {
       fail(ExitCode::kPeer, "the report of rank {} has unknown flags {:#x}: start all ranks from the same program",
            rank_, bits);
     }
@@ -95,6 +95,8 @@ Report read(const Reader& in) {
   out.failed = (flags & kFailedBit) != 0;
   out.non_finite = (flags & kNonFiniteBit) != 0;
   out.stop_requested = (flags & kStopBit) != 0;
+  out.other_way = (flags & kOtherWayBit) != 0;
+  out.other_recompute = (flags & kOtherRecomputeBit) != 0;
   out.sample_index = in.get_wide(kSampleHigh) - 1;
   out.plan_hash = static_cast<std::uint32_t>(in.get(kPlanHash));
   out.weight_hash = static_cast<std::uint64_t>(in.get_wide(kWeightHashHigh));
@@ -119,7 +121,8 @@ void pack(const Report& report, int rank, std::span<float> slots) {
   out.put(kStepMs, report.step_ms);
   out.put(kLoadMs, report.load_ms);
   out.put(kFlags, (report.failed ? kFailedBit : 0) | (report.non_finite ? kNonFiniteBit : 0) |
-                      (report.stop_requested ? kStopBit : 0));
+                      (report.stop_requested ? kStopBit : 0) | (report.other_way ? kOtherWayBit : 0) |
+                      (report.other_recompute ? kOtherRecomputeBit : 0));
   out.put_wide(kSampleHigh, std::clamp<std::int64_t>(report.sample_index, -1, kWhole - 2) + 1);
   // Hashes are cut, not clamped: any bits of them serve.
   out.put(kPlanHash, report.plan_hash % kHalf);

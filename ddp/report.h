@@ -25,6 +25,8 @@ struct Report {
   bool failed = false;             ///< a piece of one sample ran out of memory: this rank's gradients are not whole
   bool non_finite = false;         ///< a loss or gradient is not finite
   bool stop_requested = false;     ///< a signal or the time limit asks for a checkpoint and the end
+  bool other_way = false;          ///< the step was not run as the plan says, but faster (memory/planning/ways.h),
+  bool other_recompute = false;    ///< and recomputed or offloaded something else
   std::int64_t sample_index = -1;  ///< global index of the failed or non-finite sample; -1: none, or not known
   std::uint32_t plan_hash = 0;     ///< of the plan this step ran under; the low 24 bits travel
   std::uint64_t weight_hash =

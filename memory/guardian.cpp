@@ -57,13 +57,15 @@ GuardianReport Guardian::run(std::size_t samples, std::size_t micro_batch, const
       ++report.micro_batches;
       continue;
     }
-    if (piece.count == 1) {
+    const std::size_t leaner = work.leaner ? work.leaner(piece) : 0;
+    if (piece.count == 1 && leaner == 0) {
       report.failed = true;
       report.failed_sample = piece.begin;
       return report;
     }
     // The rest of the share keeps the smaller limit: what did not fit once will hardly fit a moment later.
     limit = (piece.count + 1) / 2;
+    if (leaner > 0) limit = std::min(limit, leaner);
     ++report.retries;
   }
   return report;

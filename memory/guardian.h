@@ -29,6 +29,9 @@ struct MicroBatchWork {
   /// Bytes that the piece needs above what is live between micro-batches. 0: unknown, not checked. `room`: bytes that
   /// it may need; where it fits them, somewhat more than its bytes may be said, up to the room.
   std::function<std::int64_t(Piece, std::int64_t room)> predicted;
+  /// Called after a failure, when its piece is discarded: whether the piece needs less from here on, because it was not
+  /// run in the leanest way that the step has; then the most samples of that way, else 0. Null: there is one way only.
+  std::function<std::size_t(Piece)> leaner = nullptr;
 };
 
 struct GuardianReport {
@@ -62,8 +65,9 @@ class Guardian {
   std::function<void(std::int64_t, std::int64_t)> after_drain;
 
   /// Commits samples [0, samples) in order, at most `micro_batch` at once and no more than `budget`-bytes-fitting ones
-  /// together. After an out-of-memory failure: drain, discard, release cached blocks, then the same samples in halves.
-  /// A single sample that fails sets `failed` and ends the run. Other errors pass through.
+  /// together. After an out-of-memory failure: drain, discard, release cached blocks, then the same samples in halves,
+  /// or in the leaner way. A single sample that fails in the leanest way sets `failed` and ends the run. Other errors
+  /// pass through.
   GuardianReport run(std::size_t samples, std::size_t micro_batch, const MicroBatchWork& work);
 
  private:

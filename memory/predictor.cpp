@@ -6,14 +6,15 @@
 #include <cmath>
 #include <limits>
 #include <optional>
-#include <span>
 
 namespace plimsoll::memory {
 namespace {
 
 constexpr std::int64_t kClasses = 256;     // per power of two: what is rounded up stays under half a per cent
 constexpr std::int64_t kSlack = 4096;      // bytes: what allocators round, or do not count, bends the lines that little
-constexpr std::size_t kMostKnown = 64;     // shapes of a way that bounds are looked for among
+constexpr std::size_t kMostKnown = 64;     // shapes of a way that lines are drawn between
+constexpr double kFurthest = 4;            // times the distance of two shapes that their line is trusted for
+constexpr std::int64_t kNear = 16;         // bounds of an attempt may be apart by this part
 constexpr std::size_t kFirstAttempts = 4;  // are all compared exactly
 constexpr std::size_t kAttemptsPerRun = 16;  // then one of so many
 
@@ -68,30 +69,46 @@ std::int64_t round_up_to_class(std::int64_t value, std::int64_t unit) {
   return (value + step - 1) / step * step;
 }
 
-std::vector<Predictor::Known>& Predictor::known(const Plan& plan) {
-  return known_[{plan.recompute_blocks, plan.recompute_vision, plan.recompute_expert, plan.offload}];
+Predictor::Kind& Predictor::kind_of(const Plan& plan) {
+  return kinds_[{plan.recompute_blocks, plan.recompute_vision, plan.recompute_expert, plan.offload}];
+}
+
+std::optional<std::int64_t> Predictor::exact_bytes(const Kind& kind, const MicroBatchShape& rounded) {
+  const auto found =
+      std::find_if(kind.known.begin(), kind.known.end(), [&](const Known& one) { return same(one.shape, rounded); });
+  return found == kind.known.end() ? std::nullopt : std::optional(found->bytes);
 }
 
 std::int64_t Predictor::look_up(const MicroBatchShape& rounded, const Plan& plan) {
-  auto& all = known(plan);
-  const auto found = std::find_if(all.begin(), all.end(), [&](const Known& one) { return same(one.shape, rounded); });
-  if (found != all.end()) return found->bytes;
+  Kind& kind = kind_of(plan);
+  if (const auto bytes = exact_bytes(kind, rounded)) return *bytes;
   ++dry_runs_;
-  return all.emplace_back(Known{rounded, measure_(rounded, plan)}).bytes;
+  return kind.known.emplace_back(Known{rounded, measure_(rounded, plan)}).bytes;
 }
 
 std::int64_t Predictor::bytes(const MicroBatchShape& shape, const Plan& plan) {
   return look_up(rounded_up(shape), plan);
 }
 
-std::optional<std::int64_t> Predictor::upper_bound(const MicroBatchShape& rounded, const Plan& plan) {
+namespace {
+
+/// Lines are looked for among some: the first, which plans were judged on, and the newest.
+bool serves_lines(std::size_t place, std::size_t all) {
+  return place < kMostKnown / 2 || place + kMostKnown / 2 >= all;
+}
+
+}  // namespace
+
+std::optional<std::int64_t> Predictor::upper_bound(const Kind& kind, const MicroBatchShape& rounded) const {
   std::optional<std::int64_t> least;
-  const auto all = std::span(known(plan)).first(std::min(known(plan).size(), kMostKnown));
-  for (const Known& outer : all) {
+  const auto& all = kind.known;
+  for (std::size_t o = 0; o < all.size(); ++o) {
+    const Known& outer = all[o];
     if (!holds(outer.shape, rounded)) continue;
     least = std::min(least.value_or(outer.bytes), outer.bytes);
-    for (const Known& inner : all) {
-      if (inner.bytes >= outer.bytes) continue;
+    for (std::size_t i = 0; convex_ && i < all.size() && serves_lines(o, all.size()); ++i) {
+      const Known& inner = all[i];
+      if (inner.bytes >= outer.bytes || !serves_lines(i, all.size())) continue;
       const auto part = reaches(inner.shape, outer.shape, rounded);
       if (!part || *part > 1) continue;
       const double between = static_cast<double>(outer.bytes - inner.bytes) * *part;
@@ -101,18 +118,21 @@ std::optional<std::int64_t> Predictor::upper_bound(const MicroBatchShape& rounde
   return least;
 }
 
-std::optional<std::int64_t> Predictor::lower_bound(const MicroBatchShape& rounded, const Plan& plan) {
+std::optional<std::int64_t> Predictor::lower_bound(const Kind& kind, const MicroBatchShape& rounded) const {
   std::optional<std::int64_t> most;
-  const auto all = std::span(known(plan)).first(std::min(known(plan).size(), kMostKnown));
-  for (const Known& outer : all) {
+  const auto& all = kind.known;
+  for (std::size_t o = 0; o < all.size(); ++o) {
+    const Known& outer = all[o];
     if (!holds(rounded, outer.shape)) continue;
     most = std::max(most.value_or(outer.bytes), outer.bytes);
-    for (const Known& inner : all) {
-      if (inner.bytes >= outer.bytes || !holds(outer.shape, inner.shape)) continue;
+    for (std::size_t i = 0; convex_ && i < all.size() && serves_lines(o, all.size()); ++i) {
+      const Known& inner = all[i];
+      if (inner.bytes >= outer.bytes || !serves_lines(i, all.size()) || !holds(outer.shape, inner.shape)) continue;
       const double part = stays_within(inner.shape, outer.shape, rounded);
-      if (part < 1 || !std::isfinite(part)) continue;
+      if (part < 1 || part > kFurthest) continue;
       const double beyond = static_cast<double>(outer.bytes - inner.bytes) * part;
-      most = std::max(*most, inner.bytes + static_cast<std::int64_t>(std::floor(beyond)) - kSlack);
+      const auto slack = static_cast<std::int64_t>(std::ceil(part)) * kSlack;
+      most = std::max(*most, inner.bytes + static_cast<std::int64_t>(std::floor(beyond)) - slack);
     }
   }
   return most;
@@ -120,18 +140,22 @@ std::optional<std::int64_t> Predictor::lower_bound(const MicroBatchShape& rounde
 
 bool Predictor::fits(const MicroBatchShape& shape, const Plan& plan, std::int64_t limit) {
   const MicroBatchShape rounded = rounded_up(shape);
-  if (const auto most = upper_bound(rounded, plan); most && *most <= limit) return true;
-  if (const auto least = lower_bound(rounded, plan); least && *least > limit) return false;
+  const Kind& kind = kind_of(plan);
+  if (const auto exact = exact_bytes(kind, rounded)) return *exact <= limit;
+  if (const auto most = upper_bound(kind, rounded); most && *most <= limit) return true;
+  if (const auto least = lower_bound(kind, rounded); least && *least > limit) return false;
   return look_up(rounded, plan) <= limit;
 }
 
 std::int64_t Predictor::attempt_bytes(const MicroBatchShape& shape, const Plan& plan, std::int64_t room) {
   const MicroBatchShape rounded = rounded_up(shape);
-  const auto bound = upper_bound(rounded, plan);
-  ++attempts_;
-  const bool enough = attempted_exactly_ >= kFirstAttempts + attempts_ / kAttemptsPerRun;
-  if (bound && *bound <= room && enough) return *bound;
-  ++attempted_exactly_;
+  Kind& kind = kind_of(plan);
+  if (const auto exact = exact_bytes(kind, rounded)) return *exact;
+  const auto most = upper_bound(kind, rounded), least = lower_bound(kind, rounded);
+  if (!most || !least || *most > room || *most - *least > *least / kNear) return look_up(rounded, plan);
+  ++kind.bounded;
+  if (kind.exact >= kFirstAttempts + kind.bounded / kAttemptsPerRun) return *most;
+  ++kind.exact;
   return look_up(rounded, plan);
 }
 

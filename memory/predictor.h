@@ -43,15 +43,18 @@ class Predictor {
  public:
   /// `measure(shape, plan)` makes the dry run under the plan's recompute and offload. It must be as above.
   using Measure = std::function<std::int64_t(const MicroBatchShape&, const Plan&)>;
-  explicit Predictor(Measure measure) : measure_(std::move(measure)) {}
+  /// `convex`: as said above. What a GPU's library takes as scratch is not: there only a shape that holds another, or
+  /// is held by it, tells.
+  explicit Predictor(Measure measure, bool convex = true) : measure_(std::move(measure)), convex_(convex) {}
 
   /// Of the plan only recompute and offload count: the shape says the rest.
   std::int64_t bytes(const MicroBatchShape& shape, const Plan& plan);
   /// bytes(shape, plan) <= limit, without a dry run where known ones of other shapes tell.
   bool fits(const MicroBatchShape& shape, const Plan& plan, std::int64_t limit);
   /// What an attempt at the micro-batch is to be compared with: bytes(shape, plan) where they are known; else an upper
-  /// bound, as long as it stays within `room`, in fifteen of sixteen attempts once the first few are made; else those
-  /// of a dry run. So a run pays for few dry runs and goes on comparing some attempts exactly.
+  /// bound that is within `room` and at most a sixteenth above a lower one, in fifteen of sixteen such attempts, once
+  /// the first few of the plan's kind are made; else those of a dry run. So a run pays for few dry runs and goes on
+  /// comparing some attempts exactly.
   std::int64_t attempt_bytes(const MicroBatchShape& shape, const Plan& plan, std::int64_t room);
   std::size_t dry_runs() const { return dry_runs_; }
 
@@ -62,15 +65,22 @@ class Predictor {
     MicroBatchShape shape;
     std::int64_t bytes = 0;
   };
-  std::vector<Known>& known(const Plan& plan);
+  /// What is known of one kind of work.
+  struct Kind {
+    std::vector<Known> known;
+    std::size_t bounded = 0, exact = 0;  ///< attempts that a bound would have served, and those of them made exactly
+  };
+  Kind& kind_of(const Plan& plan);
+  static std::optional<std::int64_t> exact_bytes(const Kind& kind, const MicroBatchShape& rounded);
   std::int64_t look_up(const MicroBatchShape& rounded, const Plan& plan);
   /// Nothing where no shape that is known tells.
-  std::optional<std::int64_t> upper_bound(const MicroBatchShape& rounded, const Plan& plan);
-  std::optional<std::int64_t> lower_bound(const MicroBatchShape& rounded, const Plan& plan);
+  std::optional<std::int64_t> upper_bound(const Kind& kind, const MicroBatchShape& rounded) const;
+  std::optional<std::int64_t> lower_bound(const Kind& kind, const MicroBatchShape& rounded) const;
 
   Measure measure_;
-  std::map<Work, std::vector<Known>> known_;
-  std::size_t dry_runs_ = 0, attempts_ = 0, attempted_exactly_ = 0;
+  bool convex_;
+  std::map<Work, Kind> kinds_;
+  std::size_t dry_runs_ = 0;
 };
 
 /// `value` rounded up to a multiple of `unit`, then to one of about 256 steps per power of two.

@@ -1,6 +1,8 @@
 #include "train/candidates.h"
 
 #include <algorithm>
+#include <map>
+#include <tuple>
 #include <utility>
 
 #include "ddp/handshake.h"
@@ -25,26 +27,59 @@ bool may_offload(const Config& config) {
   return !config.memory.offload.is("off") && (config.memory.offload.is("on") || turns(config, "offload"));
 }
 
-// Microseconds of the largest share in a step of the run, each in the fastest way that fits it under the smallest
-// budget at the start.
-std::int64_t run_microseconds(Session& session, const memory::Candidate& judged,
-                              std::span<const memory::Candidate> ways, const memory::FillLimits& limits,
-                              const memory::PolicyState& known) {
-  const std::int64_t room = memory::fill_bytes(judged, limits, known) - session.meter.live();
-  const int resolution = judged.plan.resolution;
-  Draws& draws = session.draws_at(resolution);
-  const auto fits = [&](std::size_t step, const memory::Plan& way) {
-    return session.predictor->fits(draws.heaviest(step, way.micro_batch), way, room);
-  };
-  const std::int64_t own = memory::share_microseconds(session.costs, judged.plan, session.share);
-  const std::int64_t time = memory::mean_microseconds(ways, own, draws.looked(), fits);
-  // Timed was the resolution of the start. Another's time stands in no comparison but with its own; it is for people.
-  const auto weight = [&](std::int64_t pixels) {
-    const auto one = session.draws_at(static_cast<int>(pixels)).heaviest(1);
+/// Times of the run's steps, each in the fastest way that fits it.
+class StepTimes {
+ public:
+  StepTimes(Session& session, const memory::CandidateTable& judged, const memory::FillLimits& limits,
+            const memory::PolicyState& known)
+      : session_(session), judged_(judged), limits_(limits), known_(known) {}
+
+  // Microseconds of the largest share under the smallest budget at the start.
+  std::int64_t of(const memory::Candidate& one) {
+    const std::int64_t room = memory::fill_bytes(one, limits_, known_) - session_.meter.live();
+    const std::int64_t own = memory::share_microseconds(session_.costs, one.plan, session_.share);
+    const int resolution = one.plan.resolution;
+    // Nearly all candidates have one room; where micro-batches may not move, one size has ways of its own.
+    const int size = turns(session_.config, "micro_batch") ? 0 : one.plan.micro_batch;
+    const auto [found, added] = times_.try_emplace({resolution, size, room});
+    if (added) found->second = fastest(resolution, size, room);
+    std::int64_t time = 0;
+    for (const std::int64_t fast : found->second) time += fast > 0 ? std::min(fast, own) : own;
+    const auto steps = static_cast<std::int64_t>(found->second.size());
+    // Timed was the resolution of the start. Another's time stands in no comparison but with its own; it is for people.
+    return std::max<std::int64_t>(1, memory::scaled(steps > 0 ? time / steps : own, weight(resolution),
+                                                    weight(static_cast<int>(session_.config.data.resolution))));
+  }
+
+ private:
+  // Of each step that is looked at the time of the first way that fits; 0 where none does.
+  std::vector<std::int64_t> fastest(int resolution, int size, std::int64_t room) {
+    std::vector<memory::Candidate> allowed;
+    for (const auto& one : judged_.all())
+      if (size == 0 || one.plan.micro_batch == size) allowed.push_back(one);
+    const auto ways = memory::ways_of(allowed, session_.costs, session_.share);
+    Draws& draws = session_.draws_at(resolution);
+    std::vector<std::int64_t> times(draws.looked(), 0);
+    for (std::size_t step = 0; step < times.size(); ++step) {
+      const auto way = std::find_if(ways.begin(), ways.end(), [&](const memory::Candidate& tried) {
+        return session_.predictor->fits(draws.heaviest(step, tried.plan.micro_batch), tried.plan, room);
+      });
+      if (way != ways.end()) times[step] = way->microseconds;
+    }
+    return times;
+  }
+
+  std::int64_t weight(int resolution) const {
+    const auto one = session_.draws_at(resolution).heaviest(1);
     return std::max<std::int64_t>(1, one.tokens + one.patches);
-  };
-  return std::max<std::int64_t>(1, memory::scaled(time, weight(resolution), weight(session.config.data.resolution)));
-}
+  }
+
+  Session& session_;
+  const memory::CandidateTable& judged_;
+  const memory::FillLimits& limits_;
+  const memory::PolicyState& known_;
+  std::map<std::tuple<int, int, std::int64_t>, std::vector<std::int64_t>> times_;
+};
 
 // What needs least at each lower resolution: pictures are made smaller only where nothing else fits.
 void add_lower_resolutions(const Config& config, std::vector<memory::Plan>& plans) {
@@ -120,8 +155,9 @@ memory::CandidateTable make_candidates(Session& session) {
     std::vector<memory::Candidate> all;
     for (const memory::Plan& plan : allowed_plans(session.config, *session.model, session.share))
       all.push_back({plan, session.predicted_peak(plan), 1});
-    const auto ways = memory::ways_of(memory::CandidateTable(all).all(), session.costs, session.share);
-    for (memory::Candidate& one : all) one.microseconds = run_microseconds(session, one, ways, limits, known);
+    const memory::CandidateTable judged(all);
+    StepTimes times(session, judged, limits, known);
+    for (memory::Candidate& one : all) one.microseconds = times.of(one);
     text = memory::to_text(memory::CandidateTable(std::move(all)));
   }
   return memory::candidate_table_from_text(ddp::share_text(session.communicator, text).front());

@@ -21,6 +21,8 @@ std::vector<memory::RankUsage> usage_of(std::span<const ddp::Report> reports) {
     rank.failed_request_bytes = report.failed_request_bytes;
     rank.failed = report.failed;
     rank.predicted_peak_bytes = report.predicted_peak_bytes;
+    rank.other_way = report.other_way;
+    rank.other_recompute = report.other_recompute;
   }
   return usage;
 }

@@ -96,9 +96,10 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
          comm.rank(), format_bytes(dry->static_bytes()), format_bytes(budget));
   }
   predictor = std::make_unique<memory::Predictor>(
-      [this](const auto& shape, const memory::Plan& tried) { return dry->activation_bytes(shape, tried); });
+      [this](const auto& shape, const memory::Plan& tried) { return dry->activation_bytes(shape, tried); },
+      device.place.is_cpu());
   evaluation_predictor = std::make_unique<memory::Predictor>(
-      [this](const auto& shape, const memory::Plan&) { return dry->evaluation_bytes(shape); });
+      [this](const auto& shape, const memory::Plan&) { return dry->evaluation_bytes(shape); }, device.place.is_cpu());
   model = std::make_unique<model::VlaModel>(options, device.place);
   buffers = std::make_unique<FlatBuffers>(model->parameters(), kLossSlots + ddp::slot_count(comm.world()));
   shake_hands();

@@ -28,16 +28,6 @@ std::vector<model::StreamSample> taken(std::span<const model::StreamSample> samp
 
 }  // namespace
 
-ArrangedShare arrange(std::span<const model::StreamSample> share, const memory::Plan& plan, const memory::Fill& fill,
-                      memory::Predictor& predictor) {
-  const auto weights = weights_of(share);
-  const auto fits = [&](const memory::Plan& way, std::span<const std::size_t> places) {
-    return predictor.fits(shape_of(taken(share, places)), way, fill.bytes);
-  };
-  const memory::Plan way = memory::way_of_share(weights, plan, fill, fits);
-  return {taken(share, memory::balanced_order(weights, static_cast<std::size_t>(way.micro_batch))), way};
-}
-
 memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples) {
   memory::MicroBatchShape total{static_cast<std::int64_t>(samples.size()), 0, 0};
   for (const auto& sample : samples) total += sample.sample->shape();
@@ -60,6 +50,26 @@ at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBat
   return losses.detach();
 }
 
+namespace {
+
+/// A share in the order in which the step takes it, and the way in which it is run.
+struct ArrangedShare {
+  std::vector<model::StreamSample> samples;
+  memory::Plan way;
+};
+
+ArrangedShare arrange(std::span<const model::StreamSample> share, const memory::Plan& plan, const memory::Fill& fill,
+                      memory::Predictor& predictor) {
+  const auto weights = weights_of(share);
+  const auto fits = [&](const memory::Plan& way, std::span<const std::size_t> places) {
+    return predictor.fits(shape_of(taken(share, places)), way, fill.bytes);
+  };
+  const memory::Plan way = memory::way_of_share(weights, plan, fill, fits);
+  return {taken(share, memory::balanced_order(weights, static_cast<std::size_t>(way.micro_batch))), way};
+}
+
+}  // namespace
+
 Step::Step(const model::VlaModel& model, const model::PackingRules& rules, at::Device device, FlatBuffers& buffers,
            ddp::Communicator& communicator, memory::DeviceMemory& meter, memory::Predictor& predictor,
            const StepOptions& options)
@@ -81,7 +91,7 @@ StepResult Step::run(const StepInput& asked) {
   StepInput input = asked;
   input.samples = share.samples;
   way_ = share.way;
-  out_of_memory_ = false;
+  out_of_memory_ = other_recompute_ = false;
   communicator_.enter(input.step, "compute");
   buffers_.start_step();
   non_finite_sample_ = -1;
@@ -110,33 +120,44 @@ StepResult Step::run(const StepInput& asked) {
 
 memory::MicroBatchWork Step::work(const StepInput& input) {
   return {[this, &input](memory::Piece piece) { forward_backward(input, piece); },
-          [this, &input] {
+          [this] {
             buffers_.discard_staging();
             if (keeper_ != nullptr) keeper_->discard();
-            way_ = input.plan;
-            out_of_memory_ = true;
           },
           [this, &input](memory::Piece piece, std::int64_t room) {
             const auto samples = input.samples.subspan(piece.begin, piece.count);
             return predictor_.attempt_bytes(shape_of(samples), plan_of(input, piece), room);
-          }};
+          },
+          [this, &input](memory::Piece piece) { return keep_to_plan(input, piece); }};
 }
 
 memory::Plan Step::plan_of(const StepInput& input, memory::Piece piece) {
-  if (out_of_memory_) return way_;
+  if (out_of_memory_) return input.plan;
+  // The budget may have fallen within the step.
+  const std::int64_t room = std::min(input.fill.bytes, meter_.budget() - meter_.live());
   const auto fits = [&](const memory::Plan& tried) {
-    return predictor_.fits(shape_of(input.samples.subspan(piece.begin, piece.count)), tried, input.fill.bytes);
+    return predictor_.fits(shape_of(input.samples.subspan(piece.begin, piece.count)), tried, room);
   };
   return memory::way_of_micro_batch(way_, input.fill, fits);
+}
+
+// The rest of a step that ran out of memory is run as its plan says.
+std::size_t Step::keep_to_plan(const StepInput& input, memory::Piece piece) {
+  const auto most = static_cast<std::size_t>(input.plan.micro_batch);
+  const bool other =
+      !out_of_memory_ && (!memory::recomputes_alike(plan_of(input, piece), input.plan) || piece.count > most);
+  out_of_memory_ = true;
+  return other ? most : 0;
 }
 
 void Step::forward_backward(const StepInput& input, memory::Piece piece) {
   const auto samples = input.samples.subspan(piece.begin, piece.count);
   const model::PackedBatch batch = model::pack(samples, rules_, device_);
-  const model::Recompute recompute = recompute_of(plan_of(input, piece));
+  const memory::Plan way = plan_of(input, piece);
+  other_recompute_ = other_recompute_ || !memory::recomputes_alike(way, input.plan);
   std::function<void(const at::Tensor&)> keep;
   if (keeper_ != nullptr) keep = [&](const at::Tensor& features) { keeper_->stage(samples, features); };
-  commit(samples, train::forward_backward(model_, batch, recompute, options_.effective_batch, keep));
+  commit(samples, train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, keep));
 }
 
 void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor& losses) {
@@ -164,6 +185,8 @@ ddp::Report Step::report(const StepInput& input, const memory::GuardianReport& g
   report.budget_bytes = meter_.budget();
   report.measured_peak_bytes = meter_.peak();
   report.predicted_peak_bytes = guardian.predicted_peak;
+  report.other_way = way_ != input.plan || other_recompute_;
+  report.other_recompute = other_recompute_;
   report.failed_request_bytes = guardian.failed_request;
   report.retries = guardian.retries;
   report.allocator_retries = meter_.take_allocator_retries();

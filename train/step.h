@@ -85,6 +85,7 @@ class Step {
  private:
   memory::MicroBatchWork work(const StepInput& input);
   memory::Plan plan_of(const StepInput& input, memory::Piece piece);
+  std::size_t keep_to_plan(const StepInput& input, memory::Piece piece);
   void forward_backward(const StepInput& input, memory::Piece piece);
   void commit(std::span<const model::StreamSample> samples, const at::Tensor& losses);
   ddp::Report report(const StepInput& input, const memory::GuardianReport& guardian, std::int64_t step_ms);
@@ -101,23 +102,15 @@ class Step {
   FeatureKeeper* keeper_ = nullptr;
   ddp::AgreementState agreement_;
   std::int64_t non_finite_sample_ = -1;
-  memory::Plan way_;            ///< of this step's share
-  bool out_of_memory_ = false;  ///< in this step: the rest of it is run as the plan says
+  memory::Plan way_;              ///< of this step's share
+  bool out_of_memory_ = false;    ///< in this step: the rest of it is run as the plan says
+  bool other_recompute_ = false;  ///< in this step: some micro-batch recomputed or offloaded something else
 };
 
 /// Norm, clipping and AdamW, in place, over what is committed; `updates` were applied before. Returns the norm before
 /// clipping.
 double apply_gradients(FlatBuffers& buffers, const StepOptions& options, double learning_rate_factor,
                        std::int64_t updates);
-
-/// A share in the order in which a step takes it (memory::balanced_order), and the way in which it is run.
-struct ArrangedShare {
-  std::vector<model::StreamSample> samples;
-  memory::Plan way;
-};
-/// The plan's, or a faster one where `fill` leaves room (memory::way_of_share).
-ArrangedShare arrange(std::span<const model::StreamSample> share, const memory::Plan& plan, const memory::Fill& fill,
-                      memory::Predictor& predictor);
 
 /// Totals of a micro-batch: what its memory depends on.
 memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples);

@@ -27,15 +27,15 @@ std::int64_t middling(const data::SampleSource& source) {
   return *middle;
 }
 
-}  // namespace
-
+// Microseconds that timing may take before a run of steps that take `step` microseconds.
 std::int64_t timing_allowance(const Session& session, std::int64_t step) {
   return std::min(kMostMicroseconds, memory::scaled(step, session.steps, kLeastRun));
 }
 
+}  // namespace
+
 Stopwatch::Stopwatch(Session& session, std::int64_t resolution, std::int64_t allowance)
     : session_(session),
-      resolution_(resolution),
       allowance_(allowance),
       sample_(session.source.load_at(middling(session.source), resolution)),
       rules_(session.model->packing_rules(static_cast<std::uint64_t>(session.config.run.seed), false)) {}

@@ -11,9 +11,6 @@ namespace plimsoll::train {
 inline constexpr std::int64_t kMostMicroseconds = 20'000'000;  ///< what any timing before a run may take
 inline constexpr std::int64_t kLeastRun = 30;                  ///< and how many times as long the run must be
 
-/// Microseconds that one kind of timing may take before a run of steps that take `step` microseconds.
-std::int64_t timing_allowance(const Session& session, std::int64_t step);
-
 /// Times one plan after the other. Gradients are thrown away and nothing is updated. All functions are collective: the
 /// same calls on every rank, the same answers. Needs the session's model, buffers and predictor. One thread.
 class Stopwatch {
@@ -38,7 +35,7 @@ class Stopwatch {
   std::int64_t run(std::span<const model::StreamSample> samples, const memory::Plan& plan);
 
   Session& session_;
-  std::int64_t resolution_, allowance_;
+  std::int64_t allowance_;
   Sample sample_;
   model::PackingRules rules_;
   std::int64_t spent_ = 0;  ///< microseconds; the same on every rank

@@ -36,13 +36,11 @@ std::optional<memory::TableRow> measure(Session& session, const memory::Candidat
     input.updates = step - 1;
     input.samples = samples;
     input.plan = candidate.plan;
-    input.fill = session.fill(input.plan, step);
     const auto start = Clock::now();
     const StepResult result = session.step->run(input);
     if (i > 0) spent += Clock::now() - start;  // the first warms up
     if (result.fatal) throw *result.fatal;
     if (result.guardian.failed || result.guardian.retries > 0) return std::nullopt;
-    // Filled steps need more than the plan was judged on, and take fewer micro-batches.
     const ddp::Report& report = result.reports.front();
     row.measured_peak = std::max(row.measured_peak, report.measured_peak_bytes);
     row.predicted_peak = std::max(row.predicted_peak, report.predicted_peak_bytes);
@@ -60,13 +58,16 @@ std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& op
   std::vector<memory::Candidate> tried;
   const std::int64_t allowed =
       session.budget / 10000 * memory::parse_fraction(session.config.memory.target, "memory.target");
-  for (const auto& candidate : session.candidates.all()) {
+  // As the plan says, without what a run makes of lighter steps: the fastest by that, and where none of them fits, what
+  // shows smaller pictures.
+  std::vector<memory::Candidate> all = session.ways;
+  for (const auto& candidate : session.candidates.all())
+    if (candidate.plan.resolution != session.config.data.resolution) all.push_back(candidate);
+  for (const auto& candidate : all) {
     if (std::ssize(tried) == options.contenders) break;
     // Smaller pictures are for where nothing else fits.
     if (best && candidate.plan.resolution != best->plan.resolution) break;
-    // What is expected to take the same time is run in the same ways (memory/planning/ways.h).
-    const auto known = [&](const memory::Candidate& other) { return other.microseconds == candidate.microseconds; };
-    if (candidate.bytes > allowed || std::any_of(tried.begin(), tried.end(), known)) continue;
+    if (candidate.bytes > allowed) continue;
     tried.push_back(candidate);
     const auto row = measure(session, candidate, options.steps, step);
     if (!row) continue;

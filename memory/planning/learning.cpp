@@ -12,24 +12,27 @@ namespace {
 /// The guardian had to replay; unlike an allocator's retry this says that the bytes were not there.
 bool replayed(const RankUsage& rank) { return rank.retries > 0 || rank.failed; }
 
-/// Whether all had gone beyond what the plan was judged on. While a plan waits nothing does: then the plan is at fault.
-bool were_filled(std::int64_t step, const std::vector<FailureEntry>& failures, const Candidate* candidate,
-                 const PolicyState& state) {
+/// Whether all had gone beyond the plan: in what it was judged on, or in the way that they were run. While a plan waits
+/// its steps stay within what it was judged on: then it is at fault.
+bool were_filled(std::int64_t step, const std::vector<FailureEntry>& failures, bool other_way,
+                 const Candidate* candidate, const PolicyState& state) {
   const bool waits =
       std::any_of(state.waits.begin(), state.waits.end(), [&](const Wait& wait) { return step < wait.until_step; });
-  return !waits && candidate != nullptr &&
-         std::all_of(failures.begin(), failures.end(),
-                     [&](const FailureEntry& failure) { return failure.predicted_bytes > candidate->bytes; });
+  if (waits || candidate == nullptr) return false;
+  return other_way || std::all_of(failures.begin(), failures.end(), [&](const FailureEntry& failure) {
+           return failure.predicted_bytes > candidate->bytes;
+         });
 }
 
 void record_failures(const PolicyConfig& config, std::int64_t step, const std::vector<FailureEntry>& failures,
-                     const Plan& plan, const Candidate* candidate, PolicyState& state) {
+                     bool other_way, const Plan& plan, const Candidate* candidate, PolicyState& state) {
   std::vector<FailedRank> ranks;
   for (const FailureEntry& failure : failures) {
     remember(state.failures, failure, config.history);
     ranks.push_back({failure.rank, failure.budget_bytes});
   }
-  if (!ranks.empty()) begin_wait(config, step, plan, ranks, were_filled(step, failures, candidate, state), state);
+  if (!ranks.empty())
+    begin_wait(config, step, plan, ranks, were_filled(step, failures, other_way, candidate, state), state);
 }
 
 FailureEntry failure_of(std::int64_t step, std::size_t rank, const RankUsage& usage, const Plan& plan,
@@ -80,23 +83,25 @@ void learn_window(const PolicyConfig& config, const WindowSummary& window, const
     failures.push_back(failure_of(window.last_step, rank, usage, plan, std::max(well, table_bytes)));
     if (replayed(usage)) teach_failure(failures.back(), state);
   }
-  record_failures(config, window.last_step, failures, plan, candidate, state);
+  record_failures(config, window.last_step, failures, false, plan, candidate, state);
 }
 
 void learn_step(const PolicyConfig& config, std::int64_t step, std::span<const RankUsage> reports, const Plan& plan,
                 const CandidateTable& table, PolicyState& state) {
   const Candidate* candidate = table.find(plan);
   std::vector<FailureEntry> failures;
+  bool other_way = true;  // all that failed
   for (std::size_t rank = 0; rank < reports.size(); ++rank) {
     const RankUsage& usage = reports[rank];
     learn_peak(static_cast<int>(rank), usage, plan, candidate, true, state.calibration);
     if (!replayed(usage)) continue;
+    other_way = other_way && usage.other_way;
     const std::int64_t table_bytes = candidate != nullptr ? candidate->bytes : 0;
     failures.push_back(
         failure_of(step, rank, usage, plan, usage.predicted_peak_bytes > 0 ? usage.predicted_peak_bytes : table_bytes));
-    teach_failure(failures.back(), state);
+    if (!usage.other_recompute) teach_failure(failures.back(), state);
   }
-  record_failures(config, step, failures, plan, candidate, state);
+  record_failures(config, step, failures, other_way, plan, candidate, state);
 }
 
 }  // namespace plimsoll::memory

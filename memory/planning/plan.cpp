@@ -26,6 +26,13 @@ bool sharper(const Plan& a, const Plan& b) {
 
 bool saves_memory(const Plan& plan) { return plan != plain(plan); }
 
+bool recomputes_alike(const Plan& a, const Plan& b) {
+  Plan other = a;
+  other.micro_batch = b.micro_batch;
+  other.resolution = b.resolution;
+  return other == b;
+}
+
 Plan plain(const Plan& plan) { return {plan.resolution, plan.micro_batch}; }
 
 std::uint32_t plan_hash(const Plan& plan) {

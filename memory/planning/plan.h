@@ -18,6 +18,8 @@ struct Plan {
 
 /// Whether anything is recomputed or offloaded.
 bool saves_memory(const Plan& plan);
+/// Whether both recompute and offload the same.
+bool recomputes_alike(const Plan& a, const Plan& b);
 /// The same with nothing recomputed and nothing offloaded: the fastest way to run a micro-batch, and the largest.
 Plan plain(const Plan& plan);
 /// Whether the model sees larger pictures under `a` than under `b`.

@@ -78,6 +78,11 @@ struct RankUsage {
   std::int64_t predicted_peak_bytes = 0;
   /// Measured peak of the step that predicted_peak_bytes is of. In a step's report 0, which means peak_bytes.
   std::int64_t compared_peak_bytes = 0;
+  /// The step was not run as the plan says (ways.h), so that a failure is not the plan's. Not kept by a window.
+  bool other_way = false;
+  /// It recomputed or offloaded something else, so that what it says of predictions counts for the plan only where it
+  /// falls short. Not kept by a window.
+  bool other_recompute = false;
   friend bool operator==(const RankUsage&, const RankUsage&) = default;
 };
 

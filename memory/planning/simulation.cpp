@@ -51,11 +51,14 @@ class ShareRun {
         done += count;
         continue;
       }
-      if (count == 1) {
+      const bool other = !recomputes_alike(plan_of(length(done, count)), plan_) || count > plan_.micro_batch;
+      const bool leaner = usage.retries == 0 && other;
+      if (count == 1 && !leaner) {
         usage.failed = true;
         return;
       }
       limit = (count + 1) / 2;
+      if (leaner) limit = std::min<std::int64_t>(limit, plan_.micro_batch);
       ++usage.retries;
       way_ = plan_;
     }
@@ -80,9 +83,9 @@ class ShareRun {
 
   /// As the step does it (train/step.cpp).
   Plan plan_of(std::int64_t length) const {
-    if (usage.retries > 0) return way_;
-    return way_of_micro_batch(way_, fill_,
-                              [&](const Plan& tried) { return world_.predicted(tried, length) <= fill_.bytes; });
+    if (usage.retries > 0) return plan_;
+    const std::int64_t room = std::min(fill_.bytes, usage.budget_bytes);
+    return way_of_micro_batch(way_, fill_, [&](const Plan& tried) { return world_.predicted(tried, length) <= room; });
   }
   std::int64_t predicted(std::int64_t length) const { return world_.predicted(plan_of(length), length); }
 
@@ -90,6 +93,8 @@ class ShareRun {
     const Plan tried = plan_of(length);
     const std::int64_t needed = world_.needed(tried, length, rank_, step_, 0);
     usage.predicted_peak_bytes = std::max(usage.predicted_peak_bytes, world_.predicted(tried, length));
+    usage.other_recompute = usage.other_recompute || !recomputes_alike(tried, plan_);
+    usage.other_way = usage.other_way || way_ != plan_ || usage.other_recompute;
     usage.peak_bytes = std::max(usage.peak_bytes, std::min(needed, usage.budget_bytes));
     const std::int64_t whole = world_.microseconds(tried, length);
     if (needed <= usage.budget_bytes) {

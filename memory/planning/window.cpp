@@ -11,6 +11,8 @@ namespace {
 void compare(const RankUsage& step, RankUsage& window) {
   const std::int64_t measured = step.compared_peak_bytes > 0 ? step.compared_peak_bytes : step.peak_bytes;
   if (step.predicted_peak_bytes < 1 || measured < 1 || step.retries > 0 || step.failed) return;
+  if (step.other_recompute && measured <= step.predicted_peak_bytes)
+    return;  // the plan itself has not shown that it fits
   // Both are positive, so neither difference overflows.
   if (window.predicted_peak_bytes > 0 &&
       measured - step.predicted_peak_bytes <= window.compared_peak_bytes - window.predicted_peak_bytes) {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -130,7 +131,6 @@ TEST(Store, GivesBackWhatWasPublished) {
   const Store again(options_for(folder, ""), fingerprint_of("a"));
   EXPECT_EQ(count(again), 60);
   EXPECT_EQ(again.findings().records, 70);
-  EXPECT_EQ(again.findings().cut_bytes, 0U);
   const auto reports = survey(folder.path, true);
   ASSERT_EQ(reports.size(), 1U);
   EXPECT_EQ(reports[0].records, 70);
@@ -195,6 +195,7 @@ TEST(Store, BeginsAnotherSegmentWhenOneIsFullAndStopsAtItsBudget) {
 
 TEST(Store, SeveralWritersAndReadersShareAFolder) {
   const Folder folder;
+  { const Store first(options_for(folder, "rank"), fingerprint_of("a")); }
   std::vector<std::jthread> writers;
   for (int rank = 0; rank < 3; ++rank) {
     writers.emplace_back([&folder, rank] {
@@ -231,7 +232,7 @@ TEST(Store, FindsWhatOthersHaveWrittenSince) {
   EXPECT_EQ(mine.findings().refused.size(), 0U);
 }
 
-TEST(Store, CutsATornTailAndLosesNothingElse) {
+TEST(Store, PassesOverATornTailAndLosesNothingElse) {
   const Folder folder;
   fs::path segment;
   {
@@ -248,29 +249,50 @@ TEST(Store, CutsATornTailAndLosesNothingElse) {
     const fs::path torn = copy.path / segment.lexically_relative(folder.path);
     fs::remove(index_path(torn));
     fs::resize_file(torn, whole - missing);
-    {
-      const Store store(options_for(copy, ""), fingerprint_of("a"));
-      EXPECT_EQ(count(store), 19) << missing << " bytes missing";
-      EXPECT_EQ(store.findings().cut_bytes, last - missing);
-    }
-    EXPECT_EQ(fs::file_size(torn), whole - last);
-    EXPECT_EQ(Store(options_for(copy, ""), fingerprint_of("a")).findings().cut_bytes, 0U);
+    EXPECT_EQ(survey(copy.path, true).front().torn_bytes, last - missing);
+    EXPECT_TRUE(survey(copy.path, true).front().damaged.empty()) << "torn is not damaged";
+    EXPECT_EQ(count(Store(options_for(copy), fingerprint_of("a"))), 19) << missing << " bytes missing";
+    EXPECT_TRUE(fs::exists(index_path(torn))) << "made anew by whoever may write";
+    EXPECT_EQ(count(Store(options_for(copy, ""), fingerprint_of("a"))), 19);
+    EXPECT_EQ(fs::file_size(torn), whole - missing) << "nobody touches another's segment";
   }
   // Shorter than its index says: the index is of no use.
   fs::resize_file(segment, whole - 10);
   EXPECT_EQ(count(Store(options_for(folder, ""), fingerprint_of("a"))), 19);
 }
 
-TEST(Store, LeavesTheEndOfASegmentAloneThatIsBeingWritten) {
+TEST(Store, OnlyASegmentThatIsDoneGetsItsIndexFromOthers) {
   const Folder folder;
   Store store(options_for(folder), fingerprint_of("a"));
   append(store, 0, 5);
   const fs::path segment = segments_of(store).front();
-  std::ofstream(segment, std::ios::app | std::ios::binary) << "half a record";
-  const auto size = fs::file_size(segment);
-  const Store other(options_for(folder, ""), fingerprint_of("a"));
+  EXPECT_TRUE(is_being_written(segment));
+  EXPECT_EQ(survey(folder.path, false).front().being_written, 1);
+  const Store other(options_for(folder, "rank1"), fingerprint_of("a"));
   EXPECT_EQ(count(other), 5);
-  EXPECT_EQ(fs::file_size(segment), size);
+  EXPECT_FALSE(fs::exists(index_path(segment)));
+  EXPECT_NE(error_of([&] { clear(folder.path, {"all"}); }).find("a run is writing it"), std::string::npos);
+}
+
+TEST(Store, ReadersAndAWriterWorkAtOnce) {
+  const Folder folder;
+  Store store(options_for(folder), fingerprint_of("a"));
+  std::atomic<bool> done = false;
+  std::atomic<std::int64_t> read = 0;
+  std::vector<std::jthread> readers;
+  for (int i = 0; i < 3; ++i)
+    readers.emplace_back([&] {
+      while (!done) read += count(store);
+    });
+  for (std::int64_t sample = 0; sample < 1000; ++sample) {
+    append(store, sample, sample + 1);
+    if (sample % 20 == 0) store.publish(), store.refresh();
+  }
+  store.publish();
+  done = true;
+  readers.clear();
+  EXPECT_GT(read, 0);
+  EXPECT_EQ(count(store), 1000);
 }
 
 TEST(Store, ForgetsADamagedRecordAndKeepsTheOthers) {
@@ -303,9 +325,12 @@ TEST(Store, ForgetsADamagedRecordAndKeepsTheOthers) {
   damaged[kSegmentHeader + record_bytes(key_of(0)) + 8] ^= 1;
   std::ofstream(segment, std::ios::binary) << damaged;
   EXPECT_EQ(count(Store(options_for(folder, ""), fingerprint_of("a"))), 1);
+  const auto report = survey(folder.path, true).front();
+  ASSERT_EQ(report.damaged.size(), 1U);
+  EXPECT_NE(report.damaged[0].find("18 records behind it are not used"), std::string::npos) << report.damaged[0];
 }
 
-TEST(Store, ADamagedIndexIsMadeAnew) {
+TEST(Store, ADamagedIndexIsOfNoUse) {
   const Folder folder;
   fs::path index;
   {
@@ -314,11 +339,11 @@ TEST(Store, ADamagedIndexIsMadeAnew) {
     index = index_path(segments_of(store).front());
   }
   const std::string whole = read_file(index);
-  for (std::size_t at = 0; at < whole.size(); at += 7) {
+  for (std::size_t at = 0; at < 8 * whole.size(); at += at < 8 * 40 ? 1 : 37) {
     std::string damaged = whole;
-    damaged[at] ^= 4;
+    damaged[at / 8] = static_cast<char>(damaged[at / 8] ^ (1 << at % 8));
     std::ofstream(index, std::ios::binary) << damaged;
-    EXPECT_EQ(count(Store(options_for(folder, ""), fingerprint_of("a"))), 20) << "byte " << at;
+    EXPECT_EQ(count(Store(options_for(folder, ""), fingerprint_of("a"))), 20) << "bit " << at;
   }
   std::ofstream(index, std::ios::binary) << whole.substr(0, 50);
   EXPECT_EQ(count(Store(options_for(folder, ""), fingerprint_of("a"))), 20);
@@ -379,9 +404,8 @@ TEST(Store, SaysWhenTheDiskTakesNoMoreAndKeepsWhatItHas) {
     ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
   }
   ::signal(SIGXFSZ, old);
-  const Store again(options_for(folder, ""), fingerprint_of("a"));
-  EXPECT_EQ(count(again), 10);
-  EXPECT_EQ(again.findings().cut_bytes, 0U) << "what was written of the record is cut off";
+  EXPECT_EQ(count(Store(options_for(folder, ""), fingerprint_of("a"))), 10);
+  EXPECT_EQ(survey(folder.path, true).front().torn_bytes, 0U) << "what was written of the record is cut off";
 }
 
 TEST(Store, NamesAFolderThatItMayNotUse) {

@@ -56,8 +56,12 @@ TEST(Report, RoundTripsEveryField) {
 }
 
 TEST(Report, EachFlagIsItsOwn) {
-  for (int bit = 0; bit < 3; ++bit) {
-    const Report report{.failed = bit == 0, .non_finite = bit == 1, .stop_requested = bit == 2};
+  for (int bit = 0; bit < 5; ++bit) {
+    const Report report{.failed = bit == 0,
+                        .non_finite = bit == 1,
+                        .stop_requested = bit == 2,
+                        .other_way = bit == 3,
+                        .other_recompute = bit == 4};
     EXPECT_EQ(round_trip(report), report);
   }
 }
@@ -148,8 +152,8 @@ TEST(Report, ADamagedSlotIsNamed) {
 
 TEST(Report, AnUnknownFlagIsRefused) {
   std::vector<float> slots(kSlots);
-  slots[kFlags] = 8.0F;
-  EXPECT_THAT(error_of(ExitCode::kPeer, [&] { unpack(slots, 1); }), HasSubstr("0x8"));
+  slots[kFlags] = 32.0F;
+  EXPECT_THAT(error_of(ExitCode::kPeer, [&] { unpack(slots, 1); }), HasSubstr("0x20"));
 }
 
 TEST(Report, WrongSizesAreRefused) {

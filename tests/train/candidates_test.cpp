@@ -86,6 +86,17 @@ TEST(Candidates, AMicroBatchThatMayNotMoveIsChosenAtTheStart) {
   EXPECT_EQ(sizes_of(session.candidates.all()), std::set<int>{session.plan.micro_batch});
 }
 
+TEST(Candidates, OfOneSizeAreTimedByWaysOfThatSize) {
+  at::set_num_threads(1);
+  Config config = predictive_config();
+  config.memory.knobs = {"recompute", "offload"};
+  const auto source = make_source(config);
+  const auto communicator = ddp::make_solo();
+  const Session session(config, *communicator, *source);
+  EXPECT_EQ(session.plan, (memory::Plan{0, 6})) << "the fastest size, since it stays what it is";
+  for (const auto& way : session.ways) EXPECT_EQ(way.plan.micro_batch, 6);
+}
+
 TEST(Candidates, AreTimedAsTheirStepsAreRun) {
   at::set_num_threads(1);
   const Config config = predictive_config();

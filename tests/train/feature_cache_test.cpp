@@ -214,7 +214,8 @@ TEST_F(PrefixRun, AfterAFailureOnlyWhatWasCommittedIsKept) {
   const StepResult result = session.step->run(input);
   EXPECT_EQ(result.guardian.retries, 1);
   session.cache->publish();
-  EXPECT_EQ(session.cache->store().size(), 6) << "each sample once";
+  EXPECT_EQ(session.cache->store().size(), 6);
+  EXPECT_EQ(cache::survey(config_.cache.dir, true).front().records, 6) << "each sample once";
 }
 
 TEST_F(PrefixRun, DamagedRecordsAreMadeAgain) {
@@ -257,6 +258,20 @@ TEST_F(PrefixRun, ADiskThatTakesNoMoreIsASlowerRun) {
   EXPECT_GT(seen.cached, 0);
   EXPECT_GT(seen.live, 12) << "some are made in every epoch";
   expect_equal(seen, off);
+}
+
+TEST_F(PrefixRun, AFolderThatGoesAwayIsASlowerRun) {
+  Config config = config_;
+  config.cache.mode = "prefix";
+  const auto source = make_source(config);
+  const auto communicator = ddp::make_solo();
+  Session session(config, *communicator, *source);
+  train_steps(session, 1);
+  fs::remove_all(config_.cache.dir);
+  session.cache->publish();
+  const Sample sample = session.cache->load(source->training().front());
+  EXPECT_TRUE(sample.vlm.image_features.empty());
+  EXPECT_FALSE(sample.vlm.pixel_values.empty());
 }
 
 TEST_F(PrefixRun, RefusesWhatWouldNotBeExact) {

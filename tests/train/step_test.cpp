@@ -353,26 +353,42 @@ TEST(Step, RecomputesOnlyTheMicroBatchesThatNeedIt) {
 
 // A share that was to be run in a faster way than the plan's, and did not fit after all, goes on as the plan says.
 TEST(Step, KeepsToItsPlanAfterAFasterWayRanOutOfMemory) {
-  const auto run = [](bool fail, double& loss) {
+  std::int64_t planned = 0;  // what the plan's heaviest micro-batch needs
+  const auto run = [&](int size, bool fail, double& loss) {
     Solo solo(tiny_config(model_dir()));
     Session& s = solo.session;
     const auto samples = s.load_share(1, solo.hold);
-    const std::vector<memory::Candidate> ways{{memory::Plan{0, 6}, 1, 1}};
+    const std::vector<memory::Candidate> ways{{memory::Plan{0, size}, 1, 1}};
     StepInput input;
     input.samples = samples;
     input.plan = {.micro_batch = 1, .recompute_blocks = 2, .recompute_expert = 2};
     input.fill = {ways, std::int64_t{1} << 40};
+    planned = 0;
+    for (const auto& sample : samples)
+      planned = std::max(planned, s.predictor->bytes(shape_of({&sample, 1}), input.plan));
     if (fail) memory::CpuAllocator::install().fail_at(40);
+    const std::int64_t live = s.meter.live();
+    std::int64_t peak = 0;
+    s.step->guardian().after_drain = [&](std::int64_t, std::int64_t) { s.meter.reset_peak(); };
     const StepResult result = s.step->run(input);
+    peak = s.meter.peak() - live;
     loss = result.loss;
-    return result.guardian;
+    EXPECT_TRUE(result.reports.front().other_way);
+    EXPECT_TRUE(result.reports.front().other_recompute);
+    EXPECT_FALSE(result.guardian.failed);
+    return std::pair(result.guardian, peak);
   };
-  double calm = 0, shaken = 0;
-  EXPECT_EQ(run(false, calm).micro_batches, 1);
-  const auto guardian = run(true, shaken);
-  EXPECT_EQ(guardian.retries, 1);
-  EXPECT_EQ(guardian.micro_batches, 2) << "halves of what failed";
-  EXPECT_NEAR(shaken, calm, 1e-5 * calm);
+  for (const int size : {6, 1}) {  // a single sample too has the plan left
+    double calm = 0, shaken = 0;
+    const auto [well, plain_peak] = run(size, false, calm);
+    EXPECT_EQ(well.micro_batches, 6 / size);
+    EXPECT_GT(plain_peak, planned);
+    const auto [guardian, peak] = run(size, true, shaken);
+    EXPECT_EQ(guardian.retries, 1);
+    EXPECT_EQ(guardian.micro_batches, 6) << "as the plan says";
+    EXPECT_LE(peak, planned);
+    EXPECT_NEAR(shaken, calm, 1e-5 * calm);
+  }
 }
 
 // Steps of one run, the weights after them, and what the guardian met on the way.

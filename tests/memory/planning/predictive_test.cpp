@@ -439,6 +439,35 @@ TEST(Respond, AFilledStepThatFailsLeavesThePlanAndEndsFilling) {
   EXPECT_EQ(decision->plan, k1r18);
 }
 
+TEST(Respond, AStepThatFailedInAnotherWayLeavesThePlan) {
+  PolicyState state;
+  std::vector<RankUsage> reports = reports_at(10000, 9900);
+  reports[1].retries = 1;
+  reports[0].predicted_peak_bytes = 9950;
+  reports[1].predicted_peak_bytes = 4900;  // less than k4 itself needs
+  reports[1].other_way = reports[1].other_recompute = true;
+  EXPECT_FALSE(respond(predictive(), 7, reports, k4, five(), state));
+  EXPECT_TRUE(state.waits.at(0).filled);
+  EXPECT_EQ(state.calibration, Calibration()) << "nor does it say anything of the plan's prediction";
+  PolicyState other;
+  reports[1].other_way = reports[1].other_recompute = false;
+  EXPECT_TRUE(respond(predictive(), 7, reports, k4, five(), other)) << "run as the plan says it is the plan's failure";
+  EXPECT_FALSE(other.waits.at(0).filled);
+}
+
+TEST(Window, AStepThatRecomputedSomethingElseCountsOnlyWhereItFallsShort) {
+  const auto compared = [](std::int64_t peak, bool other) {
+    WindowAccumulator window(1, 1);
+    RankUsage usage{.budget_bytes = 10000, .peak_bytes = peak};
+    usage.predicted_peak_bytes = 5000;
+    usage.other_recompute = other;
+    return window.add(1, std::vector<RankUsage>{usage}, true)->ranks[0].compared_peak_bytes;
+  };
+  EXPECT_EQ(compared(4900, false), 4900);
+  EXPECT_EQ(compared(4900, true), 0) << "the plan itself was not tried";
+  EXPECT_EQ(compared(5100, true), 5100);
+}
+
 TEST(Respond, OneRankThatFailedUnfilledBlamesThePlan) {
   PolicyState state;
   std::vector<RankUsage> reports = reports_at(10000, 9900);
