@@ -2,9 +2,9 @@
 //   build/cache_bench [MiB to write, 512] [records to open, 10000000]
 // Lines `FIGURE name = value unit`.
 //
-// Store: records of 2 MiB (two pictures of 448 x 448 for the 3B model in bf16) appended and synced beside a plain file of
-// the same bytes, then read, out of the page cache, beside plain reads; by turns. Opening: a folder with a segment of
-// that many records, by its index. Steps: shares of the tiny model with one large picture a sample, with and without
+// Store: records of 2 MiB (two pictures of 448 x 448 for the 3B model in bf16) appended and synced beside a plain file
+// of the same bytes, then read, out of the page cache, beside plain reads; by turns. Opening: a folder with a segment
+// of that many records, by its index. Steps: shares of the tiny model with one large picture a sample, with and without
 // their features, by turns; and the vision tower alone, whose share of a live step says what can be gained.
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -194,8 +194,10 @@ void steps(int pixels) {
   }
   const memory::MicroBatchShape with = shape_of(live_share), without = shape_of(cached_share);
   const double s = median(shares), bound = 0.7 / (1 - s);
-  fmt::print("FIGURE step of samples with a picture of {} px, features cached, beside a live one = {:.2f} x (bound {:.2f}: {})\n",
-             pixels, median(ratios), bound, median(ratios) >= bound ? "met" : "NOT met");
+  fmt::print(
+      "FIGURE step of samples with a picture of {} px, features cached, beside a live one = {:.2f} x (bound {:.2f}: "
+      "{})\n",
+      pixels, median(ratios), bound, median(ratios) >= bound ? "met" : "NOT met");
   fmt::print("FIGURE its vision tower's share of a live step = {:.3f}\n", s);
   fmt::print("FIGURE its activation bytes beside a live one's = {:.3f}\n",
              static_cast<double>(session.dry->activation_bytes(without, session.plan)) /

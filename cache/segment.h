@@ -17,8 +17,8 @@ struct Placed {
   std::uint64_t offset = 0;  ///< of its header
 };
 
-/// A segment that is being written. Its file is locked (flock) as long as this lives, where the file system can do that,
-/// so that nobody clears it away. One thread.
+/// A segment that is being written. Its file is locked (flock) as long as this lives, where the file system can do
+/// that, so that nobody clears it away. One thread.
 class SegmentWriter {
  public:
   /// Makes the file, which must not exist, in a folder that does. Throws Error(kData), and leaves no file then.

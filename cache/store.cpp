@@ -28,7 +28,9 @@ void make_folder(const fs::path& folder, const Fingerprint& fingerprint) {
 }  // namespace
 
 Store::Store(StoreOptions options, const Fingerprint& fingerprint)
-    : options_(std::move(options)), fingerprint_(fingerprint.hash()), folder_(options_.dir / folder_name(fingerprint_)) {
+    : options_(std::move(options)),
+      fingerprint_(fingerprint.hash()),
+      folder_(options_.dir / folder_name(fingerprint_)) {
   if (options_.dir.empty()) fail(ExitCode::kUsage, "cache.dir is empty; give the folder of the feature cache");
   places_.resize(static_cast<std::size_t>(std::max<std::int64_t>(0, options_.samples)));
   if (!options_.writer.empty()) make_folder(folder_, fingerprint);

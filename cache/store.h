@@ -30,8 +30,8 @@ namespace plimsoll::cache {
 struct StoreOptions {
   std::filesystem::path dir;  ///< cache.dir
   std::int64_t samples = 0;   ///< of the dataset: no record of a sample from here on is believed
-  /// Begins the names of this process's segments; no two processes may have the same. Of two records of one step the one
-  /// in the segment of the later name counts: names that begin with the time do best. Empty: nothing is written.
+  /// Begins the names of this process's segments; no two processes may have the same. Of two records of one step the
+  /// one in the segment of the later name counts: names that begin with the time do best. Empty: nothing is written.
   std::string writer;
   std::int64_t latest_step = std::numeric_limits<std::int64_t>::max();  ///< records stamped later are passed over
   std::uint64_t segment_bytes = std::uint64_t{1} << 30;                 ///< from which on the next one is begun
@@ -64,8 +64,8 @@ class Store {
   bool is_appended(std::int64_t sample) const { return unpublished_.contains(sample); }
   /// From now on this process appends no more than so many bytes.
   void set_most_appended(std::uint64_t bytes) { most_appended_ = appended_bytes_ + bytes; }
-  /// Writes a record, which find() gives from publish() on. False when there is no room for it. Throws Error(kData) when
-  /// the disk refuses; what was appended before is kept.
+  /// Writes a record, which find() gives from publish() on. False when there is no room for it. Throws Error(kData)
+  /// when the disk refuses; what was appended before is kept.
   bool append(const RecordKey& key, std::span<const std::byte> payload);
   /// Makes visible what was appended; of records of one sample the last.
   void publish();

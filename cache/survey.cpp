@@ -46,8 +46,8 @@ FolderReport report_on(const fs::path& folder, std::uint64_t fingerprint, bool c
     report.damaged.emplace_back(error.what());
   }
   for (const fs::path& path : files_of(folder)) {
-    std::error_code error;
-    if (path.extension() != kSegment || fs::file_size(path, error) < kSegmentHeader) continue;
+    std::error_code missing;
+    if (path.extension() != kSegment || fs::file_size(path, missing) < kSegmentHeader) continue;
     try {
       look_through(SegmentReader(path, fingerprint), check, report, samples);
     } catch (const Error& error) {

@@ -142,7 +142,8 @@ bool PrefixCache::is_wanted(const Sample& sample) const {
 }
 
 void PrefixCache::stage(std::span<const model::StreamSample> samples, const at::Tensor& features) {
-  const bool wanted = std::any_of(samples.begin(), samples.end(), [&](const auto& item) { return is_wanted(*item.sample); });
+  const bool wanted =
+      std::any_of(samples.begin(), samples.end(), [&](const auto& item) { return is_wanted(*item.sample); });
   if (!keeps_ || full_ || !wanted) return;
   const at::Tensor on_host = features.device().is_cpu() ? features : features.cpu();
   const auto* from = static_cast<const std::byte*>(on_host.const_data_ptr());
@@ -169,10 +170,11 @@ void PrefixCache::commit() {
       ++made_;
     }
     if (full_ && !std::exchange(said_full_, true))
-      spdlog::warn("feature cache: {} holds {} and may take no more (cache.disk_bytes = {}); what is not in it is made "
-                   "in every epoch",
-                   store_->folder().string(), format_bytes(static_cast<std::int64_t>(store_->bytes())),
-                   disk_bytes_.is_string() ? disk_bytes_.as_string() : std::to_string(disk_bytes_.as_integer()));
+      spdlog::warn(
+          "feature cache: {} holds {} and may take no more (cache.disk_bytes = {}); what is not in it is made "
+          "in every epoch",
+          store_->folder().string(), format_bytes(static_cast<std::int64_t>(store_->bytes())),
+          disk_bytes_.is_string() ? disk_bytes_.as_string() : std::to_string(disk_bytes_.as_integer()));
   } catch (const Error& error) {
     stop_keeping(error.what());
   }

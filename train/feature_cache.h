@@ -25,8 +25,8 @@ class PrefixCache final : public FeatureKeeper, public data::SampleSource {
  public:
   /// Opens the folder of the run's fingerprint (prefix_fingerprint; `model_files` and `device` as there). `source`
   /// outlives it. A folder that cannot be written is read, and said once. Throws Error(kUsage) for settings under which
-  /// features would not stay exact (an adapter in the vision tower, resolution among memory.knobs), Error(kData) when the
-  /// folder can neither be made nor read.
+  /// features would not stay exact (an adapter in the vision tower, resolution among memory.knobs), Error(kData) when
+  /// the folder can neither be made nor read.
   PrefixCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
               const ddp::Communicator& communicator, std::uint64_t model_files, at::Device device);
   ~PrefixCache() override;
@@ -39,8 +39,8 @@ class PrefixCache final : public FeatureKeeper, public data::SampleSource {
   void commit() override;
   void discard() override;
 
-  /// At the end of an epoch, on every rank: what all ranks have kept so far is read from here on. A folder that cannot be
-  /// read any more is said once.
+  /// At the end of an epoch, on every rank: what all ranks have kept so far is read from here on. A folder that cannot
+  /// be read any more is said once.
   void publish();
   /// "1,203 of 1,204 samples came with their features, 1 was made and kept; 2.3 GiB of features on disk": since it was
   /// last asked.
@@ -84,8 +84,8 @@ class PrefixCache final : public FeatureKeeper, public data::SampleSource {
   bool keeps_ = true, full_ = false, said_full_ = false;
 };
 
-/// What cached image features depend on. `pictures`: SampleSource::pictures_hash(); `model_files`: hash_of_model_files();
-/// `device`: "cpu" or "cuda", whose kernels round differently.
+/// What cached image features depend on. `pictures`: SampleSource::pictures_hash(); `model_files`:
+/// hash_of_model_files(); `device`: "cpu" or "cuda", whose kernels round differently.
 cache::Fingerprint prefix_fingerprint(const Config& config, std::uint64_t pictures, std::uint64_t model_files,
                                       const std::string& device);
 
