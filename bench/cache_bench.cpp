@@ -73,7 +73,7 @@ double write_store(const fs::path& dir, const std::vector<std::byte>& payload, s
 }
 
 double read_store(const fs::path& dir, std::vector<std::byte>& payload, std::int64_t records) {
-  const cache::Store store({.dir = dir, .samples = records}, fingerprint());
+  const cache::Store store({.dir = dir, .samples = records, .writer = ""}, fingerprint());
   return time_ms([&] {
     cache::RecordKey key = kLarge;
     for (key.sample = 0; key.sample < records; ++key.sample)

@@ -107,6 +107,7 @@ struct Session {
   void adopt_saved_plan();
   void compare_on_all_ranks(const char* name, const std::string& value);
 
+  std::uint64_t model_files_ = 0;       ///< 0: not computed yet
   mutable std::map<int, Draws> draws_;  ///< by resolution
 };
 

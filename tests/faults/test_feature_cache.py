@@ -127,7 +127,7 @@ def test_damaged_files_are_found_and_not_used(tmp_path, model, without):
     assert code == 4 and "is not what was written" in text and segment.name in text, text
     runs.finish(cached(tmp_path / "second", model), 2)
     runs.assert_same_training(tmp_path / "second" / "run", without, STEPS)
-    segment.write_bytes(b"nothing of the kind")
+    segment.write_bytes(b"nothing of the kind" * 10)
     code, text = cache_command("verify", tmp_path / "cache")
     assert code == 4 and "is no segment of a feature cache" in text, text
     with runs.launch(cached(tmp_path / "third", model), 1) as run:
