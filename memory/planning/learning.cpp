@@ -54,7 +54,7 @@ void learn_peak(int rank, const RankUsage& usage, const Plan& plan, const Candid
     calibration.observe(rank, plan, usage.predicted_peak_bytes, measured);
   // The table judges the heaviest micro-batch that the plan itself makes: where a step said nothing of its own, a peak
   // above that is a shortfall.
-  if (candidate != nullptr && usage.predicted_peak_bytes == 0 && !replayed(usage) &&
+  if (candidate != nullptr && usage.predicted_peak_bytes == 0 && !replayed(usage) && !usage.other_recompute &&
       short_of(candidate->bytes, usage.peak_bytes))
     calibration.observe(rank, plan, candidate->bytes, usage.peak_bytes);
 }

@@ -81,7 +81,7 @@ struct RankUsage {
   /// The step was not run as the plan says (ways.h), so that a failure is not the plan's. Not kept by a window.
   bool other_way = false;
   /// It recomputed or offloaded something else, so that what it says of predictions counts for the plan only where it
-  /// falls short. Not kept by a window.
+  /// falls short. A window keeps whether any step did.
   bool other_recompute = false;
   friend bool operator==(const RankUsage&, const RankUsage&) = default;
 };

@@ -123,7 +123,8 @@ std::string to_json(const WindowSummary& window) {
                      {"failed_request_bytes", rank.failed_request_bytes},
                      {"failed", rank.failed},
                      {"predicted_peak_bytes", rank.predicted_peak_bytes},
-                     {"compared_peak_bytes", rank.compared_peak_bytes}});
+                     {"compared_peak_bytes", rank.compared_peak_bytes},
+                     {"other_recompute", rank.other_recompute}});
   }
   return Json{
       {"first_step", window.first_step}, {"last_step", window.last_step}, {"steps", window.steps}, {"ranks", ranks}}
@@ -147,6 +148,7 @@ WindowSummary window_from_json(std::string_view text) {
     entry.read("failed", rank.failed);
     entry.read("predicted_peak_bytes", rank.predicted_peak_bytes);
     entry.read("compared_peak_bytes", rank.compared_peak_bytes);
+    entry.read_if_there("other_recompute", rank.other_recompute);
   });
   return window;
 }

@@ -29,6 +29,7 @@ void merge(const RankUsage& step, RankUsage& window) {
   window.allocator_retries += step.allocator_retries;
   window.failed_request_bytes = std::max(window.failed_request_bytes, step.failed_request_bytes);
   window.failed = window.failed || step.failed;
+  window.other_recompute = window.other_recompute || step.other_recompute;
   compare(step, window);
 }
 

@@ -466,6 +466,12 @@ TEST(Window, AStepThatRecomputedSomethingElseCountsOnlyWhereItFallsShort) {
   EXPECT_EQ(compared(4900, false), 4900);
   EXPECT_EQ(compared(4900, true), 0) << "the plan itself was not tried";
   EXPECT_EQ(compared(5100, true), 5100);
+  // The peak of such a window is not the plan's either.
+  PolicyState state;
+  WindowSummary window = window_at(8400);
+  for (RankUsage& rank : window.ranks) rank.other_recompute = true;
+  decide_predictive(predictive(), window, k8, five(), state);
+  EXPECT_EQ(state.calibration, Calibration());
 }
 
 TEST(Respond, OneRankThatFailedUnfilledBlamesThePlan) {
