@@ -27,16 +27,13 @@ std::array<std::int64_t, 3> values_of(const MicroBatchShape& shape) {
   return {shape.samples, shape.tokens, shape.patches};
 }
 
-// How far one has to go from `a` to `b`, and beyond, until a shape holds `wanted`: 0 at `a`, 1 at `b`. Less than 0
-// never. Nothing where the line does not get there.
-std::optional<double> reaches(const MicroBatchShape& a, const MicroBatchShape& b, const MicroBatchShape& wanted) {
+// How far one has to go from `a` to `b`, which holds `wanted`, until a shape holds it too: 0 at `a`, 1 at `b`.
+double reaches(const MicroBatchShape& a, const MicroBatchShape& b, const MicroBatchShape& wanted) {
   const auto from = values_of(a), to = values_of(b), goal = values_of(wanted);
   double part = 0;
-  for (std::size_t i = 0; i < goal.size(); ++i) {
-    if (goal[i] <= from[i]) continue;
-    if (to[i] <= from[i]) return std::nullopt;
-    part = std::max(part, static_cast<double>(goal[i] - from[i]) / static_cast<double>(to[i] - from[i]));
-  }
+  for (std::size_t i = 0; i < goal.size(); ++i)
+    if (goal[i] > from[i])
+      part = std::max(part, static_cast<double>(goal[i] - from[i]) / static_cast<double>(to[i] - from[i]));
   return part;
 }
 
@@ -107,9 +104,8 @@ std::optional<std::int64_t> Predictor::upper_bound(const Kind& kind, const Micro
     for (std::size_t i = 0; convex_ && i < all.size() && serves_lines(o, all.size()); ++i) {
       const Known& inner = all[i];
       if (inner.bytes >= outer.bytes || !serves_lines(i, all.size())) continue;
-      const auto part = reaches(inner.shape, outer.shape, rounded);
-      if (!part || *part > 1) continue;
-      const double between = static_cast<double>(outer.bytes - inner.bytes) * *part;
+      const double part = reaches(inner.shape, outer.shape, rounded);
+      const double between = static_cast<double>(outer.bytes - inner.bytes) * part;
       least = std::min(*least, inner.bytes + static_cast<std::int64_t>(std::ceil(between)) + kSlack);
     }
   }

@@ -43,12 +43,10 @@ class StepTimes {
     const int size = turns(session_.config, "micro_batch") ? 0 : one.plan.micro_batch;
     const auto [found, added] = times_.try_emplace({resolution, size, room});
     if (added) found->second = fastest(resolution, size, room);
-    std::int64_t time = 0;
-    for (const std::int64_t fast : found->second) time += fast > 0 ? std::min(fast, own) : own;
-    const auto steps = static_cast<std::int64_t>(found->second.size());
+    const std::int64_t time = memory::mean_microseconds(found->second, own);
     // Timed was the resolution of the start. Another's time stands in no comparison but with its own; it is for people.
-    return std::max<std::int64_t>(1, memory::scaled(steps > 0 ? time / steps : own, weight(resolution),
-                                                    weight(static_cast<int>(session_.config.data.resolution))));
+    const std::int64_t timed = weight(static_cast<int>(session_.config.data.resolution));
+    return std::max<std::int64_t>(1, memory::scaled(time, weight(resolution), timed));
   }
 
  private:
@@ -59,14 +57,9 @@ class StepTimes {
       if (size == 0 || one.plan.micro_batch == size) allowed.push_back(one);
     const auto ways = memory::ways_of(allowed, session_.costs, session_.share);
     Draws& draws = session_.draws_at(resolution);
-    std::vector<std::int64_t> times(draws.looked(), 0);
-    for (std::size_t step = 0; step < times.size(); ++step) {
-      const auto way = std::find_if(ways.begin(), ways.end(), [&](const memory::Candidate& tried) {
-        return session_.predictor->fits(draws.heaviest(step, tried.plan.micro_batch), tried.plan, room);
-      });
-      if (way != ways.end()) times[step] = way->microseconds;
-    }
-    return times;
+    return memory::fastest_microseconds(ways, draws.looked(), [&](std::size_t step, const memory::Plan& way) {
+      return session_.predictor->fits(draws.heaviest(step, way.micro_batch), way, room);
+    });
   }
 
   std::int64_t weight(int resolution) const {

@@ -54,8 +54,7 @@ std::optional<memory::TableRow> measure(Session& session, const memory::Candidat
 std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& options,
                                          const std::function<void(const std::string&)>& say) {
   std::optional<memory::TableRow> best;
-  std::int64_t step = 0;
-  std::vector<memory::Candidate> tried;
+  std::int64_t step = 0, tried = 0;
   const std::int64_t allowed =
       session.budget / 10000 * memory::parse_fraction(session.config.memory.target, "memory.target");
   // As the plan says, without what a run makes of lighter steps: the fastest by that, and where none of them fits, what
@@ -64,11 +63,11 @@ std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& op
   for (const auto& candidate : session.candidates.all())
     if (candidate.plan.resolution != session.config.data.resolution) all.push_back(candidate);
   for (const auto& candidate : all) {
-    if (std::ssize(tried) == options.contenders) break;
+    if (tried == options.contenders) break;
     // Smaller pictures are for where nothing else fits.
     if (best && candidate.plan.resolution != best->plan.resolution) break;
     if (candidate.bytes > allowed) continue;
-    tried.push_back(candidate);
+    ++tried;
     const auto row = measure(session, candidate, options.steps, step);
     if (!row) continue;
     say(fmt::format("  {}: peak {}, {:.2f} samples/s", memory::to_string(row->plan), format_bytes(row->measured_peak),

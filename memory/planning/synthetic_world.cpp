@@ -230,7 +230,7 @@ CandidateTable SyntheticWorld::table(std::int64_t epoch, const PolicyConfig& con
     const auto fits = [&](std::size_t step, const Plan& way) {
       return predicted(way, steps.heaviest(step, way.micro_batch)) <= filled;
     };
-    one.microseconds = mean_microseconds(ways, one.microseconds, steps.count(), fits);
+    one.microseconds = mean_microseconds(fastest_microseconds(ways, steps.count(), fits), one.microseconds);
   }
   return CandidateTable(std::move(timed));
 }

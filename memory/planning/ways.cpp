@@ -52,15 +52,21 @@ Plan way_of_micro_batch(const Plan& way, const Fill& fill, const std::function<b
   return allowed && fits_plain(plain(way)) ? plain(way) : way;
 }
 
-std::int64_t mean_microseconds(std::span<const Candidate> ways, std::int64_t own, std::size_t steps,
-                               const std::function<bool(std::size_t, const Plan&)>& fits) {
-  if (steps == 0) return own;
-  std::int64_t time = 0;
+std::vector<std::int64_t> fastest_microseconds(std::span<const Candidate> ways, std::size_t steps,
+                                               const std::function<bool(std::size_t, const Plan&)>& fits) {
+  std::vector<std::int64_t> fastest(steps, 0);
   for (std::size_t step = 0; step < steps; ++step) {
     const auto way = std::find_if(ways.begin(), ways.end(), [&](const Candidate& one) { return fits(step, one.plan); });
-    time = sum(time, way == ways.end() ? own : std::min(own, way->microseconds));
+    if (way != ways.end()) fastest[step] = way->microseconds;
   }
-  return std::max<std::int64_t>(1, time / static_cast<std::int64_t>(steps));
+  return fastest;
+}
+
+std::int64_t mean_microseconds(std::span<const std::int64_t> fastest, std::int64_t own) {
+  if (fastest.empty()) return std::max<std::int64_t>(1, own);
+  std::int64_t time = 0;
+  for (const std::int64_t fast : fastest) time = sum(time, fast > 0 ? std::min(fast, own) : own);
+  return std::max<std::int64_t>(1, time / static_cast<std::int64_t>(fastest.size()));
 }
 
 }  // namespace plimsoll::memory

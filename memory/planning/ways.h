@@ -34,9 +34,11 @@ Plan way_of_share(std::span<const std::int64_t> weights, const Plan& plan, const
 /// `fits_plain` says that it fits.
 Plan way_of_micro_batch(const Plan& way, const Fill& fill, const std::function<bool(const Plan&)>& fits_plain);
 
-/// Mean time of `steps` steps that are run so; `fits(step, plan)`, steps from 0: whether all micro-batches of that step
-/// do. `own`: microseconds that the plan takes as it is. That itself for no steps.
-std::int64_t mean_microseconds(std::span<const Candidate> ways, std::int64_t own, std::size_t steps,
-                               const std::function<bool(std::size_t, const Plan&)>& fits);
+/// For each of `steps` steps the time of the first of the ways that fits it; 0 where none does. `fits(step, plan)`,
+/// steps from 0: whether all micro-batches of that step do.
+std::vector<std::int64_t> fastest_microseconds(std::span<const Candidate> ways, std::size_t steps,
+                                               const std::function<bool(std::size_t, const Plan&)>& fits);
+/// Mean time of those steps under a plan that takes `own` microseconds as it is. That itself for no steps; at least 1.
+std::int64_t mean_microseconds(std::span<const std::int64_t> fastest, std::int64_t own);
 
 }  // namespace plimsoll::memory
