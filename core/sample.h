@@ -3,6 +3,7 @@
 // memory, outside every budget.
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,8 +12,9 @@ namespace plimsoll {
 
 /// How much a sample weighs: all that the memory of a micro-batch depends on. Known from metadata before step 1.
 struct SampleShape {
-  std::int64_t tokens = 0;   ///< language-model tokens, image placeholders included
-  std::int64_t patches = 0;  ///< vision patches (14 x 14 pixels), over all images
+  std::int64_t tokens = 0;    ///< language-model tokens, image placeholders included
+  std::int64_t patches = 0;   ///< vision patches (14 x 14 pixels), over all images that go through the vision tower
+  std::int64_t features = 0;  ///< rows of image features that are read from the cache instead
   friend bool operator==(const SampleShape&, const SampleShape&) = default;
 };
 
@@ -22,6 +24,16 @@ struct VlmInput {
   std::vector<std::int64_t> position_ids;                   ///< [3, L] row-major: temporal, height, width (M-RoPE)
   std::vector<std::array<std::int64_t, 3>> image_grid_thw;  ///< per image: frames, patch rows, patch columns
   std::vector<float> pixel_values;                          ///< [patches, 1176] row-major, images one after another
+  /// In place of pixel_values, out of the feature cache: what vision tower and merger make of the images, [patches / 4,
+  /// hidden] in the model's compute dtype, rows in image order.
+  std::vector<std::byte> image_features;
+
+  /// Rows of the images' features.
+  std::int64_t feature_rows() const {
+    std::int64_t rows = 0;
+    for (const auto& grid : image_grid_thw) rows += grid[0] * grid[1] * grid[2] / 4;
+    return rows;
+  }
 };
 
 /// What the action expert reads and is asked for; all normalised.
@@ -36,7 +48,8 @@ struct Sample {
   std::string instruction;
 
   SampleShape shape() const {
-    return {static_cast<std::int64_t>(vlm.input_ids.size()), static_cast<std::int64_t>(vlm.pixel_values.size() / 1176)};
+    return {static_cast<std::int64_t>(vlm.input_ids.size()), static_cast<std::int64_t>(vlm.pixel_values.size() / 1176),
+            vlm.image_features.empty() ? 0 : vlm.feature_rows()};
   }
 };
 

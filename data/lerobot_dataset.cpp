@@ -276,4 +276,28 @@ std::uint64_t LeRobotDataset::hash() const {
   return hasher.digest_64();
 }
 
+std::uint64_t LeRobotDataset::pictures_hash() const {
+  Hasher hasher;
+  const auto add = [&](const auto& values) { hasher.update(std::as_bytes(std::span(values))); };
+  const LeRobotInfo& info = parts_->info;
+  for (const Camera& camera : parts_->cameras) add(camera.feature->name);
+  add(parts_->timestamps);
+  add(std::array{info.fps});
+  for (const LeRobotEpisode& episode : info.episodes) {
+    add(std::array{episode.begin, episode.end, episode.data_chunk, episode.data_file});
+    for (const VideoSpan& video : episode.videos) {
+      add(std::array{video.chunk, video.file});
+      add(std::array{video.from});
+    }
+  }
+  std::set<std::string> paths = parts_->picture_files;
+  for (const DataFile& file : parts_->files) paths.insert(file.path);  // pictures may be columns
+  for (const std::string& path : paths) {
+    add(path.substr(info.root.size()));
+    const auto changed = std::filesystem::last_write_time(path).time_since_epoch().count();
+    add(std::array{static_cast<std::int64_t>(std::filesystem::file_size(path)), static_cast<std::int64_t>(changed)});
+  }
+  return hasher.digest_64();
+}
+
 }  // namespace plimsoll::data

@@ -59,6 +59,9 @@ class LeRobotDataset {
 
   /// xxh3 over all numbers, tasks and, for each file with pictures, its name and size.
   std::uint64_t hash() const;
+  /// Of the cameras that were asked for, in their order: which frame of which file each picture is, and those files'
+  /// names, sizes and times of change.
+  std::uint64_t pictures_hash() const;
 
  private:
   struct Parts;

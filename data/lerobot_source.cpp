@@ -122,16 +122,19 @@ struct LeRobotSource::Parts {
     return part.first_task + part.dataset.row(index - part.begin).task_index;
   }
 
+  static std::vector<ImageSize> sizes_of(const Part& part, std::int64_t frame) {
+    std::vector<ImageSize> sizes;
+    for (const std::size_t camera : part.cameras) sizes.push_back(part.dataset.image_size(camera, frame));
+    return sizes;
+  }
+
   /// Shapes repeat: one tokenisation per task and picture sizes.
   SampleShape compute_shape(std::int64_t index, std::int64_t resolution) const {
     const Part& part = part_of(index);
     const std::int64_t frame = index - part.begin;
-    std::vector<ImageSize> sizes;
+    const std::vector<ImageSize> sizes = sizes_of(part, frame);
     std::vector<std::int64_t> key{resolution, task_of(index)};
-    for (const std::size_t camera : part.cameras) {
-      sizes.push_back(part.dataset.image_size(camera, frame));
-      key.push_back(sizes.back().height << 32 | sizes.back().width);
-    }
+    for (const ImageSize& image : sizes) key.push_back(image.height << 32 | image.width);
     const std::lock_guard lock(memo_mutex);
     const auto [item, added] = memo.try_emplace(std::move(key));
     if (added) item->second = processor->shape(part.dataset.task(frame), sizes, resolution);
@@ -156,7 +159,20 @@ struct LeRobotSource::Parts {
     }
   }
 
-  Sample load(std::int64_t index, std::int64_t resolution) const {
+  VlmInput vlm_input(const Part& part, std::int64_t frame, std::int64_t resolution, bool pixels) const {
+    const std::string& text = part.dataset.task(frame);
+    std::vector<Image> images;
+    if (pixels)
+      for (const std::size_t camera : part.cameras) images.push_back(part.dataset.image(camera, frame));
+    try {
+      return pixels ? processor->prepare(text, images, resolution)
+                    : processor->prepare_sizes(text, sizes_of(part, frame), resolution);
+    } catch (const Error& error) {
+      throw Error(error.code(), fmt::format("{}: index {}: {}", part.dataset.info().root, frame, error.what()));
+    }
+  }
+
+  Sample load(std::int64_t index, std::int64_t resolution, bool pixels) const {
     const Part& part = part_of(index);
     const std::int64_t frame = index - part.begin;
     Sample sample;
@@ -164,13 +180,7 @@ struct LeRobotSource::Parts {
     sample.task_index = task_of(index);
     sample.instruction = part.dataset.task(frame);
     fill_vectors(part, frame, sample);
-    std::vector<Image> images;
-    for (const std::size_t camera : part.cameras) images.push_back(part.dataset.image(camera, frame));
-    try {
-      sample.vlm = processor->prepare(sample.instruction, images, resolution);
-    } catch (const Error& error) {
-      throw Error(error.code(), fmt::format("{}: index {}: {}", part.dataset.info().root, frame, error.what()));
-    }
+    sample.vlm = vlm_input(part, frame, resolution, pixels);
     return sample;
   }
 
@@ -206,10 +216,14 @@ SampleShape LeRobotSource::shape_of(std::int64_t index) const {
 SampleShape LeRobotSource::shape_at(std::int64_t index, std::int64_t resolution) const {
   return parts_->compute_shape(index, resolution);
 }
-Sample LeRobotSource::load(std::int64_t index) const { return parts_->load(index, parts_->options.resolution); }
+Sample LeRobotSource::load(std::int64_t index) const { return parts_->load(index, parts_->options.resolution, true); }
 Sample LeRobotSource::load_at(std::int64_t index, std::int64_t resolution) const {
-  return parts_->load(index, resolution);
+  return parts_->load(index, resolution, true);
 }
+Sample LeRobotSource::load_without_pixels(std::int64_t index, std::int64_t resolution) const {
+  return parts_->load(index, resolution, false);
+}
+std::int64_t LeRobotSource::own_resolution() const { return parts_->options.resolution; }
 
 const std::vector<std::int64_t>& LeRobotSource::training() const { return parts_->training; }
 const std::vector<std::int64_t>& LeRobotSource::held_out() const { return parts_->held_out; }
@@ -224,6 +238,15 @@ std::uint64_t LeRobotSource::hash() const {
     words.push_back(static_cast<std::uint64_t>(value));
   for (const SampleShape& shape : parts_->shapes)
     words.push_back(static_cast<std::uint64_t>(shape.tokens * 1000003 + shape.patches));
+  return xxh3_64(std::as_bytes(std::span(words)));
+}
+
+std::uint64_t LeRobotSource::pictures_hash() const {
+  std::vector<std::uint64_t> words;
+  for (const Part& part : parts_->parts) {
+    words.push_back(part.dataset.pictures_hash());
+    words.insert(words.end(), part.cameras.begin(), part.cameras.end());  // in the order of the samples' pictures
+  }
   return xxh3_64(std::as_bytes(std::span(words)));
 }
 

@@ -47,10 +47,15 @@ class LeRobotSource final : public SampleSource {
   const std::vector<std::int64_t>& training() const override;
   const std::vector<std::int64_t>& held_out() const override;
   std::uint64_t hash() const override;
+  std::uint64_t pictures_hash() const override;
 
   /// The same with another resolution than the options'.
   SampleShape shape_at(std::int64_t index, std::int64_t resolution) const override;
   Sample load_at(std::int64_t index, std::int64_t resolution) const override;
+
+  /// Decodes no picture.
+  Sample load_without_pixels(std::int64_t index, std::int64_t resolution) const override;
+  std::int64_t own_resolution() const override;
 
   std::vector<std::string> tasks() const override;
   std::int64_t task_of(std::int64_t index) const override;

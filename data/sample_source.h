@@ -30,6 +30,14 @@ class SampleSource {
   /// source's own setting. A source without pictures of its own takes no notice.
   virtual SampleShape shape_at(std::int64_t index, std::int64_t) const { return shape_of(index); }
   virtual Sample load_at(std::int64_t index, std::int64_t) const { return load(index); }
+  /// load_at() with pixel_values left empty: for samples whose image features are known.
+  virtual Sample load_without_pixels(std::int64_t index, std::int64_t resolution) const {
+    Sample sample = load_at(index, resolution);
+    sample.vlm.pixel_values.clear();
+    return sample;
+  }
+  /// Resolution of load() and shape_of(), as load_at() takes it.
+  virtual std::int64_t own_resolution() const { return 0; }
   /// Texts of the tasks, and which of them a sample is of (Sample::task_index). A source without tasks has none, and 0.
   virtual std::vector<std::string> tasks() const { return {}; }
   virtual std::int64_t task_of(std::int64_t) const { return 0; }
@@ -38,6 +46,9 @@ class SampleSource {
   virtual const std::vector<std::int64_t>& held_out() const = 0;
   /// Equal on all ranks that see the same data: covers what load() would return.
   virtual std::uint64_t hash() const = 0;
+  /// Covers what image features depend on: which pictures a sample has, in which order, and their files with sizes and
+  /// times of change. Not the resolution, and nothing but pictures.
+  virtual std::uint64_t pictures_hash() const { return hash(); }
 };
 
 /// Samples without files: random pixels, words, states and actions from `seed`, the same for the same number

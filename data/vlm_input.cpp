@@ -102,6 +102,13 @@ VlmInput VlmProcessor::prepare(std::string_view text, std::span<const Image> ima
   return parts_->assemble(text, std::move(pixel_values), std::move(grids));
 }
 
+VlmInput VlmProcessor::prepare_sizes(std::string_view text, std::span<const ImageSize> images,
+                                     std::int64_t resolution) const {
+  std::vector<Grid> grids;
+  for (std::size_t i = 0; i < images.size(); ++i) grids.push_back(parts_->grid_of(images[i], resolution, i));
+  return parts_->assemble(text, {}, std::move(grids));
+}
+
 VlmInput VlmProcessor::prepare_pixels(std::string_view text, std::vector<float> pixel_values,
                                       std::vector<Grid> image_grid_thw) const {
   std::int64_t patches = 0;

@@ -32,6 +32,9 @@ class VlmProcessor {
   /// <i>".
   VlmInput prepare(std::string_view text, std::span<const Image> images, std::int64_t resolution = 0) const;
 
+  /// The same without the pixels: `pixel_values` stays empty.
+  VlmInput prepare_sizes(std::string_view text, std::span<const ImageSize> images, std::int64_t resolution = 0) const;
+
   /// The same from given patches in place of pictures (`pixel_values` [patches, 1176], a grid per picture): for
   /// comparisons.
   VlmInput prepare_pixels(std::string_view text, std::vector<float> pixel_values,

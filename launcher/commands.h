@@ -18,5 +18,6 @@ int run_dataset(const std::vector<std::string>& args);
 int run_tune(const std::vector<std::string>& args);
 int run_plan(const std::vector<std::string>& args);
 int run_simulate(const std::vector<std::string>& args);
+int run_cache(const std::vector<std::string>& args);
 
 }  // namespace plimsoll

@@ -15,7 +15,7 @@ namespace {
 constexpr std::int64_t kPositionLimit = 1 << 20;  // rotary tables are made for every position below the largest
 
 struct Sizes {
-  std::int64_t samples = 0, tokens = 0, patches = 0;
+  std::int64_t samples = 0, tokens = 0, patches = 0, features = 0;
 };
 
 // All that goes to the device, in ordinary host memory. Empty vectors when only shapes are wanted.
@@ -23,8 +23,9 @@ struct HostBatch {
   Sizes sizes;
   std::vector<float> pixels, vision_cos, vision_sin, text_cos, text_sin, state, sensor, actions, weight, noise,
       timesteps;
-  std::vector<std::int64_t> unpermute, vision_keys, merged_keys, ids, image_rows, token_keys, context_positions,
-      token_rows, sensor_rows, context_lengths;
+  std::vector<std::int64_t> unpermute, vision_keys, merged_keys, ids, image_rows, cached_rows, token_keys,
+      context_positions, token_rows, sensor_rows, context_lengths;
+  std::vector<std::byte> features;
   Segments windows, frames, tokens;
 };
 
@@ -40,6 +41,10 @@ class Upload {
   }
   Tensor integers(const std::vector<std::int64_t>& values, at::IntArrayRef shape) const {
     return copy(values, shape, at::kLong);
+  }
+  /// Of that dtype already.
+  Tensor raw(const std::vector<std::byte>& values, at::IntArrayRef shape, at::ScalarType dtype) const {
+    return copy(values, shape, dtype);
   }
 
  private:
@@ -78,6 +83,12 @@ void upload_vision(const HostBatch& host, const PackingRules& rules, const Uploa
   batch.image_rows = upload.integers(host.image_rows, {blocks});
 }
 
+void upload_features(const HostBatch& host, const PackingRules& rules, const Upload& upload, PackedBatch& batch) {
+  if (host.sizes.features == 0) return;
+  batch.cached_features = upload.raw(host.features, {host.sizes.features, rules.hidden}, rules.compute);
+  batch.cached_rows = upload.integers(host.cached_rows, {host.sizes.features});
+}
+
 void upload_text(const HostBatch& host, const PackingRules& rules, const Upload& upload, PackedBatch& batch) {
   const std::int64_t tokens = host.sizes.tokens;
   batch.input_ids = upload.integers(host.ids, {tokens});
@@ -108,6 +119,7 @@ PackedBatch upload_all(HostBatch host, const PackingRules& rules, at::Device dev
   PackedBatch batch;
   batch.samples = host.sizes.samples;
   upload_vision(host, rules, upload, batch);
+  upload_features(host, rules, upload, batch);
   upload_text(host, rules, upload, batch);
   upload_expert(host, rules, upload, batch);
   batch.vision_windows = self_attention(std::move(host.windows.queries));
@@ -161,7 +173,13 @@ void check_images(const Sample& sample, const PackingRules& rules) {
           "rows or columns of patches beyond a multiple", grid[1] % rules.merge + grid[2] % rules.merge, 0);
     patches += grid[0] * grid[1] * grid[2];
   }
-  check_size(sample, "values of image patches", sample.vlm.pixel_values.size(), patches * rules.patch_values);
+  if (sample.vlm.image_features.empty()) {
+    check_size(sample, "values of image patches", sample.vlm.pixel_values.size(), patches * rules.patch_values);
+  } else {
+    check_size(sample, "values of image patches beside cached features", sample.vlm.pixel_values.size(), 0);
+    check_size(sample, "bytes of cached image features", sample.vlm.image_features.size(),
+               patches / unit_of(rules) * rules.hidden * static_cast<std::int64_t>(c10::elementSize(rules.compute)));
+  }
   const auto& ids = sample.vlm.input_ids;
   check_size(sample, "image tokens", std::count(ids.begin(), ids.end(), rules.image_token_id),
              patches / unit_of(rules));
@@ -207,6 +225,7 @@ class VisionPacker {
 
   void append(const StreamSample& item) {
     const auto& vlm = item.sample->vlm;
+    if (!vlm.image_features.empty()) return;
     const std::size_t first = layout_.blocks.size(), first_position = layout_.positions.size();
     for (const auto& grid : vlm.image_grid_thw) layout_.append(grid, rules_.merge, side_);
     const float* pixels = vlm.pixel_values.data();
@@ -258,10 +277,13 @@ class VisionPacker {
 void append_text(HostBatch& host, const StreamSample& item, const PackingRules& rules) {
   const auto& ids = item.sample->vlm.input_ids;
   const auto length = static_cast<std::int64_t>(ids.size());
+  const auto& features = item.sample->vlm.image_features;
+  auto& rows = features.empty() ? host.image_rows : host.cached_rows;
   for (std::int64_t t = 0; t < length; ++t) {
-    if (ids[t] == rules.image_token_id) host.image_rows.push_back(host.sizes.tokens + t);
+    if (ids[t] == rules.image_token_id) rows.push_back(host.sizes.tokens + t);
     if (rules.dropout) append_keys(host.token_keys, dropout_word(rules, item.position), t);
   }
+  host.features.insert(host.features.end(), features.begin(), features.end());
   host.ids.insert(host.ids.end(), ids.begin(), ids.end());
   host.tokens.queries.push_back(length);
   host.sizes.tokens += length;
@@ -358,6 +380,7 @@ PackedBatch pack(std::span<const StreamSample> samples, const PackingRules& rule
     append_expert(host, item, rules);
   }
   vision.finish();
+  host.sizes.features = static_cast<std::int64_t>(host.cached_rows.size());
   pack_rotary(host, samples, rules);
   return upload_all(std::move(host), rules, device);
 }
@@ -368,6 +391,7 @@ PackedBatch pack_shapes(std::span<const SampleShape> shapes, const PackingRules&
   for (const auto& shape : shapes) {
     host.sizes.tokens += shape.tokens;
     host.sizes.patches += shape.patches;
+    host.sizes.features += shape.features;
     host.tokens.queries.push_back(shape.tokens);
     host.context_lengths.push_back(shape.tokens + rules.sensor_tokens);
     if (shape.patches > 0) host.frames.queries.push_back(shape.patches);

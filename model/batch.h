@@ -28,6 +28,7 @@ struct PackingRules {
   std::vector<float> text_frequencies;    ///< [head_dim / 2], likewise
   at::ScalarType compute = at::kFloat;    ///< dtype of the language model's rotary tables
   std::int64_t max_context = 2048;
+  std::int64_t hidden = 0;  ///< width of image features
   int draws = 1, chunk = 1, action_dim = 1, state_dim = 0;
   int sensor_window = 0, sensor_channels = 0;
   int sensor_tokens = 0;  ///< context rows that a sample's sensor window becomes; they follow its text tokens
@@ -62,6 +63,8 @@ struct PackedBatch {
   Tensor input_ids;           ///< [T] int64
   Tensor text_cos, text_sin;  ///< [T, head_dim] in rules.compute: M-RoPE of the samples' position ids, host-made
   Tensor image_rows;          ///< [P / 4] int64: rows of the token sequence that image features replace
+  Tensor cached_features;     ///< [F, hidden] in rules.compute: of samples that come with them; undefined without
+  Tensor cached_rows;         ///< [F] int64: rows that these replace
   SegmentsPtr tokens;         ///< one segment a sample
   Tensor dropout_keys;        ///< [T, 2] int64 (ops.h, Dropout), undefined when dropout is off
 

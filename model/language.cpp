@@ -40,7 +40,9 @@ LanguageModel::Block LanguageModel::make_block(int index, const ModuleLoader& lo
 Tensor LanguageModel::embed(const PackedBatch& batch, const Tensor& image_features) const {
   Tensor x = gather_rows(embedding_, batch.input_ids);
   if (x.scalar_type() != compute_) x = x.to(compute_);
-  return image_features.defined() ? place_rows(x, batch.image_rows, image_features) : x;
+  if (image_features.defined()) x = place_rows(x, batch.image_rows, image_features);
+  if (batch.cached_features.defined()) x = place_rows(x, batch.cached_rows, batch.cached_features);
+  return x;
 }
 
 Tensor LanguageModel::attend(const Block& block, Tensor x, const PackedBatch& batch, const Tensor& keys) const {

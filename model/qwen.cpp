@@ -63,6 +63,7 @@ struct Qwen::Parts {
     rules.vision_frequencies = rotary_frequencies(v.rope_theta, v.head_dim() / 2);
     rules.text_frequencies = rotary_frequencies(t.rope_theta, t.head_dim());
     rules.compute = precision.compute;
+    rules.hidden = t.hidden;
     rules.vision_dropout = vision.trainable();
   }
 };

@@ -55,10 +55,13 @@ struct VlaModel::Parts {
     diffusion.sampling_times(o.expert.sampling_steps);  // a wrong number of steps is an error now, not after training
   }
 
-  Tensor features(const PackedBatch& batch, const Recompute& recompute, bool training) const {
+  Tensor features(const PackedBatch& batch, const Recompute& recompute, bool training,
+                  const std::function<void(const Tensor&)>& keep = {}) const {
     const bool with_autograd = training && options.stage == 2;
     const at::AutoGradMode mode(with_autograd && at::GradMode::is_enabled());
-    return vlm.hidden_states(batch, vlm.image_features(batch, recompute, with_autograd), recompute, with_autograd);
+    const Tensor images = vlm.image_features(batch, recompute, with_autograd);
+    if (keep && images.defined()) keep(images);
+    return vlm.hidden_states(batch, images, recompute, with_autograd);
   }
 
   Tensor sensor_tokens(const PackedBatch& batch) const {
@@ -105,9 +108,10 @@ PackingRules VlaModel::packing_rules(std::uint64_t seed, bool evaluate) const {
   return rules;
 }
 
-Tensor VlaModel::sample_losses(const PackedBatch& batch, const Recompute& recompute) const {
+Tensor VlaModel::sample_losses(const PackedBatch& batch, const Recompute& recompute,
+                               const std::function<void(const Tensor&)>& keep) const {
   const Parts& p = *parts_;
-  const Tensor hidden = p.features(batch, recompute, true);
+  const Tensor hidden = p.features(batch, recompute, true, keep);
   const Tensor sensors = p.sensor_tokens(batch);
   const AllocationLabel label("expert");
   const ExpertContext context = p.expert->context(hidden, sensors, batch, p.options.expert.draws, false);

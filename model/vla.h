@@ -55,7 +55,10 @@ class VlaModel {
   /// Loss per sample [batch.samples] fp32: mean over draws and unmasked action elements of the squared error of the
   /// predicted noise (ddpm) or velocity (flow). Differentiable; training mode (dropout on). A sample's loss and
   /// gradient do not depend on what else is in the batch. In stage 1 the VLM runs without autograd and without dropout.
-  Tensor sample_losses(const PackedBatch& batch, const Recompute& recompute) const;
+  /// `keep`, if set, is shown the image features as soon as vision tower and merger have made them (not those that
+  /// came with the batch), in the order of the samples that have none; it does not hold on to them.
+  Tensor sample_losses(const PackedBatch& batch, const Recompute& recompute,
+                       const std::function<void(const Tensor&)>& keep = {}) const;
 
   /// Denoised action chunks [samples, chunk, action_dim] fp32 (normalised units), no autograd, dropout off. The
   /// starting noise is batch.noise of draw 0. Takes options.expert.sampling_steps steps; the VLM runs once.

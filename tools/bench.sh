@@ -9,7 +9,7 @@ tools/setup.sh --tests
 tools/build.sh
 for source in bench/*_bench.cpp; do
   name=$(basename "$source" .cpp)
-  case $name in reduction_bench | policy_bench | search_bench | rivals_bench) continue ;; esac  # programs of their own kind: below
+  case $name in reduction_bench | policy_bench | search_bench | rivals_bench | cache_bench) continue ;; esac  # programs of their own kind: below
   echo "== $name"
   "build/$name" --benchmark_out="build/$name.json" --benchmark_out_format=json
   .venv/bin/python tools/figures.py "build/$name.json"
@@ -32,6 +32,8 @@ print(f"FIGURE its memory at most = {resource.getrusage(resource.RUSAGE_CHILDREN
 two_ranks() { OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe -n 2 "$@"; }
 echo "== rivals_bench"
 build/rivals_bench
+echo "== cache_bench"
+build/cache_bench
 echo "== search_bench"
 two_ranks build/search_bench
 echo "== reduction_bench"

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cache/config.h"
 #include "core/config.h"
 #include "memory/config.h"
 
@@ -208,6 +209,7 @@ struct Config {
   DataConfig data;
   memory::BatchConfig batch;
   memory::MemoryConfig memory;
+  cache::CacheConfig cache;
   TrainConfig train;
   LaunchConfig launch;
   ReportConfig report;
@@ -222,6 +224,7 @@ struct Config {
     v.table("data", data, "The dataset and its loader.");
     v.table("batch", batch, "The batch, which is fixed, and how it is cut, which is not.");
     v.table("memory", memory, "Budgets, and how the plan is chosen.");
+    v.table("cache", cache, "Features that are kept across epochs.");
     v.table("train", train, "The optimisation.");
     v.table("launch", launch, "Starting and supervising ranks.");
     v.table("report", report, "What is printed.");

@@ -19,7 +19,7 @@ std::vector<SampleShape> deal(const memory::MicroBatchShape& total) {
   std::vector<SampleShape> shapes(static_cast<std::size_t>(total.samples));
   for (std::int64_t i = 0; i < total.samples; ++i) {
     const auto part = [&](std::int64_t whole) { return whole / total.samples + (i < whole % total.samples ? 1 : 0); };
-    shapes[static_cast<std::size_t>(i)] = {part(total.tokens), part(total.patches / 4) * 4};
+    shapes[static_cast<std::size_t>(i)] = {part(total.tokens), part(total.patches / 4) * 4, part(total.features)};
   }
   return shapes;
 }

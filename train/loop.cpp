@@ -39,6 +39,7 @@ Outcome Loop::run() {
       checkpoint();
       return {ExitCode::kStopped, "stopped on request"};
     }
+    if (!replaying_) end_epoch(step);
     if (!replaying_ && step % session_.config.train.checkpoint_every == 0) checkpoint();
   }
   checkpoint();
@@ -73,6 +74,15 @@ StepResult Loop::one_step(std::int64_t step) {
     log_.step({step, session_.plan, input.learning_rate_factor, result, milliseconds_since(start)});
   }
   return result;
+}
+
+// What this epoch has made is read in the next one.
+void Loop::end_epoch(std::int64_t step) {
+  const std::int64_t batch = session_.config.batch.effective, length = session_.stream.epoch_length();
+  const bool ends = step * batch / length != (step - 1) * batch / length;
+  if (!session_.cache || (!ends && step < session_.steps)) return;
+  session_.cache->publish();
+  log_.line(session_.cache->line());
 }
 
 void Loop::apply_budget_changes(std::int64_t step) {

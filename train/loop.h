@@ -28,6 +28,7 @@ class Loop {
  private:
   StepResult one_step(std::int64_t step);
   void apply_budget_changes(std::int64_t step);
+  void end_epoch(std::int64_t step);
   void follow(std::int64_t step, const StepResult& result);
   std::optional<memory::Decision> decide(std::int64_t step, const StepResult& result);
   void checkpoint();

@@ -41,6 +41,7 @@ const std::vector<std::string> kFreeSettings = {"run.dir",
                                                 "run.device",
                                                 "run.threads",
                                                 "memory",
+                                                "cache",
                                                 "launch",
                                                 "report",
                                                 "batch.micro",
@@ -102,10 +103,13 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   model = std::make_unique<model::VlaModel>(options, device.place);
   buffers = std::make_unique<FlatBuffers>(model->parameters(), kLossSlots + ddp::slot_count(comm.world()));
   shake_hands();
+  if (config.cache.mode == "prefix")
+    cache = std::make_unique<PrefixCache>(config, *model, source, comm, model_files(), device.place);
   size_workspace();
   choose_plan();
   step = std::make_unique<Step>(*model, model->packing_rules(static_cast<std::uint64_t>(config.run.seed), false),
                                 device.place, *buffers, communicator, meter, *predictor, step_options(config));
+  step->keep_features(cache.get());
   controller = std::make_unique<Controller>(
       policy_config(config), comm.world(), share,
       memory::TowerBlocks{model->language_blocks(), model->vision_blocks(), model->expert_blocks()}, candidates);
@@ -126,11 +130,16 @@ Draws& Session::draws_at(int resolution) const {
   return draws_.emplace(resolution, Draws(source, options_of, heaviest_at(resolution))).first->second;
 }
 
+std::uint64_t Session::model_files() {
+  if (model_files_ == 0) model_files_ = hash_of_model_files(config.model.path);
+  return model_files_;
+}
+
 void Session::shake_hands() {
   const std::string adapter = fmt::format("{} + {}", config.model.path, config.model.adapter);
   const std::string build = xxh3_128_of_file("/proc/self/exe");
   // Frozen weights and the tokenizer are no part of the trained weights' hash.
-  const std::uint64_t files = communicator.world() > 1 ? hash_of_model_files(config.model.path) : 0;
+  const std::uint64_t files = communicator.world() > 1 ? model_files() : 0;
   const std::vector<ddp::HandshakeItem> items = {
       {"build", xxh3_64(std::as_bytes(std::span(build))), build},
       {"configuration", config_hash(config), config.run.dir},
@@ -158,7 +167,7 @@ std::vector<model::StreamSample> Session::load_share(std::int64_t number,
     with.seed = static_cast<std::uint64_t>(config.run.seed);
     with.resolution = plan.resolution;
     with.first_step = number;
-    loader = std::make_unique<data::Loader>(source, with);
+    loader = std::make_unique<data::Loader>(cache ? *cache : source, with);
   }
   std::vector<model::StreamSample> samples;
   hold.clear();
@@ -232,6 +241,11 @@ void Session::resume(bool from_newest) {
   if (!learned_peaks.is_of_world(communicator.world())) learned_peaks = learned_peaks.for_world(communicator.world());
   if (!state.window.empty()) controller->restore_window(memory::window_from_json(state.window));
   adopt_saved_plan();
+  if (cache && plan.resolution != config.data.resolution)
+    fail(ExitCode::kUsage,
+         "{}: the run goes on with pictures of {} px, and cache.mode = \"{}\" keeps features of those of "
+         "data.resolution = {}; set cache.mode = \"off\"",
+         newest->string(), plan.resolution, config.cache.mode, config.data.resolution);
   spdlog::info("resumed from {} at step {}", newest->string(), state.step);
 }
 

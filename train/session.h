@@ -25,6 +25,7 @@
 #include "train/device.h"
 #include "train/draws.h"
 #include "train/dry_step.h"
+#include "train/feature_cache.h"
 #include "train/step.h"
 
 namespace plimsoll::train {
@@ -50,6 +51,7 @@ struct Session {
   std::unique_ptr<Step> step;
   std::unique_ptr<Controller> controller;
   data::SampleStream stream;
+  std::unique_ptr<PrefixCache> cache;    ///< null: off. The loader reads from it
   std::unique_ptr<data::Loader> loader;  ///< made with the first share
   std::vector<SampleShape> heaviest;     ///< that bound the training samples, as many as a share has
   std::vector<SampleShape> evaluated;   ///< of the samples that are evaluated, as many as one rank gets, heaviest first
@@ -101,9 +103,11 @@ struct Session {
   void choose_largest();
   [[noreturn]] void refuse_budget(int rank, std::int64_t micro, std::int64_t needed, std::int64_t bytes) const;
   void shake_hands();
+  std::uint64_t model_files();  ///< hash_of_model_files, computed once
   void adopt_saved_plan();
   void compare_on_all_ranks(const char* name, const std::string& value);
 
+  std::uint64_t model_files_ = 0;       ///< 0: not computed yet
   mutable std::map<int, Draws> draws_;  ///< by resolution
 };
 

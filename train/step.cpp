@@ -39,10 +39,11 @@ model::Recompute recompute_of(const memory::Plan& plan) {
 }
 
 at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,
-                            const model::Recompute& recompute, std::int64_t effective_batch) {
+                            const model::Recompute& recompute, std::int64_t effective_batch,
+                            const std::function<void(const at::Tensor&)>& keep) {
   const at::AutoGradMode grad(true);
   const AllocationLabel label("backward");  // the model's parts label what they make; the rest is backward's
-  const at::Tensor losses = model.sample_losses(batch, recompute);
+  const at::Tensor losses = model.sample_losses(batch, recompute, keep);
   // Every sample counts 1 / B, however the batch is cut: that is why splitting never changes the gradient.
   const at::Tensor weights = at::full(losses.sizes(), 1.0 / static_cast<double>(effective_batch), losses.options());
   torch::autograd::backward({losses}, {weights});
@@ -119,7 +120,10 @@ StepResult Step::run(const StepInput& asked) {
 
 memory::MicroBatchWork Step::work(const StepInput& input) {
   return {[this, &input](memory::Piece piece) { forward_backward(input, piece); },
-          [this] { buffers_.discard_staging(); },
+          [this] {
+            buffers_.discard_staging();
+            if (keeper_ != nullptr) keeper_->discard();
+          },
           [this, &input](memory::Piece piece, std::int64_t room) {
             const auto samples = input.samples.subspan(piece.begin, piece.count);
             return predictor_.attempt_bytes(shape_of(samples), plan_of(input, piece), room);
@@ -151,7 +155,9 @@ void Step::forward_backward(const StepInput& input, memory::Piece piece) {
   const model::PackedBatch batch = model::pack(samples, rules_, device_);
   const memory::Plan way = plan_of(input, piece);
   other_recompute_ = other_recompute_ || !memory::recomputes_alike(way, input.plan);
-  commit(samples, train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch));
+  std::function<void(const at::Tensor&)> keep;
+  if (keeper_ != nullptr) keep = [&](const at::Tensor& features) { keeper_->stage(samples, features); };
+  commit(samples, train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, keep));
 }
 
 void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor& losses) {
@@ -165,9 +171,11 @@ void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor
   if (bad < 0 && !buffers_.staging_finite()) bad = samples.front().sample->index;
   if (bad >= 0) {
     if (non_finite_sample_ < 0) non_finite_sample_ = bad;
+    if (keeper_ != nullptr) keeper_->discard();
     return buffers_.discard_staging();
   }
   buffers_.commit_staging();
+  if (keeper_ != nullptr) keeper_->commit();
   for (std::size_t i = 0; i < samples.size(); ++i) buffers_.extra()[0] += values[i];
   buffers_.extra()[1] += static_cast<float>(samples.size());
 }

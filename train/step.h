@@ -2,6 +2,7 @@
 // The step is a transaction: either every rank's samples are in one update, or nobody's.
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -53,6 +54,17 @@ struct StepResult {
   double gradient_norm = 0.0;        ///< before clipping
 };
 
+/// Who keeps the features that steps make (train/feature_cache.h). A commit concerns what was staged since the one
+/// before it.
+class FeatureKeeper {
+ public:
+  virtual ~FeatureKeeper() = default;
+  /// Image features of the samples that came without, in their order; the tensor is not held on to.
+  virtual void stage(std::span<const model::StreamSample> samples, const at::Tensor& features) = 0;
+  virtual void commit() = 0;
+  virtual void discard() = 0;
+};
+
 /// Runs steps on one rank. Everything it refers to outlives it; one thread.
 class Step {
  public:
@@ -65,6 +77,8 @@ class Step {
   /// refuses comes back as `fatal`, so that all ranks can write a checkpoint before they leave.
   StepResult run(const StepInput& input);
 
+  /// From now on `keeper` is shown the image features that steps make; null: nobody. It outlives the step.
+  void keep_features(FeatureKeeper* keeper) { keeper_ = keeper; }
   memory::Guardian& guardian() { return guardian_; }
   ddp::AgreementState& agreement() { return agreement_; }
 
@@ -85,6 +99,7 @@ class Step {
   memory::Predictor& predictor_;
   StepOptions options_;
   memory::Guardian guardian_;
+  FeatureKeeper* keeper_ = nullptr;
   ddp::AgreementState agreement_;
   std::int64_t non_finite_sample_ = -1;
   memory::Plan way_;              ///< of this step's share
@@ -104,8 +119,9 @@ memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples);
 model::Recompute recompute_of(const memory::Plan& plan);
 
 /// Forward and backward of one micro-batch into the parameters' .grad; returns the losses per sample. The same code
-/// runs a step and its dry run.
+/// runs a step and its dry run. `keep` as in model::VlaModel::sample_losses.
 at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,
-                            const model::Recompute& recompute, std::int64_t effective_batch);
+                            const model::Recompute& recompute, std::int64_t effective_batch,
+                            const std::function<void(const at::Tensor&)>& keep = {});
 
 }  // namespace plimsoll::train

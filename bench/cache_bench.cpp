@@ -1,0 +1,227 @@
+// What the feature cache costs and gives. Run it
+//   build/cache_bench [MiB to write, 512] [records to open, 10000000]
+// Lines `FIGURE name = value unit`.
+//
+// Store: records of 2 MiB (two pictures of 448 x 448 for the 3B model in bf16) appended and synced beside a plain file
+// of the same bytes, then read, out of the page cache, beside plain reads; by turns. Opening: a folder with a segment
+// of that many records, by its index. Steps: shares of the tiny model with one large picture a sample, with and without
+// their features, by turns; and the vision tower alone, whose share of a live step says what can be gained.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "bench/tiny_session.h"
+#include "cache/store.h"
+#include "core/error.h"
+#include "model/qwen_config.h"
+
+namespace plimsoll::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kRounds = 3;
+constexpr cache::RecordKey kLarge{0, 0, 512, 2048, cache::Kept::kBf16};  // 2 MiB
+
+struct Folder {
+  fs::path path = fs::temp_directory_path() / fmt::format("plimsoll-cache-bench-{}", ::getpid());
+  Folder() { fs::create_directories(path); }
+  ~Folder() { fs::remove_all(path); }
+};
+
+cache::Fingerprint fingerprint() {
+  cache::Fingerprint made;
+  made.add("features", "made up");
+  return made;
+}
+
+double write_plain(const fs::path& path, const std::vector<std::byte>& payload, std::int64_t records) {
+  return time_ms([&] {
+    const int file = ::open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0644);
+    for (std::int64_t i = 0; i < records; ++i)
+      if (::write(file, payload.data(), payload.size()) != static_cast<ssize_t>(payload.size()))
+        fail(ExitCode::kData, "{}: cannot be written", path.string());
+    ::fdatasync(file);
+    ::close(file);
+  });
+}
+
+double read_plain(const fs::path& path, std::vector<std::byte>& payload, std::int64_t records) {
+  return time_ms([&] {
+    const int file = ::open(path.c_str(), O_RDONLY);
+    for (std::int64_t i = 0; i < records; ++i)
+      if (::pread(file, payload.data(), payload.size(), i * static_cast<std::int64_t>(payload.size())) < 0)
+        fail(ExitCode::kData, "{}: cannot be read", path.string());
+    ::close(file);
+  });
+}
+
+double write_store(const fs::path& dir, const std::vector<std::byte>& payload, std::int64_t records) {
+  fs::remove_all(dir);
+  cache::Store store({.dir = dir, .samples = records, .writer = "bench"}, fingerprint());
+  return time_ms([&] {
+    cache::RecordKey key = kLarge;
+    for (key.sample = 0; key.sample < records; ++key.sample) store.append(key, payload);
+    store.sync();
+  });
+}
+
+double read_store(const fs::path& dir, std::vector<std::byte>& payload, std::int64_t records) {
+  const cache::Store store({.dir = dir, .samples = records, .writer = ""}, fingerprint());
+  return time_ms([&] {
+    cache::RecordKey key = kLarge;
+    for (key.sample = 0; key.sample < records; ++key.sample)
+      if (!store.read(key, payload)) fail(ExitCode::kData, "{}: sample {} cannot be read", dir.string(), key.sample);
+  });
+}
+
+void throughput(const Folder& folder, std::int64_t mebibytes) {
+  std::vector<std::byte> payload(cache::payload_bytes(kLarge));
+  for (std::size_t i = 0; i < payload.size(); ++i) payload[i] = static_cast<std::byte>(i * 2654435761U >> 13);
+  const std::int64_t records = std::max<std::int64_t>(1, mebibytes / 2);
+  std::vector<double> written, read, rates;
+  for (int round = 0; round < kRounds; ++round) {
+    const double plain = write_plain(folder.path / "plain", payload, records);
+    const double stored = write_store(folder.path / "store", payload, records);
+    written.push_back(plain / stored);
+    const double plain_read = read_plain(folder.path / "plain", payload, records);
+    const double store_read = read_store(folder.path / "store", payload, records);
+    read.push_back(plain_read / store_read);
+    rates.push_back(static_cast<double>(records) * 2 / 1024 / store_read * 1000);
+  }
+  const auto verdict = [](double value) { return value >= 0.8 ? "met" : "NOT met"; };
+  fmt::print("FIGURE store, appending and syncing beside a plain file = {:.3f} (bound 0.8: {})\n", median(written),
+             verdict(median(written)));
+  fmt::print("FIGURE store, reading with checksums beside plain reads of the page cache = {:.3f} (bound 0.8: {})\n",
+             median(read), verdict(median(read)));
+  fmt::print("FIGURE store, reading with checksums = {:.2f} GiB/s\n", median(rates));
+}
+
+std::int64_t resident_bytes() {
+  std::ifstream status("/proc/self/statm");
+  std::int64_t size = 0, resident = 0;
+  status >> size >> resident;
+  return resident * ::sysconf(_SC_PAGESIZE);
+}
+
+void opening(const Folder& folder, std::int64_t records) {
+  const cache::StoreOptions options{.dir = folder.path / "many", .samples = records, .writer = "bench"};
+  const cache::RecordKey small{0, 0, 1, 1, cache::Kept::kBf16};
+  fs::path segment;
+  {
+    cache::Store store(options, fingerprint());
+    store.append(small, std::vector<std::byte>(cache::payload_bytes(small)));
+    segment = store.folder() / "bench-000000.segment";
+  }
+  {
+    std::vector<cache::Placed> placed(static_cast<std::size_t>(records), {small, 0});
+    std::uint64_t end = cache::kSegmentHeader;
+    for (std::int64_t i = 0; i < records; ++i, end += cache::record_bytes(small)) {
+      placed[static_cast<std::size_t>(i)].key.sample = i;
+      placed[static_cast<std::size_t>(i)].offset = end;
+    }
+    fs::resize_file(segment, end);  // a hole: opening reads no record that the index knows
+    cache::write_index(segment, fingerprint().hash(), end, placed);
+  }
+  const std::int64_t before = resident_bytes();
+  cache::StoreOptions to_read = options;
+  to_read.writer.clear();
+  double spent = 0;
+  std::unique_ptr<cache::Store> store;
+  spent = time_ms([&] { store = std::make_unique<cache::Store>(to_read, fingerprint()); });
+  fmt::print("FIGURE opening {} records = {:.2f} s (goal 5)\n", store->size(), spent / 1000);
+  fmt::print("FIGURE its memory a record = {:.1f} B (bound 64: {})\n",
+             static_cast<double>(resident_bytes() - before) / static_cast<double>(records),
+             resident_bytes() - before <= 64 * records ? "met" : "NOT met");
+}
+
+/// Samples with one picture of so many pixels a side.
+std::unique_ptr<data::SampleSource> pictures(const Config& config, int pixels) {
+  const auto vlm = model::read_qwen_config(config.model.path);
+  data::SyntheticOptions options;
+  options.samples = config.data.synthetic_samples;
+  options.chunk = config.expert.chunk;
+  options.sensor_window = config.sensor.window;
+  options.smallest_side = options.largest_side = pixels;
+  options.image_token = vlm.image_token_id;
+  options.vision_start_token = vlm.image_token_id - 3;
+  options.vision_end_token = vlm.image_token_id - 2;
+  options.vocabulary = vlm.image_token_id - 12;
+  return data::make_synthetic_source(options);
+}
+
+void steps(int pixels) {
+  TinyRanks ranks("cache-bench");
+  ranks.config.memory.policy = "reactive";
+  ranks.config.memory.recompute = "none";
+  ranks.config.cache.mode = "prefix";
+  ranks.config.cache.dir = (ranks.folder / "cache").string();
+  const auto source = pictures(ranks.config, pixels);
+  Session session(ranks.config, *ranks.communicator, *source);
+  const auto rules = session.model->packing_rules(0, false);
+  std::vector<Sample> live, cached;
+  for (std::int64_t i = 0; i < 8; ++i) live.push_back(source->load(source->training().at(static_cast<std::size_t>(i))));
+  const auto share = [](const std::vector<Sample>& samples) {
+    std::vector<model::StreamSample> all;
+    for (std::size_t i = 0; i < samples.size(); ++i) all.push_back({&samples[i], i});
+    return all;
+  };
+  const auto live_share = share(live);
+  time_step_ms(session, 1, live_share, session.plan, {});
+  session.cache->publish();
+  for (const Sample& sample : live) cached.push_back(session.cache->load(sample.index));
+  const auto cached_share = share(cached);
+  std::vector<double> ratios, shares;
+  for (int round = 0; round < 4 * kRounds; ++round) {
+    const double alive = time_step_ms(session, 2, live_share, session.plan, {});
+    const double from_cache = time_step_ms(session, 2, cached_share, session.plan, {});
+    double tower = 0;
+    const auto batch = model::pack(live_share, rules, at::kCPU);
+    const auto start = std::chrono::steady_clock::now();
+    // What precedes `keep` is the vision tower and the merger.
+    const at::NoGradGuard no_grad;
+    session.model->sample_losses(batch, {}, [&](const at::Tensor&) {
+      tower = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    });
+    ratios.push_back(alive / from_cache);
+    shares.push_back(tower / alive);
+  }
+  const memory::MicroBatchShape with = shape_of(live_share), without = shape_of(cached_share);
+  const double s = median(shares), bound = 0.7 / (1 - s);
+  fmt::print(
+      "FIGURE step of samples with a picture of {} px, features cached, beside a live one = {:.2f} x (bound {:.2f}: "
+      "{})\n",
+      pixels, median(ratios), bound, median(ratios) >= bound ? "met" : "NOT met");
+  fmt::print("FIGURE its vision tower's share of a live step = {:.3f}\n", s);
+  fmt::print("FIGURE its activation bytes beside a live one's = {:.3f}\n",
+             static_cast<double>(session.dry->activation_bytes(without, session.plan)) /
+                 static_cast<double>(session.dry->activation_bytes(with, session.plan)));
+}
+
+void run(std::int64_t mebibytes, std::int64_t records) {
+  {
+    const Folder folder;
+    throughput(folder, mebibytes);
+    opening(folder, records);
+  }
+  steps(448);
+}
+
+}  // namespace
+}  // namespace plimsoll::train
+
+int main(int argc, char** argv) {
+  return plimsoll::train::tiny_bench_program([&] {
+    const std::int64_t mebibytes = argc > 1 ? std::atoll(argv[1]) : 512;
+    const std::int64_t records = argc > 2 ? std::atoll(argv[2]) : 10'000'000;
+    if (mebibytes < 2 || records < 1)
+      plimsoll::fail(plimsoll::ExitCode::kUsage, "usage: cache_bench [MiB >= 2] [records >= 1]");
+    plimsoll::train::run(mebibytes, records);
+  });
+}

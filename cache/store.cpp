@@ -1,0 +1,182 @@
+#include "cache/store.h"
+
+#include <algorithm>
+#include <system_error>
+
+#include "cache/layout.h"
+#include "core/error.h"
+#include "core/file.h"
+
+namespace plimsoll::cache {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint32_t kNumberMask = 0xFFFFFF;
+
+// Ranks come here at once; the text is the same, and whoever is last to rename its file writes what is there.
+void make_folder(const fs::path& folder, const Fingerprint& fingerprint) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error)
+    fail(ExitCode::kData, "{}: cannot be made: {}; give the run rights to it, or choose another cache.dir",
+         folder.string(), error.message());
+  if (!fs::exists(folder / kFingerprintFile))
+    write_file_durably(folder / kFingerprintFile, fingerprint.text(), ExitCode::kData);
+}
+
+}  // namespace
+
+Store::Store(StoreOptions options, const Fingerprint& fingerprint)
+    : options_(std::move(options)),
+      fingerprint_(fingerprint.hash()),
+      folder_(options_.dir / folder_name(fingerprint_)) {
+  if (options_.dir.empty()) fail(ExitCode::kUsage, "cache.dir is empty; give the folder of the feature cache");
+  places_.resize(static_cast<std::size_t>(std::max<std::int64_t>(0, options_.samples)));
+  if (!options_.writer.empty()) make_folder(folder_, fingerprint);
+  if (!fs::exists(folder_)) return;
+  if (fs::exists(folder_ / kFingerprintFile)) {
+    const std::string other = fingerprint.difference(read_file(folder_ / kFingerprintFile));
+    if (!other.empty())
+      fail(ExitCode::kData, "{}: {}; remove the folder, or `plimsoll cache clear`",
+           (folder_ / kFingerprintFile).string(), other);
+  }
+  open_segments();
+}
+
+Store::~Store() = default;
+
+void Store::open_segments() {
+  for (const fs::path& path : files_of(folder_))
+    if (path.extension() == kSegment && !known_.contains(path)) open(path);
+}
+
+void Store::open(const fs::path& path) {
+  std::error_code error;
+  if (fs::file_size(path, error) < kSegmentHeader || error) return;  // its writer has only begun, or was killed then
+  known_.insert(path);
+  try {
+    auto segment = std::make_shared<SegmentReader>(path, fingerprint_);
+    const std::scoped_lock lock(mutex_);
+    segments_.push_back(std::move(segment));
+    good_.push_back(0);
+  } catch (const Error& refused) {
+    findings_.refused.emplace_back(refused.what());
+    return;
+  }
+  ++findings_.segments;
+  read_on(static_cast<std::uint32_t>(segments_.size()));
+}
+
+// What a segment has beyond what was looked through.
+void Store::read_on(std::uint32_t number) {
+  const auto segment = segments_[number - 1];
+  std::uint64_t& good = good_[number - 1];
+  std::vector<Placed> found;
+  const std::uint64_t now = segment->scan([&](const Placed& placed) { found.push_back(placed); }, good);
+  const bool first = good == 0;
+  bytes_ += now - good;
+  good = now;
+  findings_.records += std::ssize(found);
+  {
+    const std::scoped_lock lock(mutex_);  // only now: threads that read do not wait for the disk
+    for (const Placed& placed : found)
+      if (placed.key.step <= options_.latest_step) take(number, placed);
+  }
+  const fs::path& path = segment->path();
+  if (!first || options_.writer.empty() || fs::exists(index_path(path)) || is_being_written(path)) return;
+  try {
+    write_index(path, fingerprint_, good, found);
+  } catch (const Error&) {  // NOLINT(bugprone-empty-catch): the next to open it reads it from head to head again
+  }
+}
+
+void Store::refresh() {
+  for (std::uint32_t number = 1; number <= segments_.size(); ++number)
+    if (number != writing_) read_on(number);
+  open_segments();
+}
+
+// The newer one stays; of two of one step the one that comes later.
+void Store::take(std::uint32_t segment, const Placed& placed) {
+  const RecordKey& key = placed.key;
+  if (key.sample < 0 || key.sample >= std::ssize(places_) || key.step < 0 ||
+      key.step > std::numeric_limits<std::uint32_t>::max())
+    return;
+  Place& place = places_[static_cast<std::size_t>(key.sample)];
+  const auto step = static_cast<std::uint32_t>(key.step);
+  if (place.segment_and_kept != 0 && place.step > step) return;
+  place = {placed.offset, segment | static_cast<std::uint32_t>(key.kept) << 24, key.rows, key.width, step};
+}
+
+std::int64_t Store::size() const {
+  const std::scoped_lock lock(mutex_);
+  return std::ranges::count_if(places_, [](const Place& place) { return place.segment_and_kept != 0; });
+}
+
+std::optional<RecordKey> Store::find(std::int64_t sample) const {
+  const std::scoped_lock lock(mutex_);
+  if (sample < 0 || sample >= std::ssize(places_)) return std::nullopt;
+  const Place& place = places_[static_cast<std::size_t>(sample)];
+  if (place.segment_and_kept == 0) return std::nullopt;
+  return RecordKey{sample, place.step, place.rows, place.width, static_cast<Kept>(place.segment_and_kept >> 24)};
+}
+
+bool Store::read(const RecordKey& key, std::span<std::byte> payload) const {
+  std::shared_ptr<const SegmentReader> segment;
+  Place place;
+  {
+    const std::scoped_lock lock(mutex_);
+    if (key.sample < 0 || key.sample >= std::ssize(places_)) return false;
+    place = places_[static_cast<std::size_t>(key.sample)];
+    const std::uint32_t number = place.segment_and_kept & kNumberMask;
+    if (number == 0 || place.step != static_cast<std::uint64_t>(key.step)) return false;
+    segment = segments_[number - 1];
+  }
+  if (segment->read({key, place.offset}, payload)) return true;
+  const std::scoped_lock lock(mutex_);
+  Place& now = places_[static_cast<std::size_t>(key.sample)];
+  if (now.offset == place.offset && now.segment_and_kept == place.segment_and_kept) now = {};
+  return false;
+}
+
+SegmentWriter& Store::writer() {
+  if (writer_ && writer_->bytes() < options_.segment_bytes) return *writer_;
+  if (writer_) good_[writing_ - 1] = writer_->bytes();
+  writer_.reset();
+  const fs::path path = folder_ / fmt::format("{}-{:06}{}", options_.writer, written_segments_++, kSegment);
+  auto writer = std::make_unique<SegmentWriter>(path, fingerprint_);
+  auto segment = std::make_shared<SegmentReader>(path, fingerprint_);
+  known_.insert(path);
+  bytes_ += kSegmentHeader;
+  const std::scoped_lock lock(mutex_);
+  segments_.push_back(std::move(segment));
+  good_.push_back(0);  // nobody but this process writes it: publish() takes its records
+  writing_ = static_cast<std::uint32_t>(segments_.size());
+  writer_ = std::move(writer);
+  return *writer_;
+}
+
+bool Store::append(const RecordKey& key, std::span<const std::byte> payload) {
+  if (options_.writer.empty()) fail(ExitCode::kData, "{}: was opened to be read only", folder_.string());
+  if (appended_bytes_ + record_bytes(key) > most_appended_) return false;
+  const Placed placed = writer().append(key, payload);
+  bytes_ += record_bytes(key);
+  appended_bytes_ += record_bytes(key);
+  appended_.emplace_back(writing_, placed);
+  unpublished_.insert(key.sample);
+  return true;
+}
+
+void Store::publish() {
+  const std::scoped_lock lock(mutex_);
+  for (const auto& [segment, placed] : appended_) take(segment, placed);
+  appended_.clear();
+  unpublished_.clear();
+}
+
+void Store::sync() {
+  if (writer_) writer_->sync();
+}
+
+}  // namespace plimsoll::cache

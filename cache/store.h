@@ -1,0 +1,109 @@
+#pragma once
+// The disk tier of the feature cache: features by sample, in segments, under a fingerprint. Without torch.
+//
+// <dir>/<16 hex digits of the fingerprint's hash>/
+//   fingerprint.json                 what they are features of
+//   <writer>-<number>.segment        records; see StoreOptions::writer
+//   <writer>-<number>.segment.index  where they lie; made anew where it is missing
+//
+// Any number of processes may have one folder open; each writes segments of its own. Nothing that is torn, damaged, or
+// of another fingerprint is ever returned.
+
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "cache/fingerprint.h"
+#include "cache/segment.h"
+
+namespace plimsoll::cache {
+
+struct StoreOptions {
+  std::filesystem::path dir;  ///< cache.dir
+  std::int64_t samples = 0;   ///< of the dataset: no record of a sample from here on is believed
+  /// Begins the names of this process's segments; no two processes may have the same. Of two records of one step the
+  /// one in the segment of the later name counts: names that begin with the time do best. Empty: nothing is written.
+  std::string writer;
+  std::int64_t latest_step = std::numeric_limits<std::int64_t>::max();  ///< records stamped later are passed over
+  std::uint64_t segment_bytes = std::uint64_t{1} << 30;                 ///< from which on the next one is begun
+};
+
+/// What opening, or looking again, came upon.
+struct StoreFindings {
+  std::int64_t segments = 0, records = 0;
+  std::vector<std::string> refused;  ///< segments that are not used, each with the reason
+};
+
+/// The newest record of each sample. find() and read() may be called from any thread; the rest comes from one.
+class Store {
+ public:
+  /// Opens the folder of the fingerprint, making it where something is to be written. Segments that are no good are
+  /// left alone and named in findings(). Throws Error(kData) when the folder cannot be made or read.
+  Store(StoreOptions options, const Fingerprint& fingerprint);
+  ~Store();
+
+  const StoreFindings& findings() const { return findings_; }
+  const std::filesystem::path& folder() const { return folder_; }
+  std::int64_t size() const;                      ///< samples with a record
+  std::uint64_t bytes() const { return bytes_; }  ///< of all segments that are known here
+  std::optional<RecordKey> find(std::int64_t sample) const;
+  /// The features of the sample, as `key` from find() says, checked. False when they are not what was written, or no
+  /// longer there: the sample is forgotten then.
+  bool read(const RecordKey& key, std::span<std::byte> payload) const;
+
+  /// Whether the sample has a record that is not published yet.
+  bool is_appended(std::int64_t sample) const { return unpublished_.contains(sample); }
+  /// From now on this process appends no more than so many bytes.
+  void set_most_appended(std::uint64_t bytes) { most_appended_ = appended_bytes_ + bytes; }
+  /// Writes a record, which find() gives from publish() on. False when there is no room for it. Throws Error(kData)
+  /// when the disk refuses; what was appended before is kept.
+  bool append(const RecordKey& key, std::span<const std::byte> payload);
+  /// Makes visible what was appended; of records of one sample the last.
+  void publish();
+  /// Looks for what other processes have written since, as opening does.
+  void refresh();
+  /// What was appended survives a power cut. Throws Error(kData).
+  void sync();
+
+ private:
+  struct Place {  // 24 bytes a sample
+    std::uint64_t offset = 0;
+    std::uint32_t segment_and_kept = 0;  // kept in the upper 8 bits; 0: no place
+    std::uint32_t rows = 0, width = 0, step = 0;
+  };
+  static_assert(sizeof(Place) == 24);
+
+  void open_segments();
+  void open(const std::filesystem::path& path);
+  void read_on(std::uint32_t number);
+  void take(std::uint32_t segment, const Placed& placed);
+  SegmentWriter& writer();
+
+  StoreOptions options_;
+  std::uint64_t fingerprint_;
+  std::filesystem::path folder_;
+  StoreFindings findings_;
+  mutable std::mutex mutex_;  ///< of places_ and segments_
+  mutable std::vector<Place> places_;
+  std::vector<std::shared_ptr<const SegmentReader>> segments_;  ///< numbered from 1
+  std::vector<std::uint64_t> good_;                             ///< bytes of each that were looked through
+  std::set<std::filesystem::path> known_;                       ///< used or refused
+  std::unique_ptr<SegmentWriter> writer_;
+  std::uint32_t writing_ = 0;  ///< number of the segment that is being written
+  std::int64_t written_segments_ = 0;
+  std::uint64_t bytes_ = 0, appended_bytes_ = 0;
+  std::uint64_t most_appended_ = std::numeric_limits<std::uint64_t>::max();
+  std::vector<std::pair<std::uint32_t, Placed>> appended_;  ///< not published
+  std::unordered_set<std::int64_t> unpublished_;
+};
+
+}  // namespace plimsoll::cache

@@ -1,0 +1,170 @@
+"""The feature cache in real runs: equal training with it and without, whatever happens to its files or their writers."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+import runs
+
+STEPS = 20  # an epoch has six
+TRAIN = {"max_steps": STEPS, "checkpoint_every": 4}
+
+
+def cached(folder, model, **changes):
+    return runs.configure(folder, model, **{"train": TRAIN, "cache": {"mode": "prefix", "dir": str(folder.parent / "cache")}, **changes})
+
+
+def cache_command(*words):
+    return runs.finished([runs.PLIMSOLL, "cache", *words])
+
+
+def stat(folder, action="stat"):
+    code, text = cache_command(action, folder, "--json")
+    assert code == 0, text
+    return json.loads(text)
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory, model):
+    """The run that all others must equal."""
+    return runs.finish(runs.configure(tmp_path_factory.mktemp("without"), model, train=TRAIN), 2)
+
+
+def epochs(run):
+    """(read, loaded, kept) of rank 0 in every epoch, as the run says it."""
+    lines = [line for line in run.output().splitlines() if "came with their features" in line]
+    words = [line.split("feature cache: ")[1].replace(";", "").split() for line in lines]
+    return [(int(line[0]), int(line[2]), int(line[9])) for line in words]
+
+
+def test_equals_the_run_without_and_the_next_one_finds_everything(tmp_path, model, without):
+    with runs.launch(cached(tmp_path / "first", model), 2) as run:
+        assert run.end() == 0, run.output()
+        first = epochs(run)
+    runs.assert_same_training(tmp_path / "first" / "run", without, STEPS)
+    assert first[0][0] == 0 and first[0][2] > 0, first
+    assert first[-1][0] > 0, first
+    (folder,) = stat(tmp_path / "cache", "verify")
+    assert folder["samples"] == 36 and folder["damaged"] == []
+    with runs.launch(cached(tmp_path / "second", model), 3) as run:
+        assert run.end() == 0, run.output()
+        second = epochs(run)
+        assert second and all(read == loaded and kept == 0 for read, loaded, kept in second), run.output()
+    runs.assert_same_training(tmp_path / "second" / "run", without, STEPS)
+
+
+def test_stopped_and_resumed_at_other_world_sizes(tmp_path, model, without):
+    config = cached(tmp_path / "stopped", model)
+    folder = tmp_path / "stopped" / "run"
+    for ranks, step in (2, 3), (3, 9):  # in the middle of an epoch
+        with runs.launch(config, ranks, *(["--resume"] if step > 3 else [])) as run:
+            run.until(lambda at=step: runs.steps_done(folder) >= at, f"step {step}")
+            run.process.send_signal(signal.SIGTERM)
+            assert run.end() == 75, run.output()
+    runs.finish(config, 1, "--resume")
+    runs.assert_same_training(folder, without, STEPS)
+
+
+def test_ranks_killed_at_any_moment(tmp_path, model, without):
+    config = cached(tmp_path / "killed", model)
+    folder = tmp_path / "killed" / "run"
+    draw = random.Random(11)
+    for attempt in range(8 if runs.PROOFS else 3):
+        with runs.launch(config, 2, *(["--resume"] if attempt > 0 else []), "--set", "launch.max_restarts=0") as run:
+            done = runs.steps_done(folder)
+            run.until(lambda: runs.steps_done(folder) > done or list((tmp_path / "cache").rglob("*.segment")), "a step or a record")
+            time.sleep(draw.uniform(0, 0.5))
+        for report in stat(tmp_path / "cache") if (tmp_path / "cache").exists() else []:
+            assert report["damaged"] == [] or report["samples"] == 0
+    runs.finish(config, 2, "--resume")
+    runs.assert_same_training(folder, without, STEPS)
+    assert stat(tmp_path / "cache", "verify")[0]["samples"] == 36
+
+
+def test_two_runs_share_a_folder(tmp_path, model, without):
+    with runs.launch(cached(tmp_path / "one", model), 2) as one, runs.launch(cached(tmp_path / "two", model), 1) as two:
+        assert one.end() == 0, one.output()
+        assert two.end() == 0, two.output()
+    for name in "one", "two":
+        runs.assert_same_training(tmp_path / name / "run", without, STEPS)
+    (folder,) = stat(tmp_path / "cache", "verify")
+    assert folder["samples"] == 36 and folder["damaged"] == []
+
+
+def test_no_picture_is_decoded_whose_features_are_known(tmp_path, model, dataset):
+    copy = tmp_path / "data"
+    shutil.copytree(dataset, copy)
+    changes = {"data": {"path": str(copy), "synthetic_samples": 0}, "sensor": {"feature": "observation.force"}}
+    whole = runs.finish(runs.configure(tmp_path / "off", model, **{"train": TRAIN, **changes}), 1)
+    first = runs.finish(cached(tmp_path / "first", model, **changes), 1)
+    runs.assert_same_training(first, whole, STEPS)
+    for video in copy.rglob("*.mp4"):  # it still opens, but no frame of its middle is what it was
+        content = bytearray(video.read_bytes())
+        third = len(content) // 3
+        content[third:2 * third] = bytes(third)
+        times = video.stat().st_atime_ns, video.stat().st_mtime_ns
+        video.write_bytes(content)
+        os.utime(video, ns=times)  # or it would be another dataset
+    code, text = runs.finished([runs.PLIMSOLL, "launch", "-n", 1, "--config", runs.configure(tmp_path / "blind", model, **{"train": TRAIN, **changes})])
+    assert code != 0 or runs.metrics(tmp_path / "blind" / "run")[0]["loss"] != runs.metrics(whole)[0]["loss"], "the damage is seen without the cache"
+    second = runs.finish(cached(tmp_path / "second", model, **changes), 1)
+    runs.assert_same_training(second, whole, STEPS)
+
+
+def test_damaged_files_are_found_and_not_used(tmp_path, model, without):
+    runs.finish(cached(tmp_path / "first", model), 1)
+    (segment,) = (tmp_path / "cache").rglob("*.segment")
+    content = bytearray(segment.read_bytes())
+    for at in range(5000, len(content), 20011):
+        content[at] ^= 16
+    segment.write_bytes(content)
+    code, text = cache_command("verify", tmp_path / "cache")
+    assert code == 4 and "is not what was written" in text and segment.name in text, text
+    runs.finish(cached(tmp_path / "second", model), 2)
+    runs.assert_same_training(tmp_path / "second" / "run", without, STEPS)
+    segment.write_bytes(b"nothing of the kind" * 10)
+    code, text = cache_command("verify", tmp_path / "cache")
+    assert code == 4 and "is no segment of a feature cache" in text, text
+    with runs.launch(cached(tmp_path / "third", model), 1) as run:
+        assert run.end() == 0, run.output()
+        assert "is no segment of a feature cache" in run.output()
+    runs.assert_same_training(tmp_path / "third" / "run", without, STEPS)
+
+
+def test_clear_and_its_errors(tmp_path, model):
+    runs.finish(cached(tmp_path / "first", model, train={"max_steps": 2, "checkpoint_every": 2}), 1)
+    (folder,) = stat(tmp_path / "cache")
+    name = folder["folder"].split("/")[-1]
+    assert folder["fingerprint"]["features"] == "vision tower and merger"
+    for words, said in (
+        (["stat"], "give the folder"),
+        (["look", tmp_path / "cache"], "give stat, verify or clear"),
+        (["stat", tmp_path / "nowhere"], "nowhere"),
+        (["clear", tmp_path / "cache"], "say which folders"),
+        (["clear", tmp_path / "cache", "0123"], "is no folder of a feature cache"),
+    ):
+        code, text = cache_command(*words)
+        assert code in (2, 4) and said in text, text
+    code, text = cache_command("clear", tmp_path / "cache", name)
+    assert code == 0 and "removed" in text, text
+    assert stat(tmp_path / "cache") == []
+
+
+def test_bad_settings(tmp_path, model):
+    (tmp_path / "file").write_text("no folder")
+    for changes, code, said in (
+        ({"cache": {"mode": "prefx"}}, 2, "cache.mode"),
+        ({"cache": {"mode": "prefix", "dir": str(tmp_path / "file")}}, 4, "choose another cache.dir"),
+        ({"cache": {"mode": "prefix", "dir": ""}}, 2, "cache.dir"),
+        ({"cache": {"mode": "prefix", "disk_bytes": "many"}}, 2, "cache.disk_bytes"),
+        ({"lora": {"targets": ".*(blocks|layers).*(qkv|q_proj)"}}, 2, "needs a vision tower without adapters"),
+        ({"memory": {"knobs": ["micro_batch", "resolution"]}, "data": {"resolution": 112}}, 2, "memory.knobs names"),
+    ):
+        config = cached(tmp_path / "bad", model, **changes)
+        found, text = runs.finished([runs.PLIMSOLL, "train", "--config", config, "--max-steps", "1"])
+        assert found == code and said in text, text

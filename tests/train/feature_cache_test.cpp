@@ -1,0 +1,301 @@
+// The feature cache in a run: a run with it equals the one without, and every fault of it is a slower run.
+#include "train/feature_cache.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "cache/survey.h"
+#include "memory/cpu_allocator.h"
+#include "tests/train/tiny_run.h"
+#include "train/source.h"
+
+namespace plimsoll::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+class PrefixRun : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    memory::CpuAllocator::install();
+    write_tiny_model(model_dir());
+  }
+  static std::string model_dir() { return testing::TempDir() + "plimsoll-feature-cache-test"; }
+
+  PrefixRun() {
+    config_ = tiny_config(model_dir());
+    config_.cache.dir = model_dir() + "-cache";
+    config_.data.synthetic_samples = 13;  // twelve are trained on: an epoch is two steps
+    fs::remove_all(config_.cache.dir);
+  }
+  ~PrefixRun() override { fs::remove_all(config_.cache.dir); }
+
+  struct Seen {
+    std::vector<double> losses;
+    std::vector<float> values;
+    std::int64_t cached = 0, live = 0;  ///< samples that came with features, and without
+  };
+
+  /// `steps` steps, as the loop makes them.
+  Seen run(const Config& config, int steps) const {
+    const auto source = make_source(config);
+    const auto communicator = ddp::make_solo();
+    Session session(config, *communicator, *source);
+    Seen seen;
+    std::vector<std::shared_ptr<const Sample>> hold;
+    for (int step = 1; step <= steps; ++step) {
+      StepInput input;
+      const auto samples = session.load_share(step, hold);
+      for (const auto& sample : samples) ++(sample.sample->vlm.image_features.empty() ? seen.live : seen.cached);
+      input.step = step;
+      input.updates = step - 1;
+      input.samples = samples;
+      input.plan = session.plan;
+      input.fill = session.fill(session.plan, step);
+      seen.losses.push_back(session.step->run(input).loss);
+      if (session.cache && step % 2 == 0) session.cache->publish();
+      if (session.loader) session.loader->seek(step + 1);  // what it had loaded ahead came before publish()
+    }
+    const auto values = session.buffers->parameters();
+    seen.values.assign(values.begin(), values.end());
+    return seen;
+  }
+
+  Seen run_with(const char* mode, int steps = 6) {
+    Config config = config_;
+    config.cache.mode = mode;
+    return run(config, steps);
+  }
+
+  std::vector<fs::path> segments() const {
+    std::vector<fs::path> files;
+    for (const auto& entry : fs::recursive_directory_iterator(config_.cache.dir))
+      if (entry.path().extension() == ".segment") files.push_back(entry.path());
+    return files;
+  }
+
+  Config config_;
+};
+
+void expect_equal(const auto& a, const auto& b) {
+  ASSERT_EQ(a.losses.size(), b.losses.size());
+  for (std::size_t i = 0; i < a.losses.size(); ++i) EXPECT_NEAR(a.losses[i], b.losses[i], 1e-6 * b.losses[i]) << i;
+  EXPECT_LT(relative_l2(a.values, b.values), 1e-6);
+}
+
+TEST_F(PrefixRun, EqualsTheOneWithoutAndReadsWhatItWrote) {
+  for (const char* dtype : {"fp32", "bf16"}) {
+    config_.model.dtype = dtype;
+    const Seen off = run_with("off");
+    const Seen first = run_with("prefix");
+    EXPECT_EQ(first.live, 12) << "the first epoch";
+    EXPECT_EQ(first.cached, 24);
+    expect_equal(first, off);
+    const Seen second = run_with("prefix");
+    EXPECT_EQ(second.live, 0) << "another run finds them all";
+    EXPECT_EQ(second.cached, 36);
+    expect_equal(second, off);
+  }
+  EXPECT_EQ(cache::survey(config_.cache.dir, true).size(), 2U) << "one of each dtype";
+}
+
+TEST_F(PrefixRun, WhatIsReadIsWhatWasWrittenToTheBit) {
+  Config config = config_;
+  config.cache.mode = "prefix";
+  for (const char* dtype : {"fp32", "bf16"}) {
+    config.model.dtype = dtype;
+    const auto source = make_source(config);
+    const auto communicator = ddp::make_solo();
+    const Session session(config, *communicator, *source);
+    const auto rules = session.model->packing_rules(0, false);
+    const Sample a = source->load(3), b = source->load(5);
+    const std::int64_t rows = a.vlm.feature_rows() + b.vlm.feature_rows();
+    const at::Tensor features = at::randn({rows, rules.hidden}).to(rules.compute);
+    const std::vector<model::StreamSample> samples{{&a, 0}, {&b, 1}};
+    session.cache->stage(samples, features);
+    session.cache->publish();
+    EXPECT_EQ(session.cache->store().size(), 0) << "not committed";
+    session.cache->commit();
+    session.cache->publish();
+    const auto* from = static_cast<const std::byte*>(features.const_data_ptr());
+    for (const std::int64_t index : {3, 5}) {
+      const Sample cached = session.cache->load(index);
+      const auto& bytes = cached.vlm.image_features;
+      ASSERT_EQ(bytes.size(),
+                static_cast<std::size_t>(cached.vlm.feature_rows() * rules.hidden) * c10::elementSize(rules.compute));
+      EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), from)) << dtype << ", sample " << index;
+      from += bytes.size();
+    }
+  }
+}
+
+TEST_F(PrefixRun, FeaturesAreThoseOfAFreshPass) {
+  Config config = config_;
+  config.cache.mode = "prefix";
+  for (const char* dtype : {"fp32", "bf16"}) {
+    config.model.dtype = dtype;
+    run(config, 2);
+    const auto source = make_source(config);
+    const auto communicator = ddp::make_solo();
+    const Session session(config, *communicator, *source);
+    const auto rules = session.model->packing_rules(0, false);
+    EXPECT_EQ(session.cache->store().size(), 12);
+    int compared = 0;
+    for (const std::int64_t index : source->training()) {
+      const Sample live = source->load(index), cached = session.cache->load(index);
+      EXPECT_TRUE(cached.vlm.pixel_values.empty());
+      EXPECT_EQ(cached.shape(), (SampleShape{live.shape().tokens, 0, live.shape().patches / 4}));
+      const model::StreamSample one{&live, 0};
+      const at::NoGradGuard no_grad;
+      session.model->sample_losses(model::pack({&one, 1}, rules, at::kCPU), {}, [&](const at::Tensor& fresh) {
+        at::Tensor kept = at::empty_like(fresh);
+        ASSERT_EQ(static_cast<std::size_t>(kept.nbytes()), cached.vlm.image_features.size());
+        std::memcpy(kept.data_ptr(), cached.vlm.image_features.data(), kept.nbytes());
+        const double distance = (kept.to(at::kDouble) - fresh.to(at::kDouble)).norm().item<double>();
+        EXPECT_LE(distance, (rules.compute == at::kFloat ? 1e-6 : 2e-3) * fresh.to(at::kDouble).norm().item<double>());
+        ++compared;
+      });
+    }
+    EXPECT_EQ(compared, 12);
+  }
+}
+
+TEST_F(PrefixRun, TakesWhatIsThereAndMakesTheRest) {
+  run_with("prefix", 1);  // half an epoch
+  const Seen off = run_with("off"), half = run_with("prefix");
+  EXPECT_EQ(half.live + half.cached, 36);
+  EXPECT_EQ(half.live, 6) << "the other half, once";
+  expect_equal(half, off);
+}
+
+TEST_F(PrefixRun, MemoryIsPredictedToTheByteForCachedAndMixedMicroBatches) {
+  Config config = config_;
+  config.cache.mode = "prefix";
+  run(config, 1);
+  const auto source = make_source(config);
+  const auto communicator = ddp::make_solo();
+  Session session(config, *communicator, *source);
+  const auto rules = session.model->packing_rules(3, false);
+  std::vector<Sample> loaded;
+  for (const std::int64_t index : source->training()) loaded.push_back(session.cache->load(index));
+  const auto cached = [](const Sample& sample) { return !sample.vlm.image_features.empty(); };
+  std::stable_partition(loaded.begin(), loaded.end(), cached);
+  ASSERT_EQ(std::count_if(loaded.begin(), loaded.end(), cached), 6);
+  for (const std::size_t begin : {0, 4, 8}) {  // cached, mixed, live
+    std::vector<model::StreamSample> samples;
+    for (std::size_t i = begin; i < begin + 4; ++i) samples.push_back({&loaded[i], i});
+    for (const memory::Plan& plan : {memory::Plan{0, 4}, memory::Plan{0, 4, 1, 0, 1}}) {
+      const std::int64_t live = session.meter.live();
+      session.meter.reset_peak();
+      forward_backward(*session.model, model::pack(samples, rules, at::kCPU), recompute_of(plan), 6);
+      const std::int64_t measured = session.meter.peak() - live;
+      session.buffers->discard_staging();
+      EXPECT_EQ(session.dry->activation_bytes(shape_of(samples), plan), measured) << "from " << begin;
+    }
+  }
+}
+
+TEST_F(PrefixRun, AfterAFailureOnlyWhatWasCommittedIsKept) {
+  Config config = config_;
+  config.cache.mode = "prefix";
+  const auto source = make_source(config);
+  const auto communicator = ddp::make_solo();
+  Session session(config, *communicator, *source);
+  std::vector<std::shared_ptr<const Sample>> hold;
+  const auto samples = session.load_share(1, hold);
+  StepInput input;
+  input.samples = samples;
+  input.plan = memory::Plan{0, 6};
+  memory::CpuAllocator::install().fail_at(300);
+  const StepResult result = session.step->run(input);
+  EXPECT_EQ(result.guardian.retries, 1);
+  session.cache->publish();
+  EXPECT_EQ(session.cache->store().size(), 6);
+  EXPECT_EQ(cache::survey(config_.cache.dir, true).front().records, 6) << "each sample once";
+}
+
+TEST_F(PrefixRun, DamagedRecordsAreMadeAgain) {
+  const Seen off = run_with("off");
+  run_with("prefix", 2);
+  const auto files = segments();
+  ASSERT_EQ(files.size(), 1U);
+  std::fstream file(files[0], std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(static_cast<std::streamoff>(fs::file_size(files[0]) / 2));
+  file.put('x').put('y').put('z');
+  file.close();
+  const Seen seen = run_with("prefix");
+  EXPECT_EQ(seen.live, 1);
+  expect_equal(seen, off);
+}
+
+TEST_F(PrefixRun, AnotherModelOrDatasetOrResolutionHasFeaturesOfItsOwn) {
+  run_with("prefix", 2);
+  const auto live_with = [&](const auto& change) {
+    Config config = config_;
+    config.cache.mode = "prefix";
+    change(config);
+    return run(config, 2).live;
+  };
+  EXPECT_EQ(live_with([](Config&) {}), 0);
+  EXPECT_EQ(live_with([](Config& config) { config.lora.rank = 2; }), 0) << "the vision tower knows nothing of it";
+  EXPECT_EQ(live_with([](Config& config) { config.run.seed = 77; }), 12) << "other made-up samples";
+  EXPECT_EQ(live_with([](Config& config) { config.data.resolution = 56; }), 12);
+  const std::string other = model_dir() + "-other";
+  fs::remove_all(other);
+  model::write_random_checkpoint(model::init_config("tiny"), {other, 99, false});
+  EXPECT_EQ(live_with([&](Config& config) { config.model.path = other; }), 12);
+}
+
+TEST_F(PrefixRun, ADiskThatTakesNoMoreIsASlowerRun) {
+  Config config = config_;
+  config.cache.mode = "prefix";
+  config.cache.disk_bytes = std::int64_t{40000};
+  const Seen off = run_with("off"), seen = run(config, 6);
+  EXPECT_GT(seen.cached, 0);
+  EXPECT_GT(seen.live, 12) << "some are made in every epoch";
+  expect_equal(seen, off);
+}
+
+TEST_F(PrefixRun, AFolderThatGoesAwayIsASlowerRun) {
+  Config config = config_;
+  config.cache.mode = "prefix";
+  const auto source = make_source(config);
+  const auto communicator = ddp::make_solo();
+  Session session(config, *communicator, *source);
+  train_steps(session, 1);
+  fs::remove_all(config_.cache.dir);
+  session.cache->publish();
+  const Sample sample = session.cache->load(source->training().front());
+  EXPECT_TRUE(sample.vlm.image_features.empty());
+  EXPECT_FALSE(sample.vlm.pixel_values.empty());
+}
+
+TEST_F(PrefixRun, RefusesWhatWouldNotBeExact) {
+  const auto refusal = [&](const auto& change) -> std::string {
+    Config config = config_;
+    config.cache.mode = "prefix";
+    change(config);
+    try {
+      run(config, 1);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kUsage);
+      return error.what();
+    }
+    return "";
+  };
+  const std::string adapted =
+      refusal([](Config& config) { config.lora.targets = R"(.*(blocks|layers).*(qkv|q_proj))"; });
+  EXPECT_NE(adapted.find("needs a vision tower without adapters"), std::string::npos) << adapted;
+  const std::string moving = refusal([](Config& config) {
+    config.memory.knobs = {"micro_batch", "resolution"};
+    config.data.resolution = 112;
+  });
+  EXPECT_NE(moving.find("memory.knobs names \"resolution\""), std::string::npos) << moving;
+}
+
+}  // namespace
+}  // namespace plimsoll::train
