@@ -78,6 +78,7 @@ class OurTrainer final : public Trainer {
       input.plan = s.plan;
       input.fill = s.fill(s.plan, step_);
       const StepResult result = s.step->run(input);
+      s.learn(result.timed);
       if (result.fatal) throw *result.fatal;
       failures += static_cast<int>(result.guardian.retries) + (result.guardian.failed ? 1 : 0);
       replay = result.verdict.action == ddp::Action::kReplay;

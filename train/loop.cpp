@@ -65,6 +65,7 @@ StepResult Loop::one_step(std::int64_t step) {
   if (!replaying_) apply_budget_changes(step);
   input.fill = session_.fill(input.plan, step);
   StepResult result = session_.step->run(input);
+  session_.learn(result.timed);
   if (result.fatal) {
     // All ranks are here. What was learned so far is kept, unless the ranks do not agree on what that is.
     if (result.fatal->code() == ExitCode::kData) checkpoint();

@@ -61,7 +61,8 @@ struct Session {
   memory::Calibration calibration;      ///< of earlier runs on this machine; the controller's grows from it
   memory::CostModel costs;              ///< of the predictive policy
   memory::CandidateTable candidates;    ///< likewise; empty under the other policies
-  std::vector<memory::Candidate> ways;  ///< likewise: those of them that a step may be run in
+  std::vector<memory::Candidate> ways;  ///< likewise: those of them that the next step may be run in
+  memory::WayTimes way_times;           ///< likewise, of this rank
   memory::Plan plan;
   RunState state;
 
@@ -78,6 +79,8 @@ struct Session {
   memory::Fill fill(const memory::Plan& plan, std::int64_t number) const;
   /// The same for any plan, as if it were a candidate.
   memory::Fill fill(const memory::Plan& plan, std::int64_t number, const memory::PolicyState& known) const;
+  /// What the step took, for the ways of those that follow. This rank's alone.
+  void learn(const memory::TimedShare& timed);
   /// Rank 0 writes `state` and all tensors to run.dir/checkpoints; the others wait. Collective. Throws
   /// Error(kCheckpoint) on all ranks when the disk refuses.
   void write_checkpoint();

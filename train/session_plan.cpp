@@ -9,12 +9,14 @@
 #include "core/error.h"
 #include "core/scope.h"
 #include "ddp/handshake.h"
+#include "memory/planning/packing.h"
 #include "train/calibration_file.h"
 #include "train/candidates.h"
 #include "train/costs.h"
 #include "train/options.h"
 #include "train/plan_table_file.h"
 #include "train/session.h"
+#include "train/stopwatch.h"
 
 namespace plimsoll::train {
 namespace {
@@ -156,6 +158,14 @@ void Session::choose_candidate() {
   start_from_table(limits, fresh);
   if (!turns(config, "micro_batch")) candidates = candidates_of(plan.micro_batch);  // it stays what it is now
   ways = memory::ways_of(candidates.all(), costs, share);
+  const std::int64_t middle = middling(source);
+  way_times = {costs, memory::weight_of(source.shape_at(middle, config.data.resolution))};
+}
+
+void Session::learn(const memory::TimedShare& timed) {
+  if (candidates.empty()) return;
+  way_times.took(timed);
+  ways = way_times.ways(candidates.all(), share);
 }
 
 // The measured plan of the table's row, where the dry run agrees that it fits.

@@ -9,14 +9,20 @@
 namespace plimsoll::train {
 namespace {
 
-std::int64_t milliseconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start).count();
+std::int64_t microseconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - start).count();
 }
 
 std::vector<std::int64_t> weights_of(std::span<const model::StreamSample> samples) {
   std::vector<std::int64_t> weights;
   for (const auto& sample : samples) weights.push_back(memory::weight_of(sample.sample->shape()));
   return weights;
+}
+
+std::int64_t weight_of(std::span<const model::StreamSample> samples) {
+  std::int64_t weight = 0;
+  for (const std::int64_t one : weights_of(samples)) weight += one;
+  return weight;
 }
 
 std::vector<model::StreamSample> taken(std::span<const model::StreamSample> samples,
@@ -98,7 +104,10 @@ StepResult Step::run(const StepInput& asked) {
   StepResult result;
   result.guardian = guardian_.run(input.samples.size(), static_cast<std::size_t>(way_.micro_batch), work(input));
   const std::span<float> slots = buffers_.extra().subspan(kLossSlots);
-  ddp::pack(report(input, result.guardian, milliseconds_since(start)), communicator_.rank(), slots);
+  const std::int64_t took = microseconds_since(start);
+  if (result.guardian.retries == 0 && result.guardian.splits == 0 && !result.guardian.failed)
+    result.timed = {way_, std::ssize(input.samples), weight_of(input.samples), took};
+  ddp::pack(report(input, result.guardian, took / 1000), communicator_.rank(), slots);
 
   communicator_.enter(input.step, "reduce");
   buffers_.reduce([this](std::span<float> all) { communicator_.all_reduce_sum(all); });

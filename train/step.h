@@ -13,6 +13,7 @@
 #include "ddp/report.h"
 #include "memory/guardian.h"
 #include "memory/planning/plan.h"
+#include "memory/planning/way_times.h"
 #include "memory/planning/ways.h"
 #include "memory/predictor.h"
 #include "model/vla.h"
@@ -49,6 +50,7 @@ struct StepResult {
   ddp::Verdict verdict;
   std::vector<ddp::Report> reports;  ///< of all ranks
   memory::GuardianReport guardian;   ///< this rank's
+  memory::TimedShare timed;          ///< this rank's; without samples where anything was split or run twice
   std::optional<Error> fatal;        ///< the job ends here, on all ranks alike: the third skip in a row, ranks diverged
   double loss = 0.0;                 ///< mean over the samples of all ranks
   double gradient_norm = 0.0;        ///< before clipping

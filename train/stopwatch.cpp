@@ -17,7 +17,13 @@ constexpr std::int64_t kEnough = 100'000;  // microseconds of repeats after whic
 constexpr std::int64_t kMostRepeats = 8;
 constexpr std::int64_t kPlansToTime = 8;  // each may take as much of the allowance
 
-// A sample whose weight half of the training samples have at most.
+// Microseconds that timing may take before a run of steps that take `step` microseconds.
+std::int64_t timing_allowance(const Session& session, std::int64_t step) {
+  return std::min(kMostMicroseconds, memory::scaled(step, session.steps, kLeastRun));
+}
+
+}  // namespace
+
 std::int64_t middling(const data::SampleSource& source) {
   std::vector<std::int64_t> order = source.training();
   const auto weight = [&](std::int64_t index) { return memory::weight_of(source.shape_of(index)); };
@@ -26,13 +32,6 @@ std::int64_t middling(const data::SampleSource& source) {
                    [&](std::int64_t a, std::int64_t b) { return weight(a) < weight(b); });
   return *middle;
 }
-
-// Microseconds that timing may take before a run of steps that take `step` microseconds.
-std::int64_t timing_allowance(const Session& session, std::int64_t step) {
-  return std::min(kMostMicroseconds, memory::scaled(step, session.steps, kLeastRun));
-}
-
-}  // namespace
 
 Stopwatch::Stopwatch(Session& session, std::int64_t resolution, std::int64_t allowance)
     : session_(session),

@@ -11,6 +11,9 @@ namespace plimsoll::train {
 inline constexpr std::int64_t kMostMicroseconds = 20'000'000;  ///< what any timing before a run may take
 inline constexpr std::int64_t kLeastRun = 30;                  ///< and how many times as long the run must be
 
+/// The sample that is timed: one whose weight half of the training samples have at most.
+std::int64_t middling(const data::SampleSource& source);
+
 /// Times one plan after the other. Gradients are thrown away and nothing is updated. All functions are collective: the
 /// same calls on every rank, the same answers. Needs the session's model, buffers and predictor. One thread.
 class Stopwatch {

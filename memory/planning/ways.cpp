@@ -21,17 +21,22 @@ bool all_fit(std::span<const std::int64_t> weights, const Plan& plan,
 
 }  // namespace
 
-std::vector<Candidate> ways_of(std::span<const Candidate> candidates, const CostModel& costs, std::int64_t share) {
+std::vector<Candidate> ways_of(std::span<const Candidate> candidates,
+                               const std::function<std::int64_t(const Plan&)>& time) {
   std::vector<Candidate> timed;
   for (const Candidate& candidate : candidates) {
     if (sharper(candidates.front().plan, candidate.plan)) continue;
-    timed.push_back({candidate.plan, candidate.bytes, share_microseconds(costs, candidate.plan, share)});
+    timed.push_back({candidate.plan, candidate.bytes, std::max<std::int64_t>(1, time(candidate.plan))});
   }
   const CandidateTable fastest_first(std::move(timed));
   std::vector<Candidate> ways;
   for (const Candidate& way : fastest_first.all())
     if (ways.empty() || way.bytes < ways.back().bytes) ways.push_back(way);
   return ways;
+}
+
+std::vector<Candidate> ways_of(std::span<const Candidate> candidates, const CostModel& costs, std::int64_t share) {
+  return ways_of(candidates, [&](const Plan& plan) { return share_microseconds(costs, plan, share); });
 }
 
 Plan way_of_share(std::span<const std::int64_t> weights, const Plan& plan, const Fill& fill,

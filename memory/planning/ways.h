@@ -14,8 +14,10 @@
 namespace plimsoll::memory {
 
 /// The candidates that are worth trying in a step: fastest first, each judged on fewer bytes than all before it. Of the
-/// largest pictures' only; `microseconds` of the result is the time of the largest share cut as the plan says, by
-/// `costs`.
+/// largest pictures' only; `microseconds` of the result is `time` of the plan, at least 1.
+std::vector<Candidate> ways_of(std::span<const Candidate> candidates,
+                               const std::function<std::int64_t(const Plan&)>& time);
+/// Likewise; the time is that of the largest share cut as the plan says, by `costs`.
 std::vector<Candidate> ways_of(std::span<const Candidate> candidates, const CostModel& costs, std::int64_t share);
 
 /// What a step may use.

@@ -1,0 +1,92 @@
+#include "memory/planning/way_times.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace plimsoll::memory {
+namespace {
+
+constexpr double kKeep = 0.95;         // of what is known of a way, with every step more: some twenty count
+constexpr double kKeepSpeed = 0.9;     // of the machine's speed: some ten
+constexpr double kDoubt = 1.0;         // steps that the cost model's word on a way counts
+constexpr double kOutlier = 2.0;       // times what was expected
+constexpr double kWorthTrying = 1.25;  // times the fastest way
+
+// What the first step is taken to show: a fifth of the time comes with the samples, the rest with their weight.
+constexpr double kFixedPart = 0.2;
+
+}  // namespace
+
+WayTimes::WayTimes(CostModel costs, std::int64_t middling)
+    : costs_(std::move(costs)), middling_(std::max<std::int64_t>(1, middling)) {}
+
+WayTimes::Key WayTimes::key_of(const Plan& way) {
+  return {way.micro_batch, way.recompute_blocks, way.recompute_vision, way.recompute_expert, way.offload};
+}
+
+// y of a way that takes what the cost model says, at this x and the machine's speed of now.
+double WayTimes::expected(double x) const {
+  const double spread = n_ * xx_ - x_ * x_;
+  const double slope = spread > 1e-9 * n_ * xx_ ? (n_ * xy_ - x_ * y_) / spread : 0.0;
+  // Heavier samples never take less time; nor do samples without weight take less than none.
+  const double b = std::clamp(slope, 0.0, y_ / x_);
+  return (y_ + b * (n_ * x - x_)) / n_;
+}
+
+void WayTimes::add(double x, double y) {
+  for (double* sum : {&n_, &x_, &xx_, &y_, &xy_}) *sum *= kKeepSpeed;
+  n_ += 1, x_ += x, xx_ += x * x, y_ += y, xy_ += x * y;
+}
+
+void WayTimes::took(const TimedShare& share) {
+  if (share.samples < 1 || share.weight < 1 || share.microseconds < 1) return;
+  const double x = static_cast<double>(share.weight) / static_cast<double>(share.samples * middling_);
+  double y = static_cast<double>(share.microseconds) /
+             static_cast<double>(share_microseconds(costs_, share.way, share.samples));
+  const auto shape = [](double of) { return kFixedPart + (1 - kFixedPart) * of; };
+  if (steps_ == 0)
+    for (const double of : {0.5, 1.0, 1.5}) add(of, y * shape(of) / shape(x));
+  // The speed is what is left of the time when what is known of the way is taken off.
+  const double before = factor(share.way);
+  y = std::min(y, kOutlier * expected(x) * before);
+  add(x, y / before);
+  Learned& learned = learned_[key_of(share.way)];
+  learned.weight = learned.weight * kKeep + 1;
+  learned.ratios = learned.ratios * kKeep + y / expected(x);
+  learned.last = ++steps_;
+}
+
+double WayTimes::factor(const Plan& way) const {
+  const auto found = learned_.find(key_of(way));
+  if (found == learned_.end()) return 1.0;
+  return (kDoubt + found->second.ratios) / (kDoubt + found->second.weight);
+}
+
+bool WayTimes::learns_next() const {
+  const std::int64_t next = steps_ + 1;
+  return next % (next <= kSoon ? kLearnEvery : kSoon / 2) == 0;
+}
+
+std::vector<Candidate> WayTimes::ways(std::span<const Candidate> candidates, std::int64_t share) const {
+  const auto time = [&](const Plan& plan) {
+    return static_cast<std::int64_t>(factor(plan) * static_cast<double>(share_microseconds(costs_, plan, share)));
+  };
+  auto ways = ways_of(candidates, time);
+  if (!learns_next() || ways.empty()) return ways;
+  const double most = kWorthTrying * static_cast<double>(ways.front().microseconds);
+  std::vector<Candidate> tried;
+  for (const Candidate& one : candidates) {
+    const std::int64_t took = time(one.plan);
+    if (sharper(candidates.front().plan, one.plan) || static_cast<double>(took) > most) continue;
+    tried.push_back({one.plan, one.bytes, took});
+  }
+  const auto last_run = [&](const Candidate& way) {
+    const auto found = learned_.find(key_of(way.plan));
+    return std::pair(found == learned_.end() ? 0 : found->second.last, way.microseconds);
+  };
+  std::ranges::stable_sort(tried, {}, last_run);
+  ways.insert(ways.begin(), tried.begin(), tried.end());
+  return ways;
+}
+
+}  // namespace plimsoll::memory

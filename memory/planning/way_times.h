@@ -1,0 +1,68 @@
+#pragma once
+// What steps take, way by way, learned from those that a run has done. It begins with the cost model, which a few
+// timings made before the first step, whatever else the machine did just then; every step that follows says how long
+// its way really takes. One rank's alone: ranks need not agree on it, as the ways differ in nothing but memory and
+// time. One thread.
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <tuple>
+#include <vector>
+
+#include "memory/planning/candidates.h"
+#include "memory/planning/ways.h"
+
+namespace plimsoll::memory {
+
+/// One step of this rank, as it was run.
+struct TimedShare {
+  Plan way;
+  std::int64_t samples = 0;
+  std::int64_t weight = 0;        ///< of all samples (weight_of in packing.h)
+  std::int64_t microseconds = 0;  ///< of all its micro-batches, without waiting for data or peers
+};
+
+class WayTimes {
+ public:
+  WayTimes() = default;
+  /// `costs`: of before the run, for samples that weigh `middling`, at least 1.
+  WayTimes(CostModel costs, std::int64_t middling);
+
+  /// Takes the time of a step in that ran nothing twice. What takes more than twice as long as was thought counts as
+  /// twice: that was something else's doing.
+  void took(const TimedShare& share);
+
+  /// How much longer the way takes than the cost model says, beside the others: 1 for one that was never run.
+  double factor(const Plan& way) const;
+
+  /// The ways of these candidates for the next step (see ways_of()), by what is known. Every eighth of the first steps,
+  /// every 32nd later, is for learning: first come all candidates that are thought to take no more than a quarter
+  /// longer than the fastest, the one that was not run for longest in front.
+  std::vector<Candidate> ways(std::span<const Candidate> candidates, std::int64_t share) const;
+  bool learns_next() const;
+
+  static constexpr std::int64_t kLearnEvery = 8, kSoon = 64;
+
+ private:
+  using Key = std::tuple<int, int, int, int, bool>;
+  static Key key_of(const Plan& way);
+  double expected(double x) const;
+  void add(double x, double y);
+
+  struct Learned {
+    double weight = 0;      ///< of the steps that it was run in, older ones counting less
+    double ratios = 0;      ///< sum of time by what was expected of any way, likewise
+    std::int64_t last = 0;  ///< step in which it was run, counted here
+  };
+
+  CostModel costs_;
+  std::int64_t middling_ = 1;
+  std::int64_t steps_ = 0;
+  std::map<Key, Learned> learned_;
+  // The machine's speed: y, a way's time by what the cost model says of middling samples and by the way's factor, is
+  // taken to be a + b x, x being what the share weighs beside such. Sums of least squares, older steps counting less.
+  double n_ = 0, x_ = 0, xx_ = 0, y_ = 0, xy_ = 0;
+};
+
+}  // namespace plimsoll::memory

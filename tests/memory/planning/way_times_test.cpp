@@ -1,0 +1,145 @@
+#include "memory/planning/way_times.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <random>
+#include <set>
+
+namespace plimsoll::memory {
+namespace {
+
+constexpr std::int64_t kShare = 8, kMiddling = 100;
+
+/// What timings before the run said: a sample takes 100, twice as many 1.9 times as long.
+CostModel costs(std::int64_t recompute) {
+  CostModel model;
+  model.points = {{1, 100}, {2, 190}, {4, 361}, {8, 686}};
+  model.language_blocks = 4;
+  model.language_recompute = recompute;
+  return model;
+}
+
+/// All of 1, 2, 4, 8 samples, plain or recomputed, which needs half.
+std::vector<Candidate> candidates() {
+  PlanSpace space;
+  space.share = kShare;
+  space.language = {0, 4};
+  const auto bytes = [](const Plan& plan) { return plan.micro_batch * (plan.recompute_blocks == 0 ? 100 : 50); };
+  const CandidateTable table = make_table(plans_of(space), costs(3000), kShare, bytes);
+  return {table.all().begin(), table.all().end()};
+}
+
+const Plan kPlain4{0, 4}, kRecomputed8{0, 8, 4};
+
+/// Runs steps as a rank does, of shares that weigh 0.7 to 1.3 times the middling, where ways of up to 400 bytes fit.
+/// `truth(way)`: microseconds of a middling share. Returns how often each way was run in the last `counted` steps.
+std::map<int, int> run(WayTimes& times, int steps, int counted, const std::function<double(const Plan&)>& truth) {
+  std::mt19937 random(7);
+  std::uniform_real_distribution<double> weight(0.7, 1.3), noise(0.9, 1.1);
+  std::map<int, int> runs;
+  for (int step = 0; step < steps; ++step) {
+    const auto ways = times.ways(candidates(), kShare);
+    const auto way = std::ranges::find_if(ways, [](const Candidate& one) { return one.bytes <= 400; });
+    if (way == ways.end()) {
+      ADD_FAILURE() << "nothing fits";
+      return runs;
+    }
+    const double x = weight(random);
+    const auto took = static_cast<std::int64_t>(truth(way->plan) * (0.3 + 0.7 * x) * noise(random));
+    times.took({way->plan, kShare, static_cast<std::int64_t>(x * kShare * kMiddling), took});
+    if (step >= steps - counted) ++runs[way->plan.micro_batch];
+  }
+  return runs;
+}
+
+double modelled(const Plan& way, std::int64_t recompute) {
+  return static_cast<double>(share_microseconds(costs(recompute), way, kShare));
+}
+
+TEST(WayTimes, BeginWithTheCostModel) {
+  const WayTimes times(costs(3000), kMiddling);
+  EXPECT_EQ(times.ways(candidates(), kShare), ways_of(candidates(), costs(3000), kShare));
+  EXPECT_EQ(times.factor(kPlain4), 1.0);
+}
+
+TEST(WayTimes, StayWithTheFastestWhateverTheMachinesSpeed) {
+  for (const double speed : {0.3, 1.0, 4.0, 1000.0}) {
+    WayTimes times(costs(3000), kMiddling);
+    auto runs = run(times, 200, 100, [&](const Plan& way) { return speed * modelled(way, 3000); });
+    EXPECT_GE(runs[4], 85) << "speed " << speed;
+  }
+}
+
+TEST(WayTimes, AWayThatWasThoughtTooFastLosesItsPlace) {
+  // Recomputing was timed as nearly free, and takes 30 %.
+  WayTimes times(costs(50), kMiddling);
+  EXPECT_EQ(times.ways(candidates(), kShare).at(1).plan, kRecomputed8);
+  auto runs = run(times, 60, 40, [](const Plan& way) { return modelled(way, 3000); });
+  EXPECT_GE(runs[4], 34);
+  EXPECT_GT(times.factor(kRecomputed8), times.factor(kPlain4));
+}
+
+TEST(WayTimes, AWayThatWasThoughtTooSlowComesBack) {
+  // Recomputing was timed at 20 % and takes 2 %; a second micro-batch was timed at 5 % and takes 25 %.
+  WayTimes times(costs(2000), kMiddling);
+  auto runs = run(times, 200, 40, [](const Plan& way) { return modelled(way, 200) * (way.micro_batch < 8 ? 1.2 : 1); });
+  EXPECT_GE(runs[8], 34);
+}
+
+TEST(WayTimes, AnEighthOfTheStepsTriesWhatWasNotRunForLongest) {
+  WayTimes times(costs(2000), kMiddling);
+  std::vector<std::int64_t> tried;
+  for (int step = 1; step <= 128; ++step) {
+    const auto ways = times.ways(candidates(), kShare);
+    if (times.learns_next()) {
+      EXPECT_EQ(step % (step <= 64 ? 8 : 32), 0) << step;
+      tried.push_back(ways.front().microseconds);
+      EXPECT_LE(ways.front().microseconds, 686 * 5 / 4) << "what is thought to take a third longer is not tried";
+    } else {
+      EXPECT_EQ(ways.front().plan, (Plan{0, 8})) << step;
+    }
+    times.took({ways.front().plan, kShare, kShare * kMiddling, share_microseconds(costs(2000), ways.front().plan, 8)});
+  }
+  EXPECT_EQ(tried.size(), 10U);
+  EXPECT_TRUE(std::ranges::is_sorted(tried.begin(), tried.begin() + 4)) << "of what was never run the fastest first";
+  EXPECT_GT(std::set(tried.begin(), tried.end()).size(), 4U);
+}
+
+TEST(WayTimes, OneStepThatTookForeverIsSomethingElsesDoing) {
+  WayTimes forever(costs(3000), kMiddling), twice(costs(3000), kMiddling);
+  forever.took({kPlain4, kShare, kShare * kMiddling, 1'000'000'000});
+  twice.took({kPlain4, kShare, kShare * kMiddling, 2 * share_microseconds(costs(3000), kPlain4, kShare)});
+  EXPECT_NEAR(forever.factor(kPlain4), twice.factor(kPlain4), 1e-9);
+  EXPECT_LT(forever.factor(kPlain4), 1.4);
+}
+
+TEST(WayTimes, LightSharesDoNotMakeTheirWayLookSlow) {
+  // Light shares are run whole, heavy ones in halves; a third of the time is the samples', whatever they weigh.
+  WayTimes times(costs(3000), kMiddling);
+  const Plan whole{0, 8};
+  std::mt19937 random(3);
+  std::uniform_real_distribution<double> weight(0.5, 1.5);
+  for (int step = 0; step < 400; ++step) {
+    const double x = weight(random);
+    const Plan& way = x < 1.0 ? whole : kPlain4;
+    times.took({way, kShare, static_cast<std::int64_t>(x * kShare * kMiddling),
+                static_cast<std::int64_t>(1000 * modelled(way, 3000) * (0.33 + 0.67 * x))});
+  }
+  EXPECT_NEAR(times.factor(whole), times.factor(kPlain4), 0.03);
+}
+
+TEST(WayTimes, AStepThatSaysNothingChangesNothing) {
+  WayTimes times(costs(3000), kMiddling);
+  times.took({});
+  times.took({kPlain4, 0, 100, 100});
+  times.took({kPlain4, 8, 0, 100});
+  times.took({kPlain4, 8, 100, 0});
+  EXPECT_EQ(times.factor(kPlain4), 1.0);
+  EXPECT_TRUE(WayTimes().ways({}, kShare).empty());
+}
+
+}  // namespace
+}  // namespace plimsoll::memory
