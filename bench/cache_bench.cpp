@@ -174,7 +174,7 @@ void steps(int pixels) {
   };
   const auto live_share = share(live);
   time_step_ms(session, 1, live_share, session.plan, {});
-  session.cache->publish();
+  session.cache->publish(0);
   for (const Sample& sample : live) cached.push_back(session.cache->load(sample.index));
   const auto cached_share = share(cached);
   std::vector<double> ratios, shares;

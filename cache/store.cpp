@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <system_error>
+#include <utility>
 
 #include "cache/layout.h"
 #include "core/error.h"
@@ -80,8 +81,7 @@ void Store::read_on(std::uint32_t number) {
   findings_.records += std::ssize(found);
   {
     const std::scoped_lock lock(mutex_);  // only now: threads that read do not wait for the disk
-    for (const Placed& placed : found)
-      if (placed.key.step <= options_.latest_step) take(number, placed);
+    for (const Placed& placed : found) take_in_time(number, placed);
   }
   const fs::path& path = segment->path();
   if (!first || options_.writer.empty() || fs::exists(index_path(path)) || is_being_written(path)) return;
@@ -97,16 +97,16 @@ void Store::refresh() {
   open_segments();
 }
 
-// The newer one stays; of two of one step the one that comes later.
+// The newer one stays; of two of one stamp the one that comes later.
 void Store::take(std::uint32_t segment, const Placed& placed) {
   const RecordKey& key = placed.key;
-  if (key.sample < 0 || key.sample >= std::ssize(places_) || key.step < 0 ||
-      key.step > std::numeric_limits<std::uint32_t>::max())
+  if (key.sample < 0 || key.sample >= std::ssize(places_) || key.stamp < options_.oldest_stamp ||
+      key.stamp > std::numeric_limits<std::uint32_t>::max())
     return;
   Place& place = places_[static_cast<std::size_t>(key.sample)];
-  const auto step = static_cast<std::uint32_t>(key.step);
-  if (place.segment_and_kept != 0 && place.step > step) return;
-  place = {placed.offset, segment | static_cast<std::uint32_t>(key.kept) << 24, key.rows, key.width, step};
+  const auto stamp = static_cast<std::uint32_t>(key.stamp);
+  if (place.segment_and_kept != 0 && place.stamp > stamp) return;
+  place = {placed.offset, segment | static_cast<std::uint32_t>(key.kept) << 24, key.rows, key.width, stamp};
 }
 
 std::int64_t Store::size() const {
@@ -119,7 +119,7 @@ std::optional<RecordKey> Store::find(std::int64_t sample) const {
   if (sample < 0 || sample >= std::ssize(places_)) return std::nullopt;
   const Place& place = places_[static_cast<std::size_t>(sample)];
   if (place.segment_and_kept == 0) return std::nullopt;
-  return RecordKey{sample, place.step, place.rows, place.width, static_cast<Kept>(place.segment_and_kept >> 24)};
+  return RecordKey{sample, place.stamp, place.rows, place.width, static_cast<Kept>(place.segment_and_kept >> 24)};
 }
 
 bool Store::read(const RecordKey& key, std::span<std::byte> payload) const {
@@ -130,7 +130,7 @@ bool Store::read(const RecordKey& key, std::span<std::byte> payload) const {
     if (key.sample < 0 || key.sample >= std::ssize(places_)) return false;
     place = places_[static_cast<std::size_t>(key.sample)];
     const std::uint32_t number = place.segment_and_kept & kNumberMask;
-    if (number == 0 || place.step != static_cast<std::uint64_t>(key.step)) return false;
+    if (number == 0 || place.stamp != static_cast<std::uint64_t>(key.stamp)) return false;
     segment = segments_[number - 1];
   }
   if (segment->read({key, place.offset}, payload)) return true;
@@ -168,11 +168,27 @@ bool Store::append(const RecordKey& key, std::span<const std::byte> payload) {
   return true;
 }
 
-void Store::publish() {
-  const std::scoped_lock lock(mutex_);
-  for (const auto& [segment, placed] : appended_) take(segment, placed);
-  appended_.clear();
+// What was passed over is the oldest, be it of an attempt that had gone further.
+void Store::publish(std::int64_t latest_stamp, std::int64_t oldest_stamp) {
+  options_.latest_stamp = latest_stamp;
+  options_.oldest_stamp = oldest_stamp;
+  {
+    const std::scoped_lock lock(mutex_);
+    for (Place& place : places_)
+      if (place.stamp < oldest_stamp) place = {};
+    for (const auto& [segment, placed] : std::exchange(later_, {})) take_in_time(segment, placed);
+    for (const auto& [segment, placed] : std::exchange(appended_, {})) take_in_time(segment, placed);
+  }
   unpublished_.clear();
+  refresh();
+}
+
+void Store::take_in_time(std::uint32_t segment, const Placed& placed) {
+  if (placed.key.stamp <= options_.latest_stamp) {
+    take(segment, placed);
+  } else {
+    later_.emplace_back(segment, placed);
+  }
 }
 
 void Store::sync() {

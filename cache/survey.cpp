@@ -19,7 +19,7 @@ void look_through(const SegmentReader& segment, bool check, FolderReport& report
   const std::uint64_t good = segment.scan([&](const Placed& placed) {
     ++report.records;
     samples.insert(placed.key.sample);
-    report.newest_step = std::max(report.newest_step, placed.key.step);
+    report.newest_stamp = std::max(report.newest_stamp, placed.key.stamp);
     if (!check) return;
     payload.resize(payload_bytes(placed.key));
     if (!segment.read(placed, payload))

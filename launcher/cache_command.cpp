@@ -22,7 +22,7 @@ nlohmann::ordered_json json_of(const cache::FolderReport& report) {
           {"bytes", report.bytes},
           {"torn_bytes", report.torn_bytes},
           {"being_written", report.being_written},
-          {"newest_step", report.newest_step},
+          {"newest_step", cache::step_of_stamp(report.newest_stamp)},
           {"damaged", report.damaged}};
 }
 

@@ -21,11 +21,11 @@ constexpr std::size_t kAttemptsPerRun = 16;  // then one of so many
 // Patches come in groups of four: one token each after the merger.
 MicroBatchShape rounded_up(const MicroBatchShape& shape) {
   return {shape.samples, round_up_to_class(shape.tokens, 1), round_up_to_class(shape.patches, 4),
-          round_up_to_class(shape.features, 1)};
+          round_up_to_class(shape.features, 1), round_up_to_class(shape.states, 1)};
 }
 
-std::array<std::int64_t, 4> values_of(const MicroBatchShape& shape) {
-  return {shape.samples, shape.tokens, shape.patches, shape.features};
+std::array<std::int64_t, 5> values_of(const MicroBatchShape& shape) {
+  return {shape.samples, shape.tokens, shape.patches, shape.features, shape.states};
 }
 
 // How far one has to go from `a` to `b`, which holds `wanted`, until a shape holds it too: 0 at `a`, 1 at `b`.
@@ -56,7 +56,7 @@ bool same(const MicroBatchShape& a, const MicroBatchShape& b) { return holds(a, 
 
 bool holds(const MicroBatchShape& outer, const MicroBatchShape& inner) {
   return outer.samples >= inner.samples && outer.tokens >= inner.tokens && outer.patches >= inner.patches &&
-         outer.features >= inner.features;
+         outer.features >= inner.features && outer.states >= inner.states;
 }
 
 std::int64_t round_up_to_class(std::int64_t value, std::int64_t unit) {

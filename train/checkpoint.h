@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 
+#include "cache/upkeep.h"
 #include "memory/planning/plan.h"
 #include "train/flat_buffers.h"
 
@@ -27,6 +28,9 @@ struct RunState {
   std::string policy;               ///< memory::PolicyState as JSON
   std::string window;               ///< memory::WindowSummary as JSON: what the window under way has seen
   std::uint64_t configuration = 0;  ///< hash of the settings that fix what is learned
+  std::int64_t adapter_updates = 0;  ///< updates of the adapters: fewer where steps had no live sample ("hybrid")
+  std::string run;                   ///< names this run among all that share a cache folder; empty: of before there was
+  cache::UpkeepState features;       ///< where features age
 };
 
 /// Writes the adapter's own files into the folder it is given (empty in stage 1: not called).

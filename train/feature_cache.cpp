@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <exception>
 #include <filesystem>
+#include <numeric>
 #include <utility>
 
 #include "core/bytes.h"
@@ -18,8 +20,9 @@ namespace {
 
 constexpr const char* kVersion = "1";  // of how features are made: another number where that changes
 
-void refuse_what_is_not_exact(const Config& config, const model::VlaModel& model) {
-  if (model.vision_blocks() > 0)
+void refuse_what_would_not_hold(const Config& config, const model::VlaModel& model) {
+  const auto& mode = config.cache.mode;
+  if (mode == "prefix" && model.vision_blocks() > 0)
     fail(ExitCode::kUsage,
          "cache.mode = \"prefix\" needs a vision tower without adapters, and lora.targets = \"{}\" puts some there; "
          "change it, or set cache.mode = \"off\"",
@@ -28,7 +31,11 @@ void refuse_what_is_not_exact(const Config& config, const model::VlaModel& model
     fail(ExitCode::kUsage,
          "cache.mode = \"{}\" needs pictures of one resolution, and memory.knobs names \"resolution\"; take it out, or "
          "set cache.mode = \"off\"",
-         config.cache.mode);
+         mode);
+  if (mode == "hybrid" && config.train.stage == 2 && config.cache.live_fraction == 0 && !config.cache.frozen_adapters)
+    fail(ExitCode::kUsage,
+         "cache.live_fraction = 0 in stage 2: the adapters would learn nothing, as cached samples give them no gradient; "
+         "give more than 0, or set cache.frozen_adapters = true if that is what you want");
 }
 
 // Bytes that may be added to the folder, by all ranks together. A tenth of the disk is left to others: checkpoints too
@@ -44,6 +51,10 @@ std::uint64_t room_on_disk(const Setting& disk_bytes, const cache::Store& store)
   return error || space.available < space.capacity / 10 ? 0 : space.available - space.capacity / 10;
 }
 
+std::string text_of(const Setting& size) {
+  return size.is_string() ? size.as_string() : std::to_string(size.as_integer());
+}
+
 // Later processes have later names: of two records of one sample theirs counts.
 std::string writer_name(int rank) {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
@@ -53,47 +64,51 @@ std::string writer_name(int rank) {
 
 }  // namespace
 
-cache::Fingerprint prefix_fingerprint(const Config& config, std::uint64_t pictures, std::uint64_t model_files,
-                                      const std::string& device) {
+cache::Fingerprint feature_fingerprint(const Config& config, const FeatureOrigin& origin) {
+  const bool states = config.cache.mode == "hybrid";
   cache::Fingerprint fingerprint;
-  fingerprint.add("features", "vision tower and merger");
+  fingerprint.add("features", states ? "last hidden states of the language model" : "vision tower and merger");
   fingerprint.add("version", kVersion);
-  fingerprint.add("model files", fmt::format("{:016x}", model_files));
+  fingerprint.add("model files", fmt::format("{:016x}", origin.model_files));
   fingerprint.add("dtype", config.model.dtype);
-  fingerprint.add("device", device);
-  fingerprint.add("pictures", fmt::format("{:016x}", pictures));
+  fingerprint.add("device", origin.device);
+  fingerprint.add(states ? "dataset" : "pictures", fmt::format("{:016x}", origin.pictures));
   fingerprint.add("resolution", std::to_string(config.data.resolution));
+  if (!origin.run.empty()) fingerprint.add("run", origin.run);
   return fingerprint;
 }
 
-PrefixCache::PrefixCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                         const ddp::Communicator& communicator, std::uint64_t model_files, at::Device device)
+FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
+                           const ddp::Communicator& communicator)
     : source_(source),
-      disk_bytes_(config.cache.disk_bytes),
-      world_(communicator.world()),
+      communicator_(communicator),
+      config_(config),
+      features_(config.cache.mode == "hybrid" ? Features::kStates : Features::kImages),
+      ages_(features_ == Features::kStates && config.train.stage == 2),
+      batch_(config.batch.effective),
       width_(model.packing_rules(0, false).hidden),
-      kept_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16) {
-  refuse_what_is_not_exact(config, model);
-  open(config, communicator,
-       prefix_fingerprint(config, source.pictures_hash(), model_files, device.is_cpu() ? "cpu" : "cuda"));
-  for (const std::string& refused : store_->findings().refused) spdlog::warn("feature cache: {}", refused);
-  if (communicator.rank() == 0)
-    spdlog::info("feature cache: {} of {} samples in {}", store_->size(), source.size(), store_->folder().string());
+      kept_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16),
+      stream_(source.training(), static_cast<std::uint64_t>(config.run.seed)),
+      live_([this](std::uint64_t position) { return stream_.at(position); }, source.size(), batch_,
+            static_cast<std::int64_t>(std::llround(config.cache.live_fraction * cache::kWholeFraction))) {
+  refuse_what_would_not_hold(config, model);
 }
 
-PrefixCache::~PrefixCache() {
+FeatureCache::~FeatureCache() {
   try {
-    store_->sync();
+    if (store_) store_->sync();
   } catch (const Error&) {  // NOLINT(bugprone-empty-catch): what is not on the disk is made again
   }
 }
 
-void PrefixCache::open(const Config& config, const ddp::Communicator& communicator,
-                       const cache::Fingerprint& fingerprint) {
+void FeatureCache::open(const FeatureOrigin& origin, std::int64_t published, std::int64_t oldest) {
+  const cache::Fingerprint fingerprint = feature_fingerprint(config_, origin);
   cache::StoreOptions options;
-  options.dir = config.cache.dir;
+  options.dir = config_.cache.dir;
   options.samples = source_.size();
-  options.writer = writer_name(communicator.rank());
+  options.writer = writer_name(communicator_.rank());
+  if (ages_) options.latest_stamp = cache::stamp_after_step(published);
+  options.oldest_stamp = oldest;
   const bool there = std::filesystem::is_directory(options.dir);
   try {
     store_ = std::make_unique<cache::Store>(options, fingerprint);
@@ -104,44 +119,82 @@ void PrefixCache::open(const Config& config, const ddp::Communicator& communicat
     stop_keeping(error.what());
   }
   allow_appends();
+  for (const std::string& refused : store_->findings().refused) spdlog::warn("feature cache: {}", refused);
+  if (communicator_.rank() == 0)
+    spdlog::info("feature cache: {} of {} samples in {}", store_->size(), source_.size(), store_->folder().string());
 }
 
-void PrefixCache::allow_appends() {
-  store_->set_most_appended(room_on_disk(disk_bytes_, *store_) / static_cast<std::uint64_t>(world_));
+std::vector<std::uint64_t> FeatureCache::share_of(std::int64_t step) const {
+  const int rank = communicator_.rank(), world = communicator_.world();
+  const std::scoped_lock lock(live_mutex_);
+  if (ages_) return cache::dealt_share(step, batch_, live_.of_step(step), rank, world);
+  const auto [begin, end] = data::share_of_step(step, batch_, rank, world);
+  std::vector<std::uint64_t> positions(end - begin);
+  std::iota(positions.begin(), positions.end(), begin);
+  return positions;
 }
 
-void PrefixCache::stop_keeping(const std::string& why) {
+void FeatureCache::allow_appends() {
+  store_->set_most_appended(room_on_disk(config_.cache.disk_bytes, *store_) /
+                            static_cast<std::uint64_t>(communicator_.world()));
+}
+
+void FeatureCache::stop_keeping(const std::string& why) {
   if (keeps_) spdlog::warn("feature cache: {}; the run goes on, and keeps no more features", why);
   keeps_ = false;
 }
 
-SampleShape PrefixCache::shape_at(std::int64_t index, std::int64_t resolution) const {
+SampleShape FeatureCache::shape_at(std::int64_t index, std::int64_t resolution) const {
   return source_.shape_at(index, resolution);
 }
 
+std::int64_t FeatureCache::rows_of(const Sample& sample) const {
+  return features_ == Features::kStates ? std::ssize(sample.vlm.input_ids) : sample.vlm.feature_rows();
+}
+
 // Pictures are decoded only where their features are not at hand.
-Sample PrefixCache::load_at(std::int64_t index, std::int64_t resolution) const {
+Sample FeatureCache::load_at(std::int64_t index, std::int64_t resolution) const {
   const auto key = store_->find(index);
   if (key && key->kept == kept_ && key->width == width_) {
     Sample sample = source_.load_without_pixels(index, resolution);
     std::vector<std::byte> features(cache::payload_bytes(*key));
-    if (key->rows == sample.vlm.feature_rows() && store_->read(*key, features)) {
+    if (key->rows == rows_of(sample) && store_->read(*key, features)) {
       ++read_;
-      sample.vlm.image_features = std::move(features);
+      (features_ == Features::kStates ? sample.vlm.hidden_states : sample.vlm.image_features) = std::move(features);
       return sample;
     }
   }
   Sample sample = source_.load_at(index, resolution);
-  if (!sample.vlm.image_grid_thw.empty()) ++missed_;
+  if (rows_of(sample) > 0) ++missed_;
   return sample;
 }
 
-bool PrefixCache::is_wanted(const Sample& sample) const {
-  return sample.vlm.image_features.empty() && sample.vlm.feature_rows() > 0 && !store_->is_appended(sample.index) &&
-         !store_->find(sample.index);
+Sample FeatureCache::load_drawn(std::uint64_t position, std::int64_t index, std::int64_t resolution) const {
+  if (ages_) {
+    const std::scoped_lock lock(live_mutex_);
+    if (live_.at(position)) return source_.load_at(index, resolution);
+  }
+  return load_at(index, resolution);
 }
 
-void PrefixCache::stage(std::span<const model::StreamSample> samples, const at::Tensor& features) {
+// What ages is kept whenever it was made anew.
+bool FeatureCache::is_wanted(const Sample& sample) const {
+  const auto& there = features_ == Features::kStates ? sample.vlm.hidden_states : sample.vlm.image_features;
+  return there.empty() && rows_of(sample) > 0 &&
+         (ages_ || (!store_->is_appended(sample.index) && !store_->find(sample.index)));
+}
+
+model::Shown FeatureCache::shown(std::span<const model::StreamSample> samples) {
+  const auto stage_them = [this, samples](const at::Tensor& features) {
+    stage(samples, features, ages_ ? cache::stamp_in_step(step_) : 0);
+  };
+  model::Shown shown;
+  (features_ == Features::kStates ? shown.hidden_states : shown.image_features) = stage_them;
+  return shown;
+}
+
+void FeatureCache::stage(std::span<const model::StreamSample> samples, const at::Tensor& features,
+                         std::int64_t stamp) {
   const bool wanted =
       std::any_of(samples.begin(), samples.end(), [&](const auto& item) { return is_wanted(*item.sample); });
   if (!keeps_ || full_ || !wanted) return;
@@ -150,21 +203,38 @@ void PrefixCache::stage(std::span<const model::StreamSample> samples, const at::
   const auto row = static_cast<std::size_t>(width_) * c10::elementSize(on_host.scalar_type());
   for (const auto& item : samples) {
     const Sample& sample = *item.sample;
-    if (!sample.vlm.image_features.empty()) continue;
-    const auto rows = sample.vlm.feature_rows();
+    if (features_ == Features::kImages && !sample.vlm.image_features.empty()) continue;
+    const auto rows = rows_of(sample);
     const std::size_t bytes = static_cast<std::size_t>(rows) * row;
     if (is_wanted(sample))
-      staged_.push_back({{sample.index, 0, static_cast<std::uint32_t>(rows), static_cast<std::uint32_t>(width_), kept_},
-                         {from, from + bytes}});
+      staged_.push_back(
+          {{sample.index, stamp, static_cast<std::uint32_t>(rows), static_cast<std::uint32_t>(width_), kept_},
+           {from, from + bytes}});
     from += bytes;
   }
 }
 
+at::Tensor FeatureCache::known_states(const Sample& sample) const {
+  const auto key = store_->find(sample.index);
+  const auto rows = std::ssize(sample.vlm.input_ids);
+  if (!key || key->kept != kept_ || key->width != width_ || key->rows != rows) return {};
+  std::vector<std::byte> bytes(cache::payload_bytes(*key));
+  if (!store_->read(*key, bytes)) return {};
+  const auto dtype = kept_ == cache::Kept::kF32 ? at::kFloat : at::kBFloat16;
+  return at::from_blob(bytes.data(), {rows, width_}, at::TensorOptions().dtype(dtype)).to(at::kFloat, false, true);
+}
+
+void FeatureCache::keep_after(std::int64_t step, std::span<const model::StreamSample> samples,
+                              const at::Tensor& features) {
+  stage(samples, features, ages_ ? cache::stamp_after_step(step) : 0);
+  commit();
+}
+
 // A cache that cannot be written is a slower run, no failed one.
-void PrefixCache::commit() {
+void FeatureCache::commit() {
   try {
     for (const Staged& one : staged_) {
-      if (store_->is_appended(one.key.sample)) continue;  // drawn twice where one epoch ends and the next begins
+      if (!ages_ && store_->is_appended(one.key.sample)) continue;  // drawn twice where one epoch ends and the next begins
       full_ = full_ || !store_->append(one.key, one.features);
       if (full_) break;
       ++made_;
@@ -174,19 +244,18 @@ void PrefixCache::commit() {
           "feature cache: {} holds {} and may take no more (cache.disk_bytes = {}); what is not in it is made "
           "in every epoch",
           store_->folder().string(), format_bytes(static_cast<std::int64_t>(store_->bytes())),
-          disk_bytes_.is_string() ? disk_bytes_.as_string() : std::to_string(disk_bytes_.as_integer()));
+          text_of(config_.cache.disk_bytes));
   } catch (const Error& error) {
     stop_keeping(error.what());
   }
   staged_.clear();
 }
 
-void PrefixCache::discard() { staged_.clear(); }
+void FeatureCache::discard() { staged_.clear(); }
 
-void PrefixCache::publish() {
+void FeatureCache::publish(std::int64_t step, std::int64_t oldest) {
   try {
-    store_->publish();
-    store_->refresh();
+    store_->publish(ages_ ? cache::stamp_after_step(step) : 0, oldest);
     allow_appends();
     full_ = false;
   } catch (const std::exception& error) {
@@ -194,7 +263,7 @@ void PrefixCache::publish() {
   }
 }
 
-std::string PrefixCache::line() {
+std::string FeatureCache::line() {
   const std::int64_t read = read_.exchange(0), missed = missed_.exchange(0), made = std::exchange(made_, 0);
   return fmt::format("feature cache: {} of {} samples loaded came with their features, {} were kept; {} on disk", read,
                      read + missed, made, format_bytes(static_cast<std::int64_t>(store_->bytes())));

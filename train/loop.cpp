@@ -22,7 +22,9 @@ double milliseconds_since(Clock::time_point start) {
 
 }  // namespace
 
-Loop::Loop(Session& session, RunLog& log) : session_(session), log_(log), last_checkpoint_(session.state.step) {}
+Loop::Loop(Session& session, RunLog& log) : session_(session), log_(log), last_checkpoint_(session.state.step) {
+  if (session.cache) upkeep_.emplace(session, log);
+}
 
 Outcome Loop::run() {
   RunState& state = session_.state;
@@ -33,13 +35,16 @@ Outcome Loop::run() {
     // Before anything that may fail and write a checkpoint: the weights are those after this step already.
     replaying_ = result.verdict.action == ddp::Action::kReplay;
     if (!replaying_) state.step = step;
-    if (result.verdict.action == ddp::Action::kApply) ++state.updates;
+    if (result.verdict.action == ddp::Action::kApply) {
+      ++state.updates;
+      if (result.live > 0) ++state.adapter_updates;
+    }
     follow(step, result);
+    if (upkeep_ && !replaying_) upkeep_->after_step(step, result.reports, result.verdict.stop);
     if (result.verdict.stop) {
       checkpoint();
       return {ExitCode::kStopped, "stopped on request"};
     }
-    if (!replaying_) end_epoch(step);
     if (!replaying_ && step % session_.config.train.checkpoint_every == 0) checkpoint();
   }
   checkpoint();
@@ -54,6 +59,7 @@ StepResult Loop::one_step(std::int64_t step) {
   const auto samples = session_.load_share(step, hold);
   input.step = step;
   input.updates = session_.state.updates;
+  input.adapter_updates = session_.state.adapter_updates;
   input.samples = samples;
   input.plan = session_.plan;
   input.table_hash = session_.candidates.hash();
@@ -64,6 +70,7 @@ StepResult Loop::one_step(std::int64_t step) {
   input.load_ms = static_cast<std::int64_t>(milliseconds_since(start));
   if (!replaying_) apply_budget_changes(step);
   input.fill = session_.fill(input.plan, step);
+  if (upkeep_) input.drift = upkeep_->drift();
   StepResult result = session_.step->run(input);
   session_.learn(result.timed);
   if (result.fatal) {
@@ -75,15 +82,6 @@ StepResult Loop::one_step(std::int64_t step) {
     log_.step({step, session_.plan, input.learning_rate_factor, result, milliseconds_since(start)});
   }
   return result;
-}
-
-// What this epoch has made is read in the next one.
-void Loop::end_epoch(std::int64_t step) {
-  const std::int64_t batch = session_.config.batch.effective, length = session_.stream.epoch_length();
-  const bool ends = step * batch / length != (step - 1) * batch / length;
-  if (!session_.cache || (!ends && step < session_.steps)) return;
-  session_.cache->publish();
-  log_.line(session_.cache->line());
 }
 
 void Loop::apply_budget_changes(std::int64_t step) {

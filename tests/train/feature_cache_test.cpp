@@ -57,7 +57,7 @@ class PrefixRun : public ::testing::Test {
       input.plan = session.plan;
       input.fill = session.fill(session.plan, step);
       seen.losses.push_back(session.step->run(input).loss);
-      if (session.cache && step % 2 == 0) session.cache->publish();
+      if (session.cache && step % 2 == 0) session.cache->publish(step);
       if (session.loader) session.loader->seek(step + 1);  // what it had loaded ahead came before publish()
     }
     const auto values = session.buffers->parameters();
@@ -116,11 +116,11 @@ TEST_F(PrefixRun, WhatIsReadIsWhatWasWrittenToTheBit) {
     const std::int64_t rows = a.vlm.feature_rows() + b.vlm.feature_rows();
     const at::Tensor features = at::randn({rows, rules.hidden}).to(rules.compute);
     const std::vector<model::StreamSample> samples{{&a, 0}, {&b, 1}};
-    session.cache->stage(samples, features);
-    session.cache->publish();
+    session.cache->shown(samples).image_features(features);
+    session.cache->publish(0);
     EXPECT_EQ(session.cache->store().size(), 0) << "not committed";
     session.cache->commit();
-    session.cache->publish();
+    session.cache->publish(0);
     const auto* from = static_cast<const std::byte*>(features.const_data_ptr());
     for (const std::int64_t index : {3, 5}) {
       const Sample cached = session.cache->load(index);
@@ -151,14 +151,15 @@ TEST_F(PrefixRun, FeaturesAreThoseOfAFreshPass) {
       EXPECT_EQ(cached.shape(), (SampleShape{live.shape().tokens, 0, live.shape().patches / 4}));
       const model::StreamSample one{&live, 0};
       const at::NoGradGuard no_grad;
-      session.model->sample_losses(model::pack({&one, 1}, rules, at::kCPU), {}, [&](const at::Tensor& fresh) {
+      const auto compare = [&](const at::Tensor& fresh) {
         at::Tensor kept = at::empty_like(fresh);
         ASSERT_EQ(static_cast<std::size_t>(kept.nbytes()), cached.vlm.image_features.size());
         std::memcpy(kept.data_ptr(), cached.vlm.image_features.data(), kept.nbytes());
         const double distance = (kept.to(at::kDouble) - fresh.to(at::kDouble)).norm().item<double>();
         EXPECT_LE(distance, (rules.compute == at::kFloat ? 1e-6 : 2e-3) * fresh.to(at::kDouble).norm().item<double>());
         ++compared;
-      });
+      };
+      session.model->sample_losses(model::pack({&one, 1}, rules, at::kCPU), {}, {compare, nullptr});
     }
     EXPECT_EQ(compared, 12);
   }
@@ -213,7 +214,7 @@ TEST_F(PrefixRun, AfterAFailureOnlyWhatWasCommittedIsKept) {
   memory::CpuAllocator::install().fail_at(300);
   const StepResult result = session.step->run(input);
   EXPECT_EQ(result.guardian.retries, 1);
-  session.cache->publish();
+  session.cache->publish(0);
   EXPECT_EQ(session.cache->store().size(), 6);
   EXPECT_EQ(cache::survey(config_.cache.dir, true).front().records, 6) << "each sample once";
 }
@@ -268,7 +269,7 @@ TEST_F(PrefixRun, AFolderThatGoesAwayIsASlowerRun) {
   Session session(config, *communicator, *source);
   train_steps(session, 1);
   fs::remove_all(config_.cache.dir);
-  session.cache->publish();
+  session.cache->publish(0);
   const Sample sample = session.cache->load(source->training().front());
   EXPECT_TRUE(sample.vlm.image_features.empty());
   EXPECT_FALSE(sample.vlm.pixel_values.empty());

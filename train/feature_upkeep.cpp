@@ -1,0 +1,160 @@
+#include "train/feature_upkeep.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "report/records.h"
+#include "train/feature_cache.h"
+#include "train/hidden_states.h"
+
+namespace plimsoll::train {
+namespace {
+
+constexpr double kMillion = 1e6;
+
+std::int64_t millionths(double value) {
+  return std::isfinite(value) ? std::llround(std::clamp(value, 0.0, 1.0) * kMillion) : std::llround(kMillion);
+}
+
+/// Of one sample: features now beside those in the cache.
+void compare(std::span<const float> now, std::span<const float> cached, FeatureDrift& drift) {
+  double apart = 0, both = 0, of_now = 0, of_cached = 0;
+  for (std::size_t i = 0; i < now.size(); ++i) {
+    const double a = now[i], b = cached[i];
+    apart += (a - b) * (a - b);
+    both += a * b;
+    of_now += a * a;
+    of_cached += b * b;
+  }
+  ++drift.samples;
+  drift.distances += millionths(std::sqrt(apart / std::max(of_cached, 1e-30)));
+  drift.angles += millionths(1.0 - both / std::sqrt(std::max(of_now * of_cached, 1e-30)));
+}
+
+}  // namespace
+
+FeatureUpkeep::FeatureUpkeep(Session& session, RunLog& log) : session_(session), log_(log) {
+  const auto& config = session.config.cache;
+  rules_ = {config.rebuild_epochs, std::llround(config.drift_bound * kMillion), config.rebuild_over};
+  if (!session.cache->ages()) return;
+  // What was left when the run stopped right after that step.
+  const std::int64_t step = session.state.step;
+  const auto& state = session.state.features;
+  if (state.begun >= 0 && state.parts <= step - state.begun) rebuild(step);
+  if (looks_after(step)) look();
+}
+
+bool FeatureUpkeep::looks_after(std::int64_t step) const {
+  const std::int64_t every = session_.config.cache.drift_every;
+  return every > 0 && step > 0 && step % every == 0 && step < session_.steps;
+}
+
+void FeatureUpkeep::after_step(std::int64_t step, std::span<const ddp::Report> reports, bool stopping) {
+  const std::int64_t batch = session_.config.batch.effective, length = session_.stream.epoch_length();
+  const bool epoch_ended = step * batch / length != (step - 1) * batch / length;
+  auto& state = session_.state.features;
+  if (!session_.cache->ages()) {
+    if (epoch_ended || step == session_.steps) publish(step);
+    return;
+  }
+  take_in(step, reports);
+  drift_ = {};
+  if (epoch_ended) {
+    ++state.epochs;
+    publish(step);
+  }
+  if (const auto why = cache::rebuild_due(rules_, state, epoch_ended); why && step < session_.steps) {
+    state.begun = step;
+    state.parts = 0;
+    made_ = 0;
+    seconds_ = 0;
+    log_.cache_decision(step, "rebuild", *why, state.drift);
+    log_.line(fmt::format("feature cache: rebuilding after step {}: {}", step, *why));
+  }
+  if (stopping) return;
+  if (state.begun >= 0) rebuild(step);
+  if (looks_after(step)) look();
+}
+
+// What the ranks found after the step before this one.
+void FeatureUpkeep::take_in(std::int64_t step, std::span<const ddp::Report> reports) {
+  std::int64_t samples = 0, distances = 0, angles = 0;
+  for (const auto& report : reports) {
+    samples += report.probed;
+    distances += report.drift_sum;
+    angles += report.angle_sum;
+  }
+  if (samples == 0) return;
+  session_.state.features.drift = distances / samples;
+  log_.line(fmt::format(
+      "feature cache: after step {} the features of {} probe samples have moved by {:.4f} (relative L2), cosine {:.6f}",
+      step - 1, samples, static_cast<double>(distances / samples) / kMillion,
+      1.0 - static_cast<double>(angles / samples) / kMillion));
+}
+
+std::vector<std::int64_t> FeatureUpkeep::part_of(const std::vector<std::int64_t>& samples, std::int64_t begin,
+                                                 std::int64_t end) const {
+  return {samples.begin() + begin, samples.begin() + end};
+}
+
+void FeatureUpkeep::look() {
+  const auto& training = session_.source.training();
+  const auto all = std::ssize(training), count = std::min(session_.config.cache.probe_samples, all);
+  std::vector<std::int64_t> probes;
+  for (std::int64_t i = 0; i < count; ++i) probes.push_back(training[static_cast<std::size_t>(i * all / count)]);
+  const int rank = session_.communicator.rank(), world = session_.communicator.world();
+  const auto mine = part_of(probes, count * rank / world, count * (rank + 1) / world);
+  drift_ = {};
+  for_hidden_states(session_, mine, [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
+    const at::Tensor now = states.to(at::kCPU, at::kFloat).contiguous();
+    std::size_t at = 0;
+    for (const auto& item : samples) {
+      const auto cached = session_.cache->known_states(*item.sample);
+      const std::size_t count_of = item.sample->vlm.input_ids.size() * static_cast<std::size_t>(now.size(1));
+      if (cached.defined())
+        compare({now.const_data_ptr<float>() + at, count_of}, {cached.const_data_ptr<float>(), count_of}, drift_);
+      at += count_of;
+    }
+  });
+}
+
+void FeatureUpkeep::rebuild(std::int64_t step) {
+  auto& state = session_.state.features;
+  auto& communicator = session_.communicator;
+  const auto start = std::chrono::steady_clock::now();
+  const auto& training = session_.source.training();
+  communicator.enter(step, "rebuild the feature cache");
+  const auto part = cache::part_of_rebuild(rules_, state, std::ssize(training), communicator.rank(), communicator.world());
+  const auto mine = part_of(training, part.begin, part.end);
+  for_hidden_states(session_, mine, [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
+    session_.cache->keep_after(step, samples, states);
+    made_ += std::ssize(samples);
+  });
+  ++state.parts;
+  if (part.last) communicator.barrier();  // what the others have made is on the disk
+  seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (!part.last) return;
+  const std::int64_t begun = std::exchange(state.begun, -1);
+  state.oldest = cache::stamp_after_step(begun);
+  state.epochs = 0;
+  state.drift = -1;
+  publish(step);
+  log_.cache_decision(step, "rebuilt", fmt::format("begun after step {}", begun), -1);
+  log_.line(fmt::format("feature cache: rebuilt after step {}: {} samples of this rank in {:.1f} s; clearing older ones",
+                        step, made_, seconds_));
+}
+
+void FeatureUpkeep::publish(std::int64_t step) {
+  auto& state = session_.state.features;
+  state.published = step;
+  session_.cache->publish(step, state.oldest);
+  // What is loaded ahead was loaded before.
+  if (session_.cache->ages() && session_.loader) session_.loader->seek(step + 1);
+  log_.line(session_.cache->line());
+}
+
+}  // namespace plimsoll::train

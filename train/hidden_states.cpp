@@ -1,0 +1,40 @@
+#include "train/hidden_states.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/error.h"
+
+namespace plimsoll::train {
+
+void for_hidden_states(
+    Session& session, std::span<const std::int64_t> indices,
+    const std::function<void(std::span<const model::StreamSample> samples, const at::Tensor& states)>& take) {
+  const auto rules = session.model->packing_rules(static_cast<std::uint64_t>(session.config.run.seed), true);
+  const std::int64_t resolution = session.plan.resolution;
+  std::vector<Sample> loaded;
+  std::vector<model::StreamSample> samples;
+  const auto attempt = [&](memory::Piece piece) {
+    loaded.clear();
+    samples.clear();
+    for (std::size_t i = 0; i < piece.count; ++i)
+      loaded.push_back(session.source.load_at(indices[piece.begin + i], resolution));
+    for (const Sample& sample : loaded) samples.push_back({&sample, 0});
+    take(samples, session.model->hidden_states(model::pack(samples, rules, session.device.place)));
+  };
+  const auto predicted = [&](memory::Piece piece, std::int64_t room) {
+    memory::MicroBatchShape total{static_cast<std::int64_t>(piece.count)};
+    for (std::size_t i = 0; i < piece.count; ++i)
+      total += session.source.shape_at(indices[piece.begin + i], resolution);
+    return session.states_predictor->attempt_bytes(total, {}, room);
+  };
+  // Fewer where memory says so; more than a step's share at once gain nothing.
+  const auto most = static_cast<std::size_t>(std::max<std::int64_t>(1, session.share));
+  memory::Guardian guardian(session.meter);
+  const auto report = guardian.run(indices.size(), most, {attempt, [] {}, predicted});
+  if (report.failed)
+    fail(ExitCode::kMemory, "feature cache: sample {} does not fit alone: {}", indices[report.failed_sample],
+         report.error);
+}
+
+}  // namespace plimsoll::train
