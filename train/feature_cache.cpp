@@ -214,14 +214,12 @@ void FeatureCache::stage(std::span<const model::StreamSample> samples, const at:
   }
 }
 
-at::Tensor FeatureCache::known_states(const Sample& sample) const {
+std::vector<std::byte> FeatureCache::known_states(const Sample& sample) const {
   const auto key = store_->find(sample.index);
-  const auto rows = std::ssize(sample.vlm.input_ids);
-  if (!key || key->kept != kept_ || key->width != width_ || key->rows != rows) return {};
+  if (!key || key->kept != kept_ || key->width != width_ || key->rows != sample.vlm.input_ids.size()) return {};
   std::vector<std::byte> bytes(cache::payload_bytes(*key));
   if (!store_->read(*key, bytes)) return {};
-  const auto dtype = kept_ == cache::Kept::kF32 ? at::kFloat : at::kBFloat16;
-  return at::from_blob(bytes.data(), {rows, width_}, at::TensorOptions().dtype(dtype)).to(at::kFloat, false, true);
+  return bytes;
 }
 
 void FeatureCache::keep_after(std::int64_t step, std::span<const model::StreamSample> samples,

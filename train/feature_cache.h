@@ -70,8 +70,8 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   /// read any more is said once.
   /// From then on nothing that is stamped before `oldest` is read.
   void publish(std::int64_t step, std::int64_t oldest = 0);
-  /// The hidden states of a sample that are read now, as fp32 [T, hidden] on the host; undefined where there are none.
-  at::Tensor known_states(const Sample& sample) const;
+  /// The hidden states of a sample that are read now, [T, hidden] in the compute dtype; empty where there are none.
+  std::vector<std::byte> known_states(const Sample& sample) const;
   /// Copies the features of these samples, made in evaluation mode after step `step`, and writes them.
   void keep_after(std::int64_t step, std::span<const model::StreamSample> samples, const at::Tensor& features);
   /// "1,203 of 1,204 samples came with their features, 1 was made and kept; 2.3 GiB of features on disk": since it was

@@ -1,5 +1,6 @@
 #include "train/feature_upkeep.h"
 
+#include <ATen/Dispatch.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -20,11 +21,12 @@ std::int64_t millionths(double value) {
   return std::isfinite(value) ? std::llround(std::clamp(value, 0.0, 1.0) * kMillion) : std::llround(kMillion);
 }
 
-/// Of one sample: features now beside those in the cache.
-void compare(std::span<const float> now, std::span<const float> cached, FeatureDrift& drift) {
+/// Of one sample: features now beside those in the cache. Not by tensors: those would count against the budget.
+template <class T>
+void compare(const T* now, const T* cached, std::size_t count, FeatureDrift& drift) {
   double apart = 0, both = 0, of_now = 0, of_cached = 0;
-  for (std::size_t i = 0; i < now.size(); ++i) {
-    const double a = now[i], b = cached[i];
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto a = static_cast<double>(now[i]), b = static_cast<double>(cached[i]);
     apart += (a - b) * (a - b);
     both += a * b;
     of_now += a * a;
@@ -110,13 +112,17 @@ void FeatureUpkeep::look() {
   const auto mine = part_of(probes, count * rank / world, count * (rank + 1) / world);
   drift_ = {};
   for_hidden_states(session_, mine, [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
-    const at::Tensor now = states.to(at::kCPU, at::kFloat).contiguous();
+    const at::Tensor now = states.device().is_cpu() ? states : states.cpu();
     std::size_t at = 0;
     for (const auto& item : samples) {
       const auto cached = session_.cache->known_states(*item.sample);
       const std::size_t count_of = item.sample->vlm.input_ids.size() * static_cast<std::size_t>(now.size(1));
-      if (cached.defined())
-        compare({now.const_data_ptr<float>() + at, count_of}, {cached.const_data_ptr<float>(), count_of}, drift_);
+      if (!cached.empty()) {
+        AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, now.scalar_type(), "feature drift", [&] {
+          compare(now.const_data_ptr<scalar_t>() + at, reinterpret_cast<const scalar_t*>(cached.data()), count_of,
+                  drift_);
+        });
+      }
       at += count_of;
     }
   });

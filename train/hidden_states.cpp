@@ -28,8 +28,9 @@ void for_hidden_states(
       total += session.source.shape_at(indices[piece.begin + i], resolution);
     return session.states_predictor->attempt_bytes(total, {}, room);
   };
-  // Fewer where memory says so; more than a step's share at once gain nothing.
-  const auto most = static_cast<std::size_t>(std::max<std::int64_t>(1, session.share));
+  // Fewer where memory says so; more than a step takes at once would need more scratch than the workspace has.
+  const auto most =
+      static_cast<std::size_t>(std::clamp<std::int64_t>(session.share, 1, session.config.batch.max_micro));
   memory::Guardian guardian(session.meter);
   const auto report = guardian.run(indices.size(), most, {attempt, [] {}, predicted});
   if (report.failed)
