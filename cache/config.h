@@ -10,7 +10,7 @@ namespace plimsoll::cache {
 
 /// [cache]. "prefix" changes nothing that is learned: what is read equals what was written, bit for bit.
 struct CacheConfig {
-  std::string mode = "off", dir = "feature-cache";
+  std::string mode = "off", dir = "feature-cache", keep = "exact";
   Setting disk_bytes = "auto";
   double live_fraction = 0.25, drift_bound = 0.1;
   bool frozen_adapters = false;
@@ -22,8 +22,10 @@ struct CacheConfig {
       "What is kept across epochs: \"off\" (nothing), \"prefix\" (what vision tower and merger make of a sample's "
       "images, which never changes while no adapter is in the vision tower) or \"hybrid\" (the language model's last "
       "hidden states: exact in stage 1; in stage 2 they age as the adapters learn, which changes what is learned: a "
-      "cached sample trains expert and sensor encoder only, and a part of each step runs the whole model).",
-      one_of({"off", "prefix", "hybrid"}));
+      "cached sample trains expert and sensor encoder only, and a part of each step runs the whole model). \"auto\": "
+      "\"prefix\" where samples are drawn more than once, their images' features stay exact and the disk has room for "
+      "them; else \"off\".",
+      one_of({"off", "prefix", "hybrid", "auto"}));
     v("dir", dir,
       "Folder of the feature cache. Any number of runs may share it: what depends on model, dataset, resolution or "
       "dtype "
@@ -34,6 +36,10 @@ struct CacheConfig {
       "disk "
       "has free) or a size. What does not fit is computed in every epoch.",
       either({one_of({"auto"}), byte_size()}));
+    v("keep", keep,
+      "\"hybrid\": \"exact\" keeps hidden states to the bit, \"int8\" as bytes with a scale a row: half of the disk, and "
+      "an error that the run prints.",
+      one_of({"exact", "int8"}));
     v("live_fraction", live_fraction,
       "\"hybrid\" in stage 2: part of each step's samples that runs the whole model, so that the adapters learn. Every "
       "sample has its turn equally often; a sample without features runs the whole model too.",

@@ -111,9 +111,9 @@ PackingRules VlaModel::packing_rules(std::uint64_t seed, bool evaluate) const {
   return rules;
 }
 
-Tensor VlaModel::hidden_states(const PackedBatch& batch) const {
+Tensor VlaModel::encode(const PackedBatch& batch, Features which) const {
   const at::NoGradGuard no_grad;
-  return parts_->features(batch, {}, false);
+  return which == Features::kImages ? parts_->vlm.image_features(batch) : parts_->features(batch, {}, false);
 }
 
 Tensor VlaModel::sample_losses(const PackedBatch& batch, const Recompute& recompute, const Shown& shown) const {

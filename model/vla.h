@@ -28,6 +28,12 @@ struct VlaOptions {
   std::uint64_t seed = 0;           ///< of the initial expert, sensor and adapter weights
 };
 
+/// What the VLM makes of samples, and others may keep.
+enum class Features {
+  kImages,  ///< of their images, by vision tower and merger
+  kStates,  ///< the language model's last hidden states, which the expert reads
+};
+
 /// Who is shown what a forward pass makes, as soon as it is made; neither holds on to it. Not what came with the batch.
 struct Shown {
   std::function<void(const Tensor&)> image_features;  ///< of vision tower and merger, of the samples that have none
@@ -65,9 +71,9 @@ class VlaModel {
   /// gives adapters no gradient.
   Tensor sample_losses(const PackedBatch& batch, const Recompute& recompute, const Shown& shown = {}) const;
 
-  /// [T, hidden] in the compute dtype: what the expert reads of the VLM, without autograd and dropout. What was
-  /// computed before it is shown to no one.
-  Tensor hidden_states(const PackedBatch& batch) const;
+  /// Without autograd and dropout, in the compute dtype: [P / 4, hidden] or [T, hidden]. Undefined for images where there
+  /// are none.
+  Tensor encode(const PackedBatch& batch, Features which) const;
 
   /// Denoised action chunks [samples, chunk, action_dim] fp32 (normalised units), no autograd, dropout off. The
   /// starting noise is batch.noise of draw 0. Takes options.expert.sampling_steps steps; the VLM runs once.

@@ -97,10 +97,10 @@ std::int64_t DryStep::evaluation_bytes(const memory::MicroBatchShape& shape) con
   return evaluate(shape, false).peak();
 }
 
-std::int64_t DryStep::hidden_state_bytes(const memory::MicroBatchShape& shape) const {
+std::int64_t DryStep::encode_bytes(const memory::MicroBatchShape& shape, model::Features which) const {
   const auto shapes = deal(shape);
   return memory::dry_run(
-             [&] { parts_->model->hidden_states(model::pack_shapes(shapes, parts_->evaluation_rules)); }, false)
+             [&] { parts_->model->encode(model::pack_shapes(shapes, parts_->evaluation_rules), which); }, false)
       .peak();
 }
 

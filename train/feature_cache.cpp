@@ -9,6 +9,7 @@
 #include <exception>
 #include <filesystem>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "core/bytes.h"
@@ -38,17 +39,24 @@ void refuse_what_would_not_hold(const Config& config, const model::VlaModel& mod
          "give more than 0, or set cache.frozen_adapters = true if that is what you want");
 }
 
-// Bytes that may be added to the folder, by all ranks together. A tenth of the disk is left to others: checkpoints too
-// want a place.
-std::uint64_t room_on_disk(const Setting& disk_bytes, const cache::Store& store) {
-  if (!disk_bytes.is("auto")) {
-    const auto bytes = static_cast<std::uint64_t>(
-        disk_bytes.is_string() ? parse_bytes(disk_bytes.as_string(), "cache.disk_bytes") : disk_bytes.as_integer());
-    return bytes - std::min(bytes, store.bytes());
-  }
+// What a size says; nothing for "auto".
+std::optional<std::uint64_t> bytes_of(const Setting& size) {
+  if (size.is("auto")) return std::nullopt;
+  return static_cast<std::uint64_t>(size.is_string() ? parse_bytes(size.as_string(), "cache.disk_bytes")
+                                                     : size.as_integer());
+}
+
+// A tenth of the disk is left to others: checkpoints too want a place.
+std::uint64_t free_on_disk(const std::filesystem::path& folder) {
   std::error_code error;
-  const auto space = std::filesystem::space(store.folder(), error);
+  const auto space = std::filesystem::space(folder, error);
   return error || space.available < space.capacity / 10 ? 0 : space.available - space.capacity / 10;
+}
+
+// Bytes that may be added to the folder, by all ranks together.
+std::uint64_t room_on_disk(const Setting& disk_bytes, const cache::Store& store) {
+  const auto bytes = bytes_of(disk_bytes);
+  return bytes ? *bytes - std::min(*bytes, store.bytes()) : free_on_disk(store.folder());
 }
 
 std::string text_of(const Setting& size) {
@@ -74,8 +82,38 @@ cache::Fingerprint feature_fingerprint(const Config& config, const FeatureOrigin
   fingerprint.add("device", origin.device);
   fingerprint.add(states ? "dataset" : "pictures", fmt::format("{:016x}", origin.pictures));
   fingerprint.add("resolution", std::to_string(config.data.resolution));
+  if (states && config.cache.keep != "exact") fingerprint.add("kept", config.cache.keep);
   if (!origin.run.empty()) fingerprint.add("run", origin.run);
   return fingerprint;
+}
+
+std::uint64_t free_for_features(const cache::CacheConfig& config) {
+  if (const auto bytes = bytes_of(config.disk_bytes)) return *bytes;
+  std::filesystem::path folder = std::filesystem::absolute(config.dir);
+  std::error_code error;
+  while (folder.has_relative_path() && !std::filesystem::exists(folder, error)) folder = folder.parent_path();
+  return free_on_disk(folder);
+}
+
+CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
+                              std::int64_t steps, std::uint64_t free_bytes) {
+  if (model.vision_blocks() > 0) return {"off", "adapters in the vision tower change what it makes of images"};
+  if (turns(config, "resolution")) return {"off", "memory.knobs names \"resolution\", which changes the images"};
+  const auto samples = std::ssize(source.training());
+  if (steps * config.batch.effective <= samples) return {"off", "no sample is drawn more than once"};
+  const auto row = static_cast<std::uint64_t>(model.packing_rules(0, false).hidden) *
+                   (config.model.dtype == "fp32" ? sizeof(float) : sizeof(std::uint16_t));
+  std::uint64_t bytes = 0;
+  for (const std::int64_t index : source.training()) {
+    const auto rows = static_cast<std::uint64_t>(source.shape_at(index, config.data.resolution).patches / 4);
+    if (rows > 0) bytes += rows * row + cache::kRecordHeader;
+  }
+  if (bytes == 0) return {"off", "the samples have no images"};
+  const std::string size = format_bytes(static_cast<std::int64_t>(bytes));
+  if (bytes > free_bytes)
+    return {"off", fmt::format("the images' features take {} and the disk of cache.dir has {} for them", size,
+                               format_bytes(static_cast<std::int64_t>(free_bytes)))};
+  return {"prefix", fmt::format("the images' features take {} on disk", size)};
 }
 
 FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
@@ -83,11 +121,12 @@ FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, c
     : source_(source),
       communicator_(communicator),
       config_(config),
-      features_(config.cache.mode == "hybrid" ? Features::kStates : Features::kImages),
-      ages_(features_ == Features::kStates && config.train.stage == 2),
+      features_(config.cache.mode == "hybrid" ? model::Features::kStates : model::Features::kImages),
+      ages_(features_ == model::Features::kStates && config.train.stage == 2),
       batch_(config.batch.effective),
       width_(model.packing_rules(0, false).hidden),
-      kept_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16),
+      made_as_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16),
+      kept_(features_ == model::Features::kStates && config.cache.keep == "int8" ? cache::Kept::kInt8 : made_as_),
       stream_(source.training(), static_cast<std::uint64_t>(config.run.seed)),
       live_([this](std::uint64_t position) { return stream_.at(position); }, source.size(), batch_,
             static_cast<std::int64_t>(std::llround(config.cache.live_fraction * cache::kWholeFraction))) {
@@ -149,18 +188,32 @@ SampleShape FeatureCache::shape_at(std::int64_t index, std::int64_t resolution) 
 }
 
 std::int64_t FeatureCache::rows_of(const Sample& sample) const {
-  return features_ == Features::kStates ? std::ssize(sample.vlm.input_ids) : sample.vlm.feature_rows();
+  return features_ == model::Features::kStates ? std::ssize(sample.vlm.input_ids) : sample.vlm.feature_rows();
+}
+
+// In the compute dtype; nothing where they are not known, or not for such a sample.
+std::optional<std::vector<std::byte>> FeatureCache::read(const Sample& sample) const {
+  const auto key = store_->find(sample.index);
+  if (!key || key->kept != kept_ || key->width != width_ || key->rows != rows_of(sample)) return std::nullopt;
+  std::vector<std::byte> payload(cache::payload_bytes(*key));
+  if (!store_->read(*key, payload)) return std::nullopt;
+  return kept_ == cache::Kept::kInt8 ? cache::decode_int8(payload, key->rows, key->width, made_as_) : payload;
+}
+
+std::vector<std::byte> FeatureCache::payload_of(const std::byte* features, std::uint32_t rows) {
+  const auto width = static_cast<std::uint32_t>(width_);
+  const std::span<const std::byte> values(features, cache::payload_bytes({0, 0, rows, width, made_as_}));
+  if (kept_ == cache::Kept::kInt8) return cache::encode_int8(values, rows, width, made_as_, int8_error_);
+  return {values.begin(), values.end()};
 }
 
 // Pictures are decoded only where their features are not at hand.
 Sample FeatureCache::load_at(std::int64_t index, std::int64_t resolution) const {
-  const auto key = store_->find(index);
-  if (key && key->kept == kept_ && key->width == width_) {
+  if (store_->find(index)) {
     Sample sample = source_.load_without_pixels(index, resolution);
-    std::vector<std::byte> features(cache::payload_bytes(*key));
-    if (key->rows == rows_of(sample) && store_->read(*key, features)) {
+    if (auto features = read(sample)) {
       ++read_;
-      (features_ == Features::kStates ? sample.vlm.hidden_states : sample.vlm.image_features) = std::move(features);
+      (features_ == model::Features::kStates ? sample.vlm.hidden_states : sample.vlm.image_features) = std::move(*features);
       return sample;
     }
   }
@@ -179,7 +232,7 @@ Sample FeatureCache::load_drawn(std::uint64_t position, std::int64_t index, std:
 
 // What ages is kept whenever it was made anew.
 bool FeatureCache::is_wanted(const Sample& sample) const {
-  const auto& there = features_ == Features::kStates ? sample.vlm.hidden_states : sample.vlm.image_features;
+  const auto& there = features_ == model::Features::kStates ? sample.vlm.hidden_states : sample.vlm.image_features;
   return there.empty() && rows_of(sample) > 0 &&
          (ages_ || (!store_->is_appended(sample.index) && !store_->find(sample.index)));
 }
@@ -189,7 +242,7 @@ model::Shown FeatureCache::shown(std::span<const model::StreamSample> samples) {
     stage(samples, features, ages_ ? cache::stamp_in_step(step_) : 0);
   };
   model::Shown shown;
-  (features_ == Features::kStates ? shown.hidden_states : shown.image_features) = stage_them;
+  (features_ == model::Features::kStates ? shown.hidden_states : shown.image_features) = stage_them;
   return shown;
 }
 
@@ -203,23 +256,17 @@ void FeatureCache::stage(std::span<const model::StreamSample> samples, const at:
   const auto row = static_cast<std::size_t>(width_) * c10::elementSize(on_host.scalar_type());
   for (const auto& item : samples) {
     const Sample& sample = *item.sample;
-    if (features_ == Features::kImages && !sample.vlm.image_features.empty()) continue;
-    const auto rows = rows_of(sample);
-    const std::size_t bytes = static_cast<std::size_t>(rows) * row;
+    if (features_ == model::Features::kImages && !sample.vlm.image_features.empty()) continue;
+    const auto rows = static_cast<std::uint32_t>(rows_of(sample));
     if (is_wanted(sample))
       staged_.push_back(
-          {{sample.index, stamp, static_cast<std::uint32_t>(rows), static_cast<std::uint32_t>(width_), kept_},
-           {from, from + bytes}});
-    from += bytes;
+          {{sample.index, stamp, rows, static_cast<std::uint32_t>(width_), kept_}, payload_of(from, rows)});
+    from += rows * row;
   }
 }
 
 std::vector<std::byte> FeatureCache::known_states(const Sample& sample) const {
-  const auto key = store_->find(sample.index);
-  if (!key || key->kept != kept_ || key->width != width_ || key->rows != sample.vlm.input_ids.size()) return {};
-  std::vector<std::byte> bytes(cache::payload_bytes(*key));
-  if (!store_->read(*key, bytes)) return {};
-  return bytes;
+  return read(sample).value_or(std::vector<std::byte>());
 }
 
 void FeatureCache::keep_after(std::int64_t step, std::span<const model::StreamSample> samples,
@@ -263,8 +310,10 @@ void FeatureCache::publish(std::int64_t step, std::int64_t oldest) {
 
 std::string FeatureCache::line() {
   const std::int64_t read = read_.exchange(0), missed = missed_.exchange(0), made = std::exchange(made_, 0);
-  return fmt::format("feature cache: {} of {} samples loaded came with their features, {} were kept; {} on disk", read,
-                     read + missed, made, format_bytes(static_cast<std::int64_t>(store_->bytes())));
+  const auto error = std::exchange(int8_error_, {});
+  return fmt::format("feature cache: {} of {} samples loaded came with their features, {} were kept; {} on disk{}", read,
+                     read + missed, made, format_bytes(static_cast<std::int64_t>(store_->bytes())),
+                     error.squared_values > 0 ? fmt::format("; as bytes, with an error of {:.4f}", error.relative()) : "");
 }
 
 }  // namespace plimsoll::train

@@ -7,10 +7,12 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "cache/int8.h"
 #include "cache/live_samples.h"
 #include "cache/store.h"
 #include "data/sample_source.h"
@@ -22,12 +24,6 @@
 
 namespace plimsoll::train {
 
-/// What is kept of a sample.
-enum class Features {
-  kImages,  ///< what vision tower and merger make of its images: "prefix"
-  kStates,  ///< the language model's last hidden states: "hybrid"
-};
-
 /// What a cache's files depend on beside the configuration.
 struct FeatureOrigin {
   std::uint64_t pictures = 0;     ///< SampleSource::pictures_hash(), or hash() for hidden states
@@ -36,6 +32,16 @@ struct FeatureOrigin {
   std::string run;                ///< RunState::run where features age as the run learns; else empty
 };
 cache::Fingerprint feature_fingerprint(const Config& config, const FeatureOrigin& origin);
+
+/// What cache.mode = "auto" comes to, and why: "prefix", or "off".
+struct CacheChoice {
+  std::string mode, reason;
+};
+/// `steps`: of the whole run. `free_bytes`: what the disk of cache.dir has to give (free_for_features). Pure.
+CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
+                              std::int64_t steps, std::uint64_t free_bytes);
+/// By cache.disk_bytes, of the disk where cache.dir is or will be.
+std::uint64_t free_for_features(const cache::CacheConfig& config);
 
 /// `cache.mode` = "prefix" or "hybrid". One per rank. Features are kept exact, in the model's compute dtype.
 class FeatureCache final : public FeatureKeeper, public data::SampleSource {
@@ -53,6 +59,7 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   /// What is stamped before `oldest` is not read either.
   void open(const FeatureOrigin& origin, std::int64_t published, std::int64_t oldest = 0);
 
+  model::Features features() const { return features_; }
   /// Whether features age: hidden states while adapters learn.
   bool ages() const { return ages_; }
   /// Positions that this rank draws in a step.
@@ -104,6 +111,8 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   };
   void allow_appends();
   std::int64_t rows_of(const Sample& sample) const;
+  std::optional<std::vector<std::byte>> read(const Sample& sample) const;
+  std::vector<std::byte> payload_of(const std::byte* features, std::uint32_t rows);
   bool is_wanted(const Sample& sample) const;
   void stage(std::span<const model::StreamSample> samples, const at::Tensor& features, std::int64_t stamp);
   void stop_keeping(const std::string& why);
@@ -111,10 +120,10 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   const data::SampleSource& source_;
   const ddp::Communicator& communicator_;
   Config config_;
-  Features features_;
+  model::Features features_;
   bool ages_;
   std::int64_t batch_, width_;
-  cache::Kept kept_;
+  cache::Kept made_as_, kept_;  ///< the compute dtype, and what lies on the disk
   std::unique_ptr<cache::Store> store_;
   mutable std::mutex live_mutex_;
   mutable data::SampleStream stream_;
@@ -123,6 +132,7 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   std::int64_t step_ = 0;
   mutable std::atomic<std::int64_t> read_ = 0, missed_ = 0;
   std::int64_t made_ = 0;
+  cache::Int8Error int8_error_;  ///< of what was kept since line()
   bool keeps_ = true, full_ = false, said_full_ = false;
 };
 

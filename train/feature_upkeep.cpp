@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "report/records.h"
+#include "train/encode.h"
 #include "train/feature_cache.h"
-#include "train/hidden_states.h"
 
 namespace plimsoll::train {
 namespace {
@@ -111,7 +111,7 @@ void FeatureUpkeep::look() {
   const int rank = session_.communicator.rank(), world = session_.communicator.world();
   const auto mine = part_of(probes, count * rank / world, count * (rank + 1) / world);
   drift_ = {};
-  for_hidden_states(session_, mine, [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
+  encode(session_, model::Features::kStates, mine, [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
     const at::Tensor now = states.device().is_cpu() ? states : states.cpu();
     std::size_t at = 0;
     for (const auto& item : samples) {
@@ -136,7 +136,7 @@ void FeatureUpkeep::rebuild(std::int64_t step) {
   communicator.enter(step, "rebuild the feature cache");
   const auto part = cache::part_of_rebuild(rules_, state, std::ssize(training), communicator.rank(), communicator.world());
   const auto mine = part_of(training, part.begin, part.end);
-  for_hidden_states(session_, mine, [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
+  encode(session_, model::Features::kStates, mine, [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
     session_.cache->keep_after(step, samples, states);
     made_ += std::ssize(samples);
   });

@@ -62,7 +62,7 @@ const std::vector<std::string> kFreeSettings = {"run.dir",
 // A cache whose features age changes what is learned; where it lies does not.
 std::vector<std::string> free_settings(const Config& config) {
   std::vector<std::string> free = kFreeSettings;
-  if (config.cache.mode != "hybrid" || config.train.stage != 2) return free;
+  if (config.cache.mode != "hybrid" || (config.train.stage != 2 && config.cache.keep == "exact")) return free;
   std::erase(free, "cache");
   free.insert(free.end(), {"cache.dir", "cache.disk_bytes"});
   return free;
@@ -122,11 +122,17 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   model = std::make_unique<model::VlaModel>(options, device.place);
   buffers = std::make_unique<FlatBuffers>(model->parameters(), kLossSlots + ddp::slot_count(comm.world()));
   shake_hands();
+  if (config.cache.mode == "auto") {
+    // The disk is rank 0's to judge: all must do the same.
+    const CacheChoice choice = choose_cache_mode(config, *model, source, steps, free_for_features(config.cache));
+    config.cache.mode = ddp::share_text(comm, choice.mode).front();
+    if (comm.rank() == 0) spdlog::info("cache.mode = \"auto\": {}: {}", choice.mode, choice.reason);
+  }
   if (config.cache.mode != "off") {
-    states_predictor = std::make_unique<memory::Predictor>(
-        [this](const auto& shape, const memory::Plan&) { return dry->hidden_state_bytes(shape); },
-        device.place.is_cpu());
     cache = std::make_unique<FeatureCache>(config, *model, source, comm);
+    encode_predictor = std::make_unique<memory::Predictor>(
+        [this](const auto& shape, const memory::Plan&) { return dry->encode_bytes(shape, cache->features()); },
+        device.place.is_cpu());
     if (!cache->ages()) open_cache();
   }
   size_workspace();

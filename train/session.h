@@ -47,7 +47,7 @@ struct Session {
   std::unique_ptr<DryStep> dry;
   std::unique_ptr<model::VlaModel> model;
   std::unique_ptr<FlatBuffers> buffers;
-  std::unique_ptr<memory::Predictor> predictor, evaluation_predictor, states_predictor;
+  std::unique_ptr<memory::Predictor> predictor, evaluation_predictor, encode_predictor;
   std::unique_ptr<Step> step;
   std::unique_ptr<Controller> controller;
   data::SampleStream stream;

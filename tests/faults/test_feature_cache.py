@@ -86,6 +86,25 @@ def test_ranks_killed_at_any_moment(tmp_path, model, without):
     assert stat(tmp_path / "cache", "verify")[0]["samples"] == 36
 
 
+def test_built_before_the_run_by_several_ranks(tmp_path, model, without):
+    config = cached(tmp_path / "first", model)
+    command = [runs.PLIMSOLL, "cache", "build", "--config", config, "--json"]
+    code, text = runs.finished([*runs.MPIRUN, "-n", "3", *command])
+    assert code == 0, text
+    built = json.loads(next(line for line in text.splitlines() if line.startswith("{")))
+    assert (built["samples"], built["known"], built["made"]) == (36, 36, 36), text
+    code, text = runs.finished(command)
+    assert code == 0 and '"made":0' in text, text
+    with runs.launch(config, 2) as run:
+        assert run.end() == 0, run.output()
+        assert all(read == loaded and kept == 0 for read, loaded, kept in epochs(run)), run.output()
+    runs.assert_same_training(tmp_path / "first" / "run", without, STEPS)
+    code, text = runs.finished([*command, "--set", 'cache.mode="off"'])
+    assert code == 2 and "nothing to build" in text, text
+    code, text = runs.finished([*command, "--set", 'cache.mode="hybrid"'])
+    assert code == 2 and "a run's own" in text, text
+
+
 def test_two_runs_share_a_folder(tmp_path, model, without):
     with runs.launch(cached(tmp_path / "one", model), 2) as one, runs.launch(cached(tmp_path / "two", model), 1) as two:
         assert one.end() == 0, one.output()

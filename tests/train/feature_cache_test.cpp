@@ -11,6 +11,7 @@
 #include "cache/survey.h"
 #include "memory/cpu_allocator.h"
 #include "tests/train/tiny_run.h"
+#include "train/options.h"
 #include "train/source.h"
 
 namespace plimsoll::train {
@@ -273,6 +274,29 @@ TEST_F(PrefixRun, AFolderThatGoesAwayIsASlowerRun) {
   const Sample sample = session.cache->load(source->training().front());
   EXPECT_TRUE(sample.vlm.image_features.empty());
   EXPECT_FALSE(sample.vlm.pixel_values.empty());
+}
+
+TEST_F(PrefixRun, ChoosesByItselfWhatIsWorthWhile) {
+  const auto chosen = [&](const auto& change, std::uint64_t free) {
+    Config config = config_;
+    change(config);
+    const auto source = make_source(config);
+    const model::VlaModel model(vla_options(config, source->dims()), at::kMeta);
+    const auto steps = total_steps(config, std::ssize(source->training()));
+    return choose_cache_mode(config, model, *source, steps, free);
+  };
+  constexpr std::uint64_t kPlenty = std::uint64_t{1} << 40;
+  const auto nothing = [](Config&) {};
+  EXPECT_EQ(chosen(nothing, kPlenty).mode, "prefix");
+  EXPECT_EQ(chosen(nothing, 1000).mode, "off");
+  EXPECT_NE(chosen(nothing, 1000).reason.find("the disk of cache.dir has"), std::string::npos) << chosen(nothing, 1000).reason;
+  EXPECT_EQ(chosen([](Config& config) { config.train.max_steps = 2; }, kPlenty).mode, "off") << "one epoch";
+  EXPECT_EQ(chosen([](Config& config) { config.memory.knobs = {"resolution"}; }, kPlenty).mode, "off");
+  EXPECT_EQ(chosen([](Config& config) { config.lora.targets = R"(.*(blocks|layers).*(qkv|q_proj))"; }, kPlenty).mode, "off");
+  config_.train.max_steps = 6;
+  Seen seen = run_with("auto");
+  EXPECT_EQ(seen.cached, 24);
+  expect_equal(seen, run_with("off"));
 }
 
 TEST_F(PrefixRun, RefusesWhatWouldNotBeExact) {

@@ -10,8 +10,8 @@
 
 #include "memory/cpu_allocator.h"
 #include "tests/train/tiny_run.h"
+#include "train/encode.h"
 #include "train/feature_cache.h"
-#include "train/hidden_states.h"
 #include "train/loop.h"
 #include "train/source.h"
 
@@ -136,7 +136,7 @@ class OneStep {
     }
     const std::vector<std::int64_t> indices(source.training().begin(), source.training().begin() + 6);
     std::size_t next = 0;
-    for_hidden_states(session_, indices, [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
+    encode(session_, model::Features::kStates, indices, [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
       const auto* from = static_cast<const std::byte*>(states.const_data_ptr());
       const auto row = static_cast<std::size_t>(states.size(1)) * states.element_size();
       for (const auto& item : samples) {
@@ -262,8 +262,9 @@ TEST_F(HybridRun, MemoryIsPredictedToTheByteForCachedMicroBatchesAndForMakingSta
     for (Sample& sample : cached) sample.vlm.hidden_states.clear();
     const std::int64_t live = session.meter.live();
     session.meter.reset_peak();
-    session.model->hidden_states(model::pack(samples, evaluation, at::kCPU));
-    EXPECT_EQ(session.dry->hidden_state_bytes(shape_of(samples)), session.meter.peak() - live) << dtype;
+    session.model->encode(model::pack(samples, evaluation, at::kCPU), model::Features::kStates);
+    EXPECT_EQ(session.dry->encode_bytes(shape_of(samples), model::Features::kStates), session.meter.peak() - live)
+        << dtype;
   }
 }
 

@@ -1,4 +1,4 @@
-#include "train/hidden_states.h"
+#include "train/encode.h"
 
 #include <algorithm>
 #include <vector>
@@ -7,9 +7,8 @@
 
 namespace plimsoll::train {
 
-void for_hidden_states(
-    Session& session, std::span<const std::int64_t> indices,
-    const std::function<void(std::span<const model::StreamSample> samples, const at::Tensor& states)>& take) {
+void encode(Session& session, model::Features which, std::span<const std::int64_t> indices,
+            const std::function<void(std::span<const model::StreamSample> samples, const at::Tensor& features)>& take) {
   const auto rules = session.model->packing_rules(static_cast<std::uint64_t>(session.config.run.seed), true);
   const std::int64_t resolution = session.plan.resolution;
   std::vector<Sample> loaded;
@@ -20,13 +19,13 @@ void for_hidden_states(
     for (std::size_t i = 0; i < piece.count; ++i)
       loaded.push_back(session.source.load_at(indices[piece.begin + i], resolution));
     for (const Sample& sample : loaded) samples.push_back({&sample, 0});
-    take(samples, session.model->hidden_states(model::pack(samples, rules, session.device.place)));
+    take(samples, session.model->encode(model::pack(samples, rules, session.device.place), which));
   };
   const auto predicted = [&](memory::Piece piece, std::int64_t room) {
     memory::MicroBatchShape total{static_cast<std::int64_t>(piece.count)};
     for (std::size_t i = 0; i < piece.count; ++i)
       total += session.source.shape_at(indices[piece.begin + i], resolution);
-    return session.states_predictor->attempt_bytes(total, {}, room);
+    return session.encode_predictor->attempt_bytes(total, {}, room);
   };
   // Fewer where memory says so; more than a step takes at once would need more scratch than the workspace has.
   const auto most =

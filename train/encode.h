@@ -1,0 +1,19 @@
+#pragma once
+// What the VLM makes of samples, outside of any step: in evaluation mode, micro-batch by micro-batch, as many at once as
+// are predicted to fit the budget. For the feature cache.
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "train/session.h"
+
+namespace plimsoll::train {
+
+/// Calls `take` with some of the samples and their features [rows, hidden], until it has had all, in order. Every rank
+/// does its own; not collective. Samples have pictures of the plan's resolution. Throws Error(kMemory) naming the sample
+/// that does not fit alone.
+void encode(Session& session, model::Features which, std::span<const std::int64_t> indices,
+            const std::function<void(std::span<const model::StreamSample> samples, const at::Tensor& features)>& take);
+
+}  // namespace plimsoll::train
