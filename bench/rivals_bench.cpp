@@ -6,7 +6,8 @@
 // are all seconds of a trainer's own turns: failed attempts, replays, trials, restarts (the model read anew), work done
 // twice. What ours takes before the first step to time micro-batches and to make dry runs comes once a run and is no
 // more than a small part of a long one; these runs are of seconds. The ratios "start counted" have among the seconds
-// what making our session took beyond making the rival's model and buffers. A ratio of a scenario is that of
+// what making our session took beyond making the rival's model and buffers; the last figures say how long a run must be
+// for that not to matter. A ratio of a scenario is that of
 // its seconds in all rounds, "over all" that of all seconds, scenarios in which the rival gave up left out. Halving
 // runs twice; what lies between the two is the noise, and a scenario counts as won or lost only when its ratio is
 // further from 1 than nine in ten of those. Prints a Markdown table and lines FIGURE name = value unit.
@@ -208,11 +209,18 @@ struct Pair {
   double ratio() const { return finished ? theirs / ours : 1e9; }
 };
 
+/// What making ours took beyond making the rival's, over all rounds.
+double later_start(const ScenarioRuns& scenario, const std::string& ours, const std::string& theirs) {
+  const double extra =
+      sum_of(scenario.runs.at(ours), "start_seconds") - sum_of(scenario.runs.at(theirs), "start_seconds");
+  return std::max(0.0, extra);
+}
+
 Pair beside(const ScenarioRuns& scenario, const std::string& ours, const std::string& theirs, bool start_counted) {
   const auto& own = scenario.runs.at(ours);
   const auto& other = scenario.runs.at(theirs);
   Pair pair{sum_of(other, "seconds"), sum_of(own, "seconds")};
-  if (start_counted) pair.ours += std::max(0.0, sum_of(own, "start_seconds") - sum_of(other, "start_seconds"));
+  if (start_counted) pair.ours += later_start(scenario, ours, theirs);
   pair.finished = std::ranges::all_of(other, [](const Json& run) { return run.at("finished").get<bool>(); });
   return pair;
 }
@@ -221,6 +229,7 @@ Pair beside(const ScenarioRuns& scenario, const std::string& ours, const std::st
 struct Results {
   std::map<std::string, std::vector<double>> ratios;
   std::map<std::string, Pair> sums;
+  std::map<std::string, double> later;  ///< seconds by which ours starts later, in the mean of all runs
 
   void add(const std::string& name, const Pair& pair) {
     ratios[name].push_back(pair.ratio());
@@ -243,6 +252,8 @@ Results compare(const std::vector<ScenarioRuns>& all) {
         results.add(name + suffix, beside(scenario, kOurs, name, start_counted));
         results.add(name + ", target 0.99" + suffix, beside(scenario, kOursFull, name, start_counted));
       }
+      results.later[name + ", target 0.99"] +=
+          later_start(scenario, kOursFull, name) / static_cast<double>(all.size() * scenario.runs.at(name).size());
     }
   }
   return results;
@@ -268,6 +279,13 @@ void print_figures(const Results& results) {
     const auto lost = std::ranges::count_if(ratios, [&](double ratio) { return ratio < 1.0 - noise; });
     fmt::print("FIGURE real.scenarios won, within noise, lost against {} = {}/{}/{} of {}\n", name, won,
                std::ssize(ratios) - won - lost, lost, ratios.size());
+  }
+  // A run of that length takes both as long, the start counted.
+  for (const auto& [name, later] : results.later) {
+    const double ratio = results.sums.at(name).ratio();
+    if (ratio > 1.0)
+      fmt::print("FIGURE real.training from which on ours is ahead of {}, start counted = {:.0f} s\n", name,
+                 later / (1.0 - 1.0 / ratio));
   }
 }
 

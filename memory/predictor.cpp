@@ -14,7 +14,7 @@ constexpr std::int64_t kClasses = 256;     // per power of two: what is rounded 
 constexpr std::int64_t kSlack = 4096;      // bytes: what allocators round, or do not count, bends the lines that little
 constexpr std::size_t kMostKnown = 64;     // shapes of a way that lines are drawn between
 constexpr double kFurthest = 4;            // times the distance of two shapes that their line is trusted for
-constexpr std::int64_t kNear = 16;         // bounds of an attempt may be apart by this part
+constexpr std::int64_t kNear = 4;          // bounds of an attempt may be apart by this part
 constexpr std::size_t kFirstAttempts = 4;  // are all compared exactly
 constexpr std::size_t kAttemptsPerRun = 16;  // then one of so many
 

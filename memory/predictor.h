@@ -54,7 +54,7 @@ class Predictor {
   /// bytes(shape, plan) <= limit, without a dry run where known ones of other shapes tell.
   bool fits(const MicroBatchShape& shape, const Plan& plan, std::int64_t limit);
   /// What an attempt at the micro-batch is to be compared with: bytes(shape, plan) where they are known; else an upper
-  /// bound that is within `room` and at most a sixteenth above a lower one, in fifteen of sixteen such attempts, once
+  /// bound that is within `room` and at most a quarter above a lower one, in fifteen of sixteen such attempts, once
   /// the first few of the plan's kind are made; else those of a dry run. So a run pays for few dry runs and goes on
   /// comparing some attempts exactly.
   std::int64_t attempt_bytes(const MicroBatchShape& shape, const Plan& plan, std::int64_t room);

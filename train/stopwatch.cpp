@@ -13,13 +13,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kEnough = 100'000;  // microseconds of repeats after which the best of them is good enough
-constexpr std::int64_t kMostRepeats = 8;
-constexpr std::int64_t kPlansToTime = 8;  // each may take as much of the allowance
+constexpr std::int64_t kLeastMicroseconds = 500'000;  // of the shortest run too: a wrong guess costs it more
 
 // Microseconds that timing may take before a run of steps that take `step` microseconds.
 std::int64_t timing_allowance(const Session& session, std::int64_t step) {
-  return std::min(kMostMicroseconds, memory::scaled(step, session.steps, kLeastRun));
+  return std::clamp(memory::scaled(step, session.steps, kLeastRun), kLeastMicroseconds, kMostMicroseconds);
 }
 
 }  // namespace
@@ -40,25 +38,12 @@ Stopwatch::Stopwatch(Session& session, std::int64_t resolution, std::int64_t all
       rules_(session.model->packing_rules(static_cast<std::uint64_t>(session.config.run.seed), false)) {}
 
 void Stopwatch::keep_to_run(const memory::Plan& plan) {
-  const std::int64_t took = time_once(plan);
+  const std::int64_t took = time(plan);
   if (took > 0) allowance_ = timing_allowance(session_, memory::scaled(took, session_.share, plan.micro_batch));
 }
 
-std::int64_t Stopwatch::time(const memory::Plan& plan) {
-  std::int64_t best = time_once(plan);
-  if (best == 0) return 0;
-  const std::int64_t enough = std::min(kEnough, allowance_ / kPlansToTime);
-  const std::int64_t repeats = std::clamp<std::int64_t>(enough / best, 1, kMostRepeats);
-  for (std::int64_t i = 0; i < repeats && !time_is_up(); ++i) {
-    const std::int64_t took = time_once(plan);
-    if (took == 0) return 0;
-    best = i == 0 ? took : std::min(best, took);
-  }
-  return best;
-}
-
 // On the slowest rank; 0 when it does not fit some rank.
-std::int64_t Stopwatch::time_once(const memory::Plan& plan) {
+std::int64_t Stopwatch::time(const memory::Plan& plan) {
   std::vector<model::StreamSample> samples;
   for (int i = 0; i < plan.micro_batch; ++i) samples.push_back({&sample_, static_cast<std::uint64_t>(i)});
   const std::vector<std::int64_t> mine = {run(samples, plan)};

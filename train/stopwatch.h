@@ -26,15 +26,12 @@ class Stopwatch {
   /// fit some rank nothing changes.
   void keep_to_run(const memory::Plan& plan);
 
-  /// Microseconds of a micro-batch of a middling sample on the slowest rank: one after one to warm up, or the best of
-  /// more where they are short and the allowance leaves time for all that is to be timed. 0 when it does not fit some
-  /// rank.
+  /// Microseconds of a micro-batch of a middling sample on the slowest rank. 0 when it does not fit some rank.
   std::int64_t time(const memory::Plan& plan);
 
   bool time_is_up() const { return spent_ > allowance_; }
 
  private:
-  std::int64_t time_once(const memory::Plan& plan);
   std::int64_t run(std::span<const model::StreamSample> samples, const memory::Plan& plan);
 
   Session& session_;

@@ -223,6 +223,20 @@ CandidateTable candidate_table_from_text(std::string_view text) {
   return CandidateTable(std::move(candidates));
 }
 
+std::vector<CostModel::Point> smoothed(std::vector<CostModel::Point> points) {
+  constexpr std::int64_t kNoise = 1100;  // thousandths of the least time per sample of the smaller ones
+  CostModel::Point best{1, std::numeric_limits<std::int64_t>::max()};
+  for (CostModel::Point& point : points) {
+    const std::int64_t as_best = scaled(best.microseconds, point.samples, best.samples);
+    if (point.microseconds < as_best) {
+      best = point;
+    } else if (point.microseconds < scaled(as_best, kNoise, 1000)) {
+      point.microseconds = as_best;
+    }
+  }
+  return points;
+}
+
 Cut cut_share(std::int64_t share, std::int64_t micro_batch) {
   if (share < 1 || micro_batch < 1)
     fail(ExitCode::kUsage, "a share of {} in micro-batches of {}: both must be at least 1", share, micro_batch);

@@ -10,7 +10,7 @@ constexpr double kKeep = 0.95;         // of what is known of a way, with every 
 constexpr double kKeepSpeed = 0.9;     // of the machine's speed: some ten
 constexpr double kDoubt = 1.0;         // steps that the cost model's word on a way counts
 constexpr double kOutlier = 2.0;       // times what was expected
-constexpr double kWorthTrying = 1.25;  // times the fastest way
+constexpr double kWorthTrying = 1.15;  // times the fastest way
 
 // What the first step is taken to show: a fifth of the time comes with the samples, the rest with their weight.
 constexpr double kFixedPart = 0.2;

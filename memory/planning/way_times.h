@@ -42,7 +42,7 @@ class WayTimes {
   std::vector<Candidate> ways(std::span<const Candidate> candidates, std::int64_t share) const;
   bool learns_next() const;
 
-  static constexpr std::int64_t kLearnEvery = 8, kSoon = 64;
+  static constexpr std::int64_t kLearnEvery = 16, kSoon = 128;
 
  private:
   using Key = std::tuple<int, int, int, int, bool>;

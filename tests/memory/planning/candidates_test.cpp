@@ -210,5 +210,16 @@ TEST(Space, TheTableLeavesOutPlansWithoutBytes) {
   EXPECT_EQ(*table.find({0, 4, 0}), (Candidate{{0, 4, 0}, 400, 40}));
 }
 
+TEST(CostModel, ALittleMoreTimePerSampleIsTakenForNoise) {
+  using Points = std::vector<CostModel::Point>;
+  // The clock said that two samples take less each than four or eight do.
+  EXPECT_EQ(smoothed({{1, 17104}, {2, 16500}, {4, 35589}, {8, 67959}}),
+            (Points{{1, 17104}, {2, 16500}, {4, 33000}, {8, 66000}}));
+  EXPECT_EQ(smoothed({{1, 100}, {2, 150}, {4, 250}}), (Points{{1, 100}, {2, 150}, {4, 250}}));
+  EXPECT_EQ(smoothed({{1, 100}, {2, 219}, {4, 441}}), (Points{{1, 100}, {2, 200}, {4, 441}}))
+      << "a tenth and more is none";
+  EXPECT_EQ(smoothed({}), Points());
+}
+
 }  // namespace
 }  // namespace plimsoll::memory
