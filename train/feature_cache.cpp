@@ -8,6 +8,7 @@
 #include <cmath>
 #include <exception>
 #include <filesystem>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -19,6 +20,7 @@
 namespace plimsoll::train {
 namespace {
 
+constexpr std::uint64_t kUnknown = std::numeric_limits<std::uint64_t>::max();  // when features are needed again
 constexpr const char* kVersion = "1";  // of how features are made: another number where that changes
 
 void refuse_what_would_not_hold(const Config& config, const model::VlaModel& model) {
@@ -44,6 +46,15 @@ std::optional<std::uint64_t> bytes_of(const Setting& size) {
   if (size.is("auto")) return std::nullopt;
   return static_cast<std::uint64_t>(size.is_string() ? parse_bytes(size.as_string(), "cache.disk_bytes")
                                                      : size.as_integer());
+}
+
+std::uint64_t host_bytes(const cache::CacheConfig& config) {
+  const Setting& size = config.host_bytes;
+  const auto bytes = size.is_string() ? parse_bytes(size.as_string(), "cache.host_bytes") : size.as_integer();
+  if (bytes > machine_memory())
+    fail(ExitCode::kUsage, "cache.host_bytes = {}: this machine has {}; give less", format_bytes(bytes),
+         format_bytes(machine_memory()));
+  return static_cast<std::uint64_t>(bytes);
 }
 
 // A tenth of the disk is left to others: checkpoints too want a place.
@@ -127,6 +138,7 @@ FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, c
       width_(model.packing_rules(0, false).hidden),
       made_as_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16),
       kept_(features_ == model::Features::kStates && config.cache.keep == "int8" ? cache::Kept::kInt8 : made_as_),
+      memory_(std::make_unique<cache::MemoryTier>(host_bytes(config.cache))),
       stream_(source.training(), static_cast<std::uint64_t>(config.run.seed)),
       live_([this](std::uint64_t position) { return stream_.at(position); }, source.size(), batch_,
             static_cast<std::int64_t>(std::llround(config.cache.live_fraction * cache::kWholeFraction))) {
@@ -191,13 +203,33 @@ std::int64_t FeatureCache::rows_of(const Sample& sample) const {
   return features_ == model::Features::kStates ? std::ssize(sample.vlm.input_ids) : sample.vlm.feature_rows();
 }
 
-// In the compute dtype; nothing where they are not known, or not for such a sample.
-std::optional<std::vector<std::byte>> FeatureCache::read(const Sample& sample) const {
+// In the compute dtype; nothing where they are not known, or not for such a sample. `next`: when they are needed again.
+std::optional<std::vector<std::byte>> FeatureCache::read(const Sample& sample, std::uint64_t next) const {
   const auto key = store_->find(sample.index);
   if (!key || key->kept != kept_ || key->width != width_ || key->rows != rows_of(sample)) return std::nullopt;
-  std::vector<std::byte> payload(cache::payload_bytes(*key));
-  if (!store_->read(*key, payload)) return std::nullopt;
-  return kept_ == cache::Kept::kInt8 ? cache::decode_int8(payload, key->rows, key->width, made_as_) : payload;
+  cache::Payload payload = memory_->find(key->sample, key->stamp, next);
+  if (!payload) {
+    auto read = std::make_shared<std::vector<std::byte>>(cache::payload_bytes(*key));
+    if (!store_->read(*key, *read)) return std::nullopt;
+    payload = std::move(read);
+    memory_->keep(key->sample, key->stamp, payload, next);
+  }
+  return kept_ == cache::Kept::kInt8 ? cache::decode_int8(*payload, key->rows, key->width, made_as_) : *payload;
+}
+
+// The position at which the sample is drawn in the epoch after that of `position`.
+std::uint64_t FeatureCache::next_draw(std::uint64_t position, std::int64_t index) const {
+  const auto length = static_cast<std::uint64_t>(stream_.epoch_length());
+  const std::uint64_t epoch = position / length + 1;
+  auto& places = places_[epoch];
+  if (places.empty()) {
+    places.resize(static_cast<std::size_t>(source_.size()));
+    for (std::uint64_t i = 0; i < length; ++i)
+      places[static_cast<std::size_t>(stream_.at(epoch * length + i))] = static_cast<std::uint32_t>(i);
+  }
+  const std::uint64_t next = epoch * length + places[static_cast<std::size_t>(index)];
+  while (places_.size() > 2) places_.erase(places_.begin());
+  return next;
 }
 
 std::vector<std::byte> FeatureCache::payload_of(const std::byte* features, std::uint32_t rows) {
@@ -208,12 +240,13 @@ std::vector<std::byte> FeatureCache::payload_of(const std::byte* features, std::
 }
 
 // Pictures are decoded only where their features are not at hand.
-Sample FeatureCache::load_at(std::int64_t index, std::int64_t resolution) const {
+Sample FeatureCache::load_known(std::int64_t index, std::int64_t resolution, std::uint64_t next) const {
   if (store_->find(index)) {
     Sample sample = source_.load_without_pixels(index, resolution);
-    if (auto features = read(sample)) {
+    if (auto features = read(sample, next)) {
       ++read_;
-      (features_ == model::Features::kStates ? sample.vlm.hidden_states : sample.vlm.image_features) = std::move(*features);
+      const bool states = features_ == model::Features::kStates;
+      (states ? sample.vlm.hidden_states : sample.vlm.image_features) = std::move(*features);
       return sample;
     }
   }
@@ -222,12 +255,18 @@ Sample FeatureCache::load_at(std::int64_t index, std::int64_t resolution) const 
   return sample;
 }
 
+Sample FeatureCache::load_at(std::int64_t index, std::int64_t resolution) const {
+  return load_known(index, resolution, kUnknown);
+}
+
 Sample FeatureCache::load_drawn(std::uint64_t position, std::int64_t index, std::int64_t resolution) const {
-  if (ages_) {
+  std::uint64_t next = 0;
+  {
     const std::scoped_lock lock(live_mutex_);
-    if (live_.at(position)) return source_.load_at(index, resolution);
+    if (ages_ && live_.at(position)) return source_.load_at(index, resolution);
+    if (memory_->keeps()) next = next_draw(position, index);
   }
-  return load_at(index, resolution);
+  return load_known(index, resolution, next);
 }
 
 // What ages is kept whenever it was made anew.
@@ -266,7 +305,7 @@ void FeatureCache::stage(std::span<const model::StreamSample> samples, const at:
 }
 
 std::vector<std::byte> FeatureCache::known_states(const Sample& sample) const {
-  return read(sample).value_or(std::vector<std::byte>());
+  return read(sample, kUnknown).value_or(std::vector<std::byte>());
 }
 
 void FeatureCache::keep_after(std::int64_t step, std::span<const model::StreamSample> samples,
@@ -311,9 +350,15 @@ void FeatureCache::publish(std::int64_t step, std::int64_t oldest) {
 std::string FeatureCache::line() {
   const std::int64_t read = read_.exchange(0), missed = missed_.exchange(0), made = std::exchange(made_, 0);
   const auto error = std::exchange(int8_error_, {});
-  return fmt::format("feature cache: {} of {} samples loaded came with their features, {} were kept; {} on disk{}", read,
-                     read + missed, made, format_bytes(static_cast<std::int64_t>(store_->bytes())),
-                     error.squared_values > 0 ? fmt::format("; as bytes, with an error of {:.4f}", error.relative()) : "");
+  std::string text =
+      fmt::format("feature cache: {} of {} samples loaded came with their features, {} were kept; {} on disk", read,
+                  read + missed, made, format_bytes(static_cast<std::int64_t>(store_->bytes())));
+  if (memory_->hits() + memory_->misses() > 0)
+    text += fmt::format(", {} in memory, which has served {} of {}",
+                        format_bytes(static_cast<std::int64_t>(memory_->bytes())), memory_->hits(),
+                        memory_->hits() + memory_->misses());
+  if (error.squared_values > 0) text += fmt::format("; as bytes, with an error of {:.4f}", error.relative());
+  return text;
 }
 
 }  // namespace plimsoll::train

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -14,6 +15,7 @@
 
 #include "cache/int8.h"
 #include "cache/live_samples.h"
+#include "cache/memory_tier.h"
 #include "cache/store.h"
 #include "data/sample_source.h"
 #include "data/sample_stream.h"
@@ -111,7 +113,9 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   };
   void allow_appends();
   std::int64_t rows_of(const Sample& sample) const;
-  std::optional<std::vector<std::byte>> read(const Sample& sample) const;
+  std::optional<std::vector<std::byte>> read(const Sample& sample, std::uint64_t next) const;
+  Sample load_known(std::int64_t index, std::int64_t resolution, std::uint64_t next) const;
+  std::uint64_t next_draw(std::uint64_t position, std::int64_t index) const;
   std::vector<std::byte> payload_of(const std::byte* features, std::uint32_t rows);
   bool is_wanted(const Sample& sample) const;
   void stage(std::span<const model::StreamSample> samples, const at::Tensor& features, std::int64_t stamp);
@@ -125,8 +129,10 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   std::int64_t batch_, width_;
   cache::Kept made_as_, kept_;  ///< the compute dtype, and what lies on the disk
   std::unique_ptr<cache::Store> store_;
-  mutable std::mutex live_mutex_;
+  std::unique_ptr<cache::MemoryTier> memory_;
+  mutable std::mutex live_mutex_;  ///< of what follows
   mutable data::SampleStream stream_;
+  mutable std::map<std::uint64_t, std::vector<std::uint32_t>> places_;  ///< of two epochs: of each sample within it
   mutable cache::LiveSamples live_;  ///< where features age
   std::vector<Staged> staged_;
   std::int64_t step_ = 0;

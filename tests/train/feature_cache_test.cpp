@@ -276,6 +276,27 @@ TEST_F(PrefixRun, AFolderThatGoesAwayIsASlowerRun) {
   EXPECT_FALSE(sample.vlm.pixel_values.empty());
 }
 
+TEST_F(PrefixRun, WhatIsInMemoryIsReadFromTheDiskOnce) {
+  const Seen off = run_with("off", 8);
+  Config config = config_;
+  config.cache.mode = "prefix";
+  config.cache.host_bytes = "1MiB";
+  const auto source = make_source(config);
+  const auto communicator = ddp::make_solo();
+  {
+    const Session session(config, *communicator, *source);
+    EXPECT_TRUE(session.cache->line().find("in memory") == std::string::npos);
+  }
+  const Seen seen = run(config, 8);
+  expect_equal(seen, off);
+  EXPECT_EQ(seen.cached, 36);
+  Session session(config, *communicator, *source);
+  for (std::uint64_t position = 0; position < 36; ++position)
+    session.cache->load_drawn(position, session.stream.at(position), 0);
+  const std::string line = session.cache->line();
+  EXPECT_NE(line.find("in memory, which has served 24 of 36"), std::string::npos) << line;
+}
+
 TEST_F(PrefixRun, ChoosesByItselfWhatIsWorthWhile) {
   const auto chosen = [&](const auto& change, std::uint64_t free) {
     Config config = config_;

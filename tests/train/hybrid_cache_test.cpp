@@ -323,6 +323,16 @@ TEST_F(HybridRun, AFullDiskIsASlowerRun) {
   for (const auto& step : lines("metrics.jsonl")) EXPECT_EQ(step.at("live"), 6);
 }
 
+TEST_F(HybridRun, AsBytesIsNearlyTheSameAndSaysHowNearly) {
+  config_.train.stage = 1;
+  const auto exact = run(config_);
+  clear();
+  config_.cache.keep = "int8";
+  const auto bytes = run(config_);
+  EXPECT_LT(relative_l2(bytes, exact), 0.02);
+  EXPECT_GT(relative_l2(bytes, exact), 1e-7) << "it is not exact";
+}
+
 TEST_F(HybridRun, RefusesWhatWouldTeachNothing) {
   const auto refusal = [&](const Config& config) -> std::string {
     try {
