@@ -140,12 +140,12 @@ StepResult Step::run(const StepInput& input) {
   StepResult result;
   std::size_t live = 0;
   const auto sorted = by_kind(input.samples, live);
-  const std::span<const model::StreamSample> all = sorted;
+  const std::span<const model::StreamSample> whole = sorted;
   StepInput part = input;
-  part.samples = all.first(live);
+  part.samples = whole.first(live);
   if (live > 0) result.guardian = run_part(part, result);
-  part.samples = all.subspan(live);
-  if (live < all.size() && !result.guardian.failed) add(result.guardian, run_part(part, result), live);
+  part.samples = whole.subspan(live);
+  if (live < whole.size() && !result.guardian.failed) add(result.guardian, run_part(part, result), live);
   const std::span<float> slots = buffers_.extra().subspan(kLossSlots);
   ddp::pack(report(input, result.guardian, microseconds_since(start) / 1000), communicator_.rank(), slots);
 
