@@ -11,7 +11,7 @@ namespace plimsoll::cache {
 /// [cache]. "prefix" changes nothing that is learned: what is read equals what was written, bit for bit.
 struct CacheConfig {
   std::string mode = "off", dir = "feature-cache", keep = "exact";
-  Setting disk_bytes = "auto", host_bytes = std::int64_t{0};
+  Setting disk_bytes = "auto", host_bytes = "none";
   double live_fraction = 0.25, drift_bound = 0.1;
   bool frozen_adapters = false;
   std::int64_t rebuild_epochs = 5, rebuild_over = 0, drift_every = 25, probe_samples = 16;
@@ -37,11 +37,13 @@ struct CacheConfig {
       "has free) or a size. What does not fit is computed in every epoch.",
       either({one_of({"auto"}), byte_size()}));
     v("host_bytes", host_bytes,
-      "Bytes of a rank's host memory, outside its budget, in which features are kept in front of the disk: a size; 0: "
-      "none. What is needed last makes room for what is needed sooner.",
-      byte_size());
+      "Bytes of a rank's host memory, outside its budget, in which features are kept in front of the disk: \"none\" or "
+      "a "
+      "size. What is needed last makes room for what is needed sooner.",
+      either({one_of({"none"}), byte_size()}));
     v("keep", keep,
-      "\"hybrid\": \"exact\" keeps hidden states to the bit, \"int8\" as bytes with a scale a row: half of the disk, and "
+      "\"hybrid\": \"exact\" keeps hidden states to the bit, \"int8\" as bytes with a scale a row: half of the disk, "
+      "and "
       "an error that the run prints.",
       one_of({"exact", "int8"}));
     v("live_fraction", live_fraction,

@@ -43,8 +43,8 @@ Int8Error& Int8Error::operator+=(const Int8Error& other) {
   return *this;
 }
 
-std::vector<std::byte> encode_int8(std::span<const std::byte> values, std::uint32_t rows, std::uint32_t width, Kept from,
-                                   Int8Error& error) {
+std::vector<std::byte> encode_int8(std::span<const std::byte> values, std::uint32_t rows, std::uint32_t width,
+                                   Kept from, Int8Error& error) {
   std::vector<std::byte> payload(rows * sizeof(float) + std::size_t{rows} * width);
   const std::span<std::byte> bytes = std::span(payload).subspan(rows * sizeof(float));
   for (std::size_t row = 0; row < rows; ++row) {
@@ -71,7 +71,8 @@ std::vector<std::byte> encode_int8(std::span<const std::byte> values, std::uint3
   return payload;
 }
 
-std::vector<std::byte> decode_int8(std::span<const std::byte> payload, std::uint32_t rows, std::uint32_t width, Kept to) {
+std::vector<std::byte> decode_int8(std::span<const std::byte> payload, std::uint32_t rows, std::uint32_t width,
+                                   Kept to) {
   std::vector<std::byte> values(std::size_t{rows} * width * (to == Kept::kF32 ? sizeof(float) : sizeof(std::uint16_t)));
   const std::span<const std::byte> bytes = payload.subspan(rows * sizeof(float));
   for (std::size_t row = 0; row < rows; ++row) {

@@ -40,9 +40,9 @@ class LiveSamples {
   std::vector<bool> live_;  ///< by position, of all steps chosen so far
 };
 
-/// The positions of the step that `rank` gets, ascending: as many as of contiguous shares (the first ranks have one
-/// more where it does not come out even), and live ones dealt so that their counts differ by no more than one, which
-/// ranks have more changing from step to step.
+/// The positions of the step that `rank` gets, ascending: the first ranks have one more where it does not come out
+/// even, and live ones are dealt so that their counts differ by no more than one, which ranks have more changing from
+/// step to step.
 std::vector<std::uint64_t> dealt_share(std::int64_t step, std::int64_t batch, const std::vector<std::uint64_t>& live,
                                        int rank, int world);
 

@@ -1,7 +1,7 @@
 #pragma once
-// Features that are kept in memory, in front of the disk. The order of the sample stream is known, so that what is needed
-// last makes room for what is needed sooner (L. A. Belady, A study of replacement algorithms for a virtual-storage
-// computer, IBM Systems Journal 5 (1966), the optimal rule). Without torch.
+// Features that are kept in memory, in front of the disk. The order of the sample stream is known, so that what is
+// needed last makes room for what is needed sooner (L. A. Belady, A study of replacement algorithms for a
+// virtual-storage computer, IBM Systems Journal 5 (1966), the optimal rule). Without torch.
 
 #include <cstddef>
 #include <cstdint>
@@ -25,8 +25,8 @@ class MemoryTier {
   /// The payload of the sample made at `stamp`, or null; from now on it is needed next at `next`, a position of the
   /// stream.
   Payload find(std::int64_t sample, std::int64_t stamp, std::uint64_t next);
-  /// Keeps it until what is needed sooner wants its place; not at all where all that is kept is needed sooner. Replaces an
-  /// older one of the sample.
+  /// Keeps it until what is needed sooner wants its place; not at all where all that is kept is needed sooner. Replaces
+  /// an older one of the sample.
   void keep(std::int64_t sample, std::int64_t stamp, Payload payload, std::uint64_t next);
 
   bool keeps() const { return most_ > 0; }

@@ -61,6 +61,7 @@ void Store::open(const fs::path& path) {
     const std::scoped_lock lock(mutex_);
     segments_.push_back(std::move(segment));
     good_.push_back(0);
+    newest_.push_back(-1);
   } catch (const Error& refused) {
     findings_.refused.emplace_back(refused.what());
     return;
@@ -79,6 +80,7 @@ void Store::read_on(std::uint32_t number) {
   bytes_ += now - good;
   good = now;
   findings_.records += std::ssize(found);
+  for (const Placed& placed : found) newest_[number - 1] = std::max(newest_[number - 1], placed.key.stamp);
   {
     const std::scoped_lock lock(mutex_);  // only now: threads that read do not wait for the disk
     for (const Placed& placed : found) take_in_time(number, placed);
@@ -93,7 +95,7 @@ void Store::read_on(std::uint32_t number) {
 
 void Store::refresh() {
   for (std::uint32_t number = 1; number <= segments_.size(); ++number)
-    if (number != writing_) read_on(number);
+    if (number != writing_ && fs::exists(segments_[number - 1]->path())) read_on(number);  // another rank may clear it
   open_segments();
 }
 
@@ -140,10 +142,36 @@ bool Store::read(const RecordKey& key, std::span<std::byte> payload) const {
   return false;
 }
 
+void Store::end_segment() {
+  if (!writer_) return;
+  good_[writing_ - 1] = writer_->bytes();
+  writer_.reset();
+  writing_ = 0;
+}
+
+std::uint64_t Store::clear_older(std::int64_t stamp, bool of_all) {
+  std::uint64_t removed = 0;
+  for (std::uint32_t number = 1; number <= segments_.size(); ++number) {
+    const fs::path& path = segments_[number - 1]->path();
+    const bool own = path.filename().string().starts_with(options_.writer + "-");
+    if (number == writing_ || (!own && !of_all) || options_.writer.empty()) continue;
+    if (newest_[number - 1] < 0 || newest_[number - 1] >= std::min(stamp, options_.oldest_stamp) ||
+        is_being_written(path))
+      continue;
+    std::error_code error;
+    const auto size = fs::file_size(path, error);
+    if (error || !fs::remove(path, error)) continue;
+    fs::remove(index_path(path), error);
+    newest_[number - 1] = -1;
+    bytes_ -= std::min(bytes_, good_[number - 1]);
+    removed += size;
+  }
+  return removed;
+}
+
 SegmentWriter& Store::writer() {
   if (writer_ && writer_->bytes() < options_.segment_bytes) return *writer_;
-  if (writer_) good_[writing_ - 1] = writer_->bytes();
-  writer_.reset();
+  end_segment();
   const fs::path path = folder_ / fmt::format("{}-{:06}{}", options_.writer, written_segments_++, kSegment);
   auto writer = std::make_unique<SegmentWriter>(path, fingerprint_);
   auto segment = std::make_shared<SegmentReader>(path, fingerprint_);
@@ -151,6 +179,7 @@ SegmentWriter& Store::writer() {
   bytes_ += kSegmentHeader;
   const std::scoped_lock lock(mutex_);
   segments_.push_back(std::move(segment));
+  newest_.push_back(-1);
   good_.push_back(0);  // nobody but this process writes it: publish() takes its records
   writing_ = static_cast<std::uint32_t>(segments_.size());
   writer_ = std::move(writer);
@@ -163,6 +192,7 @@ bool Store::append(const RecordKey& key, std::span<const std::byte> payload) {
   const Placed placed = writer().append(key, payload);
   bytes_ += record_bytes(key);
   appended_bytes_ += record_bytes(key);
+  newest_[writing_ - 1] = std::max(newest_[writing_ - 1], key.stamp);
   appended_.emplace_back(writing_, placed);
   unpublished_.insert(key.sample);
   return true;

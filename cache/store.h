@@ -34,8 +34,8 @@ struct StoreOptions {
   /// one in the segment of the later name counts: names that begin with the time do best. Empty: nothing is written.
   std::string writer;
   std::int64_t latest_stamp = std::numeric_limits<std::int64_t>::max();  ///< records stamped later are passed over
-  std::int64_t oldest_stamp = 0;                                          ///< and those stamped before this
-  std::uint64_t segment_bytes = std::uint64_t{1} << 30;                 ///< from which on the next one is begun
+  std::int64_t oldest_stamp = 0;                                         ///< and those stamped before this
+  std::uint64_t segment_bytes = std::uint64_t{1} << 30;                  ///< from which on the next one is begun
 };
 
 /// What opening, or looking again, came upon.
@@ -68,12 +68,18 @@ class Store {
   /// Writes a record, which find() gives from publish() on. False when there is no room for it. Throws Error(kData)
   /// when the disk refuses; what was appended before is kept.
   bool append(const RecordKey& key, std::span<const std::byte> payload);
-  /// Makes visible what was appended, here and by other processes since it was last looked; of records of one sample the
-  /// newest. Records stamped later than `latest_stamp` go on being passed over, until they are no longer.
-  /// Records stamped before `oldest_stamp` are forgotten.
+  /// Makes visible what was appended, here and by other processes since it was last looked; of records of one sample
+  /// the newest. Records stamped later than `latest_stamp` go on being passed over, until they are no longer. Records
+  /// stamped before `oldest_stamp` are forgotten.
   void publish(std::int64_t latest_stamp = std::numeric_limits<std::int64_t>::max(), std::int64_t oldest_stamp = 0);
   /// What was appended survives a power cut. Throws Error(kData).
   void sync();
+  /// What is appended next goes to another segment.
+  void end_segment();
+  /// Removes the segments of which all records are stamped before `stamp`, which is at most the oldest_stamp of the
+  /// last publish(), and that nobody writes: this process's, or of all. Returns the bytes. A file that cannot be
+  /// removed stays.
+  std::uint64_t clear_older(std::int64_t stamp, bool of_all);
 
  private:
   struct Place {  // 24 bytes a sample
@@ -99,6 +105,7 @@ class Store {
   mutable std::vector<Place> places_;
   std::vector<std::shared_ptr<const SegmentReader>> segments_;  ///< numbered from 1
   std::vector<std::uint64_t> good_;                             ///< bytes of each that were looked through
+  std::vector<std::int64_t> newest_;                            ///< stamps of each
   std::set<std::filesystem::path> known_;                       ///< used or refused
   std::unique_ptr<SegmentWriter> writer_;
   std::uint32_t writing_ = 0;  ///< number of the segment that is being written

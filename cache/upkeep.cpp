@@ -28,20 +28,15 @@ std::optional<std::string> rebuild_due(const UpkeepRules& rules, const UpkeepSta
                      looked ? fmt::format(", and have moved by {:.4f}", fraction(state.drift)) : "");
 }
 
-Part part_of_rebuild(const UpkeepRules& rules, const UpkeepState& state, std::int64_t samples, int rank, int world) {
+Part part_of_rebuild(const UpkeepRules& rules, const UpkeepState& state, std::int64_t samples) {
   const std::int64_t parts = std::max<std::int64_t>(1, rules.rebuild_over);
   const std::int64_t number = std::min(state.parts, parts - 1);
-  const std::int64_t begin = samples * number / parts, size = samples * (number + 1) / parts - begin;
-  return {begin + size * rank / world, begin + size * (rank + 1) / world, number + 1 == parts};
+  return {samples * number / parts, samples * (number + 1) / parts, number + 1 == parts};
 }
 
 std::string to_json(const UpkeepState& state) {
-  return nlohmann::ordered_json{{"published", state.published},
-                                {"oldest", state.oldest},
-                                {"epochs", state.epochs},
-                                {"drift", state.drift},
-                                {"begun", state.begun},
-                                {"parts", state.parts}}
+  return nlohmann::ordered_json{{"published", state.published}, {"oldest", state.oldest}, {"epochs", state.epochs},
+                                {"drift", state.drift},         {"begun", state.begun},   {"parts", state.parts}}
       .dump();
 }
 
@@ -49,8 +44,8 @@ UpkeepState upkeep_from_json(std::string_view text) {
   if (text.empty()) return {};
   try {
     const auto json = nlohmann::json::parse(text);
-    return {json.at("published"), json.at("oldest"), json.at("epochs"), json.at("drift"),
-            json.at("begun"),     json.at("parts")};
+    return {json.at("published"), json.at("oldest"), json.at("epochs"),
+            json.at("drift"),     json.at("begun"),  json.at("parts")};
   } catch (const nlohmann::json::exception& error) {
     fail(ExitCode::kCheckpoint, "the checkpoint's state of the feature cache: {}; resume from the one before",
          error.what());

@@ -17,26 +17,26 @@ struct UpkeepRules {
 
 /// What a run knows of its features; kept in its checkpoints.
 struct UpkeepState {
-  std::int64_t published = 0;    ///< step after which those that are read now were published
-  std::int64_t oldest = 0;       ///< stamp below which none is read: all older ones have been made anew
-  std::int64_t epochs = 0;       ///< that ended since all were made anew, or since the run began
-  std::int64_t drift = -1;       ///< of the probe samples since then, as last looked; -1: not looked
-  std::int64_t begun = -1;       ///< step after which the rebuild that is under way began; -1: none is
-  std::int64_t parts = 0;        ///< of it that are made: one after each step, that one included
+  std::int64_t published = 0;  ///< stamp above which none is read
+  std::int64_t oldest = 0;     ///< stamp below which none is read: all older ones have been made anew
+  std::int64_t epochs = 0;     ///< that ended since all were made anew, or since the run began
+  std::int64_t drift = -1;     ///< of the probe samples since then, as last looked; -1: not looked
+  std::int64_t begun = -1;     ///< step after which the rebuild that is under way began; -1: none is
+  std::int64_t parts = 0;      ///< of it that are made: one after each step, that one included
   friend bool operator==(const UpkeepState&, const UpkeepState&) = default;
 };
 
-/// Why all features are to be made anew after a step, as a sentence for people; nothing when they are not. `epoch_ended`
-/// with that step: age is looked at then only.
+/// Why all features are to be made anew after a step, as a sentence for people; nothing when they are not.
+/// `epoch_ended` with that step: age is looked at then only.
 std::optional<std::string> rebuild_due(const UpkeepRules& rules, const UpkeepState& state, bool epoch_ended);
 
-/// Samples [begin, end) of `samples` that a rank makes anew in the next part of a rebuild that is under way; all parts of
-/// all ranks together are all samples, whatever the world size.
+/// Samples [begin, end) of `samples` that all ranks together make anew in the next part of a rebuild that is under way;
+/// all parts together are all samples.
 struct Part {
   std::int64_t begin = 0, end = 0;
   bool last = false;  ///< with these the rebuild is complete
 };
-Part part_of_rebuild(const UpkeepRules& rules, const UpkeepState& state, std::int64_t samples, int rank, int world);
+Part part_of_rebuild(const UpkeepRules& rules, const UpkeepState& state, std::int64_t samples);
 
 std::string to_json(const UpkeepState& state);
 /// An empty text is the state of a run's beginning. Throws Error(kCheckpoint) for what is none.

@@ -33,8 +33,10 @@ constexpr std::array<const char*, kSlots> kSlotNames{"budget (high)",
                                                      "weight hash (high)",
                                                      "weight hash (low)",
                                                      "probed",
-                                                     "drift",
-                                                     "angle"};
+                                                     "drift (high)",
+                                                     "drift (low)",
+                                                     "angle (high)",
+                                                     "angle (low)"};
 
 /// One rank's slots, written by name. Values are clamped to what the slot holds.
 class Writer {
@@ -104,8 +106,8 @@ Report read(const Reader& in) {
   out.plan_hash = static_cast<std::uint32_t>(in.get(kPlanHash));
   out.weight_hash = static_cast<std::uint64_t>(in.get_wide(kWeightHashHigh));
   out.probed = in.get(kProbed);
-  out.drift_sum = in.get(kDriftSum);
-  out.angle_sum = in.get(kAngleSum);
+  out.drift_sum = in.get_wide(kDriftSumHigh);
+  out.angle_sum = in.get_wide(kAngleSumHigh);
   return out;
 }
 
@@ -134,8 +136,8 @@ void pack(const Report& report, int rank, std::span<float> slots) {
   out.put(kPlanHash, report.plan_hash % kHalf);
   out.put_wide(kWeightHashHigh, static_cast<std::int64_t>(report.weight_hash % kWhole));
   out.put(kProbed, report.probed);
-  out.put(kDriftSum, report.drift_sum);
-  out.put(kAngleSum, report.angle_sum);
+  out.put_wide(kDriftSumHigh, report.drift_sum);
+  out.put_wide(kAngleSumHigh, report.angle_sum);
 }
 
 std::vector<Report> unpack(std::span<const float> slots, int world) {

@@ -1,5 +1,5 @@
-// `plimsoll cache build|stat|verify|clear`: makes what is missing in a feature cache, says what lies there and whether it
-// is whole, and away with it.
+// `plimsoll cache build|stat|verify|clear`: makes what is missing in a feature cache, says what lies there and whether
+// it is whole, and away with it.
 
 #include <fmt/format.h>
 
@@ -75,7 +75,9 @@ int build(const cxxopts::ParseResult& parsed, bool as_json) {
                  built.samples, built.folder, size_text(built.bytes), built.made, built.seconds);
     }
   };
-  return static_cast<int>(train::run(read_config(parsed), run));
+  train::Config config = read_config(parsed);
+  config.run.dir = config.cache.dir + "/build";  // a run may be at work in its own
+  return static_cast<int>(train::run(config, run));
 }
 
 }  // namespace

@@ -106,6 +106,8 @@ std::optional<std::int64_t> Predictor::upper_bound(const Kind& kind, const Micro
     for (std::size_t i = 0; convex_ && i < all.size() && serves_lines(o, all.size()); ++i) {
       const Known& inner = all[i];
       if (inner.bytes >= outer.bytes || !serves_lines(i, all.size())) continue;
+      // With hidden states the VLM is not run: what it takes whatever the shape would be missing from the line.
+      if ((inner.shape.states > 0) != (rounded.states > 0)) continue;
       const double part = reaches(inner.shape, outer.shape, rounded);
       const double between = static_cast<double>(outer.bytes - inner.bytes) * part;
       least = std::min(*least, inner.bytes + static_cast<std::int64_t>(std::ceil(between)) + kSlack);

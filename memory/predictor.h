@@ -38,9 +38,9 @@ bool holds(const MicroBatchShape& outer, const MicroBatchShape& inner);
 /// 1/256, so that nearby shapes share one dry run. One thread.
 ///
 /// A peak is the largest of sums of tensors, and each tensor's size is linear in samples, tokens, patches, features and
-/// states: so the bytes are a convex function of the shape, that grows with each of the five. Of two shapes whose bytes are
-/// known the line between them is an upper bound, and beyond them a lower one, for all shapes that the line's hold, or
-/// that hold the line's. Where such bounds tell, no dry run is made.
+/// states: so the bytes are a convex function of the shape, that grows with each of the five. Of two shapes whose bytes
+/// are known the line between them is an upper bound, and beyond them a lower one, for all shapes that the line's hold,
+/// or that hold the line's. Where such bounds tell, no dry run is made.
 class Predictor {
  public:
   /// `measure(shape, plan)` makes the dry run under the plan's recompute and offload. It must be as above.

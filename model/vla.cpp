@@ -55,8 +55,7 @@ struct VlaModel::Parts {
     diffusion.sampling_times(o.expert.sampling_steps);  // a wrong number of steps is an error now, not after training
   }
 
-  Tensor features(const PackedBatch& batch, const Recompute& recompute, bool training,
-                  const Shown& shown = {}) const {
+  Tensor features(const PackedBatch& batch, const Recompute& recompute, bool training, const Shown& shown = {}) const {
     if (batch.cached_states.defined()) return batch.cached_states;
     const bool with_autograd = training && options.stage == 2;
     const at::AutoGradMode mode(with_autograd && at::GradMode::is_enabled());

@@ -71,8 +71,8 @@ class VlaModel {
   /// gives adapters no gradient.
   Tensor sample_losses(const PackedBatch& batch, const Recompute& recompute, const Shown& shown = {}) const;
 
-  /// Without autograd and dropout, in the compute dtype: [P / 4, hidden] or [T, hidden]. Undefined for images where there
-  /// are none.
+  /// Without autograd and dropout, in the compute dtype: [P / 4, hidden] or [T, hidden]. Undefined for images where
+  /// there are none.
   Tensor encode(const PackedBatch& batch, Features which) const;
 
   /// Denoised action chunks [samples, chunk, action_dim] fp32 (normalised units), no autograd, dropout off. The

@@ -10,7 +10,7 @@
 namespace plimsoll::train {
 
 struct BuiltCache {
-  std::int64_t samples = 0;  ///< that are trained on
+  std::int64_t samples = 0;  ///< that are trained on and have any
   std::int64_t known = 0;    ///< of them with features, when it was done
   std::int64_t made = 0;     ///< by all ranks, now
   double seconds = 0;

@@ -99,8 +99,8 @@ std::int64_t DryStep::evaluation_bytes(const memory::MicroBatchShape& shape) con
 
 std::int64_t DryStep::encode_bytes(const memory::MicroBatchShape& shape, model::Features which) const {
   const auto shapes = deal(shape);
-  return memory::dry_run(
-             [&] { parts_->model->encode(model::pack_shapes(shapes, parts_->evaluation_rules), which); }, false)
+  return memory::dry_run([&] { parts_->model->encode(model::pack_shapes(shapes, parts_->evaluation_rules), which); },
+                         false)
       .peak();
 }
 

@@ -31,10 +31,28 @@ void encode(Session& session, model::Features which, std::span<const std::int64_
   const auto most =
       static_cast<std::size_t>(std::clamp<std::int64_t>(session.share, 1, session.config.batch.max_micro));
   memory::Guardian guardian(session.meter);
-  const auto report = guardian.run(indices.size(), most, {attempt, [] {}, predicted});
+  const auto discard = [&] {
+    if (session.cache) session.cache->discard();
+  };
+  const auto report = guardian.run(indices.size(), most, {attempt, discard, predicted});
   if (report.failed)
     fail(ExitCode::kMemory, "feature cache: sample {} does not fit alone: {}", indices[report.failed_sample],
          report.error);
+}
+
+void encode_dealt(Session& session, model::Features which, std::span<const std::int64_t> samples,
+                  const std::function<void(std::span<const model::StreamSample>, const at::Tensor&)>& take,
+                  const std::function<bool()>& enough) {
+  auto& communicator = session.communicator;
+  const auto world = static_cast<std::size_t>(communicator.world());
+  const std::size_t round = world * static_cast<std::size_t>(std::max<std::int64_t>(1, session.share));
+  for (std::size_t begin = 0; begin < samples.size(); begin += round) {
+    const auto now = samples.subspan(begin, std::min(round, samples.size() - begin));
+    std::vector<std::int64_t> mine;
+    for (auto i = static_cast<std::size_t>(communicator.rank()); i < now.size(); i += world) mine.push_back(now[i]);
+    if (!mine.empty() && !(enough && enough())) encode(session, which, mine, take);
+    communicator.barrier();
+  }
 }
 
 }  // namespace plimsoll::train

@@ -8,19 +8,20 @@
 #include <cmath>
 #include <exception>
 #include <filesystem>
-#include <limits>
+#include <fstream>
 #include <numeric>
 #include <optional>
 #include <utility>
 
+#include "cache/layout.h"
 #include "core/bytes.h"
 #include "core/error.h"
+#include "ddp/handshake.h"
 #include "train/options.h"
 
 namespace plimsoll::train {
 namespace {
 
-constexpr std::uint64_t kUnknown = std::numeric_limits<std::uint64_t>::max();  // when features are needed again
 constexpr const char* kVersion = "1";  // of how features are made: another number where that changes
 
 void refuse_what_would_not_hold(const Config& config, const model::VlaModel& model) {
@@ -37,8 +38,15 @@ void refuse_what_would_not_hold(const Config& config, const model::VlaModel& mod
          mode);
   if (mode == "hybrid" && config.train.stage == 2 && config.cache.live_fraction == 0 && !config.cache.frozen_adapters)
     fail(ExitCode::kUsage,
-         "cache.live_fraction = 0 in stage 2: the adapters would learn nothing, as cached samples give them no gradient; "
+         "cache.live_fraction = 0 in stage 2: the adapters would learn nothing, as cached samples give them no "
+         "gradient; "
          "give more than 0, or set cache.frozen_adapters = true if that is what you want");
+  if (mode == "hybrid" && config.train.stage == 1 && config.cache.keep != "exact")
+    fail(ExitCode::kUsage,
+         "cache.keep = \"{}\" in stage 1: there features stay exact, and a run would learn something else from those "
+         "that "
+         "it finds than from those that it makes; set it to \"exact\"",
+         config.cache.keep);
 }
 
 // What a size says; nothing for "auto".
@@ -48,12 +56,13 @@ std::optional<std::uint64_t> bytes_of(const Setting& size) {
                                                      : size.as_integer());
 }
 
-std::uint64_t host_bytes(const cache::CacheConfig& config) {
+std::uint64_t host_bytes(const cache::CacheConfig& config, int ranks) {
   const Setting& size = config.host_bytes;
+  if (size.is("none")) return 0;
   const auto bytes = size.is_string() ? parse_bytes(size.as_string(), "cache.host_bytes") : size.as_integer();
-  if (bytes > machine_memory())
-    fail(ExitCode::kUsage, "cache.host_bytes = {}: this machine has {}; give less", format_bytes(bytes),
-         format_bytes(machine_memory()));
+  if (bytes > machine_memory() / ranks)
+    fail(ExitCode::kUsage, "cache.host_bytes = {} for each of {} ranks: this machine has {}; give less",
+         format_bytes(bytes), ranks, format_bytes(machine_memory()));
   return static_cast<std::uint64_t>(bytes);
 }
 
@@ -91,44 +100,58 @@ cache::Fingerprint feature_fingerprint(const Config& config, const FeatureOrigin
   fingerprint.add("model files", fmt::format("{:016x}", origin.model_files));
   fingerprint.add("dtype", config.model.dtype);
   fingerprint.add("device", origin.device);
-  fingerprint.add(states ? "dataset" : "pictures", fmt::format("{:016x}", origin.pictures));
+  fingerprint.add("pictures", fmt::format("{:016x}", origin.pictures));
+  if (states) fingerprint.add("dataset", fmt::format("{:016x}", origin.samples));
   fingerprint.add("resolution", std::to_string(config.data.resolution));
   if (states && config.cache.keep != "exact") fingerprint.add("kept", config.cache.keep);
   if (!origin.run.empty()) fingerprint.add("run", origin.run);
   return fingerprint;
 }
 
-std::uint64_t free_for_features(const cache::CacheConfig& config) {
-  if (const auto bytes = bytes_of(config.disk_bytes)) return *bytes;
-  std::filesystem::path folder = std::filesystem::absolute(config.dir);
+std::uint64_t room_for_features(const cache::CacheConfig& config, const cache::Fingerprint& fingerprint) {
   std::error_code error;
-  while (folder.has_relative_path() && !std::filesystem::exists(folder, error)) folder = folder.parent_path();
-  return free_on_disk(folder);
+  std::uint64_t there = 0;
+  const auto folder = std::filesystem::absolute(config.dir) / cache::folder_name(fingerprint.hash());
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const auto size = entry.file_size(error);
+    if (!error) there += size;
+  }
+  auto above = folder;
+  while (above.has_relative_path() && !std::filesystem::exists(above, error)) above = above.parent_path();
+  const std::uint64_t all = there + free_on_disk(above);
+  return std::min(all, bytes_of(config.disk_bytes).value_or(all));
 }
 
-CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                              std::int64_t steps, std::uint64_t free_bytes) {
-  if (model.vision_blocks() > 0) return {"off", "adapters in the vision tower change what it makes of images"};
-  if (turns(config, "resolution")) return {"off", "memory.knobs names \"resolution\", which changes the images"};
-  const auto samples = std::ssize(source.training());
-  if (steps * config.batch.effective <= samples) return {"off", "no sample is drawn more than once"};
+std::uint64_t feature_bytes(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
+                            model::Features which) {
   const auto row = static_cast<std::uint64_t>(model.packing_rules(0, false).hidden) *
                    (config.model.dtype == "fp32" ? sizeof(float) : sizeof(std::uint16_t));
   std::uint64_t bytes = 0;
   for (const std::int64_t index : source.training()) {
-    const auto rows = static_cast<std::uint64_t>(source.shape_at(index, config.data.resolution).patches / 4);
-    if (rows > 0) bytes += rows * row + cache::kRecordHeader;
+    const SampleShape shape = source.shape_at(index, config.data.resolution);
+    const std::int64_t rows = which == model::Features::kStates ? shape.tokens : shape.patches / 4;
+    if (rows > 0) bytes += static_cast<std::uint64_t>(rows) * row + cache::kRecordHeader;
   }
+  return bytes;
+}
+
+CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
+                              std::int64_t steps, std::uint64_t room) {
+  if (model.vision_blocks() > 0) return {"off", "adapters in the vision tower change what it makes of images"};
+  if (turns(config, "resolution")) return {"off", "memory.knobs names \"resolution\", which changes the images"};
+  if (steps * config.batch.effective <= std::ssize(source.training()))
+    return {"off", "no sample is drawn more than once"};
+  const std::uint64_t bytes = feature_bytes(config, model, source, model::Features::kImages);
   if (bytes == 0) return {"off", "the samples have no images"};
   const std::string size = format_bytes(static_cast<std::int64_t>(bytes));
-  if (bytes > free_bytes)
+  if (bytes > room)
     return {"off", fmt::format("the images' features take {} and the disk of cache.dir has {} for them", size,
-                               format_bytes(static_cast<std::int64_t>(free_bytes)))};
+                               format_bytes(static_cast<std::int64_t>(room)))};
   return {"prefix", fmt::format("the images' features take {} on disk", size)};
 }
 
 FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                           const ddp::Communicator& communicator)
+                           ddp::Communicator& communicator)
     : source_(source),
       communicator_(communicator),
       config_(config),
@@ -138,11 +161,12 @@ FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, c
       width_(model.packing_rules(0, false).hidden),
       made_as_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16),
       kept_(features_ == model::Features::kStates && config.cache.keep == "int8" ? cache::Kept::kInt8 : made_as_),
-      memory_(std::make_unique<cache::MemoryTier>(host_bytes(config.cache))),
+      memory_(std::make_unique<cache::MemoryTier>(host_bytes(config.cache, communicator.world()))),
       stream_(source.training(), static_cast<std::uint64_t>(config.run.seed)),
       live_([this](std::uint64_t position) { return stream_.at(position); }, source.size(), batch_,
             static_cast<std::int64_t>(std::llround(config.cache.live_fraction * cache::kWholeFraction))) {
   refuse_what_would_not_hold(config, model);
+  if (ages_) all_bytes_ = feature_bytes(config, model, source, features_);
 }
 
 FeatureCache::~FeatureCache() {
@@ -154,12 +178,13 @@ FeatureCache::~FeatureCache() {
 
 void FeatureCache::open(const FeatureOrigin& origin, std::int64_t published, std::int64_t oldest) {
   const cache::Fingerprint fingerprint = feature_fingerprint(config_, origin);
+  check_shared();
   cache::StoreOptions options;
   options.dir = config_.cache.dir;
   options.samples = source_.size();
   options.writer = writer_name(communicator_.rank());
-  if (ages_) options.latest_stamp = cache::stamp_after_step(published);
-  options.oldest_stamp = oldest;
+  if (ages_) options.latest_stamp = published;
+  if (ages_) options.oldest_stamp = oldest;
   const bool there = std::filesystem::is_directory(options.dir);
   try {
     store_ = std::make_unique<cache::Store>(options, fingerprint);
@@ -173,6 +198,42 @@ void FeatureCache::open(const FeatureOrigin& origin, std::int64_t published, std
   for (const std::string& refused : store_->findings().refused) spdlog::warn("feature cache: {}", refused);
   if (communicator_.rank() == 0)
     spdlog::info("feature cache: {} of {} samples in {}", store_->size(), source_.size(), store_->folder().string());
+  if (ages_ && communicator_.rank() == 0) warn_of_room();
+}
+
+// Twice, while a rebuild makes the new beside the old.
+void FeatureCache::warn_of_room() const {
+  const std::uint64_t room = room_on_disk(config_.cache.disk_bytes, *store_) + store_->bytes();
+  if (2 * all_bytes_ <= room) return;
+  spdlog::warn(
+      "feature cache: the features of all samples take {}, twice that in a rebuild, and there is room for {} "
+      "(cache.disk_bytes); samples without features run the whole model, so that another room, or another number of "
+      "ranks, will learn something else",
+      format_bytes(static_cast<std::int64_t>(all_bytes_)), format_bytes(static_cast<std::int64_t>(room)));
+}
+
+// Ranks of other nodes must find what this one writes. Where nobody can write there is nothing to find.
+void FeatureCache::check_shared() {
+  if (communicator_.world() == 1) return;
+  const std::filesystem::path dir = config_.cache.dir;
+  const std::string name = ddp::share_text(communicator_, ".shared-" + writer_name(communicator_.rank())).front();
+  std::error_code error;
+  bool made = false;
+  if (communicator_.rank() == 0) {
+    std::filesystem::create_directories(dir, error);
+    made = std::ofstream(dir / name).put('1').flush().good();
+  }
+  const std::vector<std::int64_t> said = {made ? 1 : 0};
+  if (ddp::share_numbers(communicator_, said).front().at(0) == 0) return;
+  const std::vector<std::int64_t> seen = {std::filesystem::exists(dir / name, error) ? 1 : 0};
+  const auto all = ddp::share_numbers(communicator_, seen);
+  if (communicator_.rank() == 0) std::filesystem::remove(dir / name, error);
+  for (std::size_t rank = 0; rank < all.size(); ++rank)
+    if (all[rank].at(0) == 0)
+      fail(ExitCode::kUsage,
+           "cache.dir = \"{}\": rank {} does not find there what rank 0 writes; give a folder that all nodes share, or "
+           "set cache.mode = \"off\"",
+           config_.cache.dir, rank);
 }
 
 std::vector<std::uint64_t> FeatureCache::share_of(std::int64_t step) const {
@@ -203,16 +264,18 @@ std::int64_t FeatureCache::rows_of(const Sample& sample) const {
   return features_ == model::Features::kStates ? std::ssize(sample.vlm.input_ids) : sample.vlm.feature_rows();
 }
 
-// In the compute dtype; nothing where they are not known, or not for such a sample. `next`: when they are needed again.
-std::optional<std::vector<std::byte>> FeatureCache::read(const Sample& sample, std::uint64_t next) const {
+// In the compute dtype; nothing where they are not known, or not for such a sample. `next`: when they are needed again,
+// where memory is to keep them until then.
+std::optional<std::vector<std::byte>> FeatureCache::read(const Sample& sample,
+                                                         std::optional<std::uint64_t> next) const {
   const auto key = store_->find(sample.index);
   if (!key || key->kept != kept_ || key->width != width_ || key->rows != rows_of(sample)) return std::nullopt;
-  cache::Payload payload = memory_->find(key->sample, key->stamp, next);
+  cache::Payload payload = next ? memory_->find(key->sample, key->stamp, *next) : nullptr;
   if (!payload) {
     auto read = std::make_shared<std::vector<std::byte>>(cache::payload_bytes(*key));
     if (!store_->read(*key, *read)) return std::nullopt;
     payload = std::move(read);
-    memory_->keep(key->sample, key->stamp, payload, next);
+    if (next) memory_->keep(key->sample, key->stamp, payload, *next);
   }
   return kept_ == cache::Kept::kInt8 ? cache::decode_int8(*payload, key->rows, key->width, made_as_) : *payload;
 }
@@ -240,7 +303,7 @@ std::vector<std::byte> FeatureCache::payload_of(const std::byte* features, std::
 }
 
 // Pictures are decoded only where their features are not at hand.
-Sample FeatureCache::load_known(std::int64_t index, std::int64_t resolution, std::uint64_t next) const {
+Sample FeatureCache::load_known(std::int64_t index, std::int64_t resolution, std::optional<std::uint64_t> next) const {
   if (store_->find(index)) {
     Sample sample = source_.load_without_pixels(index, resolution);
     if (auto features = read(sample, next)) {
@@ -256,17 +319,29 @@ Sample FeatureCache::load_known(std::int64_t index, std::int64_t resolution, std
 }
 
 Sample FeatureCache::load_at(std::int64_t index, std::int64_t resolution) const {
-  return load_known(index, resolution, kUnknown);
+  return load_known(index, resolution, std::nullopt);
 }
 
 Sample FeatureCache::load_drawn(std::uint64_t position, std::int64_t index, std::int64_t resolution) const {
-  std::uint64_t next = 0;
+  std::optional<std::uint64_t> next;
   {
     const std::scoped_lock lock(live_mutex_);
     if (ages_ && live_.at(position)) return source_.load_at(index, resolution);
     if (memory_->keeps()) next = next_draw(position, index);
   }
   return load_known(index, resolution, next);
+}
+
+// Of two draws of a sample in one step, which runs across the end of an epoch, the later one's features are kept: which
+// that is, no plan and no number of ranks changes.
+bool FeatureCache::is_last_in_step(const model::StreamSample& item) const {
+  const auto batch = static_cast<std::uint64_t>(batch_), length = static_cast<std::uint64_t>(stream_.epoch_length());
+  const std::uint64_t end = (item.position / batch + 1) * batch;
+  if ((end - batch) / length == (end - 1) / length) return true;
+  const std::scoped_lock lock(live_mutex_);
+  for (std::uint64_t position = item.position + 1; position < end; ++position)
+    if (stream_.at(position) == item.sample->index) return false;
+  return true;
 }
 
 // What ages is kept whenever it was made anew.
@@ -278,17 +353,19 @@ bool FeatureCache::is_wanted(const Sample& sample) const {
 
 model::Shown FeatureCache::shown(std::span<const model::StreamSample> samples) {
   const auto stage_them = [this, samples](const at::Tensor& features) {
-    stage(samples, features, ages_ ? cache::stamp_in_step(step_) : 0);
+    stage(samples, features, ages_ ? cache::stamp_in_step(step_) : 0, true);
   };
   model::Shown shown;
   (features_ == model::Features::kStates ? shown.hidden_states : shown.image_features) = stage_them;
   return shown;
 }
 
-void FeatureCache::stage(std::span<const model::StreamSample> samples, const at::Tensor& features,
-                         std::int64_t stamp) {
-  const bool wanted =
-      std::any_of(samples.begin(), samples.end(), [&](const auto& item) { return is_wanted(*item.sample); });
+void FeatureCache::stage(std::span<const model::StreamSample> samples, const at::Tensor& features, std::int64_t stamp,
+                         bool in_step) {
+  const auto is_to_keep = [&](const model::StreamSample& item) {
+    return is_wanted(*item.sample) && (!ages_ || !in_step || is_last_in_step(item));
+  };
+  const bool wanted = std::any_of(samples.begin(), samples.end(), is_to_keep);
   if (!keeps_ || full_ || !wanted) return;
   const at::Tensor on_host = features.device().is_cpu() ? features : features.cpu();
   const auto* from = static_cast<const std::byte*>(on_host.const_data_ptr());
@@ -297,7 +374,7 @@ void FeatureCache::stage(std::span<const model::StreamSample> samples, const at:
     const Sample& sample = *item.sample;
     if (features_ == model::Features::kImages && !sample.vlm.image_features.empty()) continue;
     const auto rows = static_cast<std::uint32_t>(rows_of(sample));
-    if (is_wanted(sample))
+    if (is_to_keep(item))
       staged_.push_back(
           {{sample.index, stamp, rows, static_cast<std::uint32_t>(width_), kept_}, payload_of(from, rows)});
     from += rows * row;
@@ -305,12 +382,12 @@ void FeatureCache::stage(std::span<const model::StreamSample> samples, const at:
 }
 
 std::vector<std::byte> FeatureCache::known_states(const Sample& sample) const {
-  return read(sample, kUnknown).value_or(std::vector<std::byte>());
+  return read(sample, std::nullopt).value_or(std::vector<std::byte>());
 }
 
 void FeatureCache::keep_after(std::int64_t step, std::span<const model::StreamSample> samples,
                               const at::Tensor& features) {
-  stage(samples, features, ages_ ? cache::stamp_after_step(step) : 0);
+  stage(samples, features, ages_ ? cache::stamp_after_step(step) : 0, false);
   commit();
 }
 
@@ -318,7 +395,8 @@ void FeatureCache::keep_after(std::int64_t step, std::span<const model::StreamSa
 void FeatureCache::commit() {
   try {
     for (const Staged& one : staged_) {
-      if (!ages_ && store_->is_appended(one.key.sample)) continue;  // drawn twice where one epoch ends and the next begins
+      if (!ages_ && store_->is_appended(one.key.sample))
+        continue;  // drawn twice where one epoch ends and the next begins
       full_ = full_ || !store_->append(one.key, one.features);
       if (full_) break;
       ++made_;
@@ -337,14 +415,24 @@ void FeatureCache::commit() {
 
 void FeatureCache::discard() { staged_.clear(); }
 
-void FeatureCache::publish(std::int64_t step, std::int64_t oldest) {
+void FeatureCache::publish(std::int64_t stamp, std::int64_t oldest) {
   try {
-    store_->publish(ages_ ? cache::stamp_after_step(step) : 0, oldest);
+    store_->publish(ages_ ? stamp : 0, ages_ ? oldest : 0);
     allow_appends();
     full_ = false;
   } catch (const std::exception& error) {
     stop_keeping(error.what());
   }
+}
+
+void FeatureCache::clear_older(std::int64_t stamp) {
+  if (!ages_) return;
+  const std::uint64_t bytes = store_->clear_older(stamp, communicator_.rank() == 0);
+  if (bytes == 0) return;
+  spdlog::info("feature cache: cleared {} of features that are read no more",
+               format_bytes(static_cast<std::int64_t>(bytes)));
+  allow_appends();
+  full_ = false;
 }
 
 std::string FeatureCache::line() {

@@ -28,7 +28,8 @@ namespace plimsoll::train {
 
 /// What a cache's files depend on beside the configuration.
 struct FeatureOrigin {
-  std::uint64_t pictures = 0;     ///< SampleSource::pictures_hash(), or hash() for hidden states
+  std::uint64_t pictures = 0;     ///< SampleSource::pictures_hash()
+  std::uint64_t samples = 0;      ///< SampleSource::hash(): hidden states depend on words too
   std::uint64_t model_files = 0;  ///< hash_of_model_files()
   std::string device;             ///< "cpu" or "cuda", whose kernels round differently
   std::string run;                ///< RunState::run where features age as the run learns; else empty
@@ -39,26 +40,31 @@ cache::Fingerprint feature_fingerprint(const Config& config, const FeatureOrigin
 struct CacheChoice {
   std::string mode, reason;
 };
-/// `steps`: of the whole run. `free_bytes`: what the disk of cache.dir has to give (free_for_features). Pure.
+/// `steps`: of the whole run. `room`: what the disk of cache.dir has to give, what is there already included
+/// (room_for_features). Pure.
 CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                              std::int64_t steps, std::uint64_t free_bytes);
-/// By cache.disk_bytes, of the disk where cache.dir is or will be.
-std::uint64_t free_for_features(const cache::CacheConfig& config);
+                              std::int64_t steps, std::uint64_t room);
+/// By cache.disk_bytes and the disk where cache.dir is or will be: for features of this fingerprint.
+std::uint64_t room_for_features(const cache::CacheConfig& config, const cache::Fingerprint& fingerprint);
+/// Bytes of all training samples' features.
+std::uint64_t feature_bytes(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
+                            model::Features which);
 
-/// `cache.mode` = "prefix" or "hybrid". One per rank. Features are kept exact, in the model's compute dtype.
+/// `cache.mode` = "prefix" or "hybrid". One per rank. Features are kept exact, in the model's compute dtype, or as
+/// bytes where cache.keep says so.
 class FeatureCache final : public FeatureKeeper, public data::SampleSource {
  public:
   /// `source` and `communicator` outlive it. Throws Error(kUsage) for settings under which features would not stay
   /// exact (prefix: an adapter in the vision tower; resolution among memory.knobs), or with which adapters would learn
   /// nothing.
   FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-               const ddp::Communicator& communicator);
+               ddp::Communicator& communicator);
   ~FeatureCache() override;
 
-  /// Opens the folder of the run's fingerprint; before anything else is asked. `published`: the step whose end the run
-  /// goes on from, as far as the cache is concerned: what was made later is not read. A folder that cannot be written is
-  /// read, and said once. Throws Error(kData) when the folder can neither be made nor read.
-  /// What is stamped before `oldest` is not read either.
+  /// Opens the folder of the run's fingerprint; before anything else is asked. What is stamped after `published` or
+  /// before `oldest` is not read, where features age. A folder that cannot be written is read, and said once.
+  /// Collective. Throws Error(kData) when the folder can neither be made nor read, Error(kUsage) when ranks have
+  /// different ones.
   void open(const FeatureOrigin& origin, std::int64_t published, std::int64_t oldest = 0);
 
   model::Features features() const { return features_; }
@@ -75,16 +81,21 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   void commit() override;
   void discard() override;
 
-  /// After step `step`, on every rank: what all ranks have kept so far is read from here on. A folder that cannot be
-  /// read any more is said once.
-  /// From then on nothing that is stamped before `oldest` is read.
-  void publish(std::int64_t step, std::int64_t oldest = 0);
+  /// On every rank: what all ranks have kept so far, up to `stamp` where features age, is read from here on, and
+  /// nothing that is stamped before `oldest`. A folder that cannot be read any more is said once.
+  void publish(std::int64_t stamp, std::int64_t oldest = 0);
+  /// What is kept from now on lies in files of its own, so that older ones can be cleared.
+  void end_segment() { store_->end_segment(); }
+  /// Removes the files in which all is stamped before `stamp`.
+  void clear_older(std::int64_t stamp);
+  /// Whether anything more can be kept.
+  bool has_room() const { return keeps_ && !full_; }
   /// The hidden states of a sample that are read now, [T, hidden] in the compute dtype; empty where there are none.
   std::vector<std::byte> known_states(const Sample& sample) const;
   /// Copies the features of these samples, made in evaluation mode after step `step`, and writes them.
   void keep_after(std::int64_t step, std::span<const model::StreamSample> samples, const at::Tensor& features);
   /// "1,203 of 1,204 samples came with their features, 1 was made and kept; 2.3 GiB of features on disk": since it was
-  /// last asked.
+  /// last asked, but for what memory has served in all.
   std::string line();
 
   // The source that the loader reads from: any thread. load() gives features where it can; load_drawn() where the draw
@@ -111,18 +122,22 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
     cache::RecordKey key;
     std::vector<std::byte> features;
   };
+  void check_shared();
+  void warn_of_room() const;
+  bool is_last_in_step(const model::StreamSample& item) const;
   void allow_appends();
   std::int64_t rows_of(const Sample& sample) const;
-  std::optional<std::vector<std::byte>> read(const Sample& sample, std::uint64_t next) const;
-  Sample load_known(std::int64_t index, std::int64_t resolution, std::uint64_t next) const;
+  std::optional<std::vector<std::byte>> read(const Sample& sample, std::optional<std::uint64_t> next) const;
+  Sample load_known(std::int64_t index, std::int64_t resolution, std::optional<std::uint64_t> next) const;
   std::uint64_t next_draw(std::uint64_t position, std::int64_t index) const;
   std::vector<std::byte> payload_of(const std::byte* features, std::uint32_t rows);
   bool is_wanted(const Sample& sample) const;
-  void stage(std::span<const model::StreamSample> samples, const at::Tensor& features, std::int64_t stamp);
+  void stage(std::span<const model::StreamSample> samples, const at::Tensor& features, std::int64_t stamp,
+             bool in_step);
   void stop_keeping(const std::string& why);
 
   const data::SampleSource& source_;
-  const ddp::Communicator& communicator_;
+  ddp::Communicator& communicator_;
   Config config_;
   model::Features features_;
   bool ages_;
@@ -133,9 +148,10 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   mutable std::mutex live_mutex_;  ///< of what follows
   mutable data::SampleStream stream_;
   mutable std::map<std::uint64_t, std::vector<std::uint32_t>> places_;  ///< of two epochs: of each sample within it
-  mutable cache::LiveSamples live_;  ///< where features age
+  mutable cache::LiveSamples live_;                                     ///< where features age
   std::vector<Staged> staged_;
   std::int64_t step_ = 0;
+  std::uint64_t all_bytes_ = 0;  ///< of all training samples' features, where they age
   mutable std::atomic<std::int64_t> read_ = 0, missed_ = 0;
   std::int64_t made_ = 0;
   cache::Int8Error int8_error_;  ///< of what was kept since line()

@@ -55,30 +55,33 @@ bool FeatureUpkeep::looks_after(std::int64_t step) const {
   return every > 0 && step > 0 && step % every == 0 && step < session_.steps;
 }
 
-void FeatureUpkeep::after_step(std::int64_t step, std::span<const ddp::Report> reports, bool stopping) {
+void FeatureUpkeep::conclude(std::int64_t step, std::span<const ddp::Report> reports) {
   const std::int64_t batch = session_.config.batch.effective, length = session_.stream.epoch_length();
-  const bool epoch_ended = step * batch / length != (step - 1) * batch / length;
+  const std::int64_t epochs = step * batch / length - (step - 1) * batch / length;
   auto& state = session_.state.features;
   if (!session_.cache->ages()) {
-    if (epoch_ended || step == session_.steps) publish(step);
+    if (epochs > 0 || step == session_.steps) publish(step, 0);
     return;
   }
   take_in(step, reports);
   drift_ = {};
-  if (epoch_ended) {
-    ++state.epochs;
-    publish(step);
+  if (epochs > 0) {
+    state.epochs += epochs;
+    publish(step, cache::stamp_in_step(step));
   }
-  if (const auto why = cache::rebuild_due(rules_, state, epoch_ended); why && step < session_.steps) {
-    state.begun = step;
-    state.parts = 0;
-    made_ = 0;
-    seconds_ = 0;
-    log_.cache_decision(step, "rebuild", *why, state.drift);
-    log_.line(fmt::format("feature cache: rebuilding after step {}: {}", step, *why));
-  }
-  if (stopping) return;
-  if (state.begun >= 0) rebuild(step);
+  const auto why = cache::rebuild_due(rules_, state, epochs > 0);
+  if (!why || step >= session_.steps) return;
+  state.begun = step;
+  state.parts = 0;
+  made_ = 0;
+  seconds_ = 0;
+  log_.cache_decision(step, "rebuild", *why, state.drift);
+  log_.line(fmt::format("feature cache: rebuilding after step {}: {}", step, *why));
+}
+
+void FeatureUpkeep::work(std::int64_t step) {
+  if (!session_.cache->ages()) return;
+  if (session_.state.features.begun >= 0) rebuild(step);
   if (looks_after(step)) look();
 }
 
@@ -98,66 +101,66 @@ void FeatureUpkeep::take_in(std::int64_t step, std::span<const ddp::Report> repo
       1.0 - static_cast<double>(angles / samples) / kMillion));
 }
 
-std::vector<std::int64_t> FeatureUpkeep::part_of(const std::vector<std::int64_t>& samples, std::int64_t begin,
-                                                 std::int64_t end) const {
-  return {samples.begin() + begin, samples.begin() + end};
-}
-
 void FeatureUpkeep::look() {
   const auto& training = session_.source.training();
   const auto all = std::ssize(training), count = std::min(session_.config.cache.probe_samples, all);
   std::vector<std::int64_t> probes;
   for (std::int64_t i = 0; i < count; ++i) probes.push_back(training[static_cast<std::size_t>(i * all / count)]);
   const int rank = session_.communicator.rank(), world = session_.communicator.world();
-  const auto mine = part_of(probes, count * rank / world, count * (rank + 1) / world);
+  const std::vector<std::int64_t> mine(probes.begin() + count * rank / world,
+                                       probes.begin() + count * (rank + 1) / world);
   drift_ = {};
-  encode(session_, model::Features::kStates, mine, [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
-    const at::Tensor now = states.device().is_cpu() ? states : states.cpu();
-    std::size_t at = 0;
-    for (const auto& item : samples) {
-      const auto cached = session_.cache->known_states(*item.sample);
-      const std::size_t count_of = item.sample->vlm.input_ids.size() * static_cast<std::size_t>(now.size(1));
-      if (!cached.empty()) {
-        AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, now.scalar_type(), "feature drift", [&] {
-          compare(now.const_data_ptr<scalar_t>() + at, reinterpret_cast<const scalar_t*>(cached.data()), count_of,
-                  drift_);
-        });
-      }
-      at += count_of;
-    }
-  });
+  encode(session_, model::Features::kStates, mine,
+         [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
+           const at::Tensor now = states.device().is_cpu() ? states : states.cpu();
+           std::size_t at = 0;
+           for (const auto& item : samples) {
+             const auto cached = session_.cache->known_states(*item.sample);
+             const std::size_t count_of = item.sample->vlm.input_ids.size() * static_cast<std::size_t>(now.size(1));
+             if (!cached.empty()) {
+               AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, now.scalar_type(), "feature drift", [&] {
+                 compare(now.const_data_ptr<scalar_t>() + at, reinterpret_cast<const scalar_t*>(cached.data()),
+                         count_of, drift_);
+               });
+             }
+             at += count_of;
+           }
+         });
 }
 
 void FeatureUpkeep::rebuild(std::int64_t step) {
   auto& state = session_.state.features;
-  auto& communicator = session_.communicator;
   const auto start = std::chrono::steady_clock::now();
-  const auto& training = session_.source.training();
-  communicator.enter(step, "rebuild the feature cache");
-  const auto part = cache::part_of_rebuild(rules_, state, std::ssize(training), communicator.rank(), communicator.world());
-  const auto mine = part_of(training, part.begin, part.end);
-  encode(session_, model::Features::kStates, mine, [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
+  const std::span<const std::int64_t> training = session_.source.training();
+  session_.communicator.enter(step, "rebuild the feature cache");
+  const auto part = cache::part_of_rebuild(rules_, state, std::ssize(training));
+  const auto count = static_cast<std::size_t>(part.end - part.begin);
+  if (state.parts == 0) session_.cache->end_segment();
+  const auto take = [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
     session_.cache->keep_after(step, samples, states);
     made_ += std::ssize(samples);
-  });
+  };
+  encode_dealt(session_, model::Features::kStates, training.subspan(static_cast<std::size_t>(part.begin), count), take,
+               [&] { return !session_.cache->has_room(); });
   ++state.parts;
-  if (part.last) communicator.barrier();  // what the others have made is on the disk
   seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!part.last) return;
   const std::int64_t begun = std::exchange(state.begun, -1);
   state.oldest = cache::stamp_after_step(begun);
   state.epochs = 0;
   state.drift = -1;
-  publish(step);
+  publish(step, cache::stamp_after_step(step));
   log_.cache_decision(step, "rebuilt", fmt::format("begun after step {}", begun), -1);
-  log_.line(fmt::format("feature cache: rebuilt after step {}: {} samples of this rank in {:.1f} s; clearing older ones",
-                        step, made_, seconds_));
+  log_.line(
+      fmt::format("feature cache: rebuilt after step {}: {} samples by this rank in {:.1f} s; older features are read "
+                  "no more, and cleared after the next checkpoint",
+                  step, made_, seconds_));
 }
 
-void FeatureUpkeep::publish(std::int64_t step) {
+void FeatureUpkeep::publish(std::int64_t step, std::int64_t stamp) {
   auto& state = session_.state.features;
-  state.published = step;
-  session_.cache->publish(step, state.oldest);
+  state.published = stamp;
+  session_.cache->publish(stamp, state.oldest);
   // What is loaded ahead was loaded before.
   if (session_.cache->ages() && session_.loader) session_.loader->seek(step + 1);
   log_.line(session_.cache->line());

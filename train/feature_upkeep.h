@@ -1,6 +1,6 @@
 #pragma once
-// Keeps features that age no older than they may become (cache/upkeep.h decides): looks at probe samples, publishes what
-// an epoch has made, makes all features anew. All ranks in the same step.
+// Keeps features that age no older than they may become (cache/upkeep.h decides): looks at probe samples, publishes
+// what an epoch has made, makes all features anew. All ranks in the same step.
 
 #include <cstdint>
 #include <span>
@@ -19,10 +19,12 @@ class FeatureUpkeep {
  public:
   FeatureUpkeep(Session& session, RunLog& log);
 
-  /// After every step that was concluded, on every rank, with the reports of all. Collective where a rebuild ends.
-  /// `stopping`: the run ends here, with a checkpoint; what takes time is left to its resumption, which does it first.
-  /// Throws what reading samples throws.
-  void after_step(std::int64_t step, std::span<const ddp::Report> reports, bool stopping);
+  /// After every step that was concluded, on every rank, with the reports of all: what is known of drift and age, what
+  /// is read from now on, and whether all is to be made anew. Quick; before a checkpoint of the step.
+  void conclude(std::int64_t step, std::span<const ddp::Report> reports);
+  /// Then what takes time: a part of a rebuild, a look at the probe samples. A run that stops leaves it to its
+  /// resumption, which does it first. Collective. Throws what reading samples throws.
+  void work(std::int64_t step);
   /// What this rank found after the step before, for the report of this one.
   const FeatureDrift& drift() const { return drift_; }
 
@@ -31,9 +33,7 @@ class FeatureUpkeep {
   bool looks_after(std::int64_t step) const;
   void look();
   void rebuild(std::int64_t step);
-  void publish(std::int64_t step);
-  std::vector<std::int64_t> part_of(const std::vector<std::int64_t>& samples, std::int64_t begin,
-                                    std::int64_t end) const;
+  void publish(std::int64_t step, std::int64_t stamp);
 
   Session& session_;
   RunLog& log_;

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <chrono>
+#include <utility>
 
 #include "core/bytes.h"
 #include "ddp/handshake.h"
@@ -22,7 +23,11 @@ double milliseconds_since(Clock::time_point start) {
 
 }  // namespace
 
-Loop::Loop(Session& session, RunLog& log) : session_(session), log_(log), last_checkpoint_(session.state.step) {
+Loop::Loop(Session& session, RunLog& log)
+    : session_(session),
+      log_(log),
+      last_checkpoint_(session.state.step),
+      kept_features_(session.state.features.oldest) {
   if (session.cache) upkeep_.emplace(session, log);
 }
 
@@ -39,12 +44,13 @@ Outcome Loop::run() {
       ++state.updates;
       if (result.live > 0) ++state.adapter_updates;
     }
+    if (upkeep_ && !replaying_) upkeep_->conclude(step, result.reports);
     follow(step, result);
-    if (upkeep_ && !replaying_) upkeep_->after_step(step, result.reports, result.verdict.stop);
     if (result.verdict.stop) {
       checkpoint();
       return {ExitCode::kStopped, "stopped on request"};
     }
+    if (upkeep_ && !replaying_) upkeep_->work(step);
     if (!replaying_ && step % session_.config.train.checkpoint_every == 0) checkpoint();
   }
   checkpoint();
@@ -142,6 +148,8 @@ void Loop::checkpoint() {
   log_.sync();
   session_.write_checkpoint();
   last_checkpoint_ = state.step;
+  // Two checkpoints are kept: what the one before reads must stay.
+  if (session_.cache) session_.cache->clear_older(std::exchange(kept_features_, state.features.oldest));
 }
 
 }  // namespace plimsoll::train

@@ -37,6 +37,7 @@ class Loop {
   RunLog& log_;
   std::optional<FeatureUpkeep> upkeep_;  ///< where there is a feature cache
   std::int64_t last_checkpoint_ = -1;
+  std::int64_t kept_features_ = 0;  ///< UpkeepState::oldest of that checkpoint
   bool replaying_ = false;
   bool first_ = true;  ///< no step of this attempt has begun
 };

@@ -150,7 +150,7 @@ ExitCode run(const Config& config, const RunOptions& options) {
   if (outcome.code == ExitCode::kDone || outcome.code == ExitCode::kStopped) return outcome.code;
   spdlog::error("{}", outcome.reason);
   // Errors are mostly met by all ranks at once; where they are not, the others must not wait for this one.
-  if (outcome.code != ExitCode::kPeer) write_error(config, outcome, step);
+  if (!options.build_cache && outcome.code != ExitCode::kPeer) write_error(config, outcome, step);
   if (communicator->world() > 1) communicator->abort(static_cast<int>(outcome.code));
   return outcome.code;
 }

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-
 #include <unistd.h>
 
 #include <algorithm>
@@ -62,9 +61,9 @@ const std::vector<std::string> kFreeSettings = {"run.dir",
 // A cache whose features age changes what is learned; where it lies does not.
 std::vector<std::string> free_settings(const Config& config) {
   std::vector<std::string> free = kFreeSettings;
-  if (config.cache.mode != "hybrid" || (config.train.stage != 2 && config.cache.keep == "exact")) return free;
+  if (config.cache.mode != "hybrid" || config.train.stage != 2) return free;
   std::erase(free, "cache");
-  free.insert(free.end(), {"cache.dir", "cache.disk_bytes"});
+  free.insert(free.end(), {"cache.dir", "cache.disk_bytes", "cache.host_bytes"});
   return free;
 }
 
@@ -122,19 +121,7 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   model = std::make_unique<model::VlaModel>(options, device.place);
   buffers = std::make_unique<FlatBuffers>(model->parameters(), kLossSlots + ddp::slot_count(comm.world()));
   shake_hands();
-  if (config.cache.mode == "auto") {
-    // The disk is rank 0's to judge: all must do the same.
-    const CacheChoice choice = choose_cache_mode(config, *model, source, steps, free_for_features(config.cache));
-    config.cache.mode = ddp::share_text(comm, choice.mode).front();
-    if (comm.rank() == 0) spdlog::info("cache.mode = \"auto\": {}: {}", choice.mode, choice.reason);
-  }
-  if (config.cache.mode != "off") {
-    cache = std::make_unique<FeatureCache>(config, *model, source, comm);
-    encode_predictor = std::make_unique<memory::Predictor>(
-        [this](const auto& shape, const memory::Plan&) { return dry->encode_bytes(shape, cache->features()); },
-        device.place.is_cpu());
-    if (!cache->ages()) open_cache();
-  }
+  make_cache();
   size_workspace();
   choose_plan();
   step = std::make_unique<Step>(*model, model->packing_rules(static_cast<std::uint64_t>(config.run.seed), false),
@@ -155,8 +142,12 @@ std::vector<SampleShape> Session::heaviest_at(int resolution) const {
 Draws& Session::draws_at(int resolution) const {
   const auto found = draws_.find(resolution);
   if (found != draws_.end()) return found->second;
-  const DrawOptions options_of{static_cast<std::uint64_t>(config.run.seed), steps,      config.batch.effective,
-                               communicator.world(),                         resolution, cache && cache->ages()};
+  const DrawOptions options_of{static_cast<std::uint64_t>(config.run.seed),
+                               steps,
+                               config.batch.effective,
+                               communicator.world(),
+                               resolution,
+                               cache && cache->ages()};
   return draws_.emplace(resolution, Draws(source, options_of, heaviest_at(resolution))).first->second;
 }
 
@@ -192,13 +183,53 @@ std::vector<std::uint64_t> Session::positions_of(std::int64_t number) const {
   return positions;
 }
 
-void Session::open_cache() {
+FeatureOrigin Session::feature_origin() {
   FeatureOrigin origin;
-  origin.pictures = config.cache.mode == "prefix" ? source.pictures_hash() : source.hash();
+  origin.pictures = source.pictures_hash();
+  origin.samples = source.hash();
   origin.model_files = model_files();
   origin.device = device.place.is_cpu() ? "cpu" : "cuda";
-  if (cache->ages()) origin.run = state.run;
-  cache->open(origin, state.features.published, state.features.oldest);
+  if (cache && cache->ages()) origin.run = state.run;
+  return origin;
+}
+
+void Session::open_cache() { cache->open(feature_origin(), state.features.published, state.features.oldest); }
+
+void Session::make_cache() {
+  const bool automatic = config.cache.mode == "auto";
+  if (automatic) choose_cache();
+  // With every sample live nothing would ever be read.
+  const bool all_live = config.cache.mode == "hybrid" && config.train.stage == 2 && config.cache.live_fraction == 1;
+  if (config.cache.mode == "off" || all_live) return;
+  cache = std::make_unique<FeatureCache>(config, *model, source, communicator);
+  encode_predictor = std::make_unique<memory::Predictor>(
+      [this](const auto& shape, const memory::Plan&) { return dry->encode_bytes(shape, cache->features()); },
+      device.place.is_cpu());
+  if (cache->ages()) return;  // resume() knows the run
+  std::string trouble;
+  try {
+    open_cache();
+  } catch (const Error& error) {
+    if (!automatic) throw;
+    trouble = error.what();
+  }
+  if (!automatic) return;
+  for (const auto& text : ddp::share_text(communicator, trouble)) {
+    if (text.empty()) continue;
+    if (communicator.rank() == 0) spdlog::warn("cache.mode = \"auto\": off, since {}", text);
+    cache.reset();
+    return;
+  }
+}
+
+// The disk is rank 0's to judge: all must do the same.
+void Session::choose_cache() {
+  Config with = config;
+  with.cache.mode = "prefix";
+  const std::uint64_t room = room_for_features(config.cache, feature_fingerprint(with, feature_origin()));
+  const CacheChoice choice = choose_cache_mode(config, *model, source, steps, room);
+  config.cache.mode = ddp::share_text(communicator, choice.mode).front();
+  if (communicator.rank() == 0) spdlog::info("cache.mode = \"auto\": {}: {}", choice.mode, choice.reason);
 }
 
 std::vector<model::StreamSample> Session::load_share(std::int64_t number,

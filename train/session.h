@@ -51,7 +51,7 @@ struct Session {
   std::unique_ptr<Step> step;
   std::unique_ptr<Controller> controller;
   data::SampleStream stream;
-  std::unique_ptr<FeatureCache> cache;  ///< null: off. The loader reads from it
+  std::unique_ptr<FeatureCache> cache;   ///< null: off. The loader reads from it
   std::unique_ptr<data::Loader> loader;  ///< made with the first share
   std::vector<SampleShape> heaviest;     ///< that bound the training samples, as many as a share has
   std::vector<SampleShape> evaluated;   ///< of the samples that are evaluated, as many as one rank gets, heaviest first
@@ -97,6 +97,9 @@ struct Session {
   std::int64_t leanest_bytes(const memory::MicroBatchShape& shape, const memory::Plan& usual) const;
   memory::MicroBatchShape heaviest_evaluation(const memory::Plan& plan) const;
   std::int64_t evaluation_bytes(const memory::Plan& plan) const;
+  void make_cache();
+  void choose_cache();
+  FeatureOrigin feature_origin();
   void open_cache();
   void size_workspace();
   std::int64_t choose_workspace();

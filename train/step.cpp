@@ -94,8 +94,8 @@ namespace {
 // Samples that run the whole model first, then those that come with their hidden states: a micro-batch is of one kind.
 std::vector<model::StreamSample> by_kind(std::span<const model::StreamSample> samples, std::size_t& live) {
   std::vector<model::StreamSample> sorted(samples.begin(), samples.end());
-  const auto cached = std::ranges::stable_partition(
-      sorted, [](const auto& item) { return item.sample->vlm.hidden_states.empty(); });
+  const auto cached =
+      std::ranges::stable_partition(sorted, [](const auto& item) { return item.sample->vlm.hidden_states.empty(); });
   live = sorted.size() - cached.size();
   return sorted;
 }
@@ -115,7 +115,8 @@ void add(memory::GuardianReport& sum, const memory::GuardianReport& part, std::s
 
 memory::GuardianReport Step::run_part(const StepInput& asked, StepResult& result) {
   const auto start = std::chrono::steady_clock::now();
-  const ArrangedShare share = arrange(asked.samples, asked.plan, out_of_memory_ ? memory::Fill{} : asked.fill, predictor_);
+  const ArrangedShare share =
+      arrange(asked.samples, asked.plan, out_of_memory_ ? memory::Fill{} : asked.fill, predictor_);
   StepInput input = asked;
   input.samples = share.samples;
   way_ = share.way;

@@ -31,8 +31,8 @@ struct StepOptions {
   std::int64_t effective_batch = 1;  ///< samples of a step over all ranks: the divisor of the loss
   double clip_norm = 1.0;            ///< 0: none
   AdamWOptions adapters, expert;     ///< learning rates at factor 1
-  /// Only a part of the samples gives adapters a gradient (cache.mode = "hybrid"): they and the rest are clipped each by
-  /// its own norm.
+  /// Only a part of the samples gives adapters a gradient (cache.mode = "hybrid"): they and the rest are clipped each
+  /// by its own norm.
   bool clip_apart = false;
 };
 
@@ -70,8 +70,8 @@ struct StepResult {
   double gradient_norm = 0.0;        ///< before clipping
 };
 
-/// Who keeps the features that steps make (train/feature_cache.h). A commit concerns what was shown since the one before
-/// it.
+/// Who keeps the features that steps make (train/feature_cache.h). A commit concerns what was shown since the one
+/// before it.
 class FeatureKeeper {
  public:
   virtual ~FeatureKeeper() = default;
@@ -130,9 +130,9 @@ class Step {
 /// What an update goes by.
 struct UpdateInput {
   double learning_rate_factor = 1.0;
-  std::int64_t updates = 0;          ///< applied before
+  std::int64_t updates = 0;           ///< applied before
   std::int64_t adapter_updates = -1;  ///< likewise of the adapters; -1: as many
-  std::int64_t live = -1;            ///< samples that gave adapters a gradient; -1: all
+  std::int64_t live = -1;             ///< samples that gave adapters a gradient; -1: all
 };
 
 /// Norm, clipping and AdamW, in place, over what is committed. The adapters' gradients count as the mean over the live

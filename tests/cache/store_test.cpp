@@ -258,6 +258,32 @@ TEST(Store, WhatIsStampedTooLateIsReadWhenItsTimeHasCome) {
   EXPECT_EQ(step_of_stamp(stamp_in_step(7)), 7);
 }
 
+TEST(Store, ClearsSegmentsOfWhichNothingIsReadAnyMore) {
+  const Folder folder;
+  Store mine(options_for(folder, "rank0"), fingerprint_of("a")),
+      other(options_for(folder, "rank1"), fingerprint_of("a"));
+  append(mine, 0, 10, stamp_in_step(1));
+  append(other, 10, 20, stamp_in_step(1));
+  mine.publish(stamp_in_step(1));
+  EXPECT_EQ(mine.clear_older(stamp_in_step(1), true), 0U) << "nothing is too old";
+  for (Store* store : {&mine, &other}) store->end_segment();
+  append(mine, 0, 10, stamp_after_step(3));
+  append(other, 10, 15, stamp_after_step(3));
+  mine.publish(stamp_after_step(3), stamp_after_step(3));
+  other.publish(stamp_after_step(3), stamp_after_step(3));
+  EXPECT_EQ(count(mine), 15) << "five were not made anew, and are too old";
+  const auto before = mine.bytes();
+  EXPECT_EQ(mine.clear_older(stamp_in_step(1), true), 0U) << "a checkpoint needs it";
+  EXPECT_GT(mine.clear_older(stamp_after_step(3), true), 0U);
+  EXPECT_LT(mine.bytes(), before);
+  EXPECT_EQ(segments_of(mine).size(), 2U);
+  EXPECT_EQ(count(mine), 15);
+  EXPECT_EQ(count(other), 15);
+  other.publish(stamp_after_step(4), stamp_after_step(3));
+  EXPECT_EQ(count(other), 15) << "files that another has cleared are missed by nobody";
+  EXPECT_EQ(other.clear_older(stamp_after_step(3), false), 0U);
+}
+
 TEST(Store, PassesOverATornTailAndLosesNothingElse) {
   const Folder folder;
   fs::path segment;

@@ -10,13 +10,14 @@ import pytest
 
 import runs
 
-EPOCH = 6  # steps
-CACHE = {"mode": "hybrid", "live_fraction": 0.25, "rebuild_epochs": 2, "drift_every": 3, "drift_bound": 0.5, "probe_samples": 8}
+BATCH = 7
+CACHE = {"mode": "hybrid", "live_fraction": 0.25, "rebuild_epochs": 2, "drift_every": 3, "drift_bound": 0, "probe_samples": 8}
 
 
 def hybrid(folder, model, steps, cache=(), **changes):
     train = {"max_steps": steps, "checkpoint_every": 4}
-    return runs.configure(folder, model, **{"train": train, "cache": {**CACHE, "dir": str(folder / "cache"), **dict(cache)}, **changes})
+    # Seven samples a step of 36: epochs end within steps.
+    return runs.configure(folder, model, **{"train": train, "batch": {"effective": BATCH}, "cache": {**CACHE, "dir": str(folder / "cache"), **dict(cache)}, **changes})
 
 
 def decisions(run):
@@ -40,30 +41,32 @@ def records(folder):
 
 
 def test_ten_epochs_on_four_ranks_rebuild_at_the_fifth(tmp_path, model):
-    config = hybrid(tmp_path, model, 10 * EPOCH, {"rebuild_epochs": 5, "drift_every": 0})
+    config = hybrid(tmp_path, model, 51, {"rebuild_epochs": 5, "drift_every": 0}, train={"max_steps": 51, "checkpoint_every": 51})
     run = runs.finish(config, 4)
-    assert [(step, what) for step, what, _ in decisions(run)] == [(30, "rebuild"), (30, "rebuilt")]
+    assert [(step, what) for step, what, _ in decisions(run)] == [(26, "rebuild"), (26, "rebuilt")]  # 26 x 7 > 5 x 36
     made = records(tmp_path / "cache")
     assert sorted(made) == [0, 1, 2, 3]
-    rebuilt = {rank: sorted(sample for sample, stamp in made[rank] if stamp == 60) for rank in made}
+    rebuilt = {rank: sorted(sample for sample, stamp in made[rank] if stamp == 52) for rank in made}
     assert all(len(samples) == 9 for samples in rebuilt.values()), rebuilt
     assert len(set(sum(rebuilt.values(), []))) == 36, "each sample by one rank"
     live = [line["live"] for line in runs.metrics(run)]
-    assert live[:EPOCH] == [6] * EPOCH and set(live[EPOCH:]) <= {1, 2}, live
+    assert live[:5] == [7] * 5 and set(live[6:]) <= {1, 2}, live
 
 
 def test_drift_rebuilds_earlier(tmp_path, model):
-    config = hybrid(tmp_path, model, 4 * EPOCH, {"rebuild_epochs": 5, "drift_bound": 1e-6, "drift_every": 4}, train={"max_steps": 24, "checkpoint_every": 24, "vl_lr": 0.01, "warmup_steps": 0})
+    config = hybrid(tmp_path, model, 24, {"rebuild_epochs": 5, "drift_bound": 1e-6, "drift_every": 4}, train={"max_steps": 24, "checkpoint_every": 24, "vl_lr": 0.01, "warmup_steps": 0})
     run = runs.finish(config, 2)
     found = decisions(run)
-    assert found and found[0][0] < 5 * EPOCH, found
+    assert found and found[0][0] < 26, found
     assert "cache.drift_bound" in found[0][2]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, model):
     folder = tmp_path_factory.mktemp("whole")
-    return runs.finish(hybrid(folder, model, 32), 2)
+    run = runs.finish(hybrid(folder, model, 32), 2)
+    assert [what for _, what, _ in decisions(run)] == ["rebuild", "rebuilt"] * 3
+    return run
 
 
 def test_stopped_and_resumed_at_other_world_sizes(tmp_path, model, whole):
@@ -82,6 +85,7 @@ def test_stopped_and_resumed_at_other_world_sizes(tmp_path, model, whole):
 @pytest.mark.parametrize("over", [0, 4])
 def test_ranks_killed_at_any_moment(tmp_path, model, over):
     expected = runs.finish(hybrid(tmp_path / "whole", model, 26, {"rebuild_over": over}), 2)
+    assert len(decisions(expected)) >= 4
     config = hybrid(tmp_path / "killed", model, 26, {"rebuild_over": over})
     folder = tmp_path / "killed" / "run"
     draw = random.Random(5 + over)

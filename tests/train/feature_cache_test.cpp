@@ -310,10 +310,12 @@ TEST_F(PrefixRun, ChoosesByItselfWhatIsWorthWhile) {
   const auto nothing = [](Config&) {};
   EXPECT_EQ(chosen(nothing, kPlenty).mode, "prefix");
   EXPECT_EQ(chosen(nothing, 1000).mode, "off");
-  EXPECT_NE(chosen(nothing, 1000).reason.find("the disk of cache.dir has"), std::string::npos) << chosen(nothing, 1000).reason;
+  EXPECT_NE(chosen(nothing, 1000).reason.find("the disk of cache.dir has"), std::string::npos)
+      << chosen(nothing, 1000).reason;
   EXPECT_EQ(chosen([](Config& config) { config.train.max_steps = 2; }, kPlenty).mode, "off") << "one epoch";
   EXPECT_EQ(chosen([](Config& config) { config.memory.knobs = {"resolution"}; }, kPlenty).mode, "off");
-  EXPECT_EQ(chosen([](Config& config) { config.lora.targets = R"(.*(blocks|layers).*(qkv|q_proj))"; }, kPlenty).mode, "off");
+  EXPECT_EQ(chosen([](Config& config) { config.lora.targets = R"(.*(blocks|layers).*(qkv|q_proj))"; }, kPlenty).mode,
+            "off");
   config_.train.max_steps = 6;
   Seen seen = run_with("auto");
   EXPECT_EQ(seen.cached, 24);

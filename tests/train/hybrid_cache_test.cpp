@@ -1,5 +1,6 @@
 // cache.mode = "hybrid": exact in stage 1; in stage 2 what the settings say, the same after a resumption, and never
 // older than the rules allow.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "cache/survey.h"
 #include "memory/cpu_allocator.h"
 #include "tests/train/tiny_run.h"
 #include "train/encode.h"
@@ -136,15 +138,16 @@ class OneStep {
     }
     const std::vector<std::int64_t> indices(source.training().begin(), source.training().begin() + 6);
     std::size_t next = 0;
-    encode(session_, model::Features::kStates, indices, [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
-      const auto* from = static_cast<const std::byte*>(states.const_data_ptr());
-      const auto row = static_cast<std::size_t>(states.size(1)) * states.element_size();
-      for (const auto& item : samples) {
-        const std::size_t bytes = item.sample->vlm.input_ids.size() * row;
-        cached_[next++].vlm.hidden_states.assign(from, from + bytes);
-        from += bytes;
-      }
-    });
+    encode(session_, model::Features::kStates, indices,
+           [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
+             const auto* from = static_cast<const std::byte*>(states.const_data_ptr());
+             const auto row = static_cast<std::size_t>(states.size(1)) * states.element_size();
+             for (const auto& item : samples) {
+               const std::size_t bytes = item.sample->vlm.input_ids.size() * row;
+               cached_[next++].vlm.hidden_states.assign(from, from + bytes);
+               from += bytes;
+             }
+           });
   }
 
   StepResult run(const std::vector<std::size_t>& live) {
@@ -188,7 +191,8 @@ TEST_F(HybridRun, AdaptersGetTheGradientOfTheLiveSamplesAndTheExpertThatOfAll) {
     EXPECT_GT(relative_l2(own, adapters), 0.1);
     std::ranges::transform(sum, own, sum.begin(), std::plus<>());
   }
-  EXPECT_LT(relative_l2(sum, adapters), 1e-4) << "each sample once: the means over the live ones average to the whole's";
+  EXPECT_LT(relative_l2(sum, adapters), 1e-4)
+      << "each sample once: the means over the live ones average to the whole's";
   EXPECT_EQ(step.run({}).live, 0);
   for (const float value : step.gradients(model::ParameterGroup::kVlm)) EXPECT_EQ(value, 0.0F);
 }
@@ -200,7 +204,8 @@ TEST_F(HybridRun, AnUpdateTakesTheMeanOverTheLiveSamples) {
   const auto communicator = ddp::make_solo();
   OneStep step(config_, *source, *communicator);
   auto& buffers = *step.session().buffers;
-  const auto adapters = buffers.group(model::ParameterGroup::kVlm), expert = buffers.group(model::ParameterGroup::kExpert);
+  const auto adapters = buffers.group(model::ParameterGroup::kVlm),
+             expert = buffers.group(model::ParameterGroup::kExpert);
   step.run({0, 1});
   const auto first = part(buffers.first_moment(), adapters), gradient = part(buffers.gradients(), adapters);
   double apart = 0, size = 0;
@@ -268,27 +273,47 @@ TEST_F(HybridRun, MemoryIsPredictedToTheByteForCachedMicroBatchesAndForMakingSta
   }
 }
 
-TEST_F(HybridRun, ResumedInTheMiddleOfAnEpochEqualsTheUninterrupted) {
+TEST_F(HybridRun, ResumedAnywhereEqualsTheUninterrupted) {
+  config_.data.synthetic_samples = 14;  // thirteen are trained on: epochs end within steps, rebuilds begin at 5 and 9
   config_.train.max_steps = 11;
-  config_.train.checkpoint_every = 9;  // in the middle of an epoch of two steps
   config_.cache.rebuild_epochs = 2;
-  const auto whole = run(config_);
-  const auto decided = cache_decisions();
-  EXPECT_FALSE(decided.empty());
-  // As if the machine had gone down after step 11: features of the steps after the checkpoint are on the disk.
-  const auto checkpoints = fs::path(config_.run.dir) / "checkpoints";
-  fs::remove_all(checkpoints / "step-11");
-  ASSERT_TRUE(fs::exists(checkpoints / "step-9"));
-  EXPECT_LT(relative_l2(run(config_, true), whole), 1e-6);
-  EXPECT_EQ(cache_decisions(), decided);
+  for (const std::int64_t over : {0, 3}) {
+    for (const std::int64_t at : {6, 7, 8, 9}) {
+      clear();
+      config_.cache.rebuild_over = over;
+      config_.train.checkpoint_every = at;
+      const auto whole = run(config_);
+      const auto decided = cache_decisions();
+      EXPECT_FALSE(decided.empty());
+      // As if the machine had gone down after step 11: features of the steps after the checkpoint are on the disk.
+      const auto checkpoints = fs::path(config_.run.dir) / "checkpoints";
+      for (std::int64_t later = at + 1; later <= 11; ++later)
+        fs::remove_all(checkpoints / fmt::format("step-{}", later));
+      ASSERT_TRUE(fs::exists(checkpoints / fmt::format("step-{}", at)));
+      EXPECT_LT(relative_l2(run(config_, true), whole), 1e-6) << "from step " << at << ", rebuilt over " << over;
+      EXPECT_EQ(cache_decisions(), decided) << "from step " << at << ", rebuilt over " << over;
+    }
+  }
+}
+
+TEST_F(HybridRun, ClearsWhatIsReadNoMore) {
+  config_.train.max_steps = 24;
+  config_.train.checkpoint_every = 2;
+  config_.cache.rebuild_epochs = 2;
+  run(config_);
+  const auto reports = cache::survey(config_.cache.dir, true);
+  ASSERT_EQ(reports.size(), 1U);
+  EXPECT_EQ(reports[0].samples, 12);
+  EXPECT_LT(reports[0].records, 3 * 12) << "of six rebuilds and what came between";
+  EXPECT_TRUE(reports[0].damaged.empty());
 }
 
 TEST_F(HybridRun, RebuildsForAgeAtOnceOrOverSomeSteps) {
   config_.train.max_steps = 12;
   config_.cache.rebuild_epochs = 2;
   run(config_);
-  const std::vector<std::pair<std::int64_t, std::string>> at_once = {{4, "rebuild"}, {4, "rebuilt"}, {8, "rebuild"},
-                                                                     {8, "rebuilt"}};
+  const std::vector<std::pair<std::int64_t, std::string>> at_once = {
+      {4, "rebuild"}, {4, "rebuilt"}, {8, "rebuild"}, {8, "rebuilt"}};
   EXPECT_EQ(cache_decisions(), at_once);
   clear();
   config_.cache.rebuild_over = 3;
@@ -319,12 +344,13 @@ TEST_F(HybridRun, RebuildsEarlierWhenFeaturesMoved) {
 TEST_F(HybridRun, AFullDiskIsASlowerRun) {
   config_.cache.disk_bytes = std::int64_t{1};
   config_.cache.live_fraction = 0.5;
+  config_.cache.rebuild_epochs = 1;
   run(config_);
+  EXPECT_FALSE(cache_decisions().empty());
   for (const auto& step : lines("metrics.jsonl")) EXPECT_EQ(step.at("live"), 6);
 }
 
-TEST_F(HybridRun, AsBytesIsNearlyTheSameAndSaysHowNearly) {
-  config_.train.stage = 1;
+TEST_F(HybridRun, AsBytesIsNearlyTheSame) {
   const auto exact = run(config_);
   clear();
   config_.cache.keep = "int8";
@@ -347,6 +373,10 @@ TEST_F(HybridRun, RefusesWhatWouldTeachNothing) {
   EXPECT_NE(refusal(config_).find("cache.live_fraction = 0 in stage 2"), std::string::npos);
   config_.train.stage = 1;
   EXPECT_EQ(refusal(config_), "");
+  clear();
+  config_.cache.keep = "int8";
+  EXPECT_NE(refusal(config_).find("in stage 1: there features stay exact"), std::string::npos);
+  config_.cache.keep = "exact";
   clear();
   config_.train.stage = 2;
   config_.cache.frozen_adapters = true;
