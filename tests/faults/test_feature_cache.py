@@ -162,7 +162,7 @@ def test_clear_and_its_errors(tmp_path, model):
     assert folder["fingerprint"]["features"] == "vision tower and merger"
     for words, said in (
         (["stat"], "give the folder"),
-        (["look", tmp_path / "cache"], "give stat, verify or clear"),
+        (["look", tmp_path / "cache"], "stat, verify or clear"),
         (["stat", tmp_path / "nowhere"], "nowhere"),
         (["clear", tmp_path / "cache"], "say which folders"),
         (["clear", tmp_path / "cache", "0123"], "is no folder of a feature cache"),
