@@ -2,9 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <chrono>
-#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -45,16 +43,12 @@ BuiltCache build_cache(Session& session, const std::function<void(const std::str
   auto& communicator = session.communicator;
   const auto start = Clock::now();
   const auto all = missing(session);
-  const auto mine = (std::ssize(all) + communicator.world() - 1) / communicator.world();
-  std::int64_t made = 0, tenth = 0;
+  std::int64_t made = 0;
   const auto take = [&](std::span<const model::StreamSample> samples, const at::Tensor& features) {
     session.cache->keep_after(0, samples, features);
     made += std::ssize(samples);
-    if (std::exchange(tenth, 10 * made / mine) == tenth) return;
-    const double left = seconds_since(start) * static_cast<double>(mine - made) / static_cast<double>(made);
-    say(fmt::format("{} of {} samples, {:.0f} s left", made, mine, std::max(0.0, left)));
   };
-  encode_dealt(session, session.cache->features(), all, take, [&] { return !session.cache->has_room(); });
+  encode_dealt(session, session.cache->features(), all, take, [&] { return !session.cache->has_room(); }, say);
   session.cache->publish(0);
   BuiltCache built;
   for (const std::int64_t index : session.source.training()) built.samples += rows_of(session, index) > 0 ? 1 : 0;

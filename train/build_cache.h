@@ -18,7 +18,7 @@ struct BuiltCache {
   std::string folder;
 };
 
-/// Each rank makes a part of what is missing, under its own budget. `say` is told how far this rank is. Collective.
+/// Each rank makes a part of what is missing, under its own budget. `say` is told how far all are. Collective.
 /// Throws Error(kUsage) for a configuration without a cache, or whose features age: those are a run's own.
 BuiltCache build_cache(Session& session, const std::function<void(const std::string&)>& say);
 

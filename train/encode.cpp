@@ -1,6 +1,10 @@
 #include "train/encode.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <chrono>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -42,16 +46,23 @@ void encode(Session& session, model::Features which, std::span<const std::int64_
 
 void encode_dealt(Session& session, model::Features which, std::span<const std::int64_t> samples,
                   const std::function<void(std::span<const model::StreamSample>, const at::Tensor&)>& take,
-                  const std::function<bool()>& enough) {
+                  const std::function<bool()>& enough, const std::function<void(const std::string&)>& say) {
   auto& communicator = session.communicator;
+  const auto start = std::chrono::steady_clock::now();
   const auto world = static_cast<std::size_t>(communicator.world());
   const std::size_t round = world * static_cast<std::size_t>(std::max<std::int64_t>(1, session.share));
+  std::size_t tenth = 0;
   for (std::size_t begin = 0; begin < samples.size(); begin += round) {
     const auto now = samples.subspan(begin, std::min(round, samples.size() - begin));
     std::vector<std::int64_t> mine;
     for (auto i = static_cast<std::size_t>(communicator.rank()); i < now.size(); i += world) mine.push_back(now[i]);
-    if (!mine.empty() && !(enough && enough())) encode(session, which, mine, take);
+    if (!mine.empty() && !enough()) encode(session, which, mine, take);
     communicator.barrier();
+    const std::size_t done = begin + now.size(), tenths = 10 * done / samples.size();
+    if (std::exchange(tenth, tenths) == tenths) continue;
+    const double spent = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    say(fmt::format("features of {} of {} samples, {:.0f} s left", done, samples.size(),
+                    spent * static_cast<double>(samples.size() - done) / static_cast<double>(done)));
   }
 }
 

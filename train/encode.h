@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 
 #include "train/session.h"
 
@@ -18,9 +19,9 @@ void encode(Session& session, model::Features which, std::span<const std::int64_
 
 /// Deals samples to the ranks, so that each has its turn of every few, and encodes them as above; all ranks meet again
 /// and again, so that none is taken for lost that has heavier ones. What `take` has done is done on all ranks when it
-/// returns. `enough`, if set, ends a rank's part early. Collective.
+/// returns. `enough` ends a rank's part early; `say` is told now and then how far all are. Collective.
 void encode_dealt(Session& session, model::Features which, std::span<const std::int64_t> samples,
                   const std::function<void(std::span<const model::StreamSample>, const at::Tensor&)>& take,
-                  const std::function<bool()>& enough = nullptr);
+                  const std::function<bool()>& enough, const std::function<void(const std::string&)>& say);
 
 }  // namespace plimsoll::train

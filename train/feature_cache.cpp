@@ -39,13 +39,11 @@ void refuse_what_would_not_hold(const Config& config, const model::VlaModel& mod
   if (mode == "hybrid" && config.train.stage == 2 && config.cache.live_fraction == 0 && !config.cache.frozen_adapters)
     fail(ExitCode::kUsage,
          "cache.live_fraction = 0 in stage 2: the adapters would learn nothing, as cached samples give them no "
-         "gradient; "
-         "give more than 0, or set cache.frozen_adapters = true if that is what you want");
+         "gradient; give more than 0, or set cache.frozen_adapters = true if that is what you want");
   if (mode == "hybrid" && config.train.stage == 1 && config.cache.keep != "exact")
     fail(ExitCode::kUsage,
          "cache.keep = \"{}\" in stage 1: there features stay exact, and a run would learn something else from those "
-         "that "
-         "it finds than from those that it makes; set it to \"exact\"",
+         "that it finds than from those that it makes; set it to \"exact\"",
          config.cache.keep);
 }
 
@@ -304,10 +302,11 @@ std::vector<std::byte> FeatureCache::payload_of(const std::byte* features, std::
 
 // Pictures are decoded only where their features are not at hand.
 Sample FeatureCache::load_known(std::int64_t index, std::int64_t resolution, std::optional<std::uint64_t> next) const {
-  if (store_->find(index)) {
+  if (const auto key = store_->find(index)) {
     Sample sample = source_.load_without_pixels(index, resolution);
     if (auto features = read(sample, next)) {
       ++read_;
+      age_ += std::max<std::int64_t>(0, step_ - cache::step_of_stamp(key->stamp));
       const bool states = features_ == model::Features::kStates;
       (states ? sample.vlm.hidden_states : sample.vlm.image_features) = std::move(*features);
       return sample;
@@ -441,6 +440,9 @@ std::string FeatureCache::line() {
   std::string text =
       fmt::format("feature cache: {} of {} samples loaded came with their features, {} were kept; {} on disk", read,
                   read + missed, made, format_bytes(static_cast<std::int64_t>(store_->bytes())));
+  const std::int64_t age = age_.exchange(0);
+  if (ages_ && read > 0)
+    text += fmt::format("; those read were made {:.1f} steps before", static_cast<double>(age) / static_cast<double>(read));
   if (memory_->hits() + memory_->misses() > 0)
     text += fmt::format(", {} in memory, which has served {} of {}",
                         format_bytes(static_cast<std::int64_t>(memory_->bytes())), memory_->hits(),

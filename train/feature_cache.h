@@ -150,9 +150,9 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   mutable std::map<std::uint64_t, std::vector<std::uint32_t>> places_;  ///< of two epochs: of each sample within it
   mutable cache::LiveSamples live_;                                     ///< where features age
   std::vector<Staged> staged_;
-  std::int64_t step_ = 0;
+  std::atomic<std::int64_t> step_ = 0;
   std::uint64_t all_bytes_ = 0;  ///< of all training samples' features, where they age
-  mutable std::atomic<std::int64_t> read_ = 0, missed_ = 0;
+  mutable std::atomic<std::int64_t> read_ = 0, missed_ = 0, age_ = 0;  ///< age: steps, over all that were read
   std::int64_t made_ = 0;
   cache::Int8Error int8_error_;  ///< of what was kept since line()
   bool keeps_ = true, full_ = false, said_full_ = false;

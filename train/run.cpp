@@ -88,7 +88,9 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
   const auto source = make_source(config);
   Session session(config, on_device ? *on_device : communicator, *source, device);
   if (options.build_cache) {
-    const BuiltCache built = build_cache(session, [](const std::string& text) { spdlog::info("{}", text); });
+    const BuiltCache built = build_cache(session, [&](const std::string& text) {
+      if (communicator.rank() == 0) spdlog::info("{}", text);
+    });
     if (communicator.rank() == 0) options.build_cache(built);
     return {ExitCode::kDone, "cache built"};
   }
