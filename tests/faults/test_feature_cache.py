@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -103,6 +104,23 @@ def test_built_before_the_run_by_several_ranks(tmp_path, model, without):
     assert code == 2 and "nothing to build" in text, text
     code, text = runs.finished([*command, "--set", 'cache.mode="hybrid"'])
     assert code == 2 and "a run's own" in text, text
+
+
+def test_a_build_killed_at_any_moment_is_gone_on_with(tmp_path, model, without):
+    config = cached(tmp_path / "first", model)
+    command = [runs.PLIMSOLL, "cache", "build", "--config", config]
+    draw = random.Random(3)
+    for _ in range(12 if runs.PROOFS else 3):
+        words = [str(word) for word in [*runs.MPIRUN, "-n", "2", *command]]
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=runs.ENVIRONMENT, start_new_session=True) as process:
+            time.sleep(draw.uniform(0.3, 1.5))
+            os.killpg(process.pid, signal.SIGKILL)
+        for report in stat(tmp_path / "cache") if (tmp_path / "cache").exists() else []:
+            assert report["damaged"] == [], report
+    code, text = runs.finished([*command, "--json"])
+    assert code == 0 and '"known":36' in text, text
+    runs.finish(config, 2)
+    runs.assert_same_training(tmp_path / "first" / "run", without, STEPS)
 
 
 def test_two_runs_share_a_folder(tmp_path, model, without):

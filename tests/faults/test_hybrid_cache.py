@@ -89,7 +89,7 @@ def test_ranks_killed_at_any_moment(tmp_path, model, over):
     config = hybrid(tmp_path / "killed", model, 26, {"rebuild_over": over})
     folder = tmp_path / "killed" / "run"
     draw = random.Random(5 + over)
-    for attempt in range(8 if runs.PROOFS else 3):
+    for attempt in range(25 if runs.PROOFS else 3):
         with runs.launch(config, 2, *(["--resume"] if attempt > 0 else []), "--set", "launch.max_restarts=0") as run:
             done = runs.steps_done(folder)
             run.until(lambda: runs.steps_done(folder) > done, "a step")
