@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
@@ -111,10 +110,8 @@ def test_a_build_killed_at_any_moment_is_gone_on_with(tmp_path, model, without):
     command = [runs.PLIMSOLL, "cache", "build", "--config", config]
     draw = random.Random(3)
     for _ in range(12 if runs.PROOFS else 3):
-        words = [str(word) for word in [*runs.MPIRUN, "-n", "2", *command]]
-        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=runs.ENVIRONMENT, start_new_session=True) as process:
+        with runs.Run([*runs.MPIRUN, "-n", "2", *command], tmp_path / "built"):
             time.sleep(draw.uniform(0.3, 1.5))
-            os.killpg(process.pid, signal.SIGKILL)
         for report in stat(tmp_path / "cache") if (tmp_path / "cache").exists() else []:
             assert report["damaged"] == [], report
     code, text = runs.finished([*command, "--json"])
