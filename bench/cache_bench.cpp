@@ -5,8 +5,8 @@
 // Store: records of 2 MiB (two pictures of 448 x 448 for the 3B model in bf16) appended and synced beside a plain file
 // of the same bytes, then read, out of the page cache, beside plain reads; by turns. Opening: a folder with a segment
 // of that many records, by its index. Steps: shares of the tiny model with one large picture a sample, with and without
-// their features, by turns, in both modes; and the part of a forward pass that makes the features, which says what can be
-// gained.
+// their features, by turns, in both modes; and the part of a forward pass that makes the features, which says what can
+// be gained.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -225,7 +225,8 @@ void steps(const char* mode, int pixels) {
   const memory::MicroBatchShape with = shape_of(live_share), without = shape_of(cached_share);
   const double s = median(shares), bound = 0.7 / (1 - s);
   fmt::print(
-      "FIGURE {}: step of samples with a picture of {} px, all cached, beside a live one = {:.2f} x (bound {:.2f}: {})\n",
+      "FIGURE {}: step of samples with a picture of {} px, all cached, beside a live one = {:.2f} x (bound {:.2f}: "
+      "{})\n",
       mode, pixels, median(ratios), bound, median(ratios) >= bound ? "met" : "NOT met");
   fmt::print("FIGURE {}: share of a forward pass that makes what is kept = {:.3f}\n", mode, s);
   fmt::print("FIGURE {}: activation bytes of a cached step beside a live one's = {:.3f}\n", mode,

@@ -48,7 +48,8 @@ BuiltCache build_cache(Session& session, const std::function<void(const std::str
     session.cache->keep_after(0, samples, features);
     made += std::ssize(samples);
   };
-  encode_dealt(session, session.cache->features(), all, take, [&] { return !session.cache->has_room(); }, say);
+  encode_dealt(
+      session, session.cache->features(), all, take, [&] { return !session.cache->has_room(); }, say);
   session.cache->publish(0);
   BuiltCache built;
   for (const std::int64_t index : session.source.training()) built.samples += rows_of(session, index) > 0 ? 1 : 0;

@@ -442,7 +442,8 @@ std::string FeatureCache::line() {
                   read + missed, made, format_bytes(static_cast<std::int64_t>(store_->bytes())));
   const std::int64_t age = age_.exchange(0);
   if (ages_ && read > 0)
-    text += fmt::format("; those read were made {:.1f} steps before", static_cast<double>(age) / static_cast<double>(read));
+    text +=
+        fmt::format("; those read were made {:.1f} steps before", static_cast<double>(age) / static_cast<double>(read));
   if (memory_->hits() + memory_->misses() > 0)
     text += fmt::format(", {} in memory, which has served {} of {}",
                         format_bytes(static_cast<std::int64_t>(memory_->bytes())), memory_->hits(),

@@ -140,9 +140,10 @@ void FeatureUpkeep::rebuild(std::int64_t step) {
     session_.cache->keep_after(step, samples, states);
     made_ += std::ssize(samples);
   };
-  encode_dealt(session_, model::Features::kStates, training.subspan(static_cast<std::size_t>(part.begin), count), take,
-               [&] { return !session_.cache->has_room(); },
-               [&](const std::string& text) { log_.line("feature cache: rebuilding: " + text); });
+  encode_dealt(
+      session_, model::Features::kStates, training.subspan(static_cast<std::size_t>(part.begin), count), take,
+      [&] { return !session_.cache->has_room(); },
+      [&](const std::string& text) { log_.line("feature cache: rebuilding: " + text); });
   ++state.parts;
   seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!part.last) return;
