@@ -146,7 +146,8 @@ class PlainTrainer final : public Trainer, bench::RivalPolicy {
       ++run_.failures;
       return recover();
     }
-    apply_gradients(*session_->buffers, step_options(config_), 1.0, updates_++);
+    apply_gradients(*session_->buffers, step_options(config_), {1.0, updates_});
+    ++updates_;
     position_ += effective_;
     to_save_ = ++since_checkpoint_ == kCheckpointEvery;
   }

@@ -17,7 +17,7 @@ struct Header {
   std::uint32_t magic = kRecordMagic;
   std::uint8_t kept = 0;
   std::array<std::uint8_t, 3> zero{};
-  std::int64_t sample = 0, step = 0;
+  std::int64_t sample = 0, stamp = 0;
   std::uint32_t rows = 0, width = 0;
   std::uint64_t payload_checksum = 0;
   std::uint64_t unused = 0;
@@ -72,7 +72,7 @@ std::array<std::byte, kRecordHeader> encode_header(const RecordKey& key, std::ui
   Header header;
   header.kept = static_cast<std::uint8_t>(key.kept);
   header.sample = key.sample;
-  header.step = key.step;
+  header.stamp = key.stamp;
   header.rows = key.rows;
   header.width = key.width;
   header.payload_checksum = payload_checksum;
@@ -84,9 +84,9 @@ std::optional<RecordHeader> decode_header(std::span<const std::byte> bytes) {
   if (bytes.size() < kRecordHeader) return std::nullopt;
   Header header;
   std::memcpy(&header, bytes.data(), sizeof header);
-  const RecordKey key{header.sample, header.step, header.rows, header.width, static_cast<Kept>(header.kept)};
+  const RecordKey key{header.sample, header.stamp, header.rows, header.width, static_cast<Kept>(header.kept)};
   if (header.magic != kRecordMagic || header.checksum != checksum_of(header)) return std::nullopt;
-  if (value_bytes(key.kept) == 0 || key.sample < 0 || key.step < 0 || key.rows > kMostRows || key.width > kMostWidth)
+  if (value_bytes(key.kept) == 0 || key.sample < 0 || key.stamp < 0 || key.rows > kMostRows || key.width > kMostWidth)
     return std::nullopt;
   return RecordHeader{key, header.payload_checksum};
 }

@@ -19,12 +19,19 @@ enum class Kept : std::uint8_t {
 /// What a record is about: the features of one sample, [rows, width] row-major.
 struct RecordKey {
   std::int64_t sample = 0;  ///< global index in the dataset
-  std::int64_t step = 0;    ///< optimiser steps that the model had taken when it made them; 0 for what never changes
+  std::int64_t stamp = 0;   ///< when they were made (below); 0 for what never changes
   std::uint32_t rows = 0;
   std::uint32_t width = 0;  ///< values of a row
   Kept kept = Kept::kBf16;
   friend bool operator==(const RecordKey&, const RecordKey&) = default;
 };
+
+/// Stamps ascend with the age of the model that made the features: in a step of training, with its dropout, or after it
+/// (and its update) in evaluation mode. Whoever reads what was known after a step reads no stamp above the latter.
+constexpr std::int64_t stamp_in_step(std::int64_t step) { return 2 * step - 1; }
+constexpr std::int64_t stamp_after_step(std::int64_t step) { return 2 * step; }
+/// Steps that had begun.
+constexpr std::int64_t step_of_stamp(std::int64_t stamp) { return (stamp + 1) / 2; }
 
 /// Bytes that the features of a key take.
 std::size_t payload_bytes(const RecordKey& key);

@@ -26,7 +26,7 @@ struct IndexHead {
 };
 
 struct IndexEntry {
-  std::int64_t sample = 0, step = 0;
+  std::int64_t sample = 0, stamp = 0;
   std::uint64_t offset = 0;
   std::uint32_t rows = 0, width_and_kept = 0;  // kept in the upper 8 bits
 };
@@ -34,11 +34,11 @@ static_assert(sizeof(IndexEntry) == 32);
 
 IndexEntry entry_of(const Placed& placed) {
   const RecordKey& key = placed.key;
-  return {key.sample, key.step, placed.offset, key.rows, key.width | static_cast<std::uint32_t>(key.kept) << 24};
+  return {key.sample, key.stamp, placed.offset, key.rows, key.width | static_cast<std::uint32_t>(key.kept) << 24};
 }
 
 Placed placed_of(const IndexEntry& entry) {
-  return {{entry.sample, entry.step, entry.rows, entry.width_and_kept & 0xFFFFFFU,
+  return {{entry.sample, entry.stamp, entry.rows, entry.width_and_kept & 0xFFFFFFU,
            static_cast<Kept>(entry.width_and_kept >> 24)},
           entry.offset};
 }

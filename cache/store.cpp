@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <system_error>
+#include <utility>
 
 #include "cache/layout.h"
 #include "core/error.h"
@@ -60,6 +61,7 @@ void Store::open(const fs::path& path) {
     const std::scoped_lock lock(mutex_);
     segments_.push_back(std::move(segment));
     good_.push_back(0);
+    newest_.push_back(-1);
   } catch (const Error& refused) {
     findings_.refused.emplace_back(refused.what());
     return;
@@ -78,10 +80,10 @@ void Store::read_on(std::uint32_t number) {
   bytes_ += now - good;
   good = now;
   findings_.records += std::ssize(found);
+  for (const Placed& placed : found) newest_[number - 1] = std::max(newest_[number - 1], placed.key.stamp);
   {
     const std::scoped_lock lock(mutex_);  // only now: threads that read do not wait for the disk
-    for (const Placed& placed : found)
-      if (placed.key.step <= options_.latest_step) take(number, placed);
+    for (const Placed& placed : found) take_in_time(number, placed);
   }
   const fs::path& path = segment->path();
   if (!first || options_.writer.empty() || fs::exists(index_path(path)) || is_being_written(path)) return;
@@ -93,20 +95,20 @@ void Store::read_on(std::uint32_t number) {
 
 void Store::refresh() {
   for (std::uint32_t number = 1; number <= segments_.size(); ++number)
-    if (number != writing_) read_on(number);
+    if (number != writing_ && fs::exists(segments_[number - 1]->path())) read_on(number);  // another rank may clear it
   open_segments();
 }
 
-// The newer one stays; of two of one step the one that comes later.
+// The newer one stays; of two of one stamp the one that comes later.
 void Store::take(std::uint32_t segment, const Placed& placed) {
   const RecordKey& key = placed.key;
-  if (key.sample < 0 || key.sample >= std::ssize(places_) || key.step < 0 ||
-      key.step > std::numeric_limits<std::uint32_t>::max())
+  if (key.sample < 0 || key.sample >= std::ssize(places_) || key.stamp < options_.oldest_stamp ||
+      key.stamp > std::numeric_limits<std::uint32_t>::max())
     return;
   Place& place = places_[static_cast<std::size_t>(key.sample)];
-  const auto step = static_cast<std::uint32_t>(key.step);
-  if (place.segment_and_kept != 0 && place.step > step) return;
-  place = {placed.offset, segment | static_cast<std::uint32_t>(key.kept) << 24, key.rows, key.width, step};
+  const auto stamp = static_cast<std::uint32_t>(key.stamp);
+  if (place.segment_and_kept != 0 && place.stamp > stamp) return;
+  place = {placed.offset, segment | static_cast<std::uint32_t>(key.kept) << 24, key.rows, key.width, stamp};
 }
 
 std::int64_t Store::size() const {
@@ -119,7 +121,7 @@ std::optional<RecordKey> Store::find(std::int64_t sample) const {
   if (sample < 0 || sample >= std::ssize(places_)) return std::nullopt;
   const Place& place = places_[static_cast<std::size_t>(sample)];
   if (place.segment_and_kept == 0) return std::nullopt;
-  return RecordKey{sample, place.step, place.rows, place.width, static_cast<Kept>(place.segment_and_kept >> 24)};
+  return RecordKey{sample, place.stamp, place.rows, place.width, static_cast<Kept>(place.segment_and_kept >> 24)};
 }
 
 bool Store::read(const RecordKey& key, std::span<std::byte> payload) const {
@@ -130,7 +132,7 @@ bool Store::read(const RecordKey& key, std::span<std::byte> payload) const {
     if (key.sample < 0 || key.sample >= std::ssize(places_)) return false;
     place = places_[static_cast<std::size_t>(key.sample)];
     const std::uint32_t number = place.segment_and_kept & kNumberMask;
-    if (number == 0 || place.step != static_cast<std::uint64_t>(key.step)) return false;
+    if (number == 0 || place.stamp != static_cast<std::uint64_t>(key.stamp)) return false;
     segment = segments_[number - 1];
   }
   if (segment->read({key, place.offset}, payload)) return true;
@@ -140,10 +142,36 @@ bool Store::read(const RecordKey& key, std::span<std::byte> payload) const {
   return false;
 }
 
+void Store::end_segment() {
+  if (!writer_) return;
+  good_[writing_ - 1] = writer_->bytes();
+  writer_.reset();
+  writing_ = 0;
+}
+
+std::uint64_t Store::clear_older(std::int64_t stamp, bool of_all) {
+  std::uint64_t removed = 0;
+  for (std::uint32_t number = 1; number <= segments_.size(); ++number) {
+    const fs::path& path = segments_[number - 1]->path();
+    const bool own = path.filename().string().starts_with(options_.writer + "-");
+    if (number == writing_ || (!own && !of_all) || options_.writer.empty()) continue;
+    if (newest_[number - 1] < 0 || newest_[number - 1] >= std::min(stamp, options_.oldest_stamp) ||
+        is_being_written(path))
+      continue;
+    std::error_code error;
+    const auto size = fs::file_size(path, error);
+    if (error || !fs::remove(path, error)) continue;
+    fs::remove(index_path(path), error);
+    newest_[number - 1] = -1;
+    bytes_ -= std::min(bytes_, good_[number - 1]);
+    removed += size;
+  }
+  return removed;
+}
+
 SegmentWriter& Store::writer() {
   if (writer_ && writer_->bytes() < options_.segment_bytes) return *writer_;
-  if (writer_) good_[writing_ - 1] = writer_->bytes();
-  writer_.reset();
+  end_segment();
   const fs::path path = folder_ / fmt::format("{}-{:06}{}", options_.writer, written_segments_++, kSegment);
   auto writer = std::make_unique<SegmentWriter>(path, fingerprint_);
   auto segment = std::make_shared<SegmentReader>(path, fingerprint_);
@@ -151,6 +179,7 @@ SegmentWriter& Store::writer() {
   bytes_ += kSegmentHeader;
   const std::scoped_lock lock(mutex_);
   segments_.push_back(std::move(segment));
+  newest_.push_back(-1);
   good_.push_back(0);  // nobody but this process writes it: publish() takes its records
   writing_ = static_cast<std::uint32_t>(segments_.size());
   writer_ = std::move(writer);
@@ -163,16 +192,33 @@ bool Store::append(const RecordKey& key, std::span<const std::byte> payload) {
   const Placed placed = writer().append(key, payload);
   bytes_ += record_bytes(key);
   appended_bytes_ += record_bytes(key);
+  newest_[writing_ - 1] = std::max(newest_[writing_ - 1], key.stamp);
   appended_.emplace_back(writing_, placed);
   unpublished_.insert(key.sample);
   return true;
 }
 
-void Store::publish() {
-  const std::scoped_lock lock(mutex_);
-  for (const auto& [segment, placed] : appended_) take(segment, placed);
-  appended_.clear();
+// What was passed over is the oldest, be it of an attempt that had gone further.
+void Store::publish(std::int64_t latest_stamp, std::int64_t oldest_stamp) {
+  options_.latest_stamp = latest_stamp;
+  options_.oldest_stamp = oldest_stamp;
+  {
+    const std::scoped_lock lock(mutex_);
+    for (Place& place : places_)
+      if (place.stamp < oldest_stamp) place = {};
+    for (const auto& [segment, placed] : std::exchange(later_, {})) take_in_time(segment, placed);
+    for (const auto& [segment, placed] : std::exchange(appended_, {})) take_in_time(segment, placed);
+  }
   unpublished_.clear();
+  refresh();
+}
+
+void Store::take_in_time(std::uint32_t segment, const Placed& placed) {
+  if (placed.key.stamp <= options_.latest_stamp) {
+    take(segment, placed);
+  } else {
+    later_.emplace_back(segment, placed);
+  }
 }
 
 void Store::sync() {

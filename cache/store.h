@@ -30,11 +30,12 @@ namespace plimsoll::cache {
 struct StoreOptions {
   std::filesystem::path dir;  ///< cache.dir
   std::int64_t samples = 0;   ///< of the dataset: no record of a sample from here on is believed
-  /// Begins the names of this process's segments; no two processes may have the same. Of two records of one step the
+  /// Begins the names of this process's segments; no two processes may have the same. Of two records of one stamp the
   /// one in the segment of the later name counts: names that begin with the time do best. Empty: nothing is written.
   std::string writer;
-  std::int64_t latest_step = std::numeric_limits<std::int64_t>::max();  ///< records stamped later are passed over
-  std::uint64_t segment_bytes = std::uint64_t{1} << 30;                 ///< from which on the next one is begun
+  std::int64_t latest_stamp = std::numeric_limits<std::int64_t>::max();  ///< records stamped later are passed over
+  std::int64_t oldest_stamp = 0;                                         ///< and those stamped before this
+  std::uint64_t segment_bytes = std::uint64_t{1} << 30;                  ///< from which on the next one is begun
 };
 
 /// What opening, or looking again, came upon.
@@ -67,25 +68,33 @@ class Store {
   /// Writes a record, which find() gives from publish() on. False when there is no room for it. Throws Error(kData)
   /// when the disk refuses; what was appended before is kept.
   bool append(const RecordKey& key, std::span<const std::byte> payload);
-  /// Makes visible what was appended; of records of one sample the last.
-  void publish();
-  /// Looks for what other processes have written since, as opening does.
-  void refresh();
+  /// Makes visible what was appended, here and by other processes since it was last looked; of records of one sample
+  /// the newest. Records stamped later than `latest_stamp` go on being passed over, until they are no longer. Records
+  /// stamped before `oldest_stamp` are forgotten.
+  void publish(std::int64_t latest_stamp = std::numeric_limits<std::int64_t>::max(), std::int64_t oldest_stamp = 0);
   /// What was appended survives a power cut. Throws Error(kData).
   void sync();
+  /// What is appended next goes to another segment.
+  void end_segment();
+  /// Removes the segments of which all records are stamped before `stamp`, which is at most the oldest_stamp of the
+  /// last publish(), and that nobody writes: this process's, or of all. Returns the bytes. A file that cannot be
+  /// removed stays.
+  std::uint64_t clear_older(std::int64_t stamp, bool of_all);
 
  private:
   struct Place {  // 24 bytes a sample
     std::uint64_t offset = 0;
     std::uint32_t segment_and_kept = 0;  // kept in the upper 8 bits; 0: no place
-    std::uint32_t rows = 0, width = 0, step = 0;
+    std::uint32_t rows = 0, width = 0, stamp = 0;
   };
   static_assert(sizeof(Place) == 24);
 
+  void refresh();
   void open_segments();
   void open(const std::filesystem::path& path);
   void read_on(std::uint32_t number);
   void take(std::uint32_t segment, const Placed& placed);
+  void take_in_time(std::uint32_t segment, const Placed& placed);
   SegmentWriter& writer();
 
   StoreOptions options_;
@@ -96,6 +105,7 @@ class Store {
   mutable std::vector<Place> places_;
   std::vector<std::shared_ptr<const SegmentReader>> segments_;  ///< numbered from 1
   std::vector<std::uint64_t> good_;                             ///< bytes of each that were looked through
+  std::vector<std::int64_t> newest_;                            ///< stamps of each
   std::set<std::filesystem::path> known_;                       ///< used or refused
   std::unique_ptr<SegmentWriter> writer_;
   std::uint32_t writing_ = 0;  ///< number of the segment that is being written
@@ -104,6 +114,7 @@ class Store {
   std::uint64_t most_appended_ = std::numeric_limits<std::uint64_t>::max();
   std::vector<std::pair<std::uint32_t, Placed>> appended_;  ///< not published
   std::unordered_set<std::int64_t> unpublished_;
+  std::vector<std::pair<std::uint32_t, Placed>> later_;  ///< passed over: stamped too late
 };
 
 }  // namespace plimsoll::cache

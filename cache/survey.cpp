@@ -19,7 +19,7 @@ void look_through(const SegmentReader& segment, bool check, FolderReport& report
   const std::uint64_t good = segment.scan([&](const Placed& placed) {
     ++report.records;
     samples.insert(placed.key.sample);
-    report.newest_step = std::max(report.newest_step, placed.key.step);
+    report.newest_stamp = std::max(report.newest_stamp, placed.key.stamp);
     if (!check) return;
     payload.resize(payload_bytes(placed.key));
     if (!segment.read(placed, payload))
@@ -40,11 +40,6 @@ FolderReport report_on(const fs::path& folder, std::uint64_t fingerprint, bool c
   FolderReport report;
   report.folder = folder;
   std::set<std::int64_t> samples;
-  try {
-    report.fingerprint = read_file(folder / kFingerprintFile);
-  } catch (const Error& error) {
-    report.damaged.emplace_back(error.what());
-  }
   for (const fs::path& path : files_of(folder)) {
     std::error_code missing;
     if (path.extension() != kSegment || fs::file_size(path, missing) < kSegmentHeader) continue;
@@ -55,6 +50,11 @@ FolderReport report_on(const fs::path& folder, std::uint64_t fingerprint, bool c
     }
   }
   report.samples = std::ssize(samples);
+  try {
+    report.fingerprint = read_file(folder / kFingerprintFile);
+  } catch (const Error& error) {  // a writer that was killed right after it had made the folder has left nothing
+    if (report.segments > 0) report.damaged.emplace_back(error.what());
+  }
   return report;
 }
 

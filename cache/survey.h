@@ -16,7 +16,7 @@ struct FolderReport {
   std::uint64_t bytes = 0;           ///< of good records and heads
   std::uint64_t torn_bytes = 0;      ///< behind them: what a writer left when it was killed, or is writing now
   std::int64_t being_written = 0;    ///< segments that a run holds open now, as far as the file system knows
-  std::int64_t newest_step = 0;      ///< stamp of the newest record
+  std::int64_t newest_stamp = 0;     ///< of the newest record (record.h)
   std::vector<std::string> damaged;  ///< files and records that are not used, each with the reason
 };
 

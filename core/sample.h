@@ -15,6 +15,7 @@ struct SampleShape {
   std::int64_t tokens = 0;    ///< language-model tokens, image placeholders included
   std::int64_t patches = 0;   ///< vision patches (14 x 14 pixels), over all images that go through the vision tower
   std::int64_t features = 0;  ///< rows of image features that are read from the cache instead
+  std::int64_t states = 0;    ///< rows of last hidden states that are read from the cache in place of all these
   friend bool operator==(const SampleShape&, const SampleShape&) = default;
 };
 
@@ -27,6 +28,8 @@ struct VlmInput {
   /// In place of pixel_values, out of the feature cache: what vision tower and merger make of the images, [patches / 4,
   /// hidden] in the model's compute dtype, rows in image order.
   std::vector<std::byte> image_features;
+  /// In place of both and of the whole model, likewise: what the language model makes of the prompt, [L, hidden].
+  std::vector<std::byte> hidden_states;
 
   /// Rows of the images' features.
   std::int64_t feature_rows() const {
@@ -48,7 +51,9 @@ struct Sample {
   std::string instruction;
 
   SampleShape shape() const {
-    return {static_cast<std::int64_t>(vlm.input_ids.size()), static_cast<std::int64_t>(vlm.pixel_values.size() / 1176),
+    const auto tokens = static_cast<std::int64_t>(vlm.input_ids.size());
+    if (!vlm.hidden_states.empty()) return {0, 0, 0, tokens};
+    return {tokens, static_cast<std::int64_t>(vlm.pixel_values.size() / 1176),
             vlm.image_features.empty() ? 0 : vlm.feature_rows()};
   }
 };

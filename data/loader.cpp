@@ -52,10 +52,17 @@ struct Loader::Parts {
     extend();
   }
 
+  std::vector<std::uint64_t> share(std::int64_t of_step) const {
+    if (options.share) return options.share(of_step);
+    const StreamRange range = share_of_step(of_step, options.effective_batch, options.rank, options.world);
+    std::vector<std::uint64_t> positions;
+    for (std::uint64_t position = range.begin; position < range.end; ++position) positions.push_back(position);
+    return positions;
+  }
+
   void extend() {
     for (; next_step <= step + options.prefetch; ++next_step) {
-      const StreamRange share = share_of_step(next_step, options.effective_batch, options.rank, options.world);
-      for (std::uint64_t position = share.begin; position < share.end; ++position)
+      for (const std::uint64_t position : share(next_step))
         slots[position] = {stream.at(position), ++tickets, Phase::kQueued, nullptr, nullptr};
     }
     work.notify_all();
@@ -65,8 +72,7 @@ struct Loader::Parts {
     if (wanted == step) return;
     if (wanted < step || wanted >= next_step) return go_to(wanted);
     step = wanted;
-    slots.erase(slots.begin(),
-                slots.lower_bound(share_of_step(step, options.effective_batch, options.rank, options.world).begin));
+    slots.erase(slots.begin(), slots.lower_bound(static_cast<std::uint64_t>((step - 1) * options.effective_batch)));
     extend();
   }
 
@@ -93,8 +99,8 @@ struct Loader::Parts {
 
   std::shared_ptr<const Sample> load(const Job& job) const {
     try {
-      return std::make_shared<const Sample>(job.resolution < 0 ? source.load(job.index)
-                                                               : source.load_at(job.index, job.resolution));
+      const std::int64_t resolution = job.resolution < 0 ? source.own_resolution() : job.resolution;
+      return std::make_shared<const Sample>(source.load_drawn(job.position, job.index, resolution));
     } catch (const Error& error) {
       throw Error(error.code(), fmt::format("sample {}: {}", job.index, error.what()));
     }

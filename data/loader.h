@@ -3,7 +3,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <vector>
 
 #include "core/sample.h"
 #include "data/sample_source.h"
@@ -18,6 +20,9 @@ struct LoaderOptions {
   std::uint64_t seed = 0;        ///< of the stream (SampleStream)
   std::int64_t resolution = -1;  ///< of SampleSource::load_at; -1: the source's own
   std::int64_t first_step = 1;   ///< where to begin, from 1
+  /// Positions of the stream that this rank draws in a step, ascending and all within the step; null: share_of_step().
+  /// Called by the consumer's thread only.
+  std::function<std::vector<std::uint64_t>(std::int64_t step)> share;
 };
 
 /// Memory: this rank's samples of `prefetch` + 1 steps, whatever the number of workers. What get() returns never

@@ -30,6 +30,10 @@ class SampleSource {
   /// source's own setting. A source without pictures of its own takes no notice.
   virtual SampleShape shape_at(std::int64_t index, std::int64_t) const { return shape_of(index); }
   virtual Sample load_at(std::int64_t index, std::int64_t) const { return load(index); }
+  /// load_at() for the draw at this position of the sample stream: what a sample comes with may depend on that.
+  virtual Sample load_drawn(std::uint64_t, std::int64_t index, std::int64_t resolution) const {
+    return load_at(index, resolution);
+  }
   /// load_at() with pixel_values left empty: for samples whose image features are known.
   virtual Sample load_without_pixels(std::int64_t index, std::int64_t resolution) const {
     Sample sample = load_at(index, resolution);

@@ -31,7 +31,12 @@ constexpr std::array<const char*, kSlots> kSlotNames{"budget (high)",
                                                      "sample (low)",
                                                      "plan hash",
                                                      "weight hash (high)",
-                                                     "weight hash (low)"};
+                                                     "weight hash (low)",
+                                                     "probed",
+                                                     "drift (high)",
+                                                     "drift (low)",
+                                                     "angle (high)",
+                                                     "angle (low)"};
 
 /// One rank's slots, written by name. Values are clamped to what the slot holds.
 class Writer {
@@ -100,6 +105,9 @@ Report read(const Reader& in) {
   out.sample_index = in.get_wide(kSampleHigh) - 1;
   out.plan_hash = static_cast<std::uint32_t>(in.get(kPlanHash));
   out.weight_hash = static_cast<std::uint64_t>(in.get_wide(kWeightHashHigh));
+  out.probed = in.get(kProbed);
+  out.drift_sum = in.get_wide(kDriftSumHigh);
+  out.angle_sum = in.get_wide(kAngleSumHigh);
   return out;
 }
 
@@ -127,6 +135,9 @@ void pack(const Report& report, int rank, std::span<float> slots) {
   // Hashes are cut, not clamped: any bits of them serve.
   out.put(kPlanHash, report.plan_hash % kHalf);
   out.put_wide(kWeightHashHigh, static_cast<std::int64_t>(report.weight_hash % kWhole));
+  out.put(kProbed, report.probed);
+  out.put_wide(kDriftSumHigh, report.drift_sum);
+  out.put_wide(kAngleSumHigh, report.angle_sum);
 }
 
 std::vector<Report> unpack(std::span<const float> slots, int world) {

@@ -30,7 +30,10 @@ struct Report {
   std::int64_t sample_index = -1;  ///< global index of the failed or non-finite sample; -1: none, or not known
   std::uint32_t plan_hash = 0;     ///< of the plan this step ran under; the low 24 bits travel
   std::uint64_t weight_hash =
-      0;  ///< of the trainable weights before the update, low 48 bits travel; 0 in steps without one
+      0;                    ///< of the trainable weights before the update, low 48 bits travel; 0 in steps without one
+  std::int64_t probed = 0;  ///< samples whose cached features were compared with fresh ones
+  std::int64_t drift_sum = 0;  ///< over them: relative L2 distance, millionths, each at most 1
+  std::int64_t angle_sum = 0;  ///< likewise: 1 - cosine
   friend bool operator==(const Report&, const Report&) = default;
 };
 
@@ -56,6 +59,11 @@ enum Slot : int {
   kPlanHash,
   kWeightHashHigh,
   kWeightHashLow,
+  kProbed,
+  kDriftSumHigh,
+  kDriftSumLow,
+  kAngleSumHigh,
+  kAngleSumLow,
   kSlots,  ///< K: slots of one rank
 };
 

@@ -1,28 +1,34 @@
-// `plimsoll cache stat|verify|clear`: what lies in a feature cache, whether it is whole, and away with it.
+// `plimsoll cache build|stat|verify|clear`: makes what is missing in a feature cache, says what lies there and whether
+// it is whole, and away with it.
 
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "cache/survey.h"
 #include "core/bytes.h"
 #include "core/error.h"
 #include "launcher/commands.h"
 #include "launcher/options.h"
+#include "launcher/run_config.h"
+#include "train/run.h"
 
 namespace plimsoll {
 namespace {
 
 nlohmann::ordered_json json_of(const cache::FolderReport& report) {
+  auto fingerprint = nlohmann::ordered_json::parse(report.fingerprint, nullptr, false);
+  if (fingerprint.is_discarded()) fingerprint = nullptr;  // missing or damaged: what is discarded cannot be written
   return {{"folder", report.folder.string()},
-          {"fingerprint", nlohmann::ordered_json::parse(report.fingerprint, nullptr, false)},
+          {"fingerprint", std::move(fingerprint)},
           {"segments", report.segments},
           {"records", report.records},
           {"samples", report.samples},
           {"bytes", report.bytes},
           {"torn_bytes", report.torn_bytes},
           {"being_written", report.being_written},
-          {"newest_step", report.newest_step},
+          {"newest_step", cache::step_of_stamp(report.newest_stamp)},
           {"damaged", report.damaged}};
 }
 
@@ -58,24 +64,47 @@ int show(const std::string& dir, bool check, bool as_json) {
   return check && damaged > 0 ? static_cast<int>(ExitCode::kData) : 0;
 }
 
+int build(const cxxopts::ParseResult& parsed, bool as_json) {
+  required(parsed, "config");
+  train::RunOptions run;
+  run.build_cache = [as_json](const train::BuiltCache& built) {
+    if (as_json) {
+      const nlohmann::ordered_json json = {{"folder", built.folder}, {"samples", built.samples},
+                                           {"known", built.known},   {"made", built.made},
+                                           {"bytes", built.bytes},   {"seconds", built.seconds}};
+      fmt::print("{}\n", json.dump());
+    } else {
+      fmt::print("{} of {} samples have their features in {} ({}); {} were made in {:.1f} s\n", built.known,
+                 built.samples, built.folder, size_text(built.bytes), built.made, built.seconds);
+    }
+  };
+  train::Config config = read_config(parsed);
+  config.run.dir = config.cache.dir + "/build";  // a run may be at work in its own
+  return static_cast<int>(train::run(config, run));
+}
+
 }  // namespace
 
 int run_cache(const std::vector<std::string>& args) {
   cxxopts::Options options("plimsoll cache",
-                           "Look at a feature cache: stat (what is there), verify (read and check all of it; exit code "
-                           "4 when something is damaged), clear (remove the named folders, or all)");
+                           "A feature cache: build (make what is missing, by --config; under mpirun by several ranks), "
+                           "stat (what is there), verify (read and check all of it; exit code 4 when something is "
+                           "damaged), clear (remove the named folders, or all)");
+  add_config_options(options);
   auto add = options.add_options();
-  add("action", "stat, verify or clear", cxxopts::value<std::string>());
+  add("action", "build, stat, verify or clear", cxxopts::value<std::string>());
   add("dir", "Folder of the cache (cache.dir)", cxxopts::value<std::string>());
   add("names", "clear: names of folders, or all", cxxopts::value<std::vector<std::string>>());
   add("json", "Print JSON");
   options.parse_positional({"action", "dir", "names"});
-  options.positional_help("stat|verify|clear DIR [NAME...|all]");
+  options.positional_help("build --config C | stat|verify DIR | clear DIR [NAME...|all]");
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;
   const std::string action = parsed->count("action") > 0 ? (*parsed)["action"].as<std::string>() : "";
+  if (action == "build") return build(*parsed, parsed->count("json") > 0);
   if (action != "stat" && action != "verify" && action != "clear")
-    fail(ExitCode::kUsage, "plimsoll cache {}: give stat, verify or clear, then the folder", action);
+    fail(ExitCode::kUsage, "plimsoll cache {}: give build and --config, or stat, verify or clear, then the folder",
+         action);
   if (parsed->count("dir") == 0)
     fail(ExitCode::kUsage, "plimsoll cache {}: give the folder of the cache (cache.dir)", action);
   const auto dir = (*parsed)["dir"].as<std::string>();

@@ -21,11 +21,11 @@ constexpr std::size_t kAttemptsPerRun = 16;  // then one of so many
 // Patches come in groups of four: one token each after the merger.
 MicroBatchShape rounded_up(const MicroBatchShape& shape) {
   return {shape.samples, round_up_to_class(shape.tokens, 1), round_up_to_class(shape.patches, 4),
-          round_up_to_class(shape.features, 1)};
+          round_up_to_class(shape.features, 1), round_up_to_class(shape.states, 1)};
 }
 
-std::array<std::int64_t, 4> values_of(const MicroBatchShape& shape) {
-  return {shape.samples, shape.tokens, shape.patches, shape.features};
+std::array<std::int64_t, 5> values_of(const MicroBatchShape& shape) {
+  return {shape.samples, shape.tokens, shape.patches, shape.features, shape.states};
 }
 
 // How far one has to go from `a` to `b`, which holds `wanted`, until a shape holds it too: 0 at `a`, 1 at `b`.
@@ -52,11 +52,17 @@ double stays_within(const MicroBatchShape& a, const MicroBatchShape& b, const Mi
 
 bool same(const MicroBatchShape& a, const MicroBatchShape& b) { return holds(a, b) && holds(b, a); }
 
+// Whether the same towers are run: what one takes whatever the shape would be missing from a line, or be taken for
+// slope.
+bool same_towers(const MicroBatchShape& a, const MicroBatchShape& b) {
+  return (a.patches > 0) == (b.patches > 0) && (a.states > 0) == (b.states > 0);
+}
+
 }  // namespace
 
 bool holds(const MicroBatchShape& outer, const MicroBatchShape& inner) {
   return outer.samples >= inner.samples && outer.tokens >= inner.tokens && outer.patches >= inner.patches &&
-         outer.features >= inner.features;
+         outer.features >= inner.features && outer.states >= inner.states;
 }
 
 std::int64_t round_up_to_class(std::int64_t value, std::int64_t unit) {
@@ -106,6 +112,7 @@ std::optional<std::int64_t> Predictor::upper_bound(const Kind& kind, const Micro
     for (std::size_t i = 0; convex_ && i < all.size() && serves_lines(o, all.size()); ++i) {
       const Known& inner = all[i];
       if (inner.bytes >= outer.bytes || !serves_lines(i, all.size())) continue;
+      if (!same_towers(inner.shape, rounded)) continue;
       const double part = reaches(inner.shape, outer.shape, rounded);
       const double between = static_cast<double>(outer.bytes - inner.bytes) * part;
       least = std::min(*least, inner.bytes + static_cast<std::int64_t>(std::ceil(between)) + kSlack);
@@ -124,6 +131,7 @@ std::optional<std::int64_t> Predictor::lower_bound(const Kind& kind, const Micro
     for (std::size_t i = 0; convex_ && i < all.size() && serves_lines(o, all.size()); ++i) {
       const Known& inner = all[i];
       if (inner.bytes >= outer.bytes || !serves_lines(i, all.size()) || !holds(outer.shape, inner.shape)) continue;
+      if (!same_towers(inner.shape, outer.shape)) continue;
       const double part = stays_within(inner.shape, outer.shape, rounded);
       if (part < 1 || part > kFurthest) continue;
       const double beyond = static_cast<double>(outer.bytes - inner.bytes) * part;

@@ -19,12 +19,14 @@ struct MicroBatchShape {
   std::int64_t tokens = 0;    ///< over all samples
   std::int64_t patches = 0;   ///< over all samples
   std::int64_t features = 0;  ///< rows of cached image features, likewise
+  std::int64_t states = 0;    ///< rows of cached hidden states, likewise
 
   /// Takes a sample's weight in; does not count it among `samples`.
   MicroBatchShape& operator+=(const SampleShape& shape) {
     tokens += shape.tokens;
     patches += shape.patches;
     features += shape.features;
+    states += shape.states;
     return *this;
   }
 };
@@ -35,10 +37,10 @@ bool holds(const MicroBatchShape& outer, const MicroBatchShape& inner);
 /// Peak bytes of one forward and backward above what is live before it. Errs upwards: totals are rounded up by at most
 /// 1/256, so that nearby shapes share one dry run. One thread.
 ///
-/// A peak is the largest of sums of tensors, and each tensor's size is linear in samples, tokens, patches and features:
-/// so the bytes are a convex function of the shape, that grows with each of the four. Of two shapes whose bytes are
-/// known the line between them is an upper bound, and beyond them a lower one, for all shapes that the line's hold, or
-/// that hold the line's. Where such bounds tell, no dry run is made.
+/// A peak is the largest of sums of tensors, and each tensor's size is linear in samples, tokens, patches, features and
+/// states: so the bytes are a convex function of the shape, that grows with each of the five. Of two shapes whose bytes
+/// are known the line between them is an upper bound, and beyond them a lower one, for all shapes that the line's hold,
+/// or that hold the line's, where they run the same towers. Where such bounds tell, no dry run is made.
 class Predictor {
  public:
   /// `measure(shape, plan)` makes the dry run under the plan's recompute and offload. It must be as above.

@@ -16,6 +16,7 @@ constexpr std::int64_t kPositionLimit = 1 << 20;  // rotary tables are made for 
 
 struct Sizes {
   std::int64_t samples = 0, tokens = 0, patches = 0, features = 0;
+  bool cached = false;  ///< tokens are hidden states out of the cache
 };
 
 // All that goes to the device, in ordinary host memory. Empty vectors when only shapes are wanted.
@@ -84,13 +85,17 @@ void upload_vision(const HostBatch& host, const PackingRules& rules, const Uploa
 }
 
 void upload_features(const HostBatch& host, const PackingRules& rules, const Upload& upload, PackedBatch& batch) {
-  if (host.sizes.features == 0) return;
+  if (host.sizes.features == 0 || host.sizes.cached) return;
   batch.cached_features = upload.raw(host.features, {host.sizes.features, rules.hidden}, rules.compute);
   batch.cached_rows = upload.integers(host.cached_rows, {host.sizes.features});
 }
 
 void upload_text(const HostBatch& host, const PackingRules& rules, const Upload& upload, PackedBatch& batch) {
   const std::int64_t tokens = host.sizes.tokens;
+  if (host.sizes.cached) {
+    batch.cached_states = upload.raw(host.features, {tokens, rules.hidden}, rules.compute);
+    return;
+  }
   batch.input_ids = upload.integers(host.ids, {tokens});
   batch.text_cos = upload.floats(host.text_cos, {tokens, rules.head_dim}, rules.compute);
   batch.text_sin = upload.floats(host.text_sin, {tokens, rules.head_dim}, rules.compute);
@@ -164,6 +169,12 @@ void check_size(const Sample& sample, const char* what, std::size_t found, std::
   check(static_cast<std::int64_t>(found) == expected, sample, what, static_cast<std::int64_t>(found), expected);
 }
 
+void check_states(const Sample& sample, const PackingRules& rules) {
+  const auto tokens = static_cast<std::int64_t>(sample.vlm.input_ids.size());
+  check_size(sample, "bytes of cached hidden states", sample.vlm.hidden_states.size(),
+             tokens * rules.hidden * static_cast<std::int64_t>(c10::elementSize(rules.compute)));
+}
+
 void check_images(const Sample& sample, const PackingRules& rules) {
   std::int64_t patches = 0;
   for (const auto& grid : sample.vlm.image_grid_thw) {
@@ -198,8 +209,12 @@ void check_text(const Sample& sample, const PackingRules& rules) {
 }
 
 void check_sample(const Sample& sample, const PackingRules& rules) {
-  check_text(sample, rules);
-  check_images(sample, rules);
+  if (sample.vlm.hidden_states.empty()) {
+    check_text(sample, rules);
+    check_images(sample, rules);
+  } else {
+    check_states(sample, rules);
+  }
   check_size(sample, "state values", sample.state.size(), rules.state_dim);
   check_size(sample, "sensor values", sample.sensor.size(), std::int64_t{rules.sensor_window} * rules.sensor_channels);
   check_size(sample, "action values", sample.actions.size(), std::int64_t{rules.chunk} * rules.action_dim);
@@ -365,11 +380,38 @@ void require_tables(const PackingRules& rules) {
   }
 }
 
+void append_states(HostBatch& host, const Sample& sample) {
+  const auto& states = sample.vlm.hidden_states;
+  const auto length = static_cast<std::int64_t>(sample.vlm.input_ids.size());
+  host.features.insert(host.features.end(), states.begin(), states.end());
+  host.tokens.queries.push_back(length);
+  host.sizes.tokens += length;
+}
+
+// Samples that come with their hidden states.
+PackedBatch pack_cached(std::span<const StreamSample> samples, const PackingRules& rules, at::Device device) {
+  HostBatch host;
+  host.sizes.samples = static_cast<std::int64_t>(samples.size());
+  host.sizes.cached = true;
+  for (const auto& item : samples) {
+    check_sample(*item.sample, rules);
+    append_states(host, *item.sample);
+    append_expert(host, item, rules);
+  }
+  return upload_all(std::move(host), rules, device);
+}
+
 }  // namespace
 
 PackedBatch pack(std::span<const StreamSample> samples, const PackingRules& rules, at::Device device) {
   require_tables(rules);
   if (samples.empty()) fail(ExitCode::kUsage, "a micro-batch of no samples cannot be packed");
+  const auto cached =
+      std::ranges::count_if(samples, [](const auto& item) { return !item.sample->vlm.hidden_states.empty(); });
+  if (cached == std::ssize(samples)) return pack_cached(samples, rules, device);
+  if (cached > 0)
+    fail(ExitCode::kUsage, "{} of {} samples of a micro-batch come with their hidden states: all must, or none", cached,
+         samples.size());
   HostBatch host;
   host.sizes.samples = static_cast<std::int64_t>(samples.size());
   for (const auto& item : samples) check_sample(*item.sample, rules);
@@ -388,12 +430,14 @@ PackedBatch pack(std::span<const StreamSample> samples, const PackingRules& rule
 PackedBatch pack_shapes(std::span<const SampleShape> shapes, const PackingRules& rules) {
   HostBatch host;
   host.sizes.samples = static_cast<std::int64_t>(shapes.size());
+  host.sizes.cached = !shapes.empty() && shapes.front().states > 0;
   for (const auto& shape : shapes) {
-    host.sizes.tokens += shape.tokens;
+    const std::int64_t tokens = host.sizes.cached ? shape.states : shape.tokens;
+    host.sizes.tokens += tokens;
     host.sizes.patches += shape.patches;
     host.sizes.features += shape.features;
-    host.tokens.queries.push_back(shape.tokens);
-    host.context_lengths.push_back(shape.tokens + rules.sensor_tokens);
+    host.tokens.queries.push_back(tokens);
+    host.context_lengths.push_back(tokens + rules.sensor_tokens);
     if (shape.patches > 0) host.frames.queries.push_back(shape.patches);
   }
   host.windows = host.frames;

@@ -28,7 +28,7 @@ struct PackingRules {
   std::vector<float> text_frequencies;    ///< [head_dim / 2], likewise
   at::ScalarType compute = at::kFloat;    ///< dtype of the language model's rotary tables
   std::int64_t max_context = 2048;
-  std::int64_t hidden = 0;  ///< width of image features
+  std::int64_t hidden = 0;  ///< width of image features and hidden states
   int draws = 1, chunk = 1, action_dim = 1, state_dim = 0;
   int sensor_window = 0, sensor_channels = 0;
   int sensor_tokens = 0;  ///< context rows that a sample's sensor window becomes; they follow its text tokens
@@ -66,6 +66,8 @@ struct PackedBatch {
   Tensor cached_features;     ///< [F, hidden] in rules.compute: of samples that come with them; undefined without
   Tensor cached_rows;         ///< [F] int64: rows that these replace
   SegmentsPtr tokens;         ///< one segment a sample
+  Tensor cached_states;       ///< [T, hidden] in rules.compute: the language model's last hidden states, if all samples
+                              ///< come with theirs; vision and language are without tensors then
   Tensor dropout_keys;        ///< [T, 2] int64 (ops.h, Dropout), undefined when dropout is off
 
   // Action expert. d draws, N chunk.
@@ -85,7 +87,7 @@ struct PackedBatch {
 
 /// Packs samples and copies them to `device`. Host work touches no budgeted allocator. A sample's values do not depend
 /// on which others are packed with it. Throws Error(kData) naming the sample's index when its parts do not fit the
-/// rules or each other.
+/// rules or each other, Error(kUsage) when some samples come with hidden states and some without.
 PackedBatch pack(std::span<const StreamSample> samples, const PackingRules& rules, at::Device device);
 
 /// The same tensors by shape alone, on meta: for the dry run. Same allocations in the same order as `pack`. Segments of

@@ -55,13 +55,15 @@ struct VlaModel::Parts {
     diffusion.sampling_times(o.expert.sampling_steps);  // a wrong number of steps is an error now, not after training
   }
 
-  Tensor features(const PackedBatch& batch, const Recompute& recompute, bool training,
-                  const std::function<void(const Tensor&)>& keep = {}) const {
+  Tensor features(const PackedBatch& batch, const Recompute& recompute, bool training, const Shown& shown = {}) const {
+    if (batch.cached_states.defined()) return batch.cached_states;
     const bool with_autograd = training && options.stage == 2;
     const at::AutoGradMode mode(with_autograd && at::GradMode::is_enabled());
     const Tensor images = vlm.image_features(batch, recompute, with_autograd);
-    if (keep && images.defined()) keep(images);
-    return vlm.hidden_states(batch, images, recompute, with_autograd);
+    if (shown.image_features && images.defined()) shown.image_features(images);
+    Tensor hidden = vlm.hidden_states(batch, images, recompute, with_autograd);
+    if (shown.hidden_states) shown.hidden_states(hidden.detach());
+    return hidden;
   }
 
   Tensor sensor_tokens(const PackedBatch& batch) const {
@@ -108,10 +110,14 @@ PackingRules VlaModel::packing_rules(std::uint64_t seed, bool evaluate) const {
   return rules;
 }
 
-Tensor VlaModel::sample_losses(const PackedBatch& batch, const Recompute& recompute,
-                               const std::function<void(const Tensor&)>& keep) const {
+Tensor VlaModel::encode(const PackedBatch& batch, Features which) const {
+  const at::NoGradGuard no_grad;
+  return which == Features::kImages ? parts_->vlm.image_features(batch) : parts_->features(batch, {}, false);
+}
+
+Tensor VlaModel::sample_losses(const PackedBatch& batch, const Recompute& recompute, const Shown& shown) const {
   const Parts& p = *parts_;
-  const Tensor hidden = p.features(batch, recompute, true, keep);
+  const Tensor hidden = p.features(batch, recompute, true, shown);
   const Tensor sensors = p.sensor_tokens(batch);
   const AllocationLabel label("expert");
   const ExpertContext context = p.expert->context(hidden, sensors, batch, p.options.expert.draws, false);

@@ -28,6 +28,18 @@ struct VlaOptions {
   std::uint64_t seed = 0;           ///< of the initial expert, sensor and adapter weights
 };
 
+/// What the VLM makes of samples, and others may keep.
+enum class Features {
+  kImages,  ///< of their images, by vision tower and merger
+  kStates,  ///< the language model's last hidden states, which the expert reads
+};
+
+/// Who is shown what a forward pass makes, as soon as it is made; neither holds on to it. Not what came with the batch.
+struct Shown {
+  std::function<void(const Tensor&)> image_features;  ///< of vision tower and merger, of the samples that have none
+  std::function<void(const Tensor&)> hidden_states;   ///< last ones, [T, hidden], of all samples
+};
+
 /// The whole model on one device (CPU or meta). Not thread-safe; one per rank.
 class VlaModel {
  public:
@@ -55,10 +67,13 @@ class VlaModel {
   /// Loss per sample [batch.samples] fp32: mean over draws and unmasked action elements of the squared error of the
   /// predicted noise (ddpm) or velocity (flow). Differentiable; training mode (dropout on). A sample's loss and
   /// gradient do not depend on what else is in the batch. In stage 1 the VLM runs without autograd and without dropout.
-  /// `keep`, if set, is shown the image features as soon as vision tower and merger have made them (not those that
-  /// came with the batch), in the order of the samples that have none; it does not hold on to them.
-  Tensor sample_losses(const PackedBatch& batch, const Recompute& recompute,
-                       const std::function<void(const Tensor&)>& keep = {}) const;
+  /// `shown` sees what the forward pass makes. A batch that comes with its hidden states runs the expert alone, and
+  /// gives adapters no gradient.
+  Tensor sample_losses(const PackedBatch& batch, const Recompute& recompute, const Shown& shown = {}) const;
+
+  /// Without autograd and dropout, in the compute dtype: [P / 4, hidden] or [T, hidden]. Undefined for images where
+  /// there are none.
+  Tensor encode(const PackedBatch& batch, Features which) const;
 
   /// Denoised action chunks [samples, chunk, action_dim] fp32 (normalised units), no autograd, dropout off. The
   /// starting noise is batch.noise of draw 0. Takes options.expert.sampling_steps steps; the VLM runs once.

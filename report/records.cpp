@@ -45,6 +45,7 @@ std::string to_json(const StepRecord& record) {
        {"vl_lr", record.vl_lr},
        {"samples", record.samples},
        {"first_sample", record.first_sample},
+       {"live", record.live},
        {"samples_per_second", record.step_ms > 0 ? static_cast<double>(record.samples) / record.step_ms * 1e3 : 0.0},
        {"step_ms", record.step_ms},
        {"load_ms", record.load_ms},
@@ -69,6 +70,13 @@ std::string to_json(const DecisionRecord& record) {
                {"predicted_peak", record.predicted_peak ? Json(*record.predicted_peak) : Json(nullptr)},
                {"changed", record.changed},
                {"settled", record.settled ? Json(*record.settled) : Json(nullptr)},
+               {"reason", record.reason}});
+}
+
+std::string to_json(const CacheRecord& record) {
+  return line({{"step", record.step},
+               {"cache", record.cache},
+               {"drift", record.drift ? Json(*record.drift) : Json(nullptr)},
                {"reason", record.reason}});
 }
 

@@ -44,6 +44,7 @@ struct StepRecord {
   double step_ms = 0.0;            ///< computing up to the reduction, the slowest rank
   std::int64_t micro_batches = 0;  ///< that rank 0 ran: fewer than the accumulation where samples are light, more after
                                    ///< a split
+  std::int64_t live = 0;           ///< samples that ran the whole model; the others came with their hidden states
   double load_ms = 0.0;            ///< waited for the loader, the slowest rank
   bool skipped = false;            ///< values were not finite: nothing was updated
   PlanView plan;
@@ -68,5 +69,14 @@ struct DecisionRecord {
   std::string reason;           ///< a sentence for a person
 };
 std::string to_json(const DecisionRecord& record);
+
+/// A decision about the feature cache, between those about the plan.
+struct CacheRecord {
+  std::int64_t step = 0;        ///< after which
+  std::string cache;            ///< "rebuild" or "rebuilt"
+  std::string reason;           ///< a sentence for a person
+  std::optional<double> drift;  ///< of the probe samples, relative L2
+};
+std::string to_json(const CacheRecord& record);
 
 }  // namespace plimsoll::report

@@ -53,22 +53,29 @@ json to_json(const RunState& s) {
             {"offload", s.plan.offload}}},
           {"policy", s.policy},
           {"window", s.window},
-          {"configuration", s.configuration}};
+          {"configuration", s.configuration},
+          {"adapter_updates", s.adapter_updates},
+          {"run", s.run},
+          {"features", cache::to_json(s.features)}};
 }
 
 RunState state_from(const fs::path& file) {
   try {
     const json j = json::parse(read_file(file, ExitCode::kCheckpoint));
     const json& p = j.at("plan");
-    // The last three and the window came later: older checkpoints lack them.
+    // The last three, the window and what follows the configuration came later: older checkpoints lack them.
     const memory::Plan plan{p.at("resolution"),
                             p.at("micro_batch"),
                             p.at("recompute_blocks"),
                             p.value("recompute_vision", 0),
                             p.value("recompute_expert", 0),
                             p.value("offload", false)};
-    return {j.at("step"),   j.at("updates"),       j.at("skips_in_row"), plan,
-            j.at("policy"), j.value("window", ""), j.at("configuration")};
+    const std::int64_t updates = j.at("updates");
+    return {j.at("step"),          updates,
+            j.at("skips_in_row"),  plan,
+            j.at("policy"),        j.value("window", ""),
+            j.at("configuration"), j.value("adapter_updates", updates),
+            j.value("run", ""),    cache::upkeep_from_json(j.value("features", ""))};
   } catch (const json::exception& error) {
     fail(ExitCode::kCheckpoint, "{}: {}; delete this checkpoint to resume from the one before", file.string(),
          error.what());

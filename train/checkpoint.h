@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 
+#include "cache/upkeep.h"
 #include "memory/planning/plan.h"
 #include "train/flat_buffers.h"
 
@@ -24,9 +25,12 @@ struct RunState {
   std::int64_t updates = 0;  ///< updates applied: steps less those skipped
   int skips_in_row = 0;      ///< ddp::AgreementState
   memory::Plan plan;
-  std::string policy;               ///< memory::PolicyState as JSON
-  std::string window;               ///< memory::WindowSummary as JSON: what the window under way has seen
-  std::uint64_t configuration = 0;  ///< hash of the settings that fix what is learned
+  std::string policy;                ///< memory::PolicyState as JSON
+  std::string window;                ///< memory::WindowSummary as JSON: what the window under way has seen
+  std::uint64_t configuration = 0;   ///< hash of the settings that fix what is learned
+  std::int64_t adapter_updates = 0;  ///< updates of the adapters: fewer where steps had no live sample ("hybrid")
+  std::string run;                   ///< names this run among all that share a cache folder; empty: of before there was
+  cache::UpkeepState features;       ///< where features age
 };
 
 /// Writes the adapter's own files into the folder it is given (empty in stage 1: not called).

@@ -26,48 +26,46 @@ std::vector<int> sizes_to_time(const std::vector<int>& useful) {
   return sizes;
 }
 
-/// Plans that are timed, and the least that each took: whatever else a machine does, it makes nothing faster.
-class Timings {
- public:
-  explicit Timings(std::vector<memory::Plan> plans) : plans_(std::move(plans)), least_(plans_.size(), 0) {}
-
-  // One after the other, again and again: what slows the machine down for a while hits all of them.
-  void take(Stopwatch& stopwatch) {
-    for (int round = 0; round < kRounds; ++round)
-      for (std::size_t i = 0; i < plans_.size(); ++i) {
-        if (stopwatch.time_is_up()) return;
-        if (round > 0 && least_[i] == 0) continue;  // does not fit
-        const std::int64_t took = stopwatch.time(plans_[i]);
-        least_[i] = least_[i] == 0 ? took : std::min(least_[i], took);
-      }
-  }
-  /// Microseconds; 0: it does not fit, or there was no time for it.
-  std::int64_t of(std::size_t place) const { return least_[place]; }
-
- private:
-  std::vector<memory::Plan> plans_;
-  std::vector<std::int64_t> least_;
+struct Timing {
+  memory::Plan plan;
+  std::int64_t least = 0;  ///< microseconds; 0: it does not fit, or there was no time for it
 };
 
-// Sizes as they are, then what recomputing and offloading add to the smallest, which takes least.
-std::vector<memory::Plan> plans_to_time(const std::vector<int>& sizes, const model::VlaModel& model) {
-  std::vector<memory::Plan> plans;
-  for (const int n : sizes) plans.push_back({0, n});
-  memory::Plan language{0, sizes.front()}, expert = language;
-  language.recompute_blocks = model.language_blocks();
-  expert.recompute_expert = model.expert_blocks();
-  memory::Plan offload = language;
-  offload.offload = true;
-  plans.insert(plans.end(), {language, offload, expert});
-  return plans;
+/// Sizes as they are, then what recomputing and offloading add to the smallest, which takes least.
+struct Timings {
+  Timings(const std::vector<int>& sizes, const model::VlaModel& model) {
+    for (const int n : sizes) plain.push_back({{0, n}});
+    language.plan = offload.plan = expert.plan = plain.front().plan;
+    language.plan.recompute_blocks = offload.plan.recompute_blocks = model.language_blocks();
+    offload.plan.offload = true;
+    expert.plan.recompute_expert = model.expert_blocks();
+  }
+
+  std::vector<Timing> plain;
+  Timing language, offload, expert;
+};
+
+// One after the other, again and again: what slows the machine down for a while hits all of them. The least counts:
+// whatever else a machine does, it makes nothing faster.
+void take(Timings& timings, Stopwatch& stopwatch) {
+  std::vector<Timing*> all;
+  for (Timing& timing : timings.plain) all.push_back(&timing);
+  all.insert(all.end(), {&timings.language, &timings.offload, &timings.expert});
+  for (int round = 0; round < kRounds; ++round)
+    for (Timing* timing : all) {
+      if (stopwatch.time_is_up()) return;
+      if (round > 0 && timing->least == 0) continue;  // does not fit
+      const std::int64_t took = stopwatch.time(timing->plan);
+      timing->least = timing->least == 0 ? took : std::min(timing->least, took);
+    }
 }
 
-void take_in(const std::vector<int>& sizes, const Timings& timings, memory::CostModel& costs) {
-  for (std::size_t i = 0; i < sizes.size(); ++i)
-    if (timings.of(i) > 0) costs.points.push_back({sizes[i], timings.of(i)});
-  const std::int64_t plain = timings.of(0), language = timings.of(sizes.size()), offload = timings.of(sizes.size() + 1),
-                     expert = timings.of(sizes.size() + 2);
+void take_in(const Timings& timings, memory::CostModel& costs) {
+  for (const Timing& timing : timings.plain)
+    if (timing.least > 0) costs.points.push_back({timing.plan.micro_batch, timing.least});
   costs.points = memory::smoothed(std::move(costs.points));
+  const std::int64_t plain = timings.plain.front().least, language = timings.language.least,
+                     offload = timings.offload.least, expert = timings.expert.least;
   if (plain == 0) return;
   if (language > 0) costs.language_recompute = extra(language, plain);
   if (language > 0 && offload > 0)
@@ -77,7 +75,7 @@ void take_in(const std::vector<int>& sizes, const Timings& timings, memory::Cost
 
 }  // namespace
 
-memory::CostModel measure_costs(Session& session) {
+memory::CostModel measure_costs(Session& session, std::int64_t sample) {
   const auto& model = *session.model;
   memory::CostModel costs;
   costs.language_blocks = std::max(1, model.language_blocks());
@@ -86,12 +84,11 @@ memory::CostModel measure_costs(Session& session) {
   costs.vision_recompute = model.vision_blocks() > 0 ? costs.language_recompute : 0;
   const auto useful = memory::useful_micro_batches(session.share, static_cast<int>(session.config.batch.min_micro),
                                                    static_cast<int>(session.config.batch.max_micro));
-  Stopwatch stopwatch(session, session.config.data.resolution, kMostMicroseconds);
+  Stopwatch stopwatch(session, sample, session.config.data.resolution, kMostMicroseconds);
   stopwatch.keep_to_run({0, useful.front()});
-  const auto sizes = sizes_to_time(useful);
-  Timings timings(plans_to_time(sizes, model));
-  timings.take(stopwatch);
-  take_in(sizes, timings, costs);
+  Timings timings(sizes_to_time(useful), model);
+  take(timings, stopwatch);
+  take_in(timings, costs);
   if (!costs.points.empty()) return costs;
   // Not even the smallest fits as it is: from what it takes with everything recomputed, by the usual share.
   memory::Plan least;

@@ -6,9 +6,9 @@
 
 namespace plimsoll::train {
 
-/// Times micro-batches of a middling sample on every rank at once, as training will run them, and takes the slowest
-/// rank's: a few sizes, then what recomputing and offloading add. Ends early when it has taken
+/// Times micro-batches of `sample` (a middling one) on every rank at once, as training will run them, and takes the
+/// slowest rank's: a few sizes, then what recomputing and offloading add. Ends early when it has taken
 /// timing_allowance(). Collective: the same model on every rank. Needs the session's model, buffers and predictor.
-memory::CostModel measure_costs(Session& session);
+memory::CostModel measure_costs(Session& session, std::int64_t sample);
 
 }  // namespace plimsoll::train

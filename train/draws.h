@@ -19,6 +19,7 @@ struct DrawOptions {
   std::int64_t effective_batch = 1;  ///< samples a step, over all ranks
   int world = 1;
   int resolution = 0;  ///< of data::SampleSource::shape_at
+  bool dealt = false;  ///< shares are not contiguous (cache/live_samples.h): they are not looked through
 };
 
 /// Shapes of all samples in the order in which a run draws them. The same on every rank. One thread.
@@ -28,7 +29,7 @@ class Draws {
   static constexpr std::int64_t kMost = std::int64_t{1} << 20;
 
   /// `heaviest`: of the training samples at that resolution, heaviest first; they stand for every micro-batch of a run
-  /// of more than kMost draws.
+  /// of more than kMost draws, or of dealt shares.
   Draws(const data::SampleSource& source, const DrawOptions& options, std::vector<SampleShape> heaviest);
 
   /// At least what any micro-batch of `micro_batch` samples weighs that any rank will draw, in the order of

@@ -19,7 +19,8 @@ std::vector<SampleShape> deal(const memory::MicroBatchShape& total) {
   std::vector<SampleShape> shapes(static_cast<std::size_t>(total.samples));
   for (std::int64_t i = 0; i < total.samples; ++i) {
     const auto part = [&](std::int64_t whole) { return whole / total.samples + (i < whole % total.samples ? 1 : 0); };
-    shapes[static_cast<std::size_t>(i)] = {part(total.tokens), part(total.patches / 4) * 4, part(total.features)};
+    shapes[static_cast<std::size_t>(i)] = {part(total.tokens), part(total.patches / 4) * 4, part(total.features),
+                                           part(total.states)};
   }
   return shapes;
 }
@@ -94,6 +95,13 @@ memory::Ledger DryStep::evaluate(const memory::MicroBatchShape& shape, bool keep
 
 std::int64_t DryStep::evaluation_bytes(const memory::MicroBatchShape& shape) const {
   return evaluate(shape, false).peak();
+}
+
+std::int64_t DryStep::encode_bytes(const memory::MicroBatchShape& shape, model::Features which) const {
+  const auto shapes = deal(shape);
+  return memory::dry_run([&] { parts_->model->encode(model::pack_shapes(shapes, parts_->evaluation_rules), which); },
+                         false)
+      .peak();
 }
 
 memory::Ledger DryStep::evaluation(const memory::MicroBatchShape& shape) const { return evaluate(shape, true); }

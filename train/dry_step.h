@@ -31,6 +31,8 @@ class DryStep {
   /// Peak of sampling actions for such a batch (evaluation) above the static bytes, and with every event kept.
   std::int64_t evaluation_bytes(const memory::MicroBatchShape& shape) const;
   memory::Ledger evaluation(const memory::MicroBatchShape& shape) const;
+  /// Peak of VlaModel::encode for such a batch above the static bytes.
+  std::int64_t encode_bytes(const memory::MicroBatchShape& shape, model::Features which) const;
   /// Most library scratch that an operator takes at once in a micro-batch of these samples, or in sampling their
   /// actions: what the workspace arena must hold.
   std::int64_t scratch_bytes(std::span<const SampleShape> shapes) const;

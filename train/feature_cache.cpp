@@ -5,12 +5,18 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <exception>
 #include <filesystem>
+#include <fstream>
+#include <numeric>
+#include <optional>
 #include <utility>
 
+#include "cache/layout.h"
 #include "core/bytes.h"
 #include "core/error.h"
+#include "ddp/handshake.h"
 #include "train/options.h"
 
 namespace plimsoll::train {
@@ -18,8 +24,9 @@ namespace {
 
 constexpr const char* kVersion = "1";  // of how features are made: another number where that changes
 
-void refuse_what_is_not_exact(const Config& config, const model::VlaModel& model) {
-  if (model.vision_blocks() > 0)
+void refuse_what_would_not_hold(const Config& config, const model::VlaModel& model) {
+  const auto& mode = config.cache.mode;
+  if (mode == "prefix" && model.vision_blocks() > 0)
     fail(ExitCode::kUsage,
          "cache.mode = \"prefix\" needs a vision tower without adapters, and lora.targets = \"{}\" puts some there; "
          "change it, or set cache.mode = \"off\"",
@@ -28,20 +35,50 @@ void refuse_what_is_not_exact(const Config& config, const model::VlaModel& model
     fail(ExitCode::kUsage,
          "cache.mode = \"{}\" needs pictures of one resolution, and memory.knobs names \"resolution\"; take it out, or "
          "set cache.mode = \"off\"",
-         config.cache.mode);
+         mode);
+  if (mode == "hybrid" && config.train.stage == 2 && config.cache.live_fraction == 0 && !config.cache.frozen_adapters)
+    fail(ExitCode::kUsage,
+         "cache.live_fraction = 0 in stage 2: the adapters would learn nothing, as cached samples give them no "
+         "gradient; give more than 0, or set cache.frozen_adapters = true if that is what you want");
+  if (mode == "hybrid" && config.train.stage == 1 && config.cache.keep != "exact")
+    fail(ExitCode::kUsage,
+         "cache.keep = \"{}\" in stage 1: there features stay exact, and a run would learn something else from those "
+         "that it finds than from those that it makes; set it to \"exact\"",
+         config.cache.keep);
 }
 
-// Bytes that may be added to the folder, by all ranks together. A tenth of the disk is left to others: checkpoints too
-// want a place.
-std::uint64_t room_on_disk(const Setting& disk_bytes, const cache::Store& store) {
-  if (!disk_bytes.is("auto")) {
-    const auto bytes = static_cast<std::uint64_t>(
-        disk_bytes.is_string() ? parse_bytes(disk_bytes.as_string(), "cache.disk_bytes") : disk_bytes.as_integer());
-    return bytes - std::min(bytes, store.bytes());
-  }
+// What a size says; nothing for "auto".
+std::optional<std::uint64_t> bytes_of(const Setting& size) {
+  if (size.is("auto")) return std::nullopt;
+  return static_cast<std::uint64_t>(size.is_string() ? parse_bytes(size.as_string(), "cache.disk_bytes")
+                                                     : size.as_integer());
+}
+
+std::uint64_t host_bytes(const cache::CacheConfig& config, int ranks) {
+  const Setting& size = config.host_bytes;
+  if (size.is("none")) return 0;
+  const auto bytes = size.is_string() ? parse_bytes(size.as_string(), "cache.host_bytes") : size.as_integer();
+  if (bytes > machine_memory() / ranks)
+    fail(ExitCode::kUsage, "cache.host_bytes = {} for each of {} ranks: this machine has {}; give less",
+         format_bytes(bytes), ranks, format_bytes(machine_memory()));
+  return static_cast<std::uint64_t>(bytes);
+}
+
+// A tenth of the disk is left to others: checkpoints too want a place.
+std::uint64_t free_on_disk(const std::filesystem::path& folder) {
   std::error_code error;
-  const auto space = std::filesystem::space(store.folder(), error);
+  const auto space = std::filesystem::space(folder, error);
   return error || space.available < space.capacity / 10 ? 0 : space.available - space.capacity / 10;
+}
+
+// Bytes that may be added to the folder, by all ranks together.
+std::uint64_t room_on_disk(const Setting& disk_bytes, const cache::Store& store) {
+  const auto bytes = bytes_of(disk_bytes);
+  return bytes ? *bytes - std::min(*bytes, store.bytes()) : free_on_disk(store.folder());
+}
+
+std::string text_of(const Setting& size) {
+  return size.is_string() ? size.as_string() : std::to_string(size.as_integer());
 }
 
 // Later processes have later names: of two records of one sample theirs counts.
@@ -53,47 +90,99 @@ std::string writer_name(int rank) {
 
 }  // namespace
 
-cache::Fingerprint prefix_fingerprint(const Config& config, std::uint64_t pictures, std::uint64_t model_files,
-                                      const std::string& device) {
+cache::Fingerprint feature_fingerprint(const Config& config, const FeatureOrigin& origin) {
+  const bool states = config.cache.mode == "hybrid";
   cache::Fingerprint fingerprint;
-  fingerprint.add("features", "vision tower and merger");
+  fingerprint.add("features", states ? "last hidden states of the language model" : "vision tower and merger");
   fingerprint.add("version", kVersion);
-  fingerprint.add("model files", fmt::format("{:016x}", model_files));
+  fingerprint.add("model files", fmt::format("{:016x}", origin.model_files));
   fingerprint.add("dtype", config.model.dtype);
-  fingerprint.add("device", device);
-  fingerprint.add("pictures", fmt::format("{:016x}", pictures));
+  fingerprint.add("device", origin.device);
+  fingerprint.add("pictures", fmt::format("{:016x}", origin.pictures));
+  if (states) fingerprint.add("dataset", fmt::format("{:016x}", origin.samples));
   fingerprint.add("resolution", std::to_string(config.data.resolution));
+  if (states && config.cache.keep != "exact") fingerprint.add("kept", config.cache.keep);
+  if (!origin.run.empty()) fingerprint.add("run", origin.run);
   return fingerprint;
 }
 
-PrefixCache::PrefixCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                         const ddp::Communicator& communicator, std::uint64_t model_files, at::Device device)
-    : source_(source),
-      disk_bytes_(config.cache.disk_bytes),
-      world_(communicator.world()),
-      width_(model.packing_rules(0, false).hidden),
-      kept_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16) {
-  refuse_what_is_not_exact(config, model);
-  open(config, communicator,
-       prefix_fingerprint(config, source.pictures_hash(), model_files, device.is_cpu() ? "cpu" : "cuda"));
-  for (const std::string& refused : store_->findings().refused) spdlog::warn("feature cache: {}", refused);
-  if (communicator.rank() == 0)
-    spdlog::info("feature cache: {} of {} samples in {}", store_->size(), source.size(), store_->folder().string());
+std::uint64_t room_for_features(const cache::CacheConfig& config, const cache::Fingerprint& fingerprint) {
+  std::error_code error;
+  std::uint64_t there = 0;
+  const auto folder = std::filesystem::absolute(config.dir) / cache::folder_name(fingerprint.hash());
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const auto size = entry.file_size(error);
+    if (!error) there += size;
+  }
+  auto above = folder;
+  while (above.has_relative_path() && !std::filesystem::exists(above, error)) above = above.parent_path();
+  const std::uint64_t all = there + free_on_disk(above);
+  return std::min(all, bytes_of(config.disk_bytes).value_or(all));
 }
 
-PrefixCache::~PrefixCache() {
+std::uint64_t feature_bytes(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
+                            model::Features which) {
+  const auto row = static_cast<std::uint64_t>(model.packing_rules(0, false).hidden) *
+                   (config.model.dtype == "fp32" ? sizeof(float) : sizeof(std::uint16_t));
+  std::uint64_t bytes = 0;
+  for (const std::int64_t index : source.training()) {
+    const SampleShape shape = source.shape_at(index, config.data.resolution);
+    const std::int64_t rows = which == model::Features::kStates ? shape.tokens : shape.patches / 4;
+    if (rows > 0) bytes += static_cast<std::uint64_t>(rows) * row + cache::kRecordHeader;
+  }
+  return bytes;
+}
+
+CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
+                              std::int64_t steps, std::uint64_t room) {
+  if (model.vision_blocks() > 0) return {"off", "adapters in the vision tower change what it makes of images"};
+  if (turns(config, "resolution")) return {"off", "memory.knobs names \"resolution\", which changes the images"};
+  if (steps * config.batch.effective <= std::ssize(source.training()))
+    return {"off", "no sample is drawn more than once"};
+  const std::uint64_t bytes = feature_bytes(config, model, source, model::Features::kImages);
+  if (bytes == 0) return {"off", "the samples have no images"};
+  const std::string size = format_bytes(static_cast<std::int64_t>(bytes));
+  if (bytes > room)
+    return {"off", fmt::format("the images' features take {} and the disk of cache.dir has {} for them", size,
+                               format_bytes(static_cast<std::int64_t>(room)))};
+  return {"prefix", fmt::format("the images' features take {} on disk", size)};
+}
+
+FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
+                           ddp::Communicator& communicator)
+    : source_(source),
+      communicator_(communicator),
+      config_(config),
+      features_(config.cache.mode == "hybrid" ? model::Features::kStates : model::Features::kImages),
+      ages_(features_ == model::Features::kStates && config.train.stage == 2),
+      batch_(config.batch.effective),
+      width_(model.packing_rules(0, false).hidden),
+      made_as_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16),
+      kept_(features_ == model::Features::kStates && config.cache.keep == "int8" ? cache::Kept::kInt8 : made_as_),
+      memory_(std::make_unique<cache::MemoryTier>(host_bytes(config.cache, communicator.world()))),
+      stream_(source.training(), static_cast<std::uint64_t>(config.run.seed)),
+      live_([this](std::uint64_t position) { return stream_.at(position); }, source.size(), batch_,
+            static_cast<std::int64_t>(std::llround(config.cache.live_fraction * cache::kWholeFraction))) {
+  refuse_what_would_not_hold(config, model);
+  if (ages_) all_bytes_ = feature_bytes(config, model, source, features_);
+}
+
+FeatureCache::~FeatureCache() {
   try {
-    store_->sync();
+    if (store_) store_->sync();
   } catch (const Error&) {  // NOLINT(bugprone-empty-catch): what is not on the disk is made again
   }
 }
 
-void PrefixCache::open(const Config& config, const ddp::Communicator& communicator,
-                       const cache::Fingerprint& fingerprint) {
+void FeatureCache::open(const FeatureOrigin& origin, std::int64_t published, std::int64_t oldest) {
+  const cache::Fingerprint fingerprint = feature_fingerprint(config_, origin);
+  check_shared();
   cache::StoreOptions options;
-  options.dir = config.cache.dir;
+  options.dir = config_.cache.dir;
   options.samples = source_.size();
-  options.writer = writer_name(communicator.rank());
+  options.writer = writer_name(communicator_.rank());
+  if (ages_) options.latest_stamp = published;
+  if (ages_) options.oldest_stamp = oldest;
   const bool there = std::filesystem::is_directory(options.dir);
   try {
     store_ = std::make_unique<cache::Store>(options, fingerprint);
@@ -104,67 +193,209 @@ void PrefixCache::open(const Config& config, const ddp::Communicator& communicat
     stop_keeping(error.what());
   }
   allow_appends();
+  for (const std::string& refused : store_->findings().refused) spdlog::warn("feature cache: {}", refused);
+  if (communicator_.rank() == 0)
+    spdlog::info("feature cache: {} of {} samples in {}", store_->size(), source_.size(), store_->folder().string());
+  if (ages_ && communicator_.rank() == 0) warn_of_room();
 }
 
-void PrefixCache::allow_appends() {
-  store_->set_most_appended(room_on_disk(disk_bytes_, *store_) / static_cast<std::uint64_t>(world_));
+// Twice, while a rebuild makes the new beside the old.
+void FeatureCache::warn_of_room() const {
+  const std::uint64_t room = room_on_disk(config_.cache.disk_bytes, *store_) + store_->bytes();
+  if (2 * all_bytes_ <= room) return;
+  spdlog::warn(
+      "feature cache: the features of all samples take {}, twice that in a rebuild, and there is room for {} "
+      "(cache.disk_bytes); samples without features run the whole model, so that another room, or another number of "
+      "ranks, will learn something else",
+      format_bytes(static_cast<std::int64_t>(all_bytes_)), format_bytes(static_cast<std::int64_t>(room)));
 }
 
-void PrefixCache::stop_keeping(const std::string& why) {
+// Ranks of other nodes must find what this one writes. Where nobody can write there is nothing to find.
+void FeatureCache::check_shared() {
+  if (communicator_.world() == 1) return;
+  const std::filesystem::path dir = config_.cache.dir;
+  const std::string name = ddp::share_text(communicator_, ".shared-" + writer_name(communicator_.rank())).front();
+  std::error_code error;
+  bool made = false;
+  if (communicator_.rank() == 0) {
+    std::filesystem::create_directories(dir, error);
+    made = std::ofstream(dir / name).put('1').flush().good();
+  }
+  const std::vector<std::int64_t> said = {made ? 1 : 0};
+  if (ddp::share_numbers(communicator_, said).front().at(0) == 0) return;
+  const std::vector<std::int64_t> seen = {std::filesystem::exists(dir / name, error) ? 1 : 0};
+  const auto all = ddp::share_numbers(communicator_, seen);
+  if (communicator_.rank() == 0) std::filesystem::remove(dir / name, error);
+  for (std::size_t rank = 0; rank < all.size(); ++rank)
+    if (all[rank].at(0) == 0)
+      fail(ExitCode::kUsage,
+           "cache.dir = \"{}\": rank {} does not find there what rank 0 writes; give a folder that all nodes share, or "
+           "set cache.mode = \"off\"",
+           config_.cache.dir, rank);
+}
+
+std::vector<std::uint64_t> FeatureCache::share_of(std::int64_t step) const {
+  const int rank = communicator_.rank(), world = communicator_.world();
+  const std::scoped_lock lock(live_mutex_);
+  if (ages_) return cache::dealt_share(step, batch_, live_.of_step(step), rank, world);
+  const auto [begin, end] = data::share_of_step(step, batch_, rank, world);
+  std::vector<std::uint64_t> positions(end - begin);
+  std::iota(positions.begin(), positions.end(), begin);
+  return positions;
+}
+
+void FeatureCache::allow_appends() {
+  store_->set_most_appended(room_on_disk(config_.cache.disk_bytes, *store_) /
+                            static_cast<std::uint64_t>(communicator_.world()));
+}
+
+void FeatureCache::stop_keeping(const std::string& why) {
   if (keeps_) spdlog::warn("feature cache: {}; the run goes on, and keeps no more features", why);
   keeps_ = false;
 }
 
-SampleShape PrefixCache::shape_at(std::int64_t index, std::int64_t resolution) const {
+SampleShape FeatureCache::shape_at(std::int64_t index, std::int64_t resolution) const {
   return source_.shape_at(index, resolution);
 }
 
+std::int64_t FeatureCache::rows_of(const Sample& sample) const {
+  return features_ == model::Features::kStates ? std::ssize(sample.vlm.input_ids) : sample.vlm.feature_rows();
+}
+
+// In the compute dtype; nothing where they are not known, or not for such a sample. `next`: when they are needed again,
+// where memory is to keep them until then.
+std::optional<std::vector<std::byte>> FeatureCache::read(const Sample& sample,
+                                                         std::optional<std::uint64_t> next) const {
+  const auto key = store_->find(sample.index);
+  if (!key || key->kept != kept_ || key->width != width_ || key->rows != rows_of(sample)) return std::nullopt;
+  cache::Payload payload = next ? memory_->find(key->sample, key->stamp, *next) : nullptr;
+  if (!payload) {
+    auto read = std::make_shared<std::vector<std::byte>>(cache::payload_bytes(*key));
+    if (!store_->read(*key, *read)) return std::nullopt;
+    payload = std::move(read);
+    if (next) memory_->keep(key->sample, key->stamp, payload, *next);
+  }
+  return kept_ == cache::Kept::kInt8 ? cache::decode_int8(*payload, key->rows, key->width, made_as_) : *payload;
+}
+
+// The position at which the sample is drawn in the epoch after that of `position`.
+std::uint64_t FeatureCache::next_draw(std::uint64_t position, std::int64_t index) const {
+  const auto length = static_cast<std::uint64_t>(stream_.epoch_length());
+  const std::uint64_t epoch = position / length + 1;
+  auto& places = places_[epoch];
+  if (places.empty()) {
+    places.resize(static_cast<std::size_t>(source_.size()));
+    for (std::uint64_t i = 0; i < length; ++i)
+      places[static_cast<std::size_t>(stream_.at(epoch * length + i))] = static_cast<std::uint32_t>(i);
+  }
+  const std::uint64_t next = epoch * length + places[static_cast<std::size_t>(index)];
+  while (places_.size() > 2) places_.erase(places_.begin());
+  return next;
+}
+
+std::vector<std::byte> FeatureCache::payload_of(const std::byte* features, std::uint32_t rows) {
+  const auto width = static_cast<std::uint32_t>(width_);
+  const std::span<const std::byte> values(features, cache::payload_bytes({0, 0, rows, width, made_as_}));
+  if (kept_ == cache::Kept::kInt8) return cache::encode_int8(values, rows, width, made_as_, int8_error_);
+  return {values.begin(), values.end()};
+}
+
 // Pictures are decoded only where their features are not at hand.
-Sample PrefixCache::load_at(std::int64_t index, std::int64_t resolution) const {
-  const auto key = store_->find(index);
-  if (key && key->kept == kept_ && key->width == width_) {
+Sample FeatureCache::load_known(std::int64_t index, std::int64_t resolution, std::optional<std::uint64_t> next) const {
+  if (const auto key = store_->find(index)) {
     Sample sample = source_.load_without_pixels(index, resolution);
-    std::vector<std::byte> features(cache::payload_bytes(*key));
-    if (key->rows == sample.vlm.feature_rows() && store_->read(*key, features)) {
+    if (auto features = read(sample, next)) {
       ++read_;
-      sample.vlm.image_features = std::move(features);
+      age_ += std::max<std::int64_t>(0, step_ - cache::step_of_stamp(key->stamp));
+      const bool states = features_ == model::Features::kStates;
+      (states ? sample.vlm.hidden_states : sample.vlm.image_features) = std::move(*features);
       return sample;
     }
   }
   Sample sample = source_.load_at(index, resolution);
-  if (!sample.vlm.image_grid_thw.empty()) ++missed_;
+  if (rows_of(sample) > 0) ++missed_;
   return sample;
 }
 
-bool PrefixCache::is_wanted(const Sample& sample) const {
-  return sample.vlm.image_features.empty() && sample.vlm.feature_rows() > 0 && !store_->is_appended(sample.index) &&
-         !store_->find(sample.index);
+Sample FeatureCache::load_at(std::int64_t index, std::int64_t resolution) const {
+  return load_known(index, resolution, std::nullopt);
 }
 
-void PrefixCache::stage(std::span<const model::StreamSample> samples, const at::Tensor& features) {
-  const bool wanted =
-      std::any_of(samples.begin(), samples.end(), [&](const auto& item) { return is_wanted(*item.sample); });
+Sample FeatureCache::load_drawn(std::uint64_t position, std::int64_t index, std::int64_t resolution) const {
+  std::optional<std::uint64_t> next;
+  {
+    const std::scoped_lock lock(live_mutex_);
+    if (ages_ && live_.at(position)) return source_.load_at(index, resolution);
+    if (memory_->keeps()) next = next_draw(position, index);
+  }
+  return load_known(index, resolution, next);
+}
+
+// Of two draws of a sample in one step, which runs across the end of an epoch, the later one's features are kept: which
+// that is, no plan and no number of ranks changes.
+bool FeatureCache::is_last_in_step(const model::StreamSample& item) const {
+  const auto batch = static_cast<std::uint64_t>(batch_), length = static_cast<std::uint64_t>(stream_.epoch_length());
+  const std::uint64_t end = (item.position / batch + 1) * batch;
+  if ((end - batch) / length == (end - 1) / length) return true;
+  const std::scoped_lock lock(live_mutex_);
+  for (std::uint64_t position = item.position + 1; position < end; ++position)
+    if (stream_.at(position) == item.sample->index) return false;
+  return true;
+}
+
+// What ages is kept whenever it was made anew.
+bool FeatureCache::is_wanted(const Sample& sample) const {
+  const auto& there = features_ == model::Features::kStates ? sample.vlm.hidden_states : sample.vlm.image_features;
+  return there.empty() && rows_of(sample) > 0 &&
+         (ages_ || (!store_->is_appended(sample.index) && !store_->find(sample.index)));
+}
+
+model::Shown FeatureCache::shown(std::span<const model::StreamSample> samples) {
+  const auto stage_them = [this, samples](const at::Tensor& features) {
+    stage(samples, features, ages_ ? cache::stamp_in_step(step_) : 0, true);
+  };
+  model::Shown shown;
+  (features_ == model::Features::kStates ? shown.hidden_states : shown.image_features) = stage_them;
+  return shown;
+}
+
+void FeatureCache::stage(std::span<const model::StreamSample> samples, const at::Tensor& features, std::int64_t stamp,
+                         bool in_step) {
+  const auto is_to_keep = [&](const model::StreamSample& item) {
+    return is_wanted(*item.sample) && (!ages_ || !in_step || is_last_in_step(item));
+  };
+  const bool wanted = std::any_of(samples.begin(), samples.end(), is_to_keep);
   if (!keeps_ || full_ || !wanted) return;
   const at::Tensor on_host = features.device().is_cpu() ? features : features.cpu();
   const auto* from = static_cast<const std::byte*>(on_host.const_data_ptr());
   const auto row = static_cast<std::size_t>(width_) * c10::elementSize(on_host.scalar_type());
   for (const auto& item : samples) {
     const Sample& sample = *item.sample;
-    if (!sample.vlm.image_features.empty()) continue;
-    const auto rows = sample.vlm.feature_rows();
-    const std::size_t bytes = static_cast<std::size_t>(rows) * row;
-    if (is_wanted(sample))
-      staged_.push_back({{sample.index, 0, static_cast<std::uint32_t>(rows), static_cast<std::uint32_t>(width_), kept_},
-                         {from, from + bytes}});
-    from += bytes;
+    if (features_ == model::Features::kImages && !sample.vlm.image_features.empty()) continue;
+    const auto rows = static_cast<std::uint32_t>(rows_of(sample));
+    if (is_to_keep(item))
+      staged_.push_back(
+          {{sample.index, stamp, rows, static_cast<std::uint32_t>(width_), kept_}, payload_of(from, rows)});
+    from += rows * row;
   }
 }
 
+std::vector<std::byte> FeatureCache::known_states(const Sample& sample) const {
+  return read(sample, std::nullopt).value_or(std::vector<std::byte>());
+}
+
+void FeatureCache::keep_after(std::int64_t step, std::span<const model::StreamSample> samples,
+                              const at::Tensor& features) {
+  stage(samples, features, ages_ ? cache::stamp_after_step(step) : 0, false);
+  commit();
+}
+
 // A cache that cannot be written is a slower run, no failed one.
-void PrefixCache::commit() {
+void FeatureCache::commit() {
   try {
     for (const Staged& one : staged_) {
-      if (store_->is_appended(one.key.sample)) continue;  // drawn twice where one epoch ends and the next begins
+      if (!ages_ && store_->is_appended(one.key.sample))
+        continue;  // drawn twice where one epoch ends and the next begins
       full_ = full_ || !store_->append(one.key, one.features);
       if (full_) break;
       ++made_;
@@ -174,19 +405,18 @@ void PrefixCache::commit() {
           "feature cache: {} holds {} and may take no more (cache.disk_bytes = {}); what is not in it is made "
           "in every epoch",
           store_->folder().string(), format_bytes(static_cast<std::int64_t>(store_->bytes())),
-          disk_bytes_.is_string() ? disk_bytes_.as_string() : std::to_string(disk_bytes_.as_integer()));
+          text_of(config_.cache.disk_bytes));
   } catch (const Error& error) {
     stop_keeping(error.what());
   }
   staged_.clear();
 }
 
-void PrefixCache::discard() { staged_.clear(); }
+void FeatureCache::discard() { staged_.clear(); }
 
-void PrefixCache::publish() {
+void FeatureCache::publish(std::int64_t stamp, std::int64_t oldest) {
   try {
-    store_->publish();
-    store_->refresh();
+    store_->publish(ages_ ? stamp : 0, ages_ ? oldest : 0);
     allow_appends();
     full_ = false;
   } catch (const std::exception& error) {
@@ -194,10 +424,32 @@ void PrefixCache::publish() {
   }
 }
 
-std::string PrefixCache::line() {
+void FeatureCache::clear_older(std::int64_t stamp) {
+  if (!ages_) return;
+  const std::uint64_t bytes = store_->clear_older(stamp, communicator_.rank() == 0);
+  if (bytes == 0) return;
+  spdlog::info("feature cache: cleared {} of features that are read no more",
+               format_bytes(static_cast<std::int64_t>(bytes)));
+  allow_appends();
+  full_ = false;
+}
+
+std::string FeatureCache::line() {
   const std::int64_t read = read_.exchange(0), missed = missed_.exchange(0), made = std::exchange(made_, 0);
-  return fmt::format("feature cache: {} of {} samples loaded came with their features, {} were kept; {} on disk", read,
-                     read + missed, made, format_bytes(static_cast<std::int64_t>(store_->bytes())));
+  const auto error = std::exchange(int8_error_, {});
+  std::string text =
+      fmt::format("feature cache: {} of {} samples loaded came with their features, {} were kept; {} on disk", read,
+                  read + missed, made, format_bytes(static_cast<std::int64_t>(store_->bytes())));
+  const std::int64_t age = age_.exchange(0);
+  if (ages_ && read > 0)
+    text +=
+        fmt::format("; those read were made {:.1f} steps before", static_cast<double>(age) / static_cast<double>(read));
+  if (memory_->hits() + memory_->misses() > 0)
+    text += fmt::format(", {} in memory, which has served {} of {}",
+                        format_bytes(static_cast<std::int64_t>(memory_->bytes())), memory_->hits(),
+                        memory_->hits() + memory_->misses());
+  if (error.squared_values > 0) text += fmt::format("; as bytes, with an error of {:.4f}", error.relative());
+  return text;
 }
 
 }  // namespace plimsoll::train

@@ -1,17 +1,24 @@
 #pragma once
-// The feature cache in a run (cache/ is what it stands on): samples come with their image features where these are
-// known, and features that a step had to make are kept for the next epoch.
+// The feature cache in a run (cache/ is what it stands on): samples come with their features where these are known and
+// the mode asks for it, and features that a step had to make are kept.
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "cache/int8.h"
+#include "cache/live_samples.h"
+#include "cache/memory_tier.h"
 #include "cache/store.h"
 #include "data/sample_source.h"
+#include "data/sample_stream.h"
 #include "ddp/communicator.h"
 #include "model/vla.h"
 #include "train/config.h"
@@ -19,34 +26,80 @@
 
 namespace plimsoll::train {
 
-/// `cache.mode` = "prefix". One per rank. Features are those of vision tower and merger, exact in the model's compute
-/// dtype.
-class PrefixCache final : public FeatureKeeper, public data::SampleSource {
+/// What a cache's files depend on beside the configuration.
+struct FeatureOrigin {
+  std::uint64_t pictures = 0;     ///< SampleSource::pictures_hash()
+  std::uint64_t samples = 0;      ///< SampleSource::hash(): hidden states depend on words too
+  std::uint64_t model_files = 0;  ///< hash_of_model_files()
+  std::string device;             ///< "cpu" or "cuda", whose kernels round differently
+  std::string run;                ///< RunState::run where features age as the run learns; else empty
+};
+cache::Fingerprint feature_fingerprint(const Config& config, const FeatureOrigin& origin);
+
+/// What cache.mode = "auto" comes to, and why: "prefix", or "off".
+struct CacheChoice {
+  std::string mode, reason;
+};
+/// `steps`: of the whole run. `room`: what the disk of cache.dir has to give, what is there already included
+/// (room_for_features). Pure.
+CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
+                              std::int64_t steps, std::uint64_t room);
+/// By cache.disk_bytes and the disk where cache.dir is or will be: for features of this fingerprint.
+std::uint64_t room_for_features(const cache::CacheConfig& config, const cache::Fingerprint& fingerprint);
+/// Bytes of all training samples' features.
+std::uint64_t feature_bytes(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
+                            model::Features which);
+
+/// `cache.mode` = "prefix" or "hybrid". One per rank. Features are kept exact, in the model's compute dtype, or as
+/// bytes where cache.keep says so.
+class FeatureCache final : public FeatureKeeper, public data::SampleSource {
  public:
-  /// Opens the folder of the run's fingerprint (prefix_fingerprint; `model_files` and `device` as there). `source`
-  /// outlives it. A folder that cannot be written is read, and said once. Throws Error(kUsage) for settings under which
-  /// features would not stay exact (an adapter in the vision tower, resolution among memory.knobs), Error(kData) when
-  /// the folder can neither be made nor read.
-  PrefixCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-              const ddp::Communicator& communicator, std::uint64_t model_files, at::Device device);
-  ~PrefixCache() override;
+  /// `source` and `communicator` outlive it. Throws Error(kUsage) for settings under which features would not stay
+  /// exact (prefix: an adapter in the vision tower; resolution among memory.knobs), or with which adapters would learn
+  /// nothing.
+  FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
+               ddp::Communicator& communicator);
+  ~FeatureCache() override;
+
+  /// Opens the folder of the run's fingerprint; before anything else is asked. What is stamped after `published` or
+  /// before `oldest` is not read, where features age. A folder that cannot be written is read, and said once.
+  /// Collective. Throws Error(kData) when the folder can neither be made nor read, Error(kUsage) when ranks have
+  /// different ones.
+  void open(const FeatureOrigin& origin, std::int64_t published, std::int64_t oldest = 0);
+
+  model::Features features() const { return features_; }
+  /// Whether features age: hidden states while adapters learn.
+  bool ages() const { return ages_; }
+  /// Positions that this rank draws in a step.
+  std::vector<std::uint64_t> share_of(std::int64_t step) const;
 
   // What a step makes. Its thread only.
 
-  /// Copies the features of the samples that came without theirs, of one micro-batch.
-  void stage(std::span<const model::StreamSample> samples, const at::Tensor& features) override;
+  void start_step(std::int64_t step) override { step_ = step; }
+  model::Shown shown(std::span<const model::StreamSample> samples) override;
   /// Writes what was staged. A disk that refuses is said once, and nothing more is kept then.
   void commit() override;
   void discard() override;
 
-  /// At the end of an epoch, on every rank: what all ranks have kept so far is read from here on. A folder that cannot
-  /// be read any more is said once.
-  void publish();
+  /// On every rank: what all ranks have kept so far, up to `stamp` where features age, is read from here on, and
+  /// nothing that is stamped before `oldest`. A folder that cannot be read any more is said once.
+  void publish(std::int64_t stamp, std::int64_t oldest = 0);
+  /// What is kept from now on lies in files of its own, so that older ones can be cleared.
+  void end_segment() { store_->end_segment(); }
+  /// Removes the files in which all is stamped before `stamp`.
+  void clear_older(std::int64_t stamp);
+  /// Whether anything more can be kept.
+  bool has_room() const { return keeps_ && !full_; }
+  /// The hidden states of a sample that are read now, [T, hidden] in the compute dtype; empty where there are none.
+  std::vector<std::byte> known_states(const Sample& sample) const;
+  /// Copies the features of these samples, made in evaluation mode after step `step`, and writes them.
+  void keep_after(std::int64_t step, std::span<const model::StreamSample> samples, const at::Tensor& features);
   /// "1,203 of 1,204 samples came with their features, 1 was made and kept; 2.3 GiB of features on disk": since it was
-  /// last asked.
+  /// last asked, but for what memory has served in all.
   std::string line();
 
-  // The source that the loader reads from: any thread. load() gives features in place of pixels where it can.
+  // The source that the loader reads from: any thread. load() gives features where it can; load_drawn() where the draw
+  // is not to be live.
 
   std::int64_t size() const override { return source_.size(); }
   data::SampleDims dims() const override { return source_.dims(); }
@@ -54,6 +107,8 @@ class PrefixCache final : public FeatureKeeper, public data::SampleSource {
   SampleShape shape_at(std::int64_t index, std::int64_t resolution) const override;
   Sample load(std::int64_t index) const override { return load_at(index, source_.own_resolution()); }
   Sample load_at(std::int64_t index, std::int64_t resolution) const override;
+  Sample load_drawn(std::uint64_t position, std::int64_t index, std::int64_t resolution) const override;
+  std::int64_t own_resolution() const override { return source_.own_resolution(); }
   std::vector<std::string> tasks() const override { return source_.tasks(); }
   std::int64_t task_of(std::int64_t index) const override { return source_.task_of(index); }
   const std::vector<std::int64_t>& training() const override { return source_.training(); }
@@ -67,26 +122,40 @@ class PrefixCache final : public FeatureKeeper, public data::SampleSource {
     cache::RecordKey key;
     std::vector<std::byte> features;
   };
-  void open(const Config& config, const ddp::Communicator& communicator, const cache::Fingerprint& fingerprint);
+  void check_shared();
+  void warn_of_room() const;
+  bool is_last_in_step(const model::StreamSample& item) const;
   void allow_appends();
+  std::int64_t rows_of(const Sample& sample) const;
+  std::optional<std::vector<std::byte>> read(const Sample& sample, std::optional<std::uint64_t> next) const;
+  Sample load_known(std::int64_t index, std::int64_t resolution, std::optional<std::uint64_t> next) const;
+  std::uint64_t next_draw(std::uint64_t position, std::int64_t index) const;
+  std::vector<std::byte> payload_of(const std::byte* features, std::uint32_t rows);
   bool is_wanted(const Sample& sample) const;
+  void stage(std::span<const model::StreamSample> samples, const at::Tensor& features, std::int64_t stamp,
+             bool in_step);
   void stop_keeping(const std::string& why);
 
   const data::SampleSource& source_;
-  Setting disk_bytes_;
-  int world_;
-  std::int64_t width_;
-  cache::Kept kept_;
+  ddp::Communicator& communicator_;
+  Config config_;
+  model::Features features_;
+  bool ages_;
+  std::int64_t batch_, width_;
+  cache::Kept made_as_, kept_;  ///< the compute dtype, and what lies on the disk
   std::unique_ptr<cache::Store> store_;
+  std::unique_ptr<cache::MemoryTier> memory_;
+  mutable std::mutex live_mutex_;  ///< of what follows
+  mutable data::SampleStream stream_;
+  mutable std::map<std::uint64_t, std::vector<std::uint32_t>> places_;  ///< of two epochs: of each sample within it
+  mutable cache::LiveSamples live_;                                     ///< where features age
   std::vector<Staged> staged_;
-  mutable std::atomic<std::int64_t> read_ = 0, missed_ = 0;
+  std::atomic<std::int64_t> step_ = 0;
+  std::uint64_t all_bytes_ = 0;  ///< of all training samples' features, where they age
+  mutable std::atomic<std::int64_t> read_ = 0, missed_ = 0, age_ = 0;  ///< age: steps, over all that were read
   std::int64_t made_ = 0;
+  cache::Int8Error int8_error_;  ///< of what was kept since line()
   bool keeps_ = true, full_ = false, said_full_ = false;
 };
-
-/// What cached image features depend on. `pictures`: SampleSource::pictures_hash(); `model_files`:
-/// hash_of_model_files(); `device`: "cpu" or "cuda", whose kernels round differently.
-cache::Fingerprint prefix_fingerprint(const Config& config, std::uint64_t pictures, std::uint64_t model_files,
-                                      const std::string& device);
 
 }  // namespace plimsoll::train

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <chrono>
+#include <utility>
 
 #include "core/bytes.h"
 #include "ddp/handshake.h"
@@ -22,7 +23,13 @@ double milliseconds_since(Clock::time_point start) {
 
 }  // namespace
 
-Loop::Loop(Session& session, RunLog& log) : session_(session), log_(log), last_checkpoint_(session.state.step) {}
+Loop::Loop(Session& session, RunLog& log)
+    : session_(session),
+      log_(log),
+      last_checkpoint_(session.state.step),
+      kept_features_(session.state.features.oldest) {
+  if (session.cache) upkeep_.emplace(session, log);
+}
 
 Outcome Loop::run() {
   RunState& state = session_.state;
@@ -33,13 +40,17 @@ Outcome Loop::run() {
     // Before anything that may fail and write a checkpoint: the weights are those after this step already.
     replaying_ = result.verdict.action == ddp::Action::kReplay;
     if (!replaying_) state.step = step;
-    if (result.verdict.action == ddp::Action::kApply) ++state.updates;
+    if (result.verdict.action == ddp::Action::kApply) {
+      ++state.updates;
+      if (result.live > 0) ++state.adapter_updates;
+    }
+    if (upkeep_ && !replaying_) upkeep_->conclude(step, result.reports);
     follow(step, result);
     if (result.verdict.stop) {
       checkpoint();
       return {ExitCode::kStopped, "stopped on request"};
     }
-    if (!replaying_) end_epoch(step);
+    if (upkeep_ && !replaying_) upkeep_->work(step);
     if (!replaying_ && step % session_.config.train.checkpoint_every == 0) checkpoint();
   }
   checkpoint();
@@ -54,6 +65,7 @@ StepResult Loop::one_step(std::int64_t step) {
   const auto samples = session_.load_share(step, hold);
   input.step = step;
   input.updates = session_.state.updates;
+  input.adapter_updates = session_.state.adapter_updates;
   input.samples = samples;
   input.plan = session_.plan;
   input.table_hash = session_.candidates.hash();
@@ -64,6 +76,7 @@ StepResult Loop::one_step(std::int64_t step) {
   input.load_ms = static_cast<std::int64_t>(milliseconds_since(start));
   if (!replaying_) apply_budget_changes(step);
   input.fill = session_.fill(input.plan, step);
+  if (upkeep_) input.drift = upkeep_->drift();
   StepResult result = session_.step->run(input);
   session_.learn(result.timed);
   if (result.fatal) {
@@ -75,15 +88,6 @@ StepResult Loop::one_step(std::int64_t step) {
     log_.step({step, session_.plan, input.learning_rate_factor, result, milliseconds_since(start)});
   }
   return result;
-}
-
-// What this epoch has made is read in the next one.
-void Loop::end_epoch(std::int64_t step) {
-  const std::int64_t batch = session_.config.batch.effective, length = session_.stream.epoch_length();
-  const bool ends = step * batch / length != (step - 1) * batch / length;
-  if (!session_.cache || (!ends && step < session_.steps)) return;
-  session_.cache->publish();
-  log_.line(session_.cache->line());
 }
 
 void Loop::apply_budget_changes(std::int64_t step) {
@@ -144,6 +148,8 @@ void Loop::checkpoint() {
   log_.sync();
   session_.write_checkpoint();
   last_checkpoint_ = state.step;
+  // Two checkpoints are kept: what the one before reads must stay.
+  if (session_.cache) session_.cache->clear_older(std::exchange(kept_features_, state.features.oldest));
 }
 
 }  // namespace plimsoll::train

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "train/feature_upkeep.h"
 #include "train/run_log.h"
 #include "train/session.h"
 
@@ -28,14 +29,15 @@ class Loop {
  private:
   StepResult one_step(std::int64_t step);
   void apply_budget_changes(std::int64_t step);
-  void end_epoch(std::int64_t step);
   void follow(std::int64_t step, const StepResult& result);
   std::optional<memory::Decision> decide(std::int64_t step, const StepResult& result);
   void checkpoint();
 
   Session& session_;
   RunLog& log_;
+  std::optional<FeatureUpkeep> upkeep_;  ///< where there is a feature cache
   std::int64_t last_checkpoint_ = -1;
+  std::int64_t kept_features_ = 0;  ///< UpkeepState::oldest of that checkpoint
   bool replaying_ = false;
   bool first_ = true;  ///< no step of this attempt has begun
 };

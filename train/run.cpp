@@ -80,12 +80,20 @@ std::string shortfall_line(const memory::Calibration& calibration) {
 
 Outcome train_one(const Config& config, const RunOptions& options, ddp::Communicator& communicator,
                   std::int64_t& step) {
-  if (!options.resume && !options.plan_only) refuse_old_run(config.run.dir);
+  const bool trains = !options.plan_only && !options.build_cache;
+  if (!options.resume && trains) refuse_old_run(config.run.dir);
   Device device = open_device(config.run.device, communicator.local_rank());
   const auto on_device = communicator_on(device, communicator);
   set_threads(config.run, communicator.world());
   const auto source = make_source(config);
   Session session(config, on_device ? *on_device : communicator, *source, device);
+  if (options.build_cache) {
+    const BuiltCache built = build_cache(session, [&](const std::string& text) {
+      if (communicator.rank() == 0) spdlog::info("{}", text);
+    });
+    if (communicator.rank() == 0) options.build_cache(built);
+    return {ExitCode::kDone, "cache built"};
+  }
   session.resume(options.resume);
   step = session.state.step;
   if (options.plan_only) {
@@ -125,7 +133,7 @@ ExitCode run(const Config& config, const RunOptions& options) {
   try {
     outcome = train_one(config, options, *communicator, step);
     communicator->barrier();  // all durable work is done: only now may anybody leave
-    if (!options.plan_only) write_exit(config, *communicator, outcome, step);
+    if (!options.plan_only && !options.build_cache) write_exit(config, *communicator, outcome, step);
   } catch (const ddp::PeerLeft& error) {
     // The culprit has written exit.json; this rank only leaves with its code.
     spdlog::error("{}", error.what());
@@ -144,7 +152,7 @@ ExitCode run(const Config& config, const RunOptions& options) {
   if (outcome.code == ExitCode::kDone || outcome.code == ExitCode::kStopped) return outcome.code;
   spdlog::error("{}", outcome.reason);
   // Errors are mostly met by all ranks at once; where they are not, the others must not wait for this one.
-  if (outcome.code != ExitCode::kPeer) write_error(config, outcome, step);
+  if (!options.build_cache && outcome.code != ExitCode::kPeer) write_error(config, outcome, step);
   if (communicator->world() > 1) communicator->abort(static_cast<int>(outcome.code));
   return outcome.code;
 }

@@ -1,9 +1,11 @@
 #pragma once
 // One rank of a run, from configuration to exit code.
 
+#include <functional>
 #include <string>
 
 #include "core/error.h"
+#include "train/build_cache.h"
 #include "train/config.h"
 
 namespace plimsoll::train {
@@ -11,6 +13,8 @@ namespace plimsoll::train {
 struct RunOptions {
   bool resume = false;     ///< go on from the newest checkpoint of run.dir, if there is one
   bool plan_only = false;  ///< print the plan and its predicted breakdown, train nothing
+  /// Make the features that are missing in the cache, train nothing, and hand over what came of it (rank 0 only).
+  std::function<void(const BuiltCache&)> build_cache;
 };
 
 /// Trains as `config` says, alone or as one rank under mpirun or srun. Prints the plan first; leaves checkpoints,

@@ -122,6 +122,7 @@ void RunLog::step(const StepView& v) {
   record.lr = config.train.lr * v.learning_rate_factor;
   record.vl_lr = config.train.vl_lr * v.learning_rate_factor;
   record.samples = config.batch.effective;
+  record.live = result.live;
   record.first_sample = (v.step - 1) * config.batch.effective;
   record.step_ms = static_cast<double>(slowest(result.reports, &ddp::Report::step_ms));
   record.micro_batches = result.guardian.micro_batches;
@@ -170,6 +171,13 @@ void RunLog::decision(const memory::Decision& decision) {
   record.reason = decision.reason;
   decisions_->append(report::to_json(record));
   status(decision, windows_);
+}
+
+void RunLog::cache_decision(std::int64_t step, const std::string& what, const std::string& reason, std::int64_t drift) {
+  if (!active_) return;
+  report::CacheRecord record{step, what, reason, std::nullopt};
+  if (drift >= 0) record.drift = static_cast<double>(drift) / 1e6;
+  decisions_->append(report::to_json(record));
 }
 
 void RunLog::sync() {

@@ -44,6 +44,9 @@ class RunLog {
   void gather(const std::vector<ddp::Report>& reports);
   /// A decision of the policy or of an escalation, with the peaks and retries gathered since the one before.
   void decision(const memory::Decision& decision);
+  /// What was decided about the feature cache ("rebuild", "rebuilt"), and why: a line of decisions.jsonl. `drift`:
+  /// millionths, -1 where it is not known.
+  void cache_decision(std::int64_t step, const std::string& what, const std::string& reason, std::int64_t drift);
   /// Waits for the disk: before a checkpoint is declared complete.
   void sync();
 

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
+#include <numeric>
 
 #include "core/bytes.h"
 #include "core/error.h"
@@ -55,6 +58,21 @@ const std::vector<std::string> kFreeSettings = {"run.dir",
                                                 "train.checkpoint_every",
                                                 "train.eval_samples"};
 
+// A cache whose features age changes what is learned; where it lies does not.
+std::vector<std::string> free_settings(const Config& config) {
+  std::vector<std::string> free = kFreeSettings;
+  if (config.cache.mode != "hybrid" || config.train.stage != 2) return free;
+  std::erase(free, "cache");
+  free.insert(free.end(), {"cache.dir", "cache.disk_bytes", "cache.host_bytes"});
+  return free;
+}
+
+// Of all runs that share a cache folder.
+std::string new_run_name() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch().count();
+  return fmt::format("{:x}-{:x}", now, ::getpid());
+}
+
 const std::vector<std::int64_t>& nonempty(const std::vector<std::int64_t>& samples) {
   if (samples.empty())
     fail(ExitCode::kData, "the dataset has no training samples; lower data.eval_fraction or add episodes");
@@ -103,8 +121,7 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   model = std::make_unique<model::VlaModel>(options, device.place);
   buffers = std::make_unique<FlatBuffers>(model->parameters(), kLossSlots + ddp::slot_count(comm.world()));
   shake_hands();
-  if (config.cache.mode == "prefix")
-    cache = std::make_unique<PrefixCache>(config, *model, source, comm, model_files(), device.place);
+  make_cache();
   size_workspace();
   choose_plan();
   step = std::make_unique<Step>(*model, model->packing_rules(static_cast<std::uint64_t>(config.run.seed), false),
@@ -125,8 +142,12 @@ std::vector<SampleShape> Session::heaviest_at(int resolution) const {
 Draws& Session::draws_at(int resolution) const {
   const auto found = draws_.find(resolution);
   if (found != draws_.end()) return found->second;
-  const DrawOptions options_of{static_cast<std::uint64_t>(config.run.seed), steps, config.batch.effective,
-                               communicator.world(), resolution};
+  const DrawOptions options_of{static_cast<std::uint64_t>(config.run.seed),
+                               steps,
+                               config.batch.effective,
+                               communicator.world(),
+                               resolution,
+                               cache && cache->ages()};
   return draws_.emplace(resolution, Draws(source, options_of, heaviest_at(resolution))).first->second;
 }
 
@@ -153,10 +174,66 @@ void Session::shake_hands() {
   for (const auto& numbers : ddp::share_numbers(communicator, mine)) budgets.push_back(numbers.at(0));
 }
 
-std::vector<model::StreamSample> Session::load_share(std::int64_t number,
-                                                     std::vector<std::shared_ptr<const Sample>>& hold) {
+std::vector<std::uint64_t> Session::positions_of(std::int64_t number) const {
+  if (cache) return cache->share_of(number);
   const auto [begin, end] =
       data::share_of_step(number, config.batch.effective, communicator.rank(), communicator.world());
+  std::vector<std::uint64_t> positions(end - begin);
+  std::iota(positions.begin(), positions.end(), begin);
+  return positions;
+}
+
+FeatureOrigin Session::feature_origin() {
+  FeatureOrigin origin;
+  origin.pictures = source.pictures_hash();
+  origin.samples = source.hash();
+  origin.model_files = model_files();
+  origin.device = device.place.is_cpu() ? "cpu" : "cuda";
+  if (cache && cache->ages()) origin.run = state.run;
+  return origin;
+}
+
+void Session::open_cache() { cache->open(feature_origin(), state.features.published, state.features.oldest); }
+
+void Session::make_cache() {
+  const bool automatic = config.cache.mode == "auto";
+  if (automatic) choose_cache();
+  // With every sample live nothing would ever be read.
+  const bool all_live = config.cache.mode == "hybrid" && config.train.stage == 2 && config.cache.live_fraction == 1;
+  if (config.cache.mode == "off" || all_live) return;
+  cache = std::make_unique<FeatureCache>(config, *model, source, communicator);
+  encode_predictor = std::make_unique<memory::Predictor>(
+      [this](const auto& shape, const memory::Plan&) { return dry->encode_bytes(shape, cache->features()); },
+      device.place.is_cpu());
+  if (cache->ages()) return;  // resume() knows the run
+  std::string trouble;
+  try {
+    open_cache();
+  } catch (const Error& error) {
+    if (!automatic) throw;
+    trouble = error.what();
+  }
+  if (!automatic) return;
+  for (const auto& text : ddp::share_text(communicator, trouble)) {
+    if (text.empty()) continue;
+    if (communicator.rank() == 0) spdlog::warn("cache.mode = \"auto\": off, since {}", text);
+    cache.reset();
+    return;
+  }
+}
+
+// The disk is rank 0's to judge: all must do the same.
+void Session::choose_cache() {
+  Config with = config;
+  with.cache.mode = "prefix";
+  const std::uint64_t room = room_for_features(config.cache, feature_fingerprint(with, feature_origin()));
+  const CacheChoice choice = choose_cache_mode(config, *model, source, steps, room);
+  config.cache.mode = ddp::share_text(communicator, choice.mode).front();
+  if (communicator.rank() == 0) spdlog::info("cache.mode = \"auto\": {}: {}", choice.mode, choice.reason);
+}
+
+std::vector<model::StreamSample> Session::load_share(std::int64_t number,
+                                                     std::vector<std::shared_ptr<const Sample>>& hold) {
   if (!loader) {
     data::LoaderOptions with;
     with.workers = static_cast<int>(config.data.workers);
@@ -167,11 +244,12 @@ std::vector<model::StreamSample> Session::load_share(std::int64_t number,
     with.seed = static_cast<std::uint64_t>(config.run.seed);
     with.resolution = plan.resolution;
     with.first_step = number;
+    if (cache && cache->ages()) with.share = [this](std::int64_t of_step) { return cache->share_of(of_step); };
     loader = std::make_unique<data::Loader>(cache ? *cache : source, with);
   }
   std::vector<model::StreamSample> samples;
   hold.clear();
-  for (std::uint64_t position = begin; position < end; ++position) {
+  for (const std::uint64_t position : positions_of(number)) {
     hold.push_back(loader->get(position));
     samples.push_back({hold.back().get(), position});
   }
@@ -213,9 +291,11 @@ void Session::compare_on_all_ranks(const char* name, const std::string& value) {
 void Session::resume(bool from_newest) {
   const auto newest = from_newest ? newest_checkpoint(checkpoint_root()) : std::nullopt;
   compare_on_all_ranks("newest checkpoint", newest ? newest->filename().string() : "none");
-  const std::uint64_t learned = config_hash(config, kFreeSettings);
+  const std::uint64_t learned = config_hash(config, free_settings(config));
   if (!newest) {
     state.configuration = learned;
+    state.run = ddp::share_text(communicator, new_run_name()).front();
+    if (cache && cache->ages()) open_cache();
     if (config.train.stage1_checkpoint.empty()) return;
     const auto count = read_weights(config.train.stage1_checkpoint, *buffers);
     if (count == 0) {
@@ -246,6 +326,7 @@ void Session::resume(bool from_newest) {
          "{}: the run goes on with pictures of {} px, and cache.mode = \"{}\" keeps features of those of "
          "data.resolution = {}; set cache.mode = \"off\"",
          newest->string(), plan.resolution, config.cache.mode, config.data.resolution);
+  if (cache && cache->ages()) open_cache();
   spdlog::info("resumed from {} at step {}", newest->string(), state.step);
 }
 

@@ -47,11 +47,11 @@ struct Session {
   std::unique_ptr<DryStep> dry;
   std::unique_ptr<model::VlaModel> model;
   std::unique_ptr<FlatBuffers> buffers;
-  std::unique_ptr<memory::Predictor> predictor, evaluation_predictor;
+  std::unique_ptr<memory::Predictor> predictor, evaluation_predictor, encode_predictor;
   std::unique_ptr<Step> step;
   std::unique_ptr<Controller> controller;
   data::SampleStream stream;
-  std::unique_ptr<PrefixCache> cache;    ///< null: off. The loader reads from it
+  std::unique_ptr<FeatureCache> cache;   ///< null: off. The loader reads from it
   std::unique_ptr<data::Loader> loader;  ///< made with the first share
   std::vector<SampleShape> heaviest;     ///< that bound the training samples, as many as a share has
   std::vector<SampleShape> evaluated;   ///< of the samples that are evaluated, as many as one rank gets, heaviest first
@@ -66,6 +66,8 @@ struct Session {
   memory::Plan plan;
   RunState state;
 
+  /// Positions of the sample stream that this rank draws in a step.
+  std::vector<std::uint64_t> positions_of(std::int64_t step) const;
   /// This rank's share of a step, waiting for the loader; `hold` keeps the samples alive.
   std::vector<model::StreamSample> load_share(std::int64_t step, std::vector<std::shared_ptr<const Sample>>& hold);
   std::filesystem::path checkpoint_root() const;
@@ -95,6 +97,10 @@ struct Session {
   std::int64_t leanest_bytes(const memory::MicroBatchShape& shape, const memory::Plan& usual) const;
   memory::MicroBatchShape heaviest_evaluation(const memory::Plan& plan) const;
   std::int64_t evaluation_bytes(const memory::Plan& plan) const;
+  void make_cache();
+  void choose_cache();
+  FeatureOrigin feature_origin();
+  void open_cache();
   void size_workspace();
   std::int64_t choose_workspace();
   void choose_plan();

@@ -140,7 +140,10 @@ void Session::choose_plan() {
 // The predictive policy's: the fastest candidate that fits all ranks.
 void Session::choose_candidate() {
   calibration = read_calibration(*this);
-  costs = measure_costs(*this);
+  // One search for the sample serves the timings and what steps are compared with.
+  const std::int64_t middle = middling(source);
+  costs = measure_costs(*this, middle);
+  way_times = {costs, memory::weight_of(source.shape_at(middle, config.data.resolution))};
   memory::PolicyState fresh;
   fresh.calibration = calibration;
   const memory::ChoiceLimits limits{budgets, memory::parse_fraction(config.memory.target, "memory.target"), 0};
@@ -157,14 +160,11 @@ void Session::choose_candidate() {
   plan = chosen->plan;
   start_from_table(limits, fresh);
   if (!turns(config, "micro_batch")) candidates = candidates_of(plan.micro_batch);  // it stays what it is now
-  ways = memory::ways_of(candidates.all(), costs, share);
-  const std::int64_t middle = middling(source);
-  way_times = {costs, memory::weight_of(source.shape_at(middle, config.data.resolution))};
+  ways = way_times.ways(candidates.all(), share);
 }
 
 void Session::learn(const memory::TimedShare& timed) {
-  if (candidates.empty()) return;
-  way_times.took(timed);
+  if (candidates.empty() || !way_times.took(timed)) return;
   ways = way_times.ways(candidates.all(), share);
 }
 

@@ -46,10 +46,10 @@ model::Recompute recompute_of(const memory::Plan& plan) {
 
 at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,
                             const model::Recompute& recompute, std::int64_t effective_batch,
-                            const std::function<void(const at::Tensor&)>& keep) {
+                            const model::Shown& shown) {
   const at::AutoGradMode grad(true);
   const AllocationLabel label("backward");  // the model's parts label what they make; the rest is backward's
-  const at::Tensor losses = model.sample_losses(batch, recompute, keep);
+  const at::Tensor losses = model.sample_losses(batch, recompute, shown);
   // Every sample counts 1 / B, however the batch is cut: that is why splitting never changes the gradient.
   const at::Tensor weights = at::full(losses.sizes(), 1.0 / static_cast<double>(effective_batch), losses.options());
   torch::autograd::backward({losses}, {weights});
@@ -89,25 +89,66 @@ Step::Step(const model::VlaModel& model, const model::PackingRules& rules, at::D
       options_(options),
       guardian_(meter) {}
 
-StepResult Step::run(const StepInput& asked) {
+namespace {
+
+// Samples that run the whole model first, then those that come with their hidden states: a micro-batch is of one kind.
+std::vector<model::StreamSample> by_kind(std::span<const model::StreamSample> samples, std::size_t& live) {
+  std::vector<model::StreamSample> sorted(samples.begin(), samples.end());
+  const auto cached =
+      std::ranges::stable_partition(sorted, [](const auto& item) { return item.sample->vlm.hidden_states.empty(); });
+  live = sorted.size() - cached.size();
+  return sorted;
+}
+
+void add(memory::GuardianReport& sum, const memory::GuardianReport& part, std::size_t offset) {
+  sum.micro_batches += part.micro_batches;
+  sum.retries += part.retries;
+  sum.splits += part.splits;
+  sum.predicted_peak = std::max(sum.predicted_peak, part.predicted_peak);
+  sum.failed_request = std::max(sum.failed_request, part.failed_request);
+  if (part.failed && !sum.failed) sum.failed_sample = offset + part.failed_sample;
+  sum.failed = sum.failed || part.failed;
+  if (!part.error.empty()) sum.error = part.error;
+}
+
+}  // namespace
+
+memory::GuardianReport Step::run_part(const StepInput& asked, StepResult& result) {
   const auto start = std::chrono::steady_clock::now();
-  // What an evaluation or a checkpoint needed is no micro-batch's, and must not correct a prediction of one.
-  meter_.reset_peak();
-  const ArrangedShare share = arrange(asked.samples, asked.plan, asked.fill, predictor_);
+  const ArrangedShare share =
+      arrange(asked.samples, asked.plan, out_of_memory_ ? memory::Fill{} : asked.fill, predictor_);
   StepInput input = asked;
   input.samples = share.samples;
   way_ = share.way;
-  out_of_memory_ = other_recompute_ = false;
+  other_way_ = other_way_ || way_ != input.plan;
+  auto report = guardian_.run(input.samples.size(), static_cast<std::size_t>(way_.micro_batch), work(input));
+  if (report.failed) failed_sample_ = input.samples[report.failed_sample].sample->index;
+  const bool live = input.samples.front().sample->vlm.hidden_states.empty();
+  if (live && report.retries == 0 && report.splits == 0 && !report.failed)
+    result.timed = {way_, std::ssize(input.samples), weight_of(input.samples), microseconds_since(start)};
+  return report;
+}
+
+StepResult Step::run(const StepInput& input) {
+  const auto start = std::chrono::steady_clock::now();
+  // What an evaluation or a checkpoint needed is no micro-batch's, and must not correct a prediction of one.
+  meter_.reset_peak();
+  out_of_memory_ = other_way_ = other_recompute_ = false;
   communicator_.enter(input.step, "compute");
   buffers_.start_step();
-  non_finite_sample_ = -1;
+  if (keeper_ != nullptr) keeper_->start_step(input.step);
+  non_finite_sample_ = failed_sample_ = -1;
   StepResult result;
-  result.guardian = guardian_.run(input.samples.size(), static_cast<std::size_t>(way_.micro_batch), work(input));
+  std::size_t live = 0;
+  const auto sorted = by_kind(input.samples, live);
+  const std::span<const model::StreamSample> whole = sorted;
+  StepInput part = input;
+  part.samples = whole.first(live);
+  if (live > 0) result.guardian = run_part(part, result);
+  part.samples = whole.subspan(live);
+  if (live < whole.size() && !result.guardian.failed) add(result.guardian, run_part(part, result), live);
   const std::span<float> slots = buffers_.extra().subspan(kLossSlots);
-  const std::int64_t took = microseconds_since(start);
-  if (result.guardian.retries == 0 && result.guardian.splits == 0 && !result.guardian.failed)
-    result.timed = {way_, std::ssize(input.samples), weight_of(input.samples), took};
-  ddp::pack(report(input, result.guardian, took / 1000), communicator_.rank(), slots);
+  ddp::pack(report(input, result.guardian, microseconds_since(start) / 1000), communicator_.rank(), slots);
 
   communicator_.enter(input.step, "reduce");
   buffers_.reduce([this](std::span<float> all) { communicator_.all_reduce_sum(all); });
@@ -121,8 +162,10 @@ StepResult Step::run(const StepInput& asked) {
   }
   agreement_ = result.verdict.next;
   result.loss = buffers_.extra()[0] / buffers_.extra()[1];
+  result.live = static_cast<std::int64_t>(buffers_.extra()[2]);
   if (result.verdict.action == ddp::Action::kApply) {
-    result.gradient_norm = apply_gradients(buffers_, options_, input.learning_rate_factor, input.updates);
+    result.gradient_norm = apply_gradients(
+        buffers_, options_, {input.learning_rate_factor, input.updates, input.adapter_updates, result.live});
   }
   return result;
 }
@@ -164,9 +207,8 @@ void Step::forward_backward(const StepInput& input, memory::Piece piece) {
   const model::PackedBatch batch = model::pack(samples, rules_, device_);
   const memory::Plan way = plan_of(input, piece);
   other_recompute_ = other_recompute_ || !memory::recomputes_alike(way, input.plan);
-  std::function<void(const at::Tensor&)> keep;
-  if (keeper_ != nullptr) keep = [&](const at::Tensor& features) { keeper_->stage(samples, features); };
-  commit(samples, train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, keep));
+  const model::Shown shown = keeper_ != nullptr ? keeper_->shown(samples) : model::Shown{};
+  commit(samples, train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, shown));
 }
 
 void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor& losses) {
@@ -187,6 +229,7 @@ void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor
   if (keeper_ != nullptr) keeper_->commit();
   for (std::size_t i = 0; i < samples.size(); ++i) buffers_.extra()[0] += values[i];
   buffers_.extra()[1] += static_cast<float>(samples.size());
+  if (samples.front().sample->vlm.hidden_states.empty()) buffers_.extra()[2] += static_cast<float>(samples.size());
 }
 
 ddp::Report Step::report(const StepInput& input, const memory::GuardianReport& guardian, std::int64_t step_ms) {
@@ -194,7 +237,7 @@ ddp::Report Step::report(const StepInput& input, const memory::GuardianReport& g
   report.budget_bytes = meter_.budget();
   report.measured_peak_bytes = meter_.peak();
   report.predicted_peak_bytes = guardian.predicted_peak;
-  report.other_way = way_ != input.plan || other_recompute_;
+  report.other_way = other_way_ || other_recompute_;
   report.other_recompute = other_recompute_;
   report.failed_request_bytes = guardian.failed_request;
   report.retries = guardian.retries;
@@ -203,28 +246,46 @@ ddp::Report Step::report(const StepInput& input, const memory::GuardianReport& g
   report.load_ms = input.load_ms;
   report.failed = guardian.failed;
   report.non_finite = non_finite_sample_ >= 0;
+  report.probed = input.drift.samples;
+  report.drift_sum = input.drift.distances;
+  report.angle_sum = input.drift.angles;
   report.stop_requested = input.stop_requested;
-  report.sample_index = guardian.failed ? input.samples[guardian.failed_sample].sample->index : non_finite_sample_;
+  report.sample_index = guardian.failed ? failed_sample_ : non_finite_sample_;
   report.plan_hash = memory::plan_hash(input.plan) ^ input.table_hash;
   report.weight_hash = input.hash_weights ? buffers_.weight_hash() : 0;
   return report;
 }
 
-double apply_gradients(FlatBuffers& buffers, const StepOptions& options, double learning_rate_factor,
-                       std::int64_t updates) {
+double apply_gradients(FlatBuffers& buffers, const StepOptions& options, const UpdateInput& input) {
   const FlatKernels& kernels = buffers.kernels();
-  const double norm = kernels.l2_norm(buffers.gradients());
   const double clip = options.clip_norm;
-  const float scale = clip > 0 && norm > clip ? static_cast<float>(clip / (norm + 1e-6)) : 1.0F;
+  const auto scale_for = [clip](double norm) {
+    return clip > 0 && norm > clip ? static_cast<float>(clip / (norm + 1e-6)) : 1.0F;
+  };
+  const double joint = options.clip_apart ? 0.0 : kernels.l2_norm(buffers.gradients());
+  double squares = 0.0;
   for (const auto group : {model::ParameterGroup::kVlm, model::ParameterGroup::kExpert}) {
+    const bool adapters = group == model::ParameterGroup::kVlm;
     const FlatRange range = buffers.group(group);
-    AdamWOptions adamw = group == model::ParameterGroup::kVlm ? options.adapters : options.expert;
-    adamw.learning_rate *= learning_rate_factor;
+    float factor = scale_for(joint);
+    if (options.clip_apart) {
+      if (adapters && input.live == 0) continue;
+      // The sum over all samples by their number becomes the mean over those that are live.
+      const double mean = adapters && input.live > 0
+                              ? static_cast<double>(options.effective_batch) / static_cast<double>(input.live)
+                              : 1.0;
+      const double norm = range.begin == range.end ? 0.0 : mean * kernels.l2_norm(part(buffers.gradients(), range));
+      squares += norm * norm;
+      factor = scale_for(norm) * static_cast<float>(mean);
+    }
+    const bool own_time = adapters && input.adapter_updates >= 0;
+    AdamWOptions adamw = adapters ? options.adapters : options.expert;
+    adamw.learning_rate *= input.learning_rate_factor;
     kernels.adamw(part(buffers.parameters(), range), part(buffers.gradients(), range),
                   part(buffers.first_moment(), range), part(buffers.second_moment(), range),
-                  adamw_factors(adamw, updates + 1, scale));
+                  adamw_factors(adamw, (own_time ? input.adapter_updates : input.updates) + 1, factor));
   }
-  return norm;
+  return options.clip_apart ? std::sqrt(squares) : joint;
 }
 
 }  // namespace plimsoll::train

@@ -22,20 +22,32 @@
 
 namespace plimsoll::train {
 
-/// Floats between gradients and report slots in the reduction buffer: sum of the losses, count of the samples.
-inline constexpr std::int64_t kLossSlots = 2;
+/// Floats between gradients and report slots in the reduction buffer: sum of the losses, count of the samples,
+/// and of those that ran the whole model.
+inline constexpr std::int64_t kLossSlots = 3;
 
 /// What does not change from step to step.
 struct StepOptions {
   std::int64_t effective_batch = 1;  ///< samples of a step over all ranks: the divisor of the loss
   double clip_norm = 1.0;            ///< 0: none
   AdamWOptions adapters, expert;     ///< learning rates at factor 1
+  /// Only a part of the samples gives adapters a gradient (cache.mode = "hybrid"): they and the rest are clipped each
+  /// by its own norm.
+  bool clip_apart = false;
+};
+
+/// How far the cached features of some samples are from fresh ones.
+struct FeatureDrift {
+  std::int64_t samples = 0;
+  std::int64_t distances = 0;  ///< sum of relative L2 distances, millionths, each at most a million
+  std::int64_t angles = 0;     ///< likewise of 1 - cosine
 };
 
 /// What a step is asked to do.
 struct StepInput {
   std::int64_t step = 1;                         ///< from 1; skipped steps count
   std::int64_t updates = 0;                      ///< updates applied before this step: AdamW's time
+  std::int64_t adapter_updates = -1;             ///< likewise of the adapters; -1: as many
   std::span<const model::StreamSample> samples;  ///< this rank's share, all loaded
   memory::Plan plan;
   std::uint32_t table_hash = 0;  ///< 24 bits of the candidates: ranks that hold other ones must not go on together
@@ -44,6 +56,7 @@ struct StepInput {
   bool hash_weights = false;    ///< once a window: report a hash of the weights
   bool stop_requested = false;  ///< this rank was asked to stop
   std::int64_t load_ms = 0;
+  FeatureDrift drift;  ///< that this rank has found since the step before
 };
 
 struct StepResult {
@@ -53,16 +66,18 @@ struct StepResult {
   memory::TimedShare timed;          ///< this rank's; without samples where anything was split or run twice
   std::optional<Error> fatal;        ///< the job ends here, on all ranks alike: the third skip in a row, ranks diverged
   double loss = 0.0;                 ///< mean over the samples of all ranks
+  std::int64_t live = 0;             ///< samples of all ranks that ran the whole model
   double gradient_norm = 0.0;        ///< before clipping
 };
 
-/// Who keeps the features that steps make (train/feature_cache.h). A commit concerns what was staged since the one
+/// Who keeps the features that steps make (train/feature_cache.h). A commit concerns what was shown since the one
 /// before it.
 class FeatureKeeper {
  public:
   virtual ~FeatureKeeper() = default;
-  /// Image features of the samples that came without, in their order; the tensor is not held on to.
-  virtual void stage(std::span<const model::StreamSample> samples, const at::Tensor& features) = 0;
+  virtual void start_step(std::int64_t step) = 0;
+  /// Who is to see what a micro-batch of these samples makes; they outlive it.
+  virtual model::Shown shown(std::span<const model::StreamSample> samples) = 0;
   virtual void commit() = 0;
   virtual void discard() = 0;
 };
@@ -79,12 +94,13 @@ class Step {
   /// refuses comes back as `fatal`, so that all ranks can write a checkpoint before they leave.
   StepResult run(const StepInput& input);
 
-  /// From now on `keeper` is shown the image features that steps make; null: nobody. It outlives the step.
+  /// From now on `keeper` is shown the features that steps make; null: nobody. It outlives the step.
   void keep_features(FeatureKeeper* keeper) { keeper_ = keeper; }
   memory::Guardian& guardian() { return guardian_; }
   ddp::AgreementState& agreement() { return agreement_; }
 
  private:
+  memory::GuardianReport run_part(const StepInput& input, StepResult& result);
   memory::MicroBatchWork work(const StepInput& input);
   memory::Plan plan_of(const StepInput& input, memory::Piece piece);
   std::size_t keep_to_plan(const StepInput& input, memory::Piece piece);
@@ -104,15 +120,24 @@ class Step {
   FeatureKeeper* keeper_ = nullptr;
   ddp::AgreementState agreement_;
   std::int64_t non_finite_sample_ = -1;
-  memory::Plan way_;              ///< of this step's share
+  std::int64_t failed_sample_ = -1;
+  memory::Plan way_;              ///< of this step's share, or of that part of it which is being run
+  bool other_way_ = false;        ///< in this step: some part was not run in the plan's way
   bool out_of_memory_ = false;    ///< in this step: the rest of it is run as the plan says
   bool other_recompute_ = false;  ///< in this step: some micro-batch recomputed or offloaded something else
 };
 
-/// Norm, clipping and AdamW, in place, over what is committed; `updates` were applied before. Returns the norm before
-/// clipping.
-double apply_gradients(FlatBuffers& buffers, const StepOptions& options, double learning_rate_factor,
-                       std::int64_t updates);
+/// What an update goes by.
+struct UpdateInput {
+  double learning_rate_factor = 1.0;
+  std::int64_t updates = 0;           ///< applied before
+  std::int64_t adapter_updates = -1;  ///< likewise of the adapters; -1: as many
+  std::int64_t live = -1;             ///< samples that gave adapters a gradient; -1: all
+};
+
+/// Norm, clipping and AdamW, in place, over what is committed. The adapters' gradients count as the mean over the live
+/// samples; without any they stay as they are, their moments too. Returns the norm before clipping.
+double apply_gradients(FlatBuffers& buffers, const StepOptions& options, const UpdateInput& input);
 
 /// Totals of a micro-batch: what its memory depends on.
 memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples);
@@ -121,9 +146,9 @@ memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples);
 model::Recompute recompute_of(const memory::Plan& plan);
 
 /// Forward and backward of one micro-batch into the parameters' .grad; returns the losses per sample. The same code
-/// runs a step and its dry run. `keep` as in model::VlaModel::sample_losses.
+/// runs a step and its dry run. `shown` as in model::VlaModel::sample_losses.
 at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,
                             const model::Recompute& recompute, std::int64_t effective_batch,
-                            const std::function<void(const at::Tensor&)>& keep = {});
+                            const model::Shown& shown = {});
 
 }  // namespace plimsoll::train

@@ -31,10 +31,10 @@ std::int64_t middling(const data::SampleSource& source) {
   return *middle;
 }
 
-Stopwatch::Stopwatch(Session& session, std::int64_t resolution, std::int64_t allowance)
+Stopwatch::Stopwatch(Session& session, std::int64_t sample, std::int64_t resolution, std::int64_t allowance)
     : session_(session),
       allowance_(allowance),
-      sample_(session.source.load_at(middling(session.source), resolution)),
+      sample_(session.source.load_at(sample, resolution)),
       rules_(session.model->packing_rules(static_cast<std::uint64_t>(session.config.run.seed), false)) {}
 
 void Stopwatch::keep_to_run(const memory::Plan& plan) {

@@ -87,6 +87,7 @@ memory::PlanTable tune(const Config& config, std::span<const std::int64_t> budge
   tried.memory.calibration = "off";
   tried.memory.table = "off";
   tried.memory.budget_changes.clear();
+  tried.cache.mode = "off";
   tried.batch.micro = "auto";
   // One rank alone does what each of launch.ranks will have to do.
   tried.batch.effective = (config.batch.effective + config.launch.ranks - 1) / config.launch.ranks;

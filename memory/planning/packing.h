@@ -12,7 +12,7 @@
 namespace plimsoll::memory {
 
 /// What a sample counts when a share is balanced.
-inline std::int64_t weight_of(const SampleShape& shape) { return shape.tokens + shape.patches; }
+inline std::int64_t weight_of(const SampleShape& shape) { return shape.tokens + shape.patches + shape.states; }
 
 /// The order in which to take the samples of a share with these weights (not negative; any unit), when it is cut into
 /// consecutive micro-batches of `micro_batch` samples and a rest: result[i] is the place in the share of the i-th

@@ -38,8 +38,8 @@ void WayTimes::add(double x, double y) {
   n_ += 1, x_ += x, xx_ += x * x, y_ += y, xy_ += x * y;
 }
 
-void WayTimes::took(const TimedShare& share) {
-  if (share.samples < 1 || share.weight < 1 || share.microseconds < 1) return;
+bool WayTimes::took(const TimedShare& share) {
+  if (share.samples < 1 || share.weight < 1 || share.microseconds < 1) return false;
   const double x = static_cast<double>(share.weight) / static_cast<double>(share.samples * middling_);
   double y = static_cast<double>(share.microseconds) /
              static_cast<double>(share_microseconds(costs_, share.way, share.samples));
@@ -54,6 +54,7 @@ void WayTimes::took(const TimedShare& share) {
   learned.weight = learned.weight * kKeep + 1;
   learned.ratios = learned.ratios * kKeep + y / expected(x);
   learned.last = ++steps_;
+  return true;
 }
 
 double WayTimes::factor(const Plan& way) const {
@@ -68,8 +69,13 @@ bool WayTimes::learns_next() const {
 }
 
 std::vector<Candidate> WayTimes::ways(std::span<const Candidate> candidates, std::int64_t share) const {
+  std::map<Key, std::int64_t> known;  // of this call: a step that learns asks twice
   const auto time = [&](const Plan& plan) {
-    return static_cast<std::int64_t>(factor(plan) * static_cast<double>(share_microseconds(costs_, plan, share)));
+    const auto [found, is_new] = known.try_emplace(key_of(plan));
+    if (is_new)
+      found->second =
+          static_cast<std::int64_t>(factor(plan) * static_cast<double>(share_microseconds(costs_, plan, share)));
+    return found->second;
   };
   auto ways = ways_of(candidates, time);
   if (!learns_next() || ways.empty()) return ways;

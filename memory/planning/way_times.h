@@ -29,16 +29,16 @@ class WayTimes {
   /// `costs`: of before the run, for samples that weigh `middling`, at least 1.
   WayTimes(CostModel costs, std::int64_t middling);
 
-  /// Takes the time of a step in that ran nothing twice. What takes more than twice as long as was thought counts as
-  /// twice: that was something else's doing.
-  void took(const TimedShare& share);
+  /// Takes in the time of a step that ran nothing twice; false: the share says nothing. What takes more than twice as
+  /// long as was thought counts as twice: that was something else's doing.
+  bool took(const TimedShare& share);
 
   /// How much longer the way takes than the cost model says, beside the others: 1 for one that was never run.
   double factor(const Plan& way) const;
 
-  /// The ways of these candidates for the next step (see ways_of()), by what is known. Every eighth of the first steps,
-  /// every 32nd later, is for learning: first come all candidates that are thought to take no more than a quarter
-  /// longer than the fastest, the one that was not run for longest in front.
+  /// The ways of these candidates for the next step (see ways_of()), by what is known. Every 16th of the first 128
+  /// steps, every 64th later, is for learning: first come all candidates that are thought to take at most 15 % longer
+  /// than the fastest, the one that was not run for longest in front.
   std::vector<Candidate> ways(std::span<const Candidate> candidates, std::int64_t share) const;
   bool learns_next() const;
 

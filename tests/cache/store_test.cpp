@@ -42,7 +42,7 @@ Fingerprint fingerprint_of(const std::string& model) {
 /// Different for every key and reproducible.
 std::vector<std::byte> features(const RecordKey& key) {
   std::vector<std::byte> bytes(payload_bytes(key));
-  std::mt19937 random(static_cast<unsigned>(key.sample * 7919 + key.step));
+  std::mt19937 random(static_cast<unsigned>(key.sample * 7919 + key.stamp));
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
   return bytes;
 }
@@ -123,9 +123,9 @@ TEST(Store, GivesBackWhatWasPublished) {
     EXPECT_EQ(count(store), 50);
     EXPECT_EQ(store.size(), 50);
     append(store, 40, 60, 9);
-    EXPECT_EQ(store.find(45)->step, 0);
+    EXPECT_EQ(store.find(45)->stamp, 0);
     store.publish();
-    EXPECT_EQ(store.find(45)->step, 9) << "the newer one";
+    EXPECT_EQ(store.find(45)->stamp, 9) << "the newer one";
     EXPECT_EQ(count(store), 60);
   }
   const Store again(options_for(folder, ""), fingerprint_of("a"));
@@ -135,14 +135,14 @@ TEST(Store, GivesBackWhatWasPublished) {
   ASSERT_EQ(reports.size(), 1U);
   EXPECT_EQ(reports[0].records, 70);
   EXPECT_EQ(reports[0].samples, 60);
-  EXPECT_EQ(reports[0].newest_step, 9);
+  EXPECT_EQ(reports[0].newest_stamp, 9);
   EXPECT_EQ(reports[0].fingerprint, fingerprint_of("a").text());
   EXPECT_TRUE(reports[0].damaged.empty());
   auto old = options_for(folder, "");
-  old.latest_step = 8;
+  old.latest_stamp = 8;
   const Store before(old, fingerprint_of("a"));
   EXPECT_EQ(count(before), 50);
-  EXPECT_EQ(before.find(45)->step, 0) << "what was made after the checkpoint is passed over";
+  EXPECT_EQ(before.find(45)->stamp, 0) << "what was made after the checkpoint is passed over";
 }
 
 TEST(Store, OfAnotherFingerprintHasNothing) {
@@ -184,7 +184,7 @@ TEST(Store, BeginsAnotherSegmentWhenOneIsFullAndStopsAtItsBudget) {
     EXPECT_LE(store.bytes(), 10000U + kSegmentHeader * segments_of(store).size());
     EXPECT_GT(segments_of(store).size(), 5U);
     const auto before = store.bytes();
-    store.refresh();
+    store.publish();
     EXPECT_EQ(store.bytes(), before) << "nobody else has written";
     EXPECT_EQ(count(store), taken);
   }
@@ -221,15 +221,67 @@ TEST(Store, FindsWhatOthersHaveWrittenSince) {
   append(mine, 0, 10);
   append(other, 10, 20);
   mine.publish();
-  mine.refresh();
+  mine.publish();
   EXPECT_EQ(count(mine), 20);
   append(other, 20, 30);
-  mine.refresh();
+  mine.publish();
   EXPECT_EQ(count(mine), 30);
   const auto bytes = mine.bytes();
-  mine.refresh();
+  mine.publish();
   EXPECT_EQ(mine.bytes(), bytes);
   EXPECT_EQ(mine.findings().refused.size(), 0U);
+}
+
+TEST(Store, WhatIsStampedTooLateIsReadWhenItsTimeHasCome) {
+  const Folder folder;
+  {
+    Store gone(options_for(folder, "1-gone"), fingerprint_of("a"));  // came as far as step 7
+    append(gone, 0, 10, stamp_in_step(2));
+    append(gone, 0, 5, stamp_in_step(7));
+  }
+  auto options = options_for(folder, "2-resumed");
+  options.latest_stamp = stamp_after_step(4);
+  Store store(options, fingerprint_of("a"));
+  EXPECT_EQ(count(store), 10);
+  EXPECT_EQ(store.find(3)->stamp, stamp_in_step(2)) << "what was made after the checkpoint";
+  append(store, 3, 7, stamp_in_step(7));
+  store.publish(stamp_after_step(6));
+  EXPECT_EQ(store.find(3)->stamp, stamp_in_step(2));
+  store.publish(stamp_after_step(7));
+  EXPECT_EQ(store.find(2)->stamp, stamp_in_step(7)) << "nobody made it again";
+  EXPECT_EQ(store.find(3)->stamp, stamp_in_step(7));
+  EXPECT_EQ(store.find(8)->stamp, stamp_in_step(2));
+  append(store, 3, 4, stamp_after_step(7));
+  store.publish(stamp_after_step(7));
+  EXPECT_EQ(store.find(3)->stamp, stamp_after_step(7)) << "after the step comes after in it";
+  EXPECT_EQ(step_of_stamp(store.find(3)->stamp), 7);
+  EXPECT_EQ(step_of_stamp(stamp_in_step(7)), 7);
+}
+
+TEST(Store, ClearsSegmentsOfWhichNothingIsReadAnyMore) {
+  const Folder folder;
+  Store mine(options_for(folder, "rank0"), fingerprint_of("a")),
+      other(options_for(folder, "rank1"), fingerprint_of("a"));
+  append(mine, 0, 10, stamp_in_step(1));
+  append(other, 10, 20, stamp_in_step(1));
+  mine.publish(stamp_in_step(1));
+  EXPECT_EQ(mine.clear_older(stamp_in_step(1), true), 0U) << "nothing is too old";
+  for (Store* store : {&mine, &other}) store->end_segment();
+  append(mine, 0, 10, stamp_after_step(3));
+  append(other, 10, 15, stamp_after_step(3));
+  mine.publish(stamp_after_step(3), stamp_after_step(3));
+  other.publish(stamp_after_step(3), stamp_after_step(3));
+  EXPECT_EQ(count(mine), 15) << "five were not made anew, and are too old";
+  const auto before = mine.bytes();
+  EXPECT_EQ(mine.clear_older(stamp_in_step(1), true), 0U) << "a checkpoint needs it";
+  EXPECT_GT(mine.clear_older(stamp_after_step(3), true), 0U);
+  EXPECT_LT(mine.bytes(), before);
+  EXPECT_EQ(segments_of(mine).size(), 2U);
+  EXPECT_EQ(count(mine), 15);
+  EXPECT_EQ(count(other), 15);
+  other.publish(stamp_after_step(4), stamp_after_step(3));
+  EXPECT_EQ(count(other), 15) << "files that another has cleared are missed by nobody";
+  EXPECT_EQ(other.clear_older(stamp_after_step(3), false), 0U);
 }
 
 TEST(Store, PassesOverATornTailAndLosesNothingElse) {
@@ -286,7 +338,7 @@ TEST(Store, ReadersAndAWriterWorkAtOnce) {
     });
   for (std::int64_t sample = 0; sample < 1000; ++sample) {
     append(store, sample, sample + 1);
-    if (sample % 20 == 0) store.publish(), store.refresh();
+    if (sample % 20 == 0) store.publish();
   }
   store.publish();
   done = true;
@@ -416,6 +468,24 @@ TEST(Store, NamesAFolderThatItMayNotUse) {
   EXPECT_NE(text.find(folder.path.string()), std::string::npos) << text;
   EXPECT_NE(text.find("choose another cache.dir"), std::string::npos) << text;
   EXPECT_NE(error_of([&] { Store({}, fingerprint_of("a")); }).find("cache.dir is empty"), std::string::npos);
+}
+
+TEST(Survey, AFolderWithoutAFingerprintIsDamagedOnlyWhereRecordsAre) {
+  const Folder folder;
+  fs::path of_records;
+  {
+    Store store(options_for(folder), fingerprint_of("a"));
+    append(store, 0, 5);
+    of_records = store.folder();
+  }
+  const fs::path begun = Store(options_for(folder), fingerprint_of("b")).folder();  // and killed right then
+  fs::remove(begun / "fingerprint.json");
+  fs::remove(of_records / "fingerprint.json");
+  for (const auto& report : survey(folder.path, true)) {
+    EXPECT_TRUE(report.fingerprint.empty());
+    EXPECT_EQ(report.damaged.size(), report.folder == begun ? 0U : 1U) << report.folder;
+  }
+  EXPECT_TRUE(fs::exists(Store(options_for(folder), fingerprint_of("b")).folder() / "fingerprint.json"));
 }
 
 TEST(Clear, RemovesCachesAndNothingElse) {

@@ -155,6 +155,29 @@ def finish(config, ranks, *more, limit=LIMIT):
     return config.parent / "run"
 
 
+def killed_at_random_moments(config_of, ranks, steps, moments, draw, longest, begun=lambda folder: False):
+    """Kills runs `moments` times, up to `longest` seconds after they made a step (or `begun`), and resumes them. A run that gets
+    through is followed by another one. Yields the folder of each run, finished: config_of(number) writes its configuration."""
+    killed = number = 0
+    while killed < moments:
+        number += 1
+        config = config_of(number)
+        folder = config.parent / "run"
+        over = False
+        while killed < moments and not over:
+            done = steps_done(folder)
+            with launch(config, ranks, *(["--resume"] if folder.exists() else []), "--set", "launch.max_restarts=0") as run:
+                run.until(lambda: steps_done(folder) > done or begun(folder) or run.process.poll() is not None, "a step")
+                time.sleep(draw.uniform(0, longest))
+                over = run.process.poll() is not None
+            if over:
+                assert run.process.returncode == 0, run.output()
+            killed += not over
+        finish(config, ranks, "--resume")
+        assert steps_done(folder) == steps
+        yield folder
+
+
 def finished(command, **options):
     """(exit code, standard output and error) of a command that should soon end by itself."""
     result = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT,

@@ -71,19 +71,56 @@ def test_stopped_and_resumed_at_other_world_sizes(tmp_path, model, without):
 
 
 def test_ranks_killed_at_any_moment(tmp_path, model, without):
-    config = cached(tmp_path / "killed", model)
-    folder = tmp_path / "killed" / "run"
-    draw = random.Random(11)
-    for attempt in range(8 if runs.PROOFS else 3):
-        with runs.launch(config, 2, *(["--resume"] if attempt > 0 else []), "--set", "launch.max_restarts=0") as run:
-            done = runs.steps_done(folder)
-            run.until(lambda: runs.steps_done(folder) > done or list((tmp_path / "cache").rglob("*.segment")), "a step or a record")
-            time.sleep(draw.uniform(0, 0.5))
-        for report in stat(tmp_path / "cache") if (tmp_path / "cache").exists() else []:
-            assert report["damaged"] == [] or report["samples"] == 0
-    runs.finish(config, 2, "--resume")
-    runs.assert_same_training(folder, without, STEPS)
-    assert stat(tmp_path / "cache", "verify")[0]["samples"] == 36
+    moments = 50 if runs.PROOFS else 3
+    write = lambda number: cached(tmp_path / str(number) / "killed", model)
+    has_records = lambda folder: list((folder.parent.parent / "cache").rglob("*.segment"))
+    for folder in runs.killed_at_random_moments(write, 2, STEPS, moments, random.Random(11), 0.5, has_records):
+        runs.assert_same_training(folder, without, STEPS)
+        assert stat(folder.parent.parent / "cache", "verify")[0]["samples"] == 36
+
+
+def test_built_before_the_run_by_several_ranks(tmp_path, model, without):
+    config = cached(tmp_path / "first", model)
+    command = [runs.PLIMSOLL, "cache", "build", "--config", config, "--json"]
+    code, text = runs.finished([*runs.MPIRUN, "-n", "3", *command])
+    assert code == 0, text
+    built = json.loads(next(line for line in text.splitlines() if line.startswith("{")))
+    assert (built["samples"], built["known"], built["made"]) == (36, 36, 36), text
+    code, text = runs.finished(command)
+    assert code == 0 and '"made":0' in text, text
+    with runs.launch(config, 2) as run:
+        assert run.end() == 0, run.output()
+        assert all(read == loaded and kept == 0 for read, loaded, kept in epochs(run)), run.output()
+    runs.assert_same_training(tmp_path / "first" / "run", without, STEPS)
+    code, text = runs.finished([*command, "--set", 'cache.mode="off"'])
+    assert code == 2 and "nothing to build" in text, text
+    code, text = runs.finished([*command, "--set", 'cache.mode="hybrid"'])
+    assert code == 2 and "a run's own" in text, text
+
+
+def test_a_build_killed_at_any_moment_is_gone_on_with(tmp_path, model, without):
+    draw = random.Random(3)
+    moments = 50 if runs.PROOFS else 3
+    killed = number = 0
+    while killed < moments:
+        number += 1
+        config = cached(tmp_path / str(number) / "first", model)
+        cache = tmp_path / str(number) / "cache"
+        command = [runs.PLIMSOLL, "cache", "build", "--config", config]
+        over = False
+        while killed < moments and not over:
+            with runs.Run([*runs.MPIRUN, "-n", "2", *command], tmp_path / "built") as run:
+                time.sleep(draw.uniform(0.3, 1.5))
+                over = run.process.poll() is not None
+                assert run.process.poll() in (None, 0), run.output()
+            killed += not over
+            for report in stat(cache) if cache.exists() else []:
+                assert report["damaged"] == [], report
+        code, text = runs.finished([*command, "--json"])
+        assert code == 0 and '"known":36' in text, text
+        assert stat(cache, "verify")[0]["samples"] == 36
+    runs.finish(config, 2)
+    runs.assert_same_training(config.parent / "run", without, STEPS)
 
 
 def test_two_runs_share_a_folder(tmp_path, model, without):
@@ -143,7 +180,7 @@ def test_clear_and_its_errors(tmp_path, model):
     assert folder["fingerprint"]["features"] == "vision tower and merger"
     for words, said in (
         (["stat"], "give the folder"),
-        (["look", tmp_path / "cache"], "give stat, verify or clear"),
+        (["look", tmp_path / "cache"], "stat, verify or clear"),
         (["stat", tmp_path / "nowhere"], "nowhere"),
         (["clear", tmp_path / "cache"], "say which folders"),
         (["clear", tmp_path / "cache", "0123"], "is no folder of a feature cache"),

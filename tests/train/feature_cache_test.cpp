@@ -11,6 +11,7 @@
 #include "cache/survey.h"
 #include "memory/cpu_allocator.h"
 #include "tests/train/tiny_run.h"
+#include "train/options.h"
 #include "train/source.h"
 
 namespace plimsoll::train {
@@ -57,7 +58,7 @@ class PrefixRun : public ::testing::Test {
       input.plan = session.plan;
       input.fill = session.fill(session.plan, step);
       seen.losses.push_back(session.step->run(input).loss);
-      if (session.cache && step % 2 == 0) session.cache->publish();
+      if (session.cache && step % 2 == 0) session.cache->publish(step);
       if (session.loader) session.loader->seek(step + 1);  // what it had loaded ahead came before publish()
     }
     const auto values = session.buffers->parameters();
@@ -116,11 +117,11 @@ TEST_F(PrefixRun, WhatIsReadIsWhatWasWrittenToTheBit) {
     const std::int64_t rows = a.vlm.feature_rows() + b.vlm.feature_rows();
     const at::Tensor features = at::randn({rows, rules.hidden}).to(rules.compute);
     const std::vector<model::StreamSample> samples{{&a, 0}, {&b, 1}};
-    session.cache->stage(samples, features);
-    session.cache->publish();
+    session.cache->shown(samples).image_features(features);
+    session.cache->publish(0);
     EXPECT_EQ(session.cache->store().size(), 0) << "not committed";
     session.cache->commit();
-    session.cache->publish();
+    session.cache->publish(0);
     const auto* from = static_cast<const std::byte*>(features.const_data_ptr());
     for (const std::int64_t index : {3, 5}) {
       const Sample cached = session.cache->load(index);
@@ -151,14 +152,15 @@ TEST_F(PrefixRun, FeaturesAreThoseOfAFreshPass) {
       EXPECT_EQ(cached.shape(), (SampleShape{live.shape().tokens, 0, live.shape().patches / 4}));
       const model::StreamSample one{&live, 0};
       const at::NoGradGuard no_grad;
-      session.model->sample_losses(model::pack({&one, 1}, rules, at::kCPU), {}, [&](const at::Tensor& fresh) {
+      const auto compare = [&](const at::Tensor& fresh) {
         at::Tensor kept = at::empty_like(fresh);
         ASSERT_EQ(static_cast<std::size_t>(kept.nbytes()), cached.vlm.image_features.size());
         std::memcpy(kept.data_ptr(), cached.vlm.image_features.data(), kept.nbytes());
         const double distance = (kept.to(at::kDouble) - fresh.to(at::kDouble)).norm().item<double>();
         EXPECT_LE(distance, (rules.compute == at::kFloat ? 1e-6 : 2e-3) * fresh.to(at::kDouble).norm().item<double>());
         ++compared;
-      });
+      };
+      session.model->sample_losses(model::pack({&one, 1}, rules, at::kCPU), {}, {compare, nullptr});
     }
     EXPECT_EQ(compared, 12);
   }
@@ -213,7 +215,7 @@ TEST_F(PrefixRun, AfterAFailureOnlyWhatWasCommittedIsKept) {
   memory::CpuAllocator::install().fail_at(300);
   const StepResult result = session.step->run(input);
   EXPECT_EQ(result.guardian.retries, 1);
-  session.cache->publish();
+  session.cache->publish(0);
   EXPECT_EQ(session.cache->store().size(), 6);
   EXPECT_EQ(cache::survey(config_.cache.dir, true).front().records, 6) << "each sample once";
 }
@@ -268,10 +270,56 @@ TEST_F(PrefixRun, AFolderThatGoesAwayIsASlowerRun) {
   Session session(config, *communicator, *source);
   train_steps(session, 1);
   fs::remove_all(config_.cache.dir);
-  session.cache->publish();
+  session.cache->publish(0);
   const Sample sample = session.cache->load(source->training().front());
   EXPECT_TRUE(sample.vlm.image_features.empty());
   EXPECT_FALSE(sample.vlm.pixel_values.empty());
+}
+
+TEST_F(PrefixRun, WhatIsInMemoryIsReadFromTheDiskOnce) {
+  const Seen off = run_with("off", 8);
+  Config config = config_;
+  config.cache.mode = "prefix";
+  config.cache.host_bytes = "1MiB";
+  const auto source = make_source(config);
+  const auto communicator = ddp::make_solo();
+  {
+    const Session session(config, *communicator, *source);
+    EXPECT_TRUE(session.cache->line().find("in memory") == std::string::npos);
+  }
+  const Seen seen = run(config, 8);
+  expect_equal(seen, off);
+  EXPECT_EQ(seen.cached, 36);
+  Session session(config, *communicator, *source);
+  for (std::uint64_t position = 0; position < 36; ++position)
+    session.cache->load_drawn(position, session.stream.at(position), 0);
+  const std::string line = session.cache->line();
+  EXPECT_NE(line.find("in memory, which has served 24 of 36"), std::string::npos) << line;
+}
+
+TEST_F(PrefixRun, ChoosesByItselfWhatIsWorthWhile) {
+  const auto chosen = [&](const auto& change, std::uint64_t free) {
+    Config config = config_;
+    change(config);
+    const auto source = make_source(config);
+    const model::VlaModel model(vla_options(config, source->dims()), at::kMeta);
+    const auto steps = total_steps(config, std::ssize(source->training()));
+    return choose_cache_mode(config, model, *source, steps, free);
+  };
+  constexpr std::uint64_t kPlenty = std::uint64_t{1} << 40;
+  const auto nothing = [](Config&) {};
+  EXPECT_EQ(chosen(nothing, kPlenty).mode, "prefix");
+  EXPECT_EQ(chosen(nothing, 1000).mode, "off");
+  EXPECT_NE(chosen(nothing, 1000).reason.find("the disk of cache.dir has"), std::string::npos)
+      << chosen(nothing, 1000).reason;
+  EXPECT_EQ(chosen([](Config& config) { config.train.max_steps = 2; }, kPlenty).mode, "off") << "one epoch";
+  EXPECT_EQ(chosen([](Config& config) { config.memory.knobs = {"resolution"}; }, kPlenty).mode, "off");
+  EXPECT_EQ(chosen([](Config& config) { config.lora.targets = R"(.*(blocks|layers).*(qkv|q_proj))"; }, kPlenty).mode,
+            "off");
+  config_.train.max_steps = 6;
+  Seen seen = run_with("auto");
+  EXPECT_EQ(seen.cached, 24);
+  expect_equal(seen, run_with("off"));
 }
 
 TEST_F(PrefixRun, RefusesWhatWouldNotBeExact) {

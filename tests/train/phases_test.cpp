@@ -33,7 +33,7 @@ TEST(Phases, UpdateAndCheckpointTakeNothingOfTheBudget) {
     EXPECT_EQ(session.meter.live(), live);
     return session.meter.peak() - live;
   };
-  EXPECT_EQ(taken([&] { apply_gradients(*session.buffers, step_options(session.config), 1.0, 1); }), 0);
+  EXPECT_EQ(taken([&] { apply_gradients(*session.buffers, step_options(session.config), {1.0, 1}); }), 0);
   EXPECT_EQ(taken([&] { session.write_checkpoint(); }), 0);
   EXPECT_TRUE(std::filesystem::exists(std::filesystem::path(config.run.dir) / "checkpoints"));
 }

@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""cache.mode = "hybrid" on the demo's task: held-out action error and time, by the part of samples that is live.
+
+Usage, from the repository's root: bench/hybrid_bench.py [--seeds 5] [--steps 800] [--episodes 150] [--fractions 0.25]
+[--rebuilds 5]. Trains the same run with the cache off, and with each fraction and rebuild, once for every seed, one rank and
+one thread each, seed by seed, so that what else the machine does hits all alike. Prints a Markdown table and lines
+FIGURE name = value unit. The first epoch is all live: features are made then.
+"""
+import argparse
+import json
+import math
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PLIMSOLL = pathlib.Path(os.environ.get("PLIMSOLL_BUILD", ROOT / "build")) / "plimsoll"
+# Two-sided 95 %, by degrees of freedom (Student 1908).
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def program(*words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(ROOT / "demo")}
+    done = subprocess.run([PLIMSOLL, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        raise SystemExit(done.stdout[-2000:] + done.stderr)
+    return done.stdout
+
+
+def train(folder, name, options, seed, settings):
+    """(held-out action error, seconds of computing, mean part of samples that was live) of one run."""
+    run = folder / f"{name}-{seed}"
+    fixed = {
+        "run.dir": f'"{run}"', "run.seed": seed, "run.threads": 1, "model.path": f'"{folder}/model"', "data.path": f'["{folder}/data"]',
+        "batch.micro": '"auto"', "memory.budget": '"2GiB"', "memory.policy": '"predictive"', "memory.budget_changes": "[]",
+        "memory.calibration": '"off"', "train.max_steps": options.steps, "train.checkpoint_every": options.steps, "cache.dir": f'"{run}/cache"',
+        "cache.drift_every": 0, "report.every": 1000}
+    words = [word for key, value in {**fixed, **settings}.items() for word in ("--set", f"{key}={value}")]
+    text = program("train", "--config", ROOT / "configs" / "demo.toml", *words)
+    error = float(re.findall(r"held-out action error at the end: ([0-9.]+)", text)[-1])
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    subprocess.run(["rm", "-rf", run], check=True)
+    return error, sum(step["step_ms"] for step in steps) / 1000, statistics.mean(step["live"] / step["samples"] for step in steps)
+
+
+def interval(values):
+    """Half of the 95 % confidence interval of the mean."""
+    if len(values) < 2:
+        return math.nan
+    return STUDENT[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--episodes", type=int, default=150)
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.25])
+    parser.add_argument("--rebuilds", type=int, nargs="+", default=[5])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="plimsoll-hybrid-") as name:
+        folder = pathlib.Path(name)
+        program("init-model", "--size", "tiny", "--out", folder / "model")
+        program("demo-data", "--episodes", options.episodes, "--out", folder / "data")
+        kinds = {"off": {"cache.mode": '"off"'}}
+        for fraction in options.fractions:
+            for rebuild in options.rebuilds:
+                kinds[f"hybrid {fraction:g}, rebuilt every {rebuild or 'never'}"] = {
+                    "cache.mode": '"hybrid"', "cache.live_fraction": fraction, "cache.rebuild_epochs": rebuild,
+                    "cache.frozen_adapters": "true" if fraction == 0 else "false"}
+        results = {kind: [] for kind in kinds}
+        for seed in range(options.seeds):
+            for number, (kind, settings) in enumerate(kinds.items()):
+                results[kind].append(train(folder, f"run{number}", options, seed, settings))
+    print(f"| {options.steps} steps of 16 samples, {options.episodes} episodes of 8 | held-out action error, mean of {options.seeds} seeds | of off's | seconds of computing, of off's | live |\n|---|---|---|---|---|")
+    off = results["off"]
+    for kind, found in results.items():
+        errors = [one[0] for one in found]
+        ratios = [one[0] / base[0] for one, base in zip(found, off)]
+        times = [one[1] / base[1] for one, base in zip(found, off)]
+        print(f"| {kind} | {statistics.mean(errors):.4f} +- {interval(errors):.4f} | {statistics.mean(ratios):.3f} +- {interval(ratios):.3f} "
+              f"| {statistics.mean(times):.3f} | {statistics.mean(one[2] for one in found):.3f} |", flush=True)
+    for kind, found in results.items():
+        if kind == "off":
+            continue
+        print(f"FIGURE held-out action error of {kind}, of off's = {statistics.mean(one[0] for one in found) / statistics.mean(one[0] for one in off):.3f} x")
+        print(f"FIGURE computing of {kind}, of off's = {statistics.mean(one[1] for one in found) / statistics.mean(one[1] for one in off):.3f} x")
+
+
+if __name__ == "__main__":
+    main()
