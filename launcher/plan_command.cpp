@@ -17,6 +17,7 @@
 #include "launcher/run_config.h"
 #include "memory/planning/first_plan.h"
 #include "model/init_model.h"
+#include "train/device.h"
 #include "train/forecast.h"
 #include "train/options.h"
 #include "train/source.h"
@@ -247,6 +248,14 @@ int safe_batch(const train::Config& config, train::Forecast& forecast, std::int6
   return forecast.largest_micro_batch(usable, plan);
 }
 
+// What dry runs stand for from here on, in words.
+std::string stand_for(const std::string& device) {
+  if (device == "cpu") return "the CPU";
+  if (device != "cuda") fail(ExitCode::kUsage, "--device \"{}\": give cuda or cpu", device);
+  train::let_dry_runs_stand_for_a_gpu();
+  return "a GPU";
+}
+
 cxxopts::Options plan_options() {
   cxxopts::Options options("plimsoll plan",
                            "Say what fits on cards of given sizes, by dry run: nothing of the model is allocated. The "
@@ -255,6 +264,10 @@ cxxopts::Options plan_options() {
   auto add = options.add_options();
   add("budget", "Sizes of cards, separated by commas",
       cxxopts::value<std::string>()->default_value("24GiB,40GiB,80GiB"));
+  add("device",
+      "What the cards are: cuda (what our CUDA kernels take, by the caching allocator's rules), or cpu (a machine's "
+      "memory under run.device = \"cpu\")",
+      cxxopts::value<std::string>()->default_value("cuda"));
   add("overhead", "Bytes of a card that its driver and libraries take",
       cxxopts::value<std::string>()->default_value("1GiB"));
   add("size", "Plan for a built-in model instead of model.path: tiny, wide or 3b", cxxopts::value<std::string>());
@@ -280,6 +293,7 @@ int run_plan(const std::vector<std::string>& args) {
   if (parsed->count("size") > 0) config.model.path = built_in.emplace((*parsed)["size"].as<std::string>()).path();
   if (config.model.path.empty())
     fail(ExitCode::kUsage, "no model: give --config with model.path, --set model.path=DIR, or --size 3b");
+  const std::string device = stand_for((*parsed)["device"].as<std::string>());
   const Subject subject = subject_of(config, *parsed);
 
   PlanReport report;
@@ -292,9 +306,9 @@ int run_plan(const std::vector<std::string>& args) {
     fmt::print("{}\n", safe_batch(config, forecast, cards.front() - report.overhead));
     return 0;
   }
-  report.model =
-      fmt::format("model: {}, {}, LoRA rank {}", built_in ? (*parsed)["size"].as<std::string>() : config.model.path,
-                  config.model.dtype, config.lora.rank);
+  report.model = fmt::format("model: {}, {}, LoRA rank {}, on {}",
+                             built_in ? (*parsed)["size"].as<std::string>() : config.model.path, config.model.dtype,
+                             config.lora.rank, device);
   report.sample = subject.words;
   report.static_bytes = forecast.dry().static_bytes();
   report.expandable_segments = parsed->count("expandable-segments") > 0;

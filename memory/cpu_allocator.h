@@ -32,6 +32,7 @@ class CpuAllocator : public DeviceMemory {
 
   void set_workspace(std::int64_t bytes) override;
   std::int64_t workspace() const override;
+  std::int64_t reserved() const override { return live(); }
   /// Most bytes of the arena in use at once, and most bytes that did not fit into it, since set_workspace.
   std::int64_t workspace_peak() const;
   std::int64_t workspace_overflow() const;

@@ -17,6 +17,8 @@ class DeviceMemory : public Meter {
   /// and nothing is made. Throws c10::OutOfMemoryError beyond the budget.
   virtual void set_workspace(std::int64_t bytes) = 0;
   virtual std::int64_t workspace() const = 0;
+  /// Bytes that the allocator has from the device. The CPU's keeps none that are not live.
+  virtual std::int64_t reserved() const = 0;
   /// Counted allocations so far.
   virtual std::int64_t allocations() const = 0;
   /// Sets the budget to `bytes` when `after` more counted allocations have been made: a neighbour that grows in the

@@ -1,5 +1,5 @@
 #pragma once
-// Values of a tensor kept in host memory outside every budget, while the device's memory serves others.
+// What recomputed blocks keep in host memory outside every budget, while the device's memory serves others.
 
 #include <torch/torch.h>
 
@@ -9,23 +9,65 @@
 
 namespace plimsoll::model {
 
-/// A copy of a contiguous tensor's values. Host memory comes from the system, never from the budgeted allocator; where
-/// there is none left, std::bad_alloc is thrown, which counts as out of memory. On meta there is nothing to copy. Not
-/// thread-safe.
-class HostCopy {
+/// A copy that runs beside what the device computes. Not thread-safe.
+class Transfer {
  public:
-  HostCopy() = default;
-  explicit HostCopy(const at::Tensor& values);
-  bool holds() const { return !sizes_.empty(); }
-  /// A new tensor with the values, on the device of `like`: an allocation of its own there.
-  at::Tensor restore(const at::Tensor& like) const;
-  void release();
+  /// As wait(), where that was not called.
+  virtual ~Transfer() = default;
+  /// What is given to the device from here on runs after the copy. Does not hold up the calling thread.
+  virtual void wait() = 0;
+};
+
+/// How a device copies beside its computing. Lives as long as the program; any thread.
+class HostCopies {
+ public:
+  virtual ~HostCopies() = default;
+  /// Host memory for values of this shape and dtype, outside every budget. Where there is none left, std::bad_alloc,
+  /// which counts as out of memory.
+  virtual at::Tensor host_like(const at::Tensor& values) const = 0;
+  /// Copies after all that the device was given before. `to` lives, and `from` keeps its values, until the device has
+  /// passed the transfer's wait().
+  virtual std::unique_ptr<Transfer> copy(const at::Tensor& from, const at::Tensor& to) const = 0;
+};
+
+/// Null for a device that does not: its copies hold up everything, and each happens where it is asked for.
+const HostCopies* host_copies_for(c10::DeviceType device);
+/// In the place of the one before. `copies` lives as long as the program; null: none.
+void register_host_copies(c10::DeviceType device, const HostCopies* copies);
+/// For meta tensors that stand for those of a device that does: nothing is copied.
+const HostCopies& dry_host_copies();
+
+/// What the blocks of one forward pass keep on the host, in their order. Backward asks for it in the reverse order.
+///
+/// Where copies run beside the computing, the values of the block before stay on the device while the next one
+/// computes, which hides their copy; in backward those of the block before come back while this one is run again; and
+/// the last block's never leave. So the device holds one block's values more than where copies hold everything up, at
+/// places that depend on nothing but the order of the blocks: a dry run sees the same allocations. One thread at a
+/// time.
+class HostChain {
+ public:
+  /// Copies the values of a contiguous tensor; returns their place, counted from 0. Throws std::bad_alloc where there
+  /// is no host memory left. On meta nothing is copied.
+  std::size_t keep(const at::Tensor& values);
+  /// The values on the device of `like`, once; a new tensor, but for the last block's.
+  at::Tensor restore(std::size_t place, const at::Tensor& like);
+  /// What is kept for the place is not needed any more.
+  void release(std::size_t place);
 
  private:
-  std::vector<std::int64_t> sizes_;
-  at::ScalarType dtype_ = at::kFloat;
-  std::size_t bytes_ = 0;
-  std::unique_ptr<std::byte[]> block_;
+  struct Kept {
+    std::vector<std::int64_t> sizes;
+    at::ScalarType dtype = at::kFloat;
+    bool holds = false;
+    std::unique_ptr<std::byte[]> block;  ///< without HostCopies
+    at::Tensor host;                     ///< with HostCopies
+    // The transfer goes first, so that whoever gets this memory next comes after it.
+    at::Tensor device;                   ///< with HostCopies: where the values are, or are on their way to
+    std::unique_ptr<Transfer> transfer;  ///< to or from it
+  };
+  static void fetch(Kept& kept, const at::Tensor& like);
+
+  std::vector<Kept> kept_;
 };
 
 }  // namespace plimsoll::model

@@ -84,7 +84,7 @@ Tensor LanguageModel::run_labelled(const Block& block, const Tensor& x, const Pa
 Tensor LanguageModel::forward(const PackedBatch& batch, const Tensor& image_features, const Recompute& settings,
                               bool training) const {
   const AllocationLabel label("language");
-  const Keep keep = settings.offload ? Keep::kOnHost : Keep::kOnDevice;
+  const auto on_host = settings.offload ? std::make_shared<HostChain>() : nullptr;
   const Tensor none;
   const Tensor& keys = training ? batch.dropout_keys : none;
   Tensor x = embed(batch, image_features);
@@ -98,7 +98,7 @@ Tensor LanguageModel::forward(const PackedBatch& batch, const Tensor& image_feat
           return run_labelled(block, input, batch, keys, values);
         };
       };
-      x = recompute(run(true), x, block.trainable, keep, run(false));
+      x = recompute(run(true), x, block.trainable, on_host, run(false));
     } else {
       x = run_block(block, x, batch, keys, true);
     }

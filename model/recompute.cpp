@@ -2,7 +2,6 @@
 
 #include <torch/csrc/autograd/autograd.h>
 
-#include "model/host_copy.h"
 #include "model/ops_node.h"
 
 namespace plimsoll::model {
@@ -12,10 +11,11 @@ namespace {
 class RecomputeNode final : public torch::autograd::Node {
  public:
   void keep(std::function<Tensor(const Tensor&)> block, const Tensor& x, const std::vector<Tensor>& trainable,
-            Keep where) {
+            const std::shared_ptr<HostChain>& on_host) {
     block_ = std::move(block);
-    if (where == Keep::kOnHost) {
-      host_x_ = HostCopy(x.is_contiguous() ? x : x.contiguous());
+    if (on_host) {
+      place_ = on_host->keep(x.is_contiguous() ? x : x.contiguous());
+      on_host_ = on_host;
     } else {
       x_ = SavedVariable(x, false);
     }
@@ -23,7 +23,7 @@ class RecomputeNode final : public torch::autograd::Node {
   }
   void release_variables() override {
     x_.reset_data();
-    host_x_.release();
+    release_host();
     for (auto& variable : trainable_) variable.reset_data();
     block_ = nullptr;
   }
@@ -32,8 +32,8 @@ class RecomputeNode final : public torch::autograd::Node {
   variable_list apply(variable_list&& grads) override {
     variable_list out(1 + trainable_.size());
     if (!grads[0].defined()) return out;
-    const Tensor kept = host_x_.holds() ? host_x_.restore(grads[0]) : x_.unpack().detach();
-    host_x_.release();
+    const Tensor kept = on_host_ ? on_host_->restore(place_, grads[0]) : x_.unpack().detach();
+    release_host();
     const Tensor& x = kept.requires_grad_(task_should_compute_output(0));
     variable_list wanted;
     std::vector<std::size_t> places;
@@ -61,9 +61,15 @@ class RecomputeNode final : public torch::autograd::Node {
                                  /*allow_unused=*/true);
   }
 
+  void release_host() {
+    if (on_host_) on_host_->release(place_);
+    on_host_ = nullptr;
+  }
+
   std::function<Tensor(const Tensor&)> block_;
   SavedVariable x_;
-  HostCopy host_x_;
+  std::shared_ptr<HostChain> on_host_;  ///< where it keeps x in place of x_
+  std::size_t place_ = 0;
   std::vector<SavedVariable> trainable_;
 };
 
@@ -74,7 +80,7 @@ bool any_requires_grad(const std::vector<Tensor>& tensors) {
 }  // namespace
 
 Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, const std::vector<Tensor>& trainable,
-                 Keep keep, std::function<Tensor(const Tensor& x)> again) {
+                 const std::shared_ptr<HostChain>& on_host, std::function<Tensor(const Tensor& x)> again) {
   if (!at::GradMode::is_enabled() || !(x.requires_grad() || any_requires_grad(trainable))) return block(x);
   Tensor y;
   {
@@ -84,7 +90,7 @@ Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, 
   variable_list inputs{x};
   inputs.insert(inputs.end(), trainable.begin(), trainable.end());
   auto node = make_node<RecomputeNode>(inputs);
-  node->keep(again ? std::move(again) : std::move(block), x, trainable, keep);
+  node->keep(again ? std::move(again) : std::move(block), x, trainable, on_host);
   torch::autograd::set_history(y, node);
   return y;
 }

@@ -4,17 +4,13 @@
 #include <torch/torch.h>
 
 #include <functional>
+#include <memory>
 #include <vector>
 
+#include "model/host_copy.h"
 #include "model/ops.h"
 
 namespace plimsoll::model {
-
-/// Where recompute() keeps x until backward.
-enum class Keep {
-  kOnDevice,
-  kOnHost,  ///< as a HostCopy (host_copy.h): x's memory is free once its maker and the caller let go of it
-};
 
 /// Runs block(x) without a graph and saves only x; in backward runs it again, with a graph, for the gradients of x and
 /// of `trainable`, and frees that graph at once. Gradients equal those of block(x) itself, to the bit in fp32.
@@ -28,10 +24,14 @@ enum class Keep {
 /// `again`, if given, runs in backward in the place of `block`: the same graph and the same events, but the values of
 /// its result may be anything, since no gradient reads them.
 ///
+/// `on_host`, if given, keeps x in host memory (host_copy.h), and x's own memory is free once its maker, the caller and
+/// the chain let go of it.
+///
 /// Works on CPU and meta with the same events. With grad mode off, or when nothing requires a gradient, it is just
 /// block(x). An exception in either run leaves nothing behind but what the autograd engine holds until its next
 /// backward.
 Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, const std::vector<Tensor>& trainable,
-                 Keep keep = Keep::kOnDevice, std::function<Tensor(const Tensor& x)> again = nullptr);
+                 const std::shared_ptr<HostChain>& on_host = nullptr,
+                 std::function<Tensor(const Tensor& x)> again = nullptr);
 
 }  // namespace plimsoll::model

@@ -12,6 +12,7 @@
 #include "ddp/handshake.h"
 #include "memory/cpu_allocator.h"
 #include "memory/dry_run.h"
+#include "model/host_copy.h"
 #include "model/kernels.h"
 #include "model/kernels_meta_cuda.h"
 #include "train/flat_kernels.h"
@@ -94,6 +95,14 @@ Device cpu_device() {
   return device;
 }
 
+void let_dry_runs_stand_for_a_gpu() {
+  model::register_kernels(c10::kMeta, &model::cuda_meta_kernels());
+  model::register_host_copies(c10::kMeta, &model::dry_host_copies());
+  memory::count_as(memory::kCudaCounting);
+}
+
+bool dry_runs_stand_for_a_gpu() { return model::host_copies_for(c10::kMeta) == &model::dry_host_copies(); }
+
 Device open_device(const std::string& wanted, int local_rank) {
   if (wanted == "cpu") return cpu_device();
   const Driver driver = look_for_devices();
@@ -106,8 +115,8 @@ Device open_device(const std::string& wanted, int local_rank) {
   Device device = library.open(local_rank % driver.devices);
   device.library = &library;
   model::register_kernels(device.place.type(), &library.kernels());
-  model::register_kernels(c10::kMeta, &model::cuda_meta_kernels());
-  memory::count_as(memory::kCudaCounting);
+  model::register_host_copies(device.place.type(), &library.host_copies());
+  let_dry_runs_stand_for_a_gpu();
   register_flat_kernels(device.place.type(), &library.flat_kernels());
   return device;
 }

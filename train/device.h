@@ -13,8 +13,9 @@
 #include "memory/device_memory.h"
 
 namespace plimsoll::model {
+class HostCopies;
 class Kernels;
-}
+}  // namespace plimsoll::model
 
 namespace plimsoll::train {
 
@@ -44,6 +45,14 @@ Device cpu_device();
 /// then no GPU or no library, it warns.
 Device open_device(const std::string& wanted, int local_rank);
 
+/// From now on dry runs stand for a GPU: they make what the CUDA kernels make, in their order, by the caching
+/// allocator's rules. For the whole process; open_device() does it where it opens one.
+void let_dry_runs_stand_for_a_gpu();
+bool dry_runs_stand_for_a_gpu();
+/// What cuBLAS and cuBLASLt hold in a dry run's GPU, for the two threads that compute: 32 MiB each, libtorch's choice
+/// for compute capability 9.0; it is less for older GPUs (aten/src/ATen/cuda/CublasHandlePool.cpp).
+inline constexpr std::int64_t kCudaWorkspace = std::int64_t{128} << 20;
+
 /// What reduces in the memory of the ranks' devices: NCCL, or through host memory where two ranks share a GPU. Null
 /// where `host` serves: on the CPU, and for one rank. Counts the ranks that share `device`. Collective. Throws
 /// Error(kUsage) on all ranks when only some of them have a GPU.
@@ -52,13 +61,14 @@ std::unique_ptr<ddp::Communicator> communicator_on(Device& device, ddp::Communic
 /// What the CUDA library gives: one function is looked up in it, which returns this. The library calls nothing of the
 /// program's.
 struct DeviceLibrary {
-  static constexpr int kVersion = 1;
+  static constexpr int kVersion = 2;
   int version = kVersion;
   /// Opens a GPU, which becomes the thread's current one. Throws Error(kUsage).
   Device (*open)(int index) = nullptr;
   /// Of the current GPU.
   const model::Kernels& (*kernels)() = nullptr;
   const FlatKernels& (*flat_kernels)() = nullptr;
+  const model::HostCopies& (*host_copies)() = nullptr;
   ddp::DeviceCopies (*copies)() = nullptr;
   std::unique_ptr<ddp::Communicator> (*nccl)(ddp::Communicator& host) = nullptr;
 };

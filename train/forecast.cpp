@@ -6,6 +6,7 @@
 #include "memory/planning/policy.h"
 #include "memory/planning/predictive.h"
 #include "train/candidates.h"
+#include "train/device.h"
 
 namespace plimsoll::train {
 namespace {
@@ -59,6 +60,7 @@ memory::MicroBatchShape Forecast::heaviest(int samples) const {
 
 std::int64_t Forecast::workspace() {
   if (workspace_ >= 0) return workspace_;
+  if (dry_runs_stand_for_a_gpu()) return workspace_ = kCudaWorkspace;
   const auto most = std::min(share_, config_.batch.max_micro);
   std::vector<SampleShape> shapes;
   for (std::int64_t i = 0; i < most; ++i)

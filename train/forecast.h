@@ -20,7 +20,7 @@ namespace plimsoll::train {
 /// One plan in bytes.
 struct PlanBytes {
   memory::Plan plan;
-  std::int64_t live = 0;           ///< predicted peak: static bytes, workspace arena and activations
+  std::int64_t live = 0;           ///< predicted peak: static bytes, workspace and activations
   std::int64_t reserved = 0;       ///< what PyTorch's caching allocator would hold for it at most
   std::int64_t fragmentation = 0;  ///< 1/10000 of reserved that nobody uses at its peak
   std::int64_t retries = 0;        ///< times that the allocator had to give cached blocks back to stay within the card
@@ -35,7 +35,7 @@ struct CardForecast {
   std::vector<memory::Candidate> runners_up;  ///< that fit as well, fastest first
 };
 
-/// Dry runs of one model under one configuration, each made once. One thread.
+/// Dry runs of one model under one configuration, each made once, of what they stand for (device.h). One thread.
 class Forecast {
  public:
   /// `heaviest`: the heaviest samples there are, heaviest first, as many as `share` or more; they stand for every
@@ -65,7 +65,8 @@ class Forecast {
   memory::MicroBatchShape heaviest(int samples) const;
   std::int64_t evaluation_bytes(const memory::MicroBatchShape& shape) const;
   memory::Ledger ledger(const memory::Plan& plan) const;
-  /// As a run sizes it where it has the room (Session::choose_workspace): for the largest micro-batch it may choose.
+  /// As a run on the CPU sizes it where it has the room (Session::choose_workspace): for the largest micro-batch it may
+  /// choose. On a GPU what its libraries hold.
   std::int64_t workspace();
 
   Config config_;

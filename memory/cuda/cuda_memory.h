@@ -40,8 +40,7 @@ class CudaMemory final : public DeviceMemory {
   void synchronize() override;
   c10::Device place() const override { return {c10::kCUDA, device_}; }
 
-  /// Bytes that the allocator has from the card.
-  std::int64_t reserved() const;
+  std::int64_t reserved() const override;
   std::int64_t total() const { return total_; }
   std::int64_t available() const;  ///< of the whole card, now
   /// Bytes of the card in use that are not the allocator's: context, libraries, other processes.

@@ -1,6 +1,6 @@
 #pragma once
 // The CUDA kernels: our own where rows are short of arithmetic, cuBLAS for products, libtorch's flash attention.
-// Private to model/cuda/, but for the two functions at the end.
+// Private to model/cuda/, but for the three functions at the end.
 //
 // Everything runs on the thread's current stream and its current device, which must be the tensors'. No kernel reads a
 // value back, so an index out of range cannot be reported as on the CPU: see gather_rows in index_rows.cu. No kernel
@@ -18,6 +18,7 @@
 
 #include "core/scope.h"
 #include "model/cuda_scratch.h"
+#include "model/host_copy.h"
 #include "model/kernels.h"
 
 namespace plimsoll::model::cuda {
@@ -176,6 +177,7 @@ class CudaKernels final : public Kernels {
 namespace plimsoll::model {
 
 const Kernels& cuda_kernels();
+const HostCopies& cuda_host_copies();
 
 /// Makes what cuBLAS keeps for the calling thread (a handle and its workspace), which else happens inside the first
 /// product. Autograd's thread needs it too: call it from a backward.

@@ -36,6 +36,7 @@ TEST_F(CudaLibrary, OpensAndGivesAllThatADeviceNeeds) {
   EXPECT_NE(given_->open, nullptr);
   EXPECT_NE(given_->kernels, nullptr);
   EXPECT_NE(given_->flat_kernels, nullptr);
+  EXPECT_NE(given_->host_copies, nullptr);
   EXPECT_NE(given_->copies, nullptr);
   EXPECT_NE(given_->nccl, nullptr);
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <optional>
 #include <random>
 #include <set>
 
@@ -10,6 +11,7 @@
 #include "memory/dry_run.h"
 #include "memory/planning/packing.h"
 #include "model/qwen_config.h"
+#include "tests/model/late_copies.h"
 #include "tests/train/tiny_run.h"
 #include "train/source.h"
 
@@ -260,21 +262,51 @@ TEST(EveryTower, RecomputedOrOffloadedTrainsTheSame) {
   const auto trained = [](int way) {
     Solo solo(adapted_config());
     solo.session.plan.micro_batch = 2;
+    std::optional<model::CopyLate> beside;
+    if (way == 3) beside.emplace();
     if (way > 0) {
       EXPECT_GT(solo.session.model->vision_blocks(), 0);
       EXPECT_GT(solo.session.model->expert_blocks(), 0);
-      solo.session.plan = every_tower_recomputed(*solo.session.model, way == 2);
+      solo.session.plan = every_tower_recomputed(*solo.session.model, way >= 2);
       solo.session.plan.micro_batch = 2;
     }
     return train_steps(solo.session, 4);
   };
   const Trained plain = trained(0);
-  for (const int way : {1, 2}) {
+  for (const int way : {1, 2, 3}) {
     const Trained again = trained(way);
     for (std::size_t i = 0; i < plain.losses.size(); ++i)
       EXPECT_NEAR(again.losses[i] / plain.losses[i], 1.0, 1e-5) << "step " << i + 1;
     EXPECT_LT(relative_l2(again.values, plain.values), 1e-5);
   }
+}
+
+// As on a GPU: one block's input more is held, and dry runs know when.
+TEST(EveryTower, OffloadedBesideTheComputingTakesTheSameEventsAsADryRun) {
+  Solo solo(adapted_config());
+  const auto samples = solo.session.load_share(1, solo.hold);
+  std::int64_t held = 0;
+  for (int blocks = 0; blocks <= solo.session.model->language_blocks(); ++blocks) {
+    memory::Plan plan{0, 2, blocks};
+    plan.offload = true;
+    const std::int64_t before = solo.session.dry->activation_bytes(shape_of(samples), plan);
+    const model::CopyLate beside;
+    expect_the_same_events(solo, samples, plan);
+    ASSERT_FALSE(HasFatalFailure()) << blocks << " blocks";
+    held = std::max(held, solo.session.dry->activation_bytes(shape_of(samples), plan) - before);
+  }
+  EXPECT_GT(held, 0);
+}
+
+TEST(EveryTower, OffloadedBesideTheComputingLosesAndHoldsNothingAtAFailureAnywhere) {
+  const Config config = adapted_config();
+  memory::Plan plan;
+  {
+    Solo solo(config);
+    plan = every_tower_recomputed(*solo.session.model, true);
+  }
+  const model::CopyLate beside;
+  fail_everywhere(config, plan, 1);
 }
 
 TEST(EveryTower, RecomputedLosesAndHoldsNothingAtAFailureAnywhere) {

@@ -106,7 +106,12 @@ std::unique_ptr<ddp::Communicator> nccl(ddp::Communicator& host) {
 
 extern "C" __attribute__((visibility("default"))) const plimsoll::train::DeviceLibrary* plimsoll_device_library() {
   using namespace plimsoll::train;
-  static const DeviceLibrary library{DeviceLibrary::kVersion, &open,   &plimsoll::model::cuda_kernels,
-                                     &cuda_flat_kernels,      &copies, &nccl};
+  static const DeviceLibrary library{DeviceLibrary::kVersion,
+                                     &open,
+                                     &plimsoll::model::cuda_kernels,
+                                     &cuda_flat_kernels,
+                                     &plimsoll::model::cuda_host_copies,
+                                     &copies,
+                                     &nccl};
   return &library;
 }

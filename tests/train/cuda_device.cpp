@@ -1,0 +1,116 @@
+// What a plan means on a GPU: offloaded or not it trains the same, and its bytes are those that dry runs and the model
+// of the caching allocator say.
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "core/error.h"
+#include "tests/train/tiny_run.h"
+#include "train/forecast.h"
+#include "train/source.h"
+
+namespace plimsoll::train {
+namespace {
+
+constexpr double kMebibyte = 1 << 20;
+
+class OnAGpu : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto library = std::filesystem::read_symlink("/proc/self/exe").parent_path() / kDeviceLibraryFile;
+    if (!std::filesystem::exists(library)) GTEST_SKIP() << library << " was not built: no nvcc was found";
+    if (dlopen("libcuda.so.1", RTLD_NOW) == nullptr) GTEST_SKIP() << "no NVIDIA driver: nothing ran on a GPU";
+    static const Device opened = open_device("cuda", 0);
+    device_ = opened;
+    held_ = device_.memory->live();
+  }
+
+  static Config config() {
+    static const Config made = tiny_config(testing::TempDir() + "plimsoll-cuda-device");
+    return made;
+  }
+
+  Device device_;
+  std::int64_t held_ = 0;  ///< by the libraries
+};
+
+/// A session on the device, and the samples of its first step.
+struct OnDevice {
+  OnDevice(const Config& wanted, const Device& device)
+      : source(make_source(wanted)),
+        communicator(ddp::make_solo()),
+        session(wanted, *communicator, *source, device),
+        samples(session.load_share(1, hold)) {}
+  std::unique_ptr<data::SampleSource> source;
+  std::unique_ptr<ddp::Communicator> communicator;
+  Session session;
+  std::vector<std::shared_ptr<const Sample>> hold;
+  std::vector<model::StreamSample> samples;
+};
+
+std::vector<memory::Plan> ways(const model::VlaModel& model) {
+  const memory::Plan plain{0, 2};
+  memory::Plan recomputed = plain;
+  recomputed.recompute_blocks = model.language_blocks();
+  memory::Plan offloaded = recomputed;
+  offloaded.offload = true;
+  return {plain, recomputed, offloaded};
+}
+
+TEST_F(OnAGpu, EveryWayLosesTheSame) {
+  std::vector<double> first;
+  for (std::size_t way = 0; way < 3; ++way) {
+    OnDevice on(config(), device_);
+    StepInput input;
+    input.samples = on.samples;
+    input.plan = ways(*on.session.model)[way];
+    for (std::size_t step = 0; step < 3; ++step) {
+      input.step = static_cast<std::int64_t>(step) + 1;
+      input.updates = static_cast<std::int64_t>(step);
+      const double loss = on.session.step->run(input).loss;
+      if (way == 0) first.push_back(loss);
+      EXPECT_NEAR(loss, first[step], 1e-5 * first[step]) << "way " << way << ", step " << step + 1;
+    }
+  }
+}
+
+TEST_F(OnAGpu, ADryRunSaysThePeak) {
+  OnDevice on(config(), device_);
+  Session& s = on.session;
+  const auto rules = s.model->packing_rules(3, false);
+  for (const memory::Plan& plan : ways(*s.model)) {
+    s.meter.synchronize();
+    s.meter.reset_peak();
+    const std::int64_t before = s.meter.live();
+    forward_backward(*s.model, model::pack(on.samples, rules, device_.place), recompute_of(plan), 6);
+    s.meter.synchronize();
+    const auto measured = static_cast<double>(s.meter.peak() - before);
+    s.buffers->discard_staging();
+    const auto predicted = static_cast<double>(s.dry->activation_bytes(shape_of(on.samples), plan));
+    EXPECT_NEAR(predicted / measured, 1.0, 0.005) << to_string(plan);
+  }
+}
+
+TEST_F(OnAGpu, TheAllocatorModelSaysWhatIsReserved) {
+  OnDevice on(config(), device_);
+  Session& s = on.session;
+  std::vector<SampleShape> shapes;
+  for (const auto& sample : on.samples) shapes.push_back(sample.sample->shape());
+  Forecast forecast(config(), on.source->dims(), shapes, std::ssize(shapes));
+  const auto rules = s.model->packing_rules(3, false);
+  for (memory::Plan plan : ways(*s.model)) {
+    plan.micro_batch = static_cast<int>(shapes.size());
+    s.meter.release_cached();
+    for (int i = 0; i < 3; ++i) {
+      forward_backward(*s.model, model::pack(on.samples, rules, device_.place), recompute_of(plan), 6);
+      s.buffers->discard_staging();
+    }
+    s.meter.synchronize();
+    const auto said = static_cast<double>(forecast.bytes(plan, device_.total, false).reserved - kCudaWorkspace + held_);
+    EXPECT_NEAR(static_cast<double>(s.meter.reserved()), said, 0.05 * said + 40 * kMebibyte) << to_string(plan);
+  }
+}
+
+}  // namespace
+}  // namespace plimsoll::train
