@@ -1,6 +1,10 @@
 #include "report/records.h"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
+
+#include "core/bytes.h"
 
 namespace plimsoll::report {
 namespace {
@@ -71,6 +75,42 @@ std::string to_json(const DecisionRecord& record) {
                {"changed", record.changed},
                {"settled", record.settled ? Json(*record.settled) : Json(nullptr)},
                {"reason", record.reason}});
+}
+
+std::string to_json(const CacheUseRecord& record) {
+  const auto maybe = [](const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); };
+  return line({{"step", record.step},
+               {"what", "use"},
+               {"epoch", record.epoch},
+               {"loaded", record.loaded},
+               {"from_memory", record.from_memory},
+               {"from_disk", record.from_disk},
+               {"kept", record.kept},
+               {"disk_bytes", record.disk_bytes},
+               {"memory_bytes", record.memory_bytes},
+               {"age", maybe(record.age)},
+               {"saved_ms", maybe(record.saved_ms)},
+               {"int8_error", maybe(record.int8_error)}});
+}
+
+std::string to_line(const CacheUseRecord& record) {
+  std::string text =
+      fmt::format("feature cache: {} of {} samples loaded came with their features, {} were kept; {} on disk",
+                  record.from_memory + record.from_disk, record.loaded, record.kept, format_bytes(record.disk_bytes));
+  if (record.memory_bytes > 0)
+    text += fmt::format("; {} of them from memory ({})", record.from_memory, format_bytes(record.memory_bytes));
+  if (record.age) text += fmt::format("; those read were made {:.1f} steps before", *record.age);
+  if (record.saved_ms) text += fmt::format("; {:.1f} s of computing saved", *record.saved_ms / 1000);
+  if (record.int8_error) text += fmt::format("; as bytes, with an error of {:.4f}", *record.int8_error);
+  return text;
+}
+
+std::string to_json(const DriftRecord& record) {
+  return line({{"step", record.step},
+               {"what", "drift"},
+               {"probed", record.probed},
+               {"drift", record.drift},
+               {"cosine", record.cosine}});
 }
 
 std::string to_json(const CacheRecord& record) {

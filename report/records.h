@@ -79,4 +79,30 @@ struct CacheRecord {
 };
 std::string to_json(const CacheRecord& record);
 
+/// What the feature cache did since the record before, on all ranks: at the end of an epoch, and of the run.
+struct CacheUseRecord {
+  std::int64_t step = 0;         ///< after which
+  double epoch = 0.0;            ///< passes over the data so far
+  std::int64_t loaded = 0;       ///< samples, but for those that a live turn was meant for
+  std::int64_t from_memory = 0;  ///< of them came with features from memory
+  std::int64_t from_disk = 0;    ///< of them came with features from the disk
+  std::int64_t kept = 0;         ///< samples whose features were made and written
+  std::int64_t disk_bytes = 0, memory_bytes = 0;
+  std::optional<double> age;         ///< mean steps since the features that were read were made, where features age
+  std::optional<double> saved_ms;    ///< computing that the features spared a rank, where both kinds were timed; mean
+  std::optional<double> int8_error;  ///< relative, of features written as bytes
+};
+std::string to_json(const CacheUseRecord& record);
+/// For a person: "feature cache: 1,203 of 1,204 samples loaded came with their features ...".
+std::string to_line(const CacheUseRecord& record);
+
+/// A look at the probe samples.
+struct DriftRecord {
+  std::int64_t step = 0;    ///< whose reports told of it: the look was after the one before
+  std::int64_t probed = 0;  ///< samples
+  double drift = 0.0;       ///< mean relative L2 distance of their cached features from fresh ones
+  double cosine = 0.0;      ///< mean
+};
+std::string to_json(const DriftRecord& record);
+
 }  // namespace plimsoll::report

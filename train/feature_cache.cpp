@@ -434,22 +434,51 @@ void FeatureCache::clear_older(std::int64_t stamp) {
   full_ = false;
 }
 
-std::string FeatureCache::line() {
-  const std::int64_t read = read_.exchange(0), missed = missed_.exchange(0), made = std::exchange(made_, 0);
-  const auto error = std::exchange(int8_error_, {});
-  std::string text =
-      fmt::format("feature cache: {} of {} samples loaded came with their features, {} were kept; {} on disk", read,
-                  read + missed, made, format_bytes(static_cast<std::int64_t>(store_->bytes())));
-  const std::int64_t age = age_.exchange(0);
-  if (ages_ && read > 0)
-    text +=
-        fmt::format("; those read were made {:.1f} steps before", static_cast<double>(age) / static_cast<double>(read));
-  if (memory_->hits() + memory_->misses() > 0)
-    text += fmt::format(", {} in memory, which has served {} of {}",
-                        format_bytes(static_cast<std::int64_t>(memory_->bytes())), memory_->hits(),
-                        memory_->hits() + memory_->misses());
-  if (error.squared_values > 0) text += fmt::format("; as bytes, with an error of {:.4f}", error.relative());
-  return text;
+void FeatureCache::took(const FeatureTimes& times) {
+  times_.with += times.with;
+  times_.with_us += times.with_us;
+  times_.without += times.without;
+  times_.without_us += times.without_us;
+  with_ += times.with;
+}
+
+report::CacheUseRecord FeatureCache::use(std::int64_t step, double epoch) {
+  const std::int64_t hits = memory_->hits(), with = std::exchange(with_, 0);
+  std::int64_t saved = -1;  // microseconds, where both kinds were timed
+  if (times_.with > 0 && times_.without > 0) {
+    const auto mean = [](std::int64_t us, std::int64_t samples) {
+      return static_cast<double>(us) / static_cast<double>(samples);
+    };
+    const double each = mean(times_.without_us, times_.without) - mean(times_.with_us, times_.with);
+    saved = std::max<std::int64_t>(0, std::llround(each * static_cast<double>(with)));
+  }
+  const std::int64_t read = read_.exchange(0);
+  const std::vector<std::int64_t> mine = {read,
+                                          missed_.exchange(0),
+                                          hits - std::exchange(hits_, hits),
+                                          std::exchange(made_, 0),
+                                          static_cast<std::int64_t>(memory_->bytes()),
+                                          age_.exchange(0),
+                                          saved};
+  std::vector<std::int64_t> sums(mine.size());
+  std::int64_t timed = 0;
+  for (const auto& theirs : ddp::share_numbers(communicator_, mine)) {
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += std::max<std::int64_t>(0, theirs.at(i));
+    timed += theirs.at(6) >= 0 ? 1 : 0;
+  }
+  report::CacheUseRecord record;
+  record.step = step;
+  record.epoch = epoch;
+  record.loaded = sums[0] + sums[1];
+  record.from_memory = std::min(sums[2], sums[0]);
+  record.from_disk = sums[0] - record.from_memory;
+  record.kept = sums[3];
+  record.memory_bytes = sums[4];
+  record.disk_bytes = static_cast<std::int64_t>(store_->bytes());
+  if (ages_ && sums[0] > 0) record.age = static_cast<double>(sums[5]) / static_cast<double>(sums[0]);
+  if (timed > 0) record.saved_ms = static_cast<double>(sums[6]) / static_cast<double>(timed) / 1000.0;
+  if (int8_error_.squared_values > 0) record.int8_error = std::exchange(int8_error_, {}).relative();
+  return record;
 }
 
 }  // namespace plimsoll::train

@@ -21,6 +21,7 @@
 #include "data/sample_stream.h"
 #include "ddp/communicator.h"
 #include "model/vla.h"
+#include "report/records.h"
 #include "train/config.h"
 #include "train/step.h"
 
@@ -94,9 +95,10 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   std::vector<std::byte> known_states(const Sample& sample) const;
   /// Copies the features of these samples, made in evaluation mode after step `step`, and writes them.
   void keep_after(std::int64_t step, std::span<const model::StreamSample> samples, const at::Tensor& features);
-  /// "1,203 of 1,204 samples came with their features, 1 was made and kept; 2.3 GiB of features on disk": since it was
-  /// last asked, but for what memory has served in all.
-  std::string line();
+  /// What all ranks' caches did since it was last asked. Collective. After step `step`, so many passes over the data.
+  report::CacheUseRecord use(std::int64_t step, double epoch);
+  /// What the samples of a step took, for what features save.
+  void took(const FeatureTimes& times);
 
   // The source that the loader reads from: any thread. load() gives features where it can; load_drawn() where the draw
   // is not to be live.
@@ -153,8 +155,10 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   std::atomic<std::int64_t> step_ = 0;
   std::uint64_t all_bytes_ = 0;  ///< of all training samples' features, where they age
   mutable std::atomic<std::int64_t> read_ = 0, missed_ = 0, age_ = 0;  ///< age: steps, over all that were read
-  std::int64_t made_ = 0;
-  cache::Int8Error int8_error_;  ///< of what was kept since line()
+  std::int64_t made_ = 0, hits_ = 0;                                   ///< hits_: of memory, when use() was last asked
+  FeatureTimes times_;                                                 ///< of all steps
+  std::int64_t with_ = 0;        ///< samples of steps that came with features, since use()
+  cache::Int8Error int8_error_;  ///< of what was kept since use()
   bool keeps_ = true, full_ = false, said_full_ = false;
 };
 

@@ -68,6 +68,8 @@ void FeatureUpkeep::conclude(std::int64_t step, std::span<const ddp::Report> rep
   if (epochs > 0) {
     state.epochs += epochs;
     publish(step, cache::stamp_in_step(step));
+  } else if (step == session_.steps) {
+    say_use(step);
   }
   const auto why = cache::rebuild_due(rules_, state, epochs > 0);
   if (!why || step >= session_.steps) return;
@@ -95,10 +97,8 @@ void FeatureUpkeep::take_in(std::int64_t step, std::span<const ddp::Report> repo
   }
   if (samples == 0) return;
   session_.state.features.drift = distances / samples;
-  log_.line(fmt::format(
-      "feature cache: after step {} the features of {} probe samples have moved by {:.4f} (relative L2), cosine {:.6f}",
-      step - 1, samples, static_cast<double>(distances / samples) / kMillion,
-      1.0 - static_cast<double>(angles / samples) / kMillion));
+  const auto mean = [samples](std::int64_t sum) { return static_cast<double>(sum / samples) / kMillion; };
+  log_.drift({step, samples, mean(distances), 1.0 - mean(angles)});
 }
 
 void FeatureUpkeep::look() {
@@ -159,13 +159,18 @@ void FeatureUpkeep::rebuild(std::int64_t step) {
                   step, made_, seconds_));
 }
 
+void FeatureUpkeep::say_use(std::int64_t step) {
+  const auto samples = static_cast<double>(step * session_.config.batch.effective);
+  log_.cache_use(session_.cache->use(step, samples / static_cast<double>(session_.stream.epoch_length())));
+}
+
 void FeatureUpkeep::publish(std::int64_t step, std::int64_t stamp) {
   auto& state = session_.state.features;
   state.published = stamp;
   session_.cache->publish(stamp, state.oldest);
   // What is loaded ahead was loaded before.
   if (session_.cache->ages() && session_.loader) session_.loader->seek(step + 1);
-  log_.line(session_.cache->line());
+  say_use(step);
 }
 
 }  // namespace plimsoll::train

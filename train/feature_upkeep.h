@@ -34,6 +34,7 @@ class FeatureUpkeep {
   void look();
   void rebuild(std::int64_t step);
   void publish(std::int64_t step, std::int64_t stamp);
+  void say_use(std::int64_t step);
 
   Session& session_;
   RunLog& log_;

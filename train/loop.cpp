@@ -79,6 +79,7 @@ StepResult Loop::one_step(std::int64_t step) {
   if (upkeep_) input.drift = upkeep_->drift();
   StepResult result = session_.step->run(input);
   session_.learn(result.timed);
+  if (session_.cache) session_.cache->took(result.features);
   if (result.fatal) {
     // All ranks are here. What was learned so far is kept, unless the ranks do not agree on what that is.
     if (result.fatal->code() == ExitCode::kData) checkpoint();

@@ -1,5 +1,7 @@
 #include "train/run_log.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <utility>
@@ -58,6 +60,7 @@ RunLog::RunLog(const Session& session, std::int64_t resume_step)
   std::filesystem::create_directories(dir);
   metrics_ = std::make_unique<report::JsonLines>(dir / "metrics.jsonl", resume_step);
   decisions_ = std::make_unique<report::JsonLines>(dir / "decisions.jsonl", resume_step);
+  if (session.cache) cache_ = std::make_unique<report::JsonLines>(dir / "cache.jsonl", resume_step);
   if (!session.candidates.empty()) write_file_durably(dir / "candidates.json", memory::to_json(session.candidates));
   console_ = std::make_unique<report::Console>(stdout, report::watched_by_a_person(), session.config.report.every,
                                                report::terminal_columns());
@@ -173,6 +176,21 @@ void RunLog::decision(const memory::Decision& decision) {
   status(decision, windows_);
 }
 
+void RunLog::cache_use(const report::CacheUseRecord& use) {
+  if (!active_) return;
+  cache_->append(report::to_json(use));
+  line(report::to_line(use));
+}
+
+void RunLog::drift(const report::DriftRecord& drift) {
+  if (!active_) return;
+  cache_->append(report::to_json(drift));
+  line(
+      fmt::format("feature cache: after step {} the features of {} probe samples have moved by {:.4f} (relative L2), "
+                  "cosine {:.6f}",
+                  drift.step - 1, drift.probed, drift.drift, drift.cosine));
+}
+
 void RunLog::cache_decision(std::int64_t step, const std::string& what, const std::string& reason, std::int64_t drift) {
   if (!active_) return;
   report::CacheRecord record{step, what, reason, std::nullopt};
@@ -184,6 +202,7 @@ void RunLog::sync() {
   if (!active_) return;
   metrics_->sync();
   decisions_->sync();
+  if (cache_) cache_->sync();
 }
 
 }  // namespace plimsoll::train

@@ -12,6 +12,7 @@
 #include "memory/planning/policy.h"
 #include "report/console.h"
 #include "report/json_lines.h"
+#include "report/records.h"
 #include "train/session.h"
 #include "train/step.h"
 
@@ -47,6 +48,9 @@ class RunLog {
   /// What was decided about the feature cache ("rebuild", "rebuilt"), and why: a line of decisions.jsonl. `drift`:
   /// millionths, -1 where it is not known.
   void cache_decision(std::int64_t step, const std::string& what, const std::string& reason, std::int64_t drift);
+  /// What the feature cache did, and how far its features have moved: lines of cache.jsonl, and on the console.
+  void cache_use(const report::CacheUseRecord& use);
+  void drift(const report::DriftRecord& drift);
   /// Waits for the disk: before a checkpoint is declared complete.
   void sync();
 
@@ -56,7 +60,7 @@ class RunLog {
 
   const Session& session_;
   bool active_;
-  std::unique_ptr<report::JsonLines> metrics_, decisions_;
+  std::unique_ptr<report::JsonLines> metrics_, decisions_, cache_;  ///< cache_: only with a cache
   std::unique_ptr<report::Console> console_;
   std::int64_t windows_ = 0;
   std::vector<report::RankMemory> window_;  ///< since the last decision

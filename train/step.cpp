@@ -100,6 +100,20 @@ std::vector<model::StreamSample> by_kind(std::span<const model::StreamSample> sa
   return sorted;
 }
 
+void take_in(std::span<const model::StreamSample> samples, std::int64_t microseconds, FeatureTimes& times) {
+  const auto comes_with = [](const model::StreamSample& item) {
+    return !item.sample->vlm.hidden_states.empty() || !item.sample->vlm.image_features.empty();
+  };
+  const auto with = std::ranges::count_if(samples, comes_with);
+  if (with == std::ssize(samples)) {
+    times.with += with;
+    times.with_us += microseconds;
+  } else if (with == 0) {
+    times.without += std::ssize(samples);
+    times.without_us += microseconds;
+  }
+}
+
 void add(memory::GuardianReport& sum, const memory::GuardianReport& part, std::size_t offset) {
   sum.micro_batches += part.micro_batches;
   sum.retries += part.retries;
@@ -124,8 +138,10 @@ memory::GuardianReport Step::run_part(const StepInput& asked, StepResult& result
   auto report = guardian_.run(input.samples.size(), static_cast<std::size_t>(way_.micro_batch), work(input));
   if (report.failed) failed_sample_ = input.samples[report.failed_sample].sample->index;
   const bool live = input.samples.front().sample->vlm.hidden_states.empty();
-  if (live && report.retries == 0 && report.splits == 0 && !report.failed)
-    result.timed = {way_, std::ssize(input.samples), weight_of(input.samples), microseconds_since(start)};
+  if (report.retries > 0 || report.splits > 0 || report.failed) return report;
+  const std::int64_t took = microseconds_since(start);
+  if (live) result.timed = {way_, std::ssize(input.samples), weight_of(input.samples), took};
+  take_in(input.samples, took, result.features);
   return report;
 }
 

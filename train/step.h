@@ -43,6 +43,13 @@ struct FeatureDrift {
   std::int64_t angles = 0;     ///< likewise of 1 - cosine
 };
 
+/// Computing of samples that come with features, and of those that do not: of parts of a share that were all of one
+/// kind and run once.
+struct FeatureTimes {
+  std::int64_t with = 0, with_us = 0;
+  std::int64_t without = 0, without_us = 0;
+};
+
 /// What a step is asked to do.
 struct StepInput {
   std::int64_t step = 1;                         ///< from 1; skipped steps count
@@ -64,6 +71,7 @@ struct StepResult {
   std::vector<ddp::Report> reports;  ///< of all ranks
   memory::GuardianReport guardian;   ///< this rank's
   memory::TimedShare timed;          ///< this rank's; without samples where anything was split or run twice
+  FeatureTimes features;             ///< this rank's
   std::optional<Error> fatal;        ///< the job ends here, on all ranks alike: the third skip in a row, ranks diverged
   double loss = 0.0;                 ///< mean over the samples of all ranks
   std::int64_t live = 0;             ///< samples of all ranks that ran the whole model

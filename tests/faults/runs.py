@@ -185,11 +185,14 @@ def finished(command, **options):
     return result.returncode, result.stdout + result.stderr
 
 
-def metrics(run):
-    """Whole lines only: the last may be in the writing."""
-    file = run / "metrics.jsonl"
+def lines(file):
+    """Of JSON, whole ones only: the last may be in the writing."""
     text = file.read_text() if file.exists() else ""
     return [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]
+
+
+def metrics(run):
+    return lines(run / "metrics.jsonl")
 
 
 def steps_done(run):

@@ -49,6 +49,11 @@ def test_equals_the_run_without_and_the_next_one_finds_everything(tmp_path, mode
     runs.assert_same_training(tmp_path / "first" / "run", without, STEPS)
     assert first[0][0] == 0 and first[0][2] > 0, first
     assert first[-1][0] > 0, first
+    uses = runs.lines(tmp_path / "first" / "run" / "cache.jsonl")
+    assert [line["step"] for line in uses] == [6, 12, 18, 20], uses
+    assert [(line["from_disk"], line["loaded"], line["kept"]) for line in uses] == first
+    assert uses[0]["saved_ms"] is None and all(line["saved_ms"] > 0 for line in uses[2:]), uses
+    assert uses[0]["disk_bytes"] > 0 and uses[0]["age"] is None
     (folder,) = stat(tmp_path / "cache", "verify")
     assert folder["samples"] == 36 and folder["damaged"] == []
     with runs.launch(cached(tmp_path / "second", model), 3) as run:

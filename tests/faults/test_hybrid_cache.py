@@ -1,6 +1,5 @@
 """cache.mode = "hybrid" in real runs: rebuilt by all ranks in the same step, and the same after whatever happened."""
 
-import json
 import random
 import signal
 import struct
@@ -21,8 +20,7 @@ def hybrid(folder, model, steps, cache=(), **changes):
 
 def decisions(run):
     """(step, what, reason) of those about the cache."""
-    lines = [json.loads(line) for line in (run / "decisions.jsonl").read_text().splitlines()]
-    return [(line["step"], line["cache"], line["reason"]) for line in lines if "cache" in line]
+    return [(line["step"], line["cache"], line["reason"]) for line in runs.lines(run / "decisions.jsonl") if "cache" in line]
 
 
 def records(folder):
@@ -57,6 +55,11 @@ def test_drift_rebuilds_earlier(tmp_path, model):
     run = runs.finish(config, 2)
     found = decisions(run)
     assert found and found[0][0] < 26, found
+    lines = runs.lines(run / "cache.jsonl")
+    drifts = [line for line in lines if line["what"] == "drift"]
+    assert drifts[0]["step"] == 5 and drifts[0]["probed"] == 8, "looked at after the fourth"
+    assert all(0 <= line["drift"] <= 1 and -1 <= line["cosine"] <= 1 for line in drifts) and any(line["drift"] > 0 for line in drifts), drifts
+    assert any(line["age"] and line["age"] > 0 for line in lines if line["what"] == "use"), lines
     assert "cache.drift_bound" in found[0][2]
 
 

@@ -173,5 +173,31 @@ TEST(Records, ADecisionHoldsWhatWasSeenPredictedChosenAndWhy) {
   EXPECT_EQ(json["predicted_peak"], 5);
 }
 
+TEST(CacheUse, IsALineForAPersonAndOneForAProgram) {
+  CacheUseRecord use;
+  use.step = 12;
+  use.loaded = 100;
+  use.from_disk = 60;
+  use.kept = 40;
+  use.disk_bytes = std::int64_t{3} << 20;
+  EXPECT_EQ(to_line(use),
+            "feature cache: 60 of 100 samples loaded came with their features, 40 were kept; 3.00 MiB on disk");
+  EXPECT_TRUE(nlohmann::json::parse(to_json(use))["saved_ms"].is_null());
+  use.from_memory = 20;
+  use.memory_bytes = std::int64_t{1} << 20;
+  use.age = 2.5;
+  use.saved_ms = 1250;
+  use.int8_error = 0.01;
+  EXPECT_EQ(to_line(use),
+            "feature cache: 80 of 100 samples loaded came with their features, 40 were kept; 3.00 MiB on disk; 20 of "
+            "them from memory (1.00 MiB); those read were made 2.5 steps before; 1.2 s of computing saved; as bytes, "
+            "with an error of 0.0100");
+  const auto json = nlohmann::json::parse(to_json(use));
+  EXPECT_EQ(json["what"], "use");
+  EXPECT_EQ(json["from_memory"], 20);
+  EXPECT_EQ(json["saved_ms"], 1250);
+  EXPECT_EQ(nlohmann::json::parse(to_json(DriftRecord{5, 8, 0.25, 0.5}))["drift"], 0.25);
+}
+
 }  // namespace
 }  // namespace plimsoll::report

@@ -285,7 +285,7 @@ TEST_F(PrefixRun, WhatIsInMemoryIsReadFromTheDiskOnce) {
   const auto communicator = ddp::make_solo();
   {
     const Session session(config, *communicator, *source);
-    EXPECT_TRUE(session.cache->line().find("in memory") == std::string::npos);
+    EXPECT_EQ(session.cache->use(0, 0.0).from_memory, 0);
   }
   const Seen seen = run(config, 8);
   expect_equal(seen, off);
@@ -293,8 +293,12 @@ TEST_F(PrefixRun, WhatIsInMemoryIsReadFromTheDiskOnce) {
   Session session(config, *communicator, *source);
   for (std::uint64_t position = 0; position < 36; ++position)
     session.cache->load_drawn(position, session.stream.at(position), 0);
-  const std::string line = session.cache->line();
-  EXPECT_NE(line.find("in memory, which has served 24 of 36"), std::string::npos) << line;
+  const auto use = session.cache->use(8, 1.5);
+  EXPECT_EQ(use.from_memory, 24);
+  EXPECT_EQ(use.from_disk, 12);
+  EXPECT_EQ(use.loaded, 36);
+  EXPECT_GT(use.memory_bytes, 0);
+  EXPECT_FALSE(use.saved_ms) << "no step was run in this session";
 }
 
 TEST_F(PrefixRun, ChoosesByItselfWhatIsWorthWhile) {
