@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """cache.mode = "hybrid" on the demo's task: held-out action error and time, by the part of samples that is live.
 
-Usage, from the repository's root: bench/hybrid_bench.py [--seeds 5] [--steps 800] [--episodes 150] [--fractions 0.25]
-[--rebuilds 5]. Trains the same run with the cache off, and with each fraction and rebuild, once for every seed, one rank and
+Usage, from the repository's root: bench/hybrid_bench.py [--seeds 5] [--steps 400] [--episodes 100] [--fractions 0.25 ...]
+[--rebuilds 5 ...] [--plot docs/hybrid.svg]. A rebuild of 0 is none. Trains the same run with the cache off, and with each fraction and rebuild, once for every seed, one rank and
 one thread each, seed by seed, so that what else the machine does hits all alike. Prints a Markdown table and lines
-FIGURE name = value unit. The first epoch is all live: features are made then.
+FIGURE name = value unit. The first epoch is all live: features are made then. The plot has the error of each fraction over its
+computing, a line for each rebuild.
 """
 import argparse
 import json
@@ -53,22 +54,53 @@ def interval(values):
     return STUDENT[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
 
 
+def plotted(lines):
+    """SVG of {name: [(x, y, half of y's interval, label)]}, all relative to the cache off, which is at (1, 1)."""
+    points = [point for line in lines.values() for point in line]
+    right = max(1.05, *(x for x, _, _, _ in points)) + 0.05
+    low = min(0.9, *(y - spread for _, y, spread, _ in points)) - 0.05
+    high = max(1.1, *(y + spread for _, y, spread, _ in points)) + 0.05
+    place = lambda x, y: (70 + 560 * x / right, 330 - 300 * (y - low) / (high - low))
+    text = lambda x, y, words, more="": f'<text x="{x:.1f}" y="{y:.1f}" {more}>{words}</text>'
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 660 400" font-family="sans-serif" font-size="12">', '<rect width="660" height="400" fill="white"/>']
+    for i in range(6):
+        x, y = right * i / 5, low + (high - low) * i / 5
+        (at, _), (_, up) = place(x, low), place(0, y)
+        out += [f'<path d="M{at:.1f} 30V330M70 {up:.1f}H630" stroke="#ddd"/>', text(at, 346, f"{x:.2f}", 'text-anchor="middle"'), text(64, up + 4, f"{y:.2f}", 'text-anchor="end"')]
+    out += [text(350, 366, "seconds of computing, of those with the cache off", 'text-anchor="middle"'), text(70, 20, "held-out action error, of that with the cache off; bars: 95 %")]
+    for number, (name, line) in enumerate(lines.items()):
+        colour = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd")[number % 4]
+        places = [place(x, y) for x, y, _, _ in line]
+        out.append(f'<polyline fill="none" stroke="{colour}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
+        for (x, y), (_, value, spread, label) in zip(places, line):
+            (_, top), (_, bottom) = place(0, value + spread), place(0, value - spread)
+            out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/><path d="M{x:.1f} {top:.1f}V{bottom:.1f}" stroke="{colour}"/>',
+                    text(x + 6, y - 6, label, f'fill="{colour}"')]
+        out.append(text(90 + 180 * number, 388, name, f'fill="{colour}"'))
+    x, y = place(1, 1)
+    out += [f'<path d="M{x - 5:.1f} {y:.1f}h10m-5 -5v10" stroke="black"/>', text(x + 8, y + 14, "off"), "</svg>"]
+    return "\n".join(out) + "\n"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--episodes", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.25])
     parser.add_argument("--rebuilds", type=int, nargs="+", default=[5])
+    parser.add_argument("--plot", type=pathlib.Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="plimsoll-hybrid-") as name:
         folder = pathlib.Path(name)
         program("init-model", "--size", "tiny", "--out", folder / "model")
         program("demo-data", "--episodes", options.episodes, "--out", folder / "data")
         kinds = {"off": {"cache.mode": '"off"'}}
-        for fraction in options.fractions:
-            for rebuild in options.rebuilds:
-                kinds[f"hybrid {fraction:g}, rebuilt every {rebuild or 'never'}"] = {
+        names = {}
+        for rebuild in options.rebuilds:
+            for fraction in options.fractions:
+                names[rebuild, fraction] = f"hybrid {fraction:g}, rebuilt {f'every {rebuild}' if rebuild else 'never'}"
+                kinds[names[rebuild, fraction]] = {
                     "cache.mode": '"hybrid"', "cache.live_fraction": fraction, "cache.rebuild_epochs": rebuild,
                     "cache.frozen_adapters": "true" if fraction == 0 else "false"}
         results = {kind: [] for kind in kinds}
@@ -88,6 +120,13 @@ def main():
             continue
         print(f"FIGURE held-out action error of {kind}, of off's = {statistics.mean(one[0] for one in found) / statistics.mean(one[0] for one in off):.3f} x")
         print(f"FIGURE computing of {kind}, of off's = {statistics.mean(one[1] for one in found) / statistics.mean(one[1] for one in off):.3f} x")
+    if options.plot:
+        lines = {}
+        for (rebuild, fraction), kind in names.items():
+            time, error = (statistics.mean(one[i] for one in results[kind]) / statistics.mean(one[i] for one in off) for i in (1, 0))
+            spread = interval([one[0] / base[0] for one, base in zip(results[kind], off)])
+            lines.setdefault(f"rebuilt every {rebuild} epochs" if rebuild else "never rebuilt", []).append((time, error, spread, f"{fraction:g}"))
+        options.plot.write_text(plotted(lines))
 
 
 if __name__ == "__main__":

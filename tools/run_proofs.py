@@ -17,6 +17,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".proofs"
 PAGE = "docs/benchmarks.md"
+PLOTS = "docs/hybrid.svg"  # what a proof draws for the page
 BEGIN, END = "<!-- proofs:begin (written by make proofs) -->", "<!-- proofs:end -->"
 FIGURE = re.compile(r"^FIGURE\s+(?P<name>.+?)\s*=\s*(?P<value>\S+)\s*(?P<unit>.*?)\s*$")
 FIGURES_HEAD = ["| figure | value | unit |", "|---|---:|---|"]
@@ -29,8 +30,8 @@ def git(*arguments):
 
 
 def commit():
-    """The newest commit that changed more than the page of figures, which is ours to write; marked when the tree differs."""
-    rest = ("--", ".", f":!{PAGE}")
+    """The newest commit that changed more than the page of figures and its plots, which are ours to write; marked when the tree differs."""
+    rest = ("--", ".", f":!{PAGE}", f":!{PLOTS}")
     changed = git("status", "--porcelain", "--untracked-files=no", *rest)
     return git("log", "-1", "--format=%h", "--abbrev=12", *rest) + ("-changed" if changed else "")
 
