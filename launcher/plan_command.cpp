@@ -248,12 +248,9 @@ int safe_batch(const train::Config& config, train::Forecast& forecast, std::int6
   return forecast.largest_micro_batch(usable, plan);
 }
 
-// What dry runs stand for from here on, in words.
-std::string stand_for(const std::string& device) {
-  if (device == "cpu") return "the CPU";
-  if (device != "cuda") fail(ExitCode::kUsage, "--device \"{}\": give cuda or cpu", device);
-  train::let_dry_runs_stand_for_a_gpu();
-  return "a GPU";
+bool is_a_gpu(const std::string& device) {
+  if (device != "cuda" && device != "cpu") fail(ExitCode::kUsage, "--device \"{}\": give cuda or cpu", device);
+  return device == "cuda";
 }
 
 cxxopts::Options plan_options() {
@@ -293,10 +290,12 @@ int run_plan(const std::vector<std::string>& args) {
   if (parsed->count("size") > 0) config.model.path = built_in.emplace((*parsed)["size"].as<std::string>()).path();
   if (config.model.path.empty())
     fail(ExitCode::kUsage, "no model: give --config with model.path, --set model.path=DIR, or --size 3b");
-  const std::string device = stand_for((*parsed)["device"].as<std::string>());
+  const bool for_a_gpu = is_a_gpu((*parsed)["device"].as<std::string>());
+  if (for_a_gpu) train::let_dry_runs_stand_for_a_gpu();
   const Subject subject = subject_of(config, *parsed);
 
   PlanReport report;
+  report.for_a_gpu = for_a_gpu;
   report.overhead = parse_bytes((*parsed)["overhead"].as<std::string>(), "--overhead");
   report.target = train::policy_config(config).target;  // refuses what a run would refuse
   report.effective = config.batch.effective;
@@ -306,9 +305,9 @@ int run_plan(const std::vector<std::string>& args) {
     fmt::print("{}\n", safe_batch(config, forecast, cards.front() - report.overhead));
     return 0;
   }
-  report.model = fmt::format("model: {}, {}, LoRA rank {}, on {}",
-                             built_in ? (*parsed)["size"].as<std::string>() : config.model.path, config.model.dtype,
-                             config.lora.rank, device);
+  report.model =
+      fmt::format("model: {}, {}, LoRA rank {}", built_in ? (*parsed)["size"].as<std::string>() : config.model.path,
+                  config.model.dtype, config.lora.rank);
   report.sample = subject.words;
   report.static_bytes = forecast.dry().static_bytes();
   report.expandable_segments = parsed->count("expandable-segments") > 0;

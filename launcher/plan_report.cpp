@@ -107,8 +107,9 @@ std::string to_text(const PlanReport& report) {
   std::string text = fmt::format(
       "{}\nheaviest sample: {}\neffective batch {}, {} of every card taken for the driver and its libraries, {} dry "
       "runs\n"
-      "These are the allocations of the CPU's path; a GPU's kernels may take other scratch.{}\n\n",
+      "These are the allocations of {}.{}\n\n",
       report.model, report.sample, report.effective, format_bytes(report.overhead), report.dry_runs,
+      report.for_a_gpu ? "our CUDA kernels" : "a run on the CPU",
       report.expandable_segments ? " Segments are expandable." : "");
   for (const auto& card : report.cards) text += card_text(card, report);
   return text + table_text(report) + rows_text(report) + guide_text(report);
@@ -122,7 +123,7 @@ std::string to_json(const PlanReport& report) {
             {"target_per_10000", report.target},
             {"static_bytes", report.static_bytes},
             {"dry_runs", report.dry_runs},
-            {"events", "of the CPU's path"},
+            {"device", report.for_a_gpu ? "cuda" : "cpu"},
             {"expandable_segments", report.expandable_segments}};
   for (const char* name : {"cards", "table", "rows", "guide"}) json[name] = Json::array();
   for (const auto& card : report.cards) json["cards"].push_back(card_json(card, report));

@@ -106,6 +106,16 @@ def test_plan_of_the_full_size_model_allocates_none_of_it():
     assert all(figure["by_hand"] and figure["dry_run"] and figure["reason"] for figure in figures.values())
 
 
+def test_plan_for_a_gpu_or_for_the_cpu():
+    """Both need about the same; what the CPU's kernels take as scratch is an arena, a GPU's comes from its allocator."""
+    words = "--size", "3b", "--budget", "24GiB", "--no-table"
+    gpu, cpu = planned(*words), planned(*words, "--device", "cpu")
+    assert (gpu["device"], cpu["device"]) == ("cuda", "cpu")
+    assert gpu["cards"][0]["best"]["peak"] != cpu["cards"][0]["best"]["peak"]
+    assert abs(gpu["cards"][0]["best"]["peak"] / cpu["cards"][0]["best"]["peak"] - 1) < 0.05
+    refused([*PLAN, *words, "--device", "tpu"], 2, "--device", "tpu", "cuda")
+
+
 def test_plan_answers_with_one_number():
     code, text = runs.finished([*PLAN, "--size", "3b", "--budget", "24GiB", "--safe-batch"])
     assert code == 0, text
