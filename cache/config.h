@@ -11,7 +11,7 @@ namespace plimsoll::cache {
 /// [cache]. "prefix" changes nothing that is learned: what is read equals what was written, bit for bit.
 struct CacheConfig {
   std::string mode = "off", dir = "feature-cache", keep = "exact";
-  Setting disk_bytes = "auto", host_bytes = "none";
+  Setting disk_bytes = "auto", host_bytes = "auto", device_bytes = "auto";
   double live_fraction = 0.25, drift_bound = 0.1;
   bool frozen_adapters = false;
   std::int64_t rebuild_epochs = 5, rebuild_over = 0, drift_every = 25, probe_samples = 16;
@@ -36,8 +36,14 @@ struct CacheConfig {
       either({one_of({"auto"}), byte_size()}));
     v("host_bytes", host_bytes,
       "Bytes of a rank's host memory, outside its budget, in which features are kept in front of the disk: "
-      "\"none\" or a size. What is needed last makes room for what is needed sooner.",
-      either({one_of({"none"}), byte_size()}));
+      "\"auto\" (on a GPU up to half of what is free for the rank; on the CPU none), \"none\" or a size. What is "
+      "needed last makes room for what is needed sooner.",
+      either({one_of({"auto", "none"}), byte_size()}));
+    v("device_bytes", device_bytes,
+      "Bytes of a rank's device memory, part of its budget, in which features are kept so that steps need not upload "
+      "them: \"auto\" (on a GPU all features where they fit a twentieth of the budget; else none), \"none\" or a "
+      "size.",
+      either({one_of({"auto", "none"}), byte_size()}));
     v("keep", keep,
       "\"hybrid\": \"exact\" keeps hidden states to the bit, \"int8\" as bytes with a scale a row: half of the disk, "
       "and an error that the run prints.",

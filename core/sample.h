@@ -1,14 +1,19 @@
 #pragma once
-// One training sample on the host, as the loader hands it over and the model packs it. All vectors are ordinary host
-// memory, outside every budget.
+// One training sample, as the loader hands it over and the model packs it. All vectors are ordinary host memory,
+// outside every budget.
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace plimsoll {
+
+namespace model {
+struct DeviceRows;
+}
 
 /// How much a sample weighs: all that the memory of a micro-batch depends on. Known from metadata before step 1.
 struct SampleShape {
@@ -30,7 +35,11 @@ struct VlmInput {
   std::vector<std::byte> image_features;
   /// In place of both and of the whole model, likewise: what the language model makes of the prompt, [L, hidden].
   std::vector<std::byte> hidden_states;
+  /// In place of the bytes of either: the same rows in the device's memory (model/device_rows.h).
+  std::shared_ptr<const model::DeviceRows> device_features, device_states;
 
+  bool has_features() const { return !image_features.empty() || device_features; }
+  bool has_states() const { return !hidden_states.empty() || device_states; }
   /// Rows of the images' features.
   std::int64_t feature_rows() const {
     std::int64_t rows = 0;
@@ -52,9 +61,9 @@ struct Sample {
 
   SampleShape shape() const {
     const auto tokens = static_cast<std::int64_t>(vlm.input_ids.size());
-    if (!vlm.hidden_states.empty()) return {0, 0, 0, tokens};
+    if (vlm.has_states()) return {0, 0, 0, tokens};
     return {tokens, static_cast<std::int64_t>(vlm.pixel_values.size() / 1176),
-            vlm.image_features.empty() ? 0 : vlm.feature_rows()};
+            vlm.has_features() ? vlm.feature_rows() : 0};
   }
 };
 

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/philox.h"
 #include "core/scope.h"
+#include "model/device_rows.h"
 #include "model/vision_layout.h"
 
 namespace plimsoll::model {
@@ -19,6 +20,12 @@ struct Sizes {
   bool cached = false;  ///< tokens are hidden states out of the cache
 };
 
+/// Some rows of the features, in their order.
+struct FeaturePiece {
+  std::int64_t rows = 0;
+  at::Tensor on_device;  ///< undefined: the next ones of HostBatch::features
+};
+
 // All that goes to the device, in ordinary host memory. Empty vectors when only shapes are wanted.
 struct HostBatch {
   Sizes sizes;
@@ -26,7 +33,8 @@ struct HostBatch {
       timesteps;
   std::vector<std::int64_t> unpermute, vision_keys, merged_keys, ids, image_rows, cached_rows, token_keys,
       context_positions, token_rows, sensor_rows, context_lengths;
-  std::vector<std::byte> features;
+  std::vector<std::byte> features;  ///< of samples whose rows are not on the device already
+  std::vector<FeaturePiece> feature_pieces;
   Segments windows, frames, tokens;
 };
 
@@ -43,9 +51,26 @@ class Upload {
   Tensor integers(const std::vector<std::int64_t>& values, at::IntArrayRef shape) const {
     return copy(values, shape, at::kLong);
   }
-  /// Of that dtype already.
-  Tensor raw(const std::vector<std::byte>& values, at::IntArrayRef shape, at::ScalarType dtype) const {
-    return copy(values, shape, dtype);
+  /// Of that dtype already: one allocation, wherever the pieces come from.
+  Tensor features(const HostBatch& host, at::IntArrayRef shape, at::ScalarType dtype) const {
+    const bool all_on_host =
+        std::ranges::none_of(host.feature_pieces, [](const FeaturePiece& piece) { return piece.on_device.defined(); });
+    if (all_on_host) return copy(host.features, shape, dtype);
+    Tensor out = at::empty(shape, at::TensorOptions().dtype(dtype).device(device_));
+    const auto row = static_cast<std::size_t>(shape.back()) * c10::elementSize(dtype);
+    std::int64_t at = 0;
+    const std::byte* from = host.features.data();
+    for (const FeaturePiece& piece : host.feature_pieces) {
+      Tensor to = out.narrow(0, at, piece.rows);
+      at += piece.rows;
+      if (piece.on_device.defined()) {
+        to.copy_(piece.on_device);
+      } else {
+        to.copy_(at::from_blob(const_cast<std::byte*>(from), to.sizes(), at::TensorOptions().dtype(dtype)));
+        from += static_cast<std::size_t>(piece.rows) * row;
+      }
+    }
+    return out;
   }
 
  private:
@@ -86,14 +111,14 @@ void upload_vision(const HostBatch& host, const PackingRules& rules, const Uploa
 
 void upload_features(const HostBatch& host, const PackingRules& rules, const Upload& upload, PackedBatch& batch) {
   if (host.sizes.features == 0 || host.sizes.cached) return;
-  batch.cached_features = upload.raw(host.features, {host.sizes.features, rules.hidden}, rules.compute);
+  batch.cached_features = upload.features(host, {host.sizes.features, rules.hidden}, rules.compute);
   batch.cached_rows = upload.integers(host.cached_rows, {host.sizes.features});
 }
 
 void upload_text(const HostBatch& host, const PackingRules& rules, const Upload& upload, PackedBatch& batch) {
   const std::int64_t tokens = host.sizes.tokens;
   if (host.sizes.cached) {
-    batch.cached_states = upload.raw(host.features, {tokens, rules.hidden}, rules.compute);
+    batch.cached_states = upload.features(host, {tokens, rules.hidden}, rules.compute);
     return;
   }
   batch.input_ids = upload.integers(host.ids, {tokens});
@@ -169,10 +194,18 @@ void check_size(const Sample& sample, const char* what, std::size_t found, std::
   check(static_cast<std::int64_t>(found) == expected, sample, what, static_cast<std::int64_t>(found), expected);
 }
 
+// Cached rows, as bytes or on the device.
+void check_rows(const Sample& sample, const char* what, const std::vector<std::byte>& bytes, const DeviceRows* device,
+                std::int64_t rows, const PackingRules& rules) {
+  const std::int64_t expected = rows * rules.hidden * static_cast<std::int64_t>(c10::elementSize(rules.compute));
+  const std::size_t found = device == nullptr ? bytes.size() : device->rows.nbytes();
+  check_size(sample, what, found, expected);
+}
+
 void check_states(const Sample& sample, const PackingRules& rules) {
   const auto tokens = static_cast<std::int64_t>(sample.vlm.input_ids.size());
-  check_size(sample, "bytes of cached hidden states", sample.vlm.hidden_states.size(),
-             tokens * rules.hidden * static_cast<std::int64_t>(c10::elementSize(rules.compute)));
+  check_rows(sample, "bytes of cached hidden states", sample.vlm.hidden_states, sample.vlm.device_states.get(), tokens,
+             rules);
 }
 
 void check_images(const Sample& sample, const PackingRules& rules) {
@@ -184,12 +217,12 @@ void check_images(const Sample& sample, const PackingRules& rules) {
           "rows or columns of patches beyond a multiple", grid[1] % rules.merge + grid[2] % rules.merge, 0);
     patches += grid[0] * grid[1] * grid[2];
   }
-  if (sample.vlm.image_features.empty()) {
+  if (!sample.vlm.has_features()) {
     check_size(sample, "values of image patches", sample.vlm.pixel_values.size(), patches * rules.patch_values);
   } else {
     check_size(sample, "values of image patches beside cached features", sample.vlm.pixel_values.size(), 0);
-    check_size(sample, "bytes of cached image features", sample.vlm.image_features.size(),
-               patches / unit_of(rules) * rules.hidden * static_cast<std::int64_t>(c10::elementSize(rules.compute)));
+    check_rows(sample, "bytes of cached image features", sample.vlm.image_features, sample.vlm.device_features.get(),
+               patches / unit_of(rules), rules);
   }
   const auto& ids = sample.vlm.input_ids;
   check_size(sample, "image tokens", std::count(ids.begin(), ids.end(), rules.image_token_id),
@@ -209,7 +242,7 @@ void check_text(const Sample& sample, const PackingRules& rules) {
 }
 
 void check_sample(const Sample& sample, const PackingRules& rules) {
-  if (sample.vlm.hidden_states.empty()) {
+  if (!sample.vlm.has_states()) {
     check_text(sample, rules);
     check_images(sample, rules);
   } else {
@@ -240,7 +273,7 @@ class VisionPacker {
 
   void append(const StreamSample& item) {
     const auto& vlm = item.sample->vlm;
-    if (!vlm.image_features.empty()) return;
+    if (vlm.has_features()) return;
     const std::size_t first = layout_.blocks.size(), first_position = layout_.positions.size();
     for (const auto& grid : vlm.image_grid_thw) layout_.append(grid, rules_.merge, side_);
     const float* pixels = vlm.pixel_values.data();
@@ -289,16 +322,22 @@ class VisionPacker {
   std::vector<std::array<std::int64_t, 2>> order_;  // patch positions in window order
 };
 
+void append_features(HostBatch& host, const std::vector<std::byte>& bytes, const DeviceRows* device,
+                     std::int64_t rows) {
+  host.feature_pieces.push_back({rows, device == nullptr ? Tensor() : device->rows});
+  if (device == nullptr) host.features.insert(host.features.end(), bytes.begin(), bytes.end());
+}
+
 void append_text(HostBatch& host, const StreamSample& item, const PackingRules& rules) {
   const auto& ids = item.sample->vlm.input_ids;
   const auto length = static_cast<std::int64_t>(ids.size());
-  const auto& features = item.sample->vlm.image_features;
-  auto& rows = features.empty() ? host.image_rows : host.cached_rows;
+  const auto& vlm = item.sample->vlm;
+  auto& rows = vlm.has_features() ? host.cached_rows : host.image_rows;
   for (std::int64_t t = 0; t < length; ++t) {
     if (ids[t] == rules.image_token_id) rows.push_back(host.sizes.tokens + t);
     if (rules.dropout) append_keys(host.token_keys, dropout_word(rules, item.position), t);
   }
-  host.features.insert(host.features.end(), features.begin(), features.end());
+  if (vlm.has_features()) append_features(host, vlm.image_features, vlm.device_features.get(), vlm.feature_rows());
   host.ids.insert(host.ids.end(), ids.begin(), ids.end());
   host.tokens.queries.push_back(length);
   host.sizes.tokens += length;
@@ -381,9 +420,8 @@ void require_tables(const PackingRules& rules) {
 }
 
 void append_states(HostBatch& host, const Sample& sample) {
-  const auto& states = sample.vlm.hidden_states;
   const auto length = static_cast<std::int64_t>(sample.vlm.input_ids.size());
-  host.features.insert(host.features.end(), states.begin(), states.end());
+  append_features(host, sample.vlm.hidden_states, sample.vlm.device_states.get(), length);
   host.tokens.queries.push_back(length);
   host.sizes.tokens += length;
 }
@@ -406,8 +444,7 @@ PackedBatch pack_cached(std::span<const StreamSample> samples, const PackingRule
 PackedBatch pack(std::span<const StreamSample> samples, const PackingRules& rules, at::Device device) {
   require_tables(rules);
   if (samples.empty()) fail(ExitCode::kUsage, "a micro-batch of no samples cannot be packed");
-  const auto cached =
-      std::ranges::count_if(samples, [](const auto& item) { return !item.sample->vlm.hidden_states.empty(); });
+  const auto cached = std::ranges::count_if(samples, [](const auto& item) { return item.sample->vlm.has_states(); });
   if (cached == std::ssize(samples)) return pack_cached(samples, rules, device);
   if (cached > 0)
     fail(ExitCode::kUsage, "{} of {} samples of a micro-batch come with their hidden states: all must, or none", cached,

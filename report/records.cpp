@@ -83,11 +83,13 @@ std::string to_json(const CacheUseRecord& record) {
                {"what", "use"},
                {"epoch", record.epoch},
                {"loaded", record.loaded},
+               {"from_device", record.from_device},
                {"from_memory", record.from_memory},
                {"from_disk", record.from_disk},
                {"kept", record.kept},
                {"disk_bytes", record.disk_bytes},
                {"memory_bytes", record.memory_bytes},
+               {"device_bytes", record.device_bytes},
                {"age", maybe(record.age)},
                {"saved_ms", maybe(record.saved_ms)},
                {"int8_error", maybe(record.int8_error)}});
@@ -96,7 +98,10 @@ std::string to_json(const CacheUseRecord& record) {
 std::string to_line(const CacheUseRecord& record) {
   std::string text =
       fmt::format("feature cache: {} of {} samples loaded came with their features, {} were kept; {} on disk",
-                  record.from_memory + record.from_disk, record.loaded, record.kept, format_bytes(record.disk_bytes));
+                  record.from_device + record.from_memory + record.from_disk, record.loaded, record.kept,
+                  format_bytes(record.disk_bytes));
+  if (record.device_bytes > 0)
+    text += fmt::format("; {} of them on the device ({})", record.from_device, format_bytes(record.device_bytes));
   if (record.memory_bytes > 0)
     text += fmt::format("; {} of them from memory ({})", record.from_memory, format_bytes(record.memory_bytes));
   if (record.age) text += fmt::format("; those read were made {:.1f} steps before", *record.age);

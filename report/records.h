@@ -84,10 +84,11 @@ struct CacheUseRecord {
   std::int64_t step = 0;         ///< after which
   double epoch = 0.0;            ///< passes over the data so far
   std::int64_t loaded = 0;       ///< samples, but for those that a live turn was meant for
+  std::int64_t from_device = 0;  ///< of them came with features from the device's memory
   std::int64_t from_memory = 0;  ///< of them came with features from memory
   std::int64_t from_disk = 0;    ///< of them came with features from the disk
   std::int64_t kept = 0;         ///< samples whose features were made and written
-  std::int64_t disk_bytes = 0, memory_bytes = 0;
+  std::int64_t disk_bytes = 0, memory_bytes = 0, device_bytes = 0;
   std::optional<double> age;         ///< mean steps since the features that were read were made, where features age
   std::optional<double> saved_ms;    ///< computing that the features spared a rank, where both kinds were timed; mean
   std::optional<double> int8_error;  ///< relative, of features written as bytes

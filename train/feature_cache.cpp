@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "cache/layout.h"
+#include "cache/tiers.h"
 #include "core/bytes.h"
 #include "core/error.h"
 #include "ddp/handshake.h"
@@ -54,14 +55,11 @@ std::optional<std::uint64_t> bytes_of(const Setting& size) {
                                                      : size.as_integer());
 }
 
-std::uint64_t host_bytes(const cache::CacheConfig& config, int ranks) {
-  const Setting& size = config.host_bytes;
+// What a size of a tier says; nothing for "auto".
+std::optional<std::int64_t> tier_bytes(const Setting& size, const char* key) {
+  if (size.is("auto")) return std::nullopt;
   if (size.is("none")) return 0;
-  const auto bytes = size.is_string() ? parse_bytes(size.as_string(), "cache.host_bytes") : size.as_integer();
-  if (bytes > machine_memory() / ranks)
-    fail(ExitCode::kUsage, "cache.host_bytes = {} for each of {} ranks: this machine has {}; give less",
-         format_bytes(bytes), ranks, format_bytes(machine_memory()));
-  return static_cast<std::uint64_t>(bytes);
+  return size.is_string() ? parse_bytes(size.as_string(), key) : size.as_integer();
 }
 
 // A tenth of the disk is left to others: checkpoints too want a place.
@@ -149,7 +147,7 @@ CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model
 }
 
 FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                           ddp::Communicator& communicator)
+                           ddp::Communicator& communicator, const Device& device, std::int64_t budget)
     : source_(source),
       communicator_(communicator),
       config_(config),
@@ -159,12 +157,32 @@ FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, c
       width_(model.packing_rules(0, false).hidden),
       made_as_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16),
       kept_(features_ == model::Features::kStates && config.cache.keep == "int8" ? cache::Kept::kInt8 : made_as_),
-      memory_(std::make_unique<cache::MemoryTier>(host_bytes(config.cache, communicator.world()))),
       stream_(source.training(), static_cast<std::uint64_t>(config.run.seed)),
       live_([this](std::uint64_t position) { return stream_.at(position); }, source.size(), batch_,
             static_cast<std::int64_t>(std::llround(config.cache.live_fraction * cache::kWholeFraction))) {
   refuse_what_would_not_hold(config, model);
-  if (ages_) all_bytes_ = feature_bytes(config, model, source, features_);
+  all_bytes_ = feature_bytes(config, model, source, features_);
+  make_tiers(model, device, budget);
+}
+
+void FeatureCache::make_tiers(const model::VlaModel& model, const Device& device, std::int64_t budget) {
+  const int ranks = communicator_.world();
+  const cache::TierRoom room{static_cast<std::int64_t>(all_bytes_), budget, available_memory(ranks),
+                             device.place.is_cpu()};
+  const auto sizes = cache::choose_tiers(tier_bytes(config_.cache.device_bytes, "cache.device_bytes"),
+                                         tier_bytes(config_.cache.host_bytes, "cache.host_bytes"), room);
+  if (sizes.host > machine_memory() / ranks)
+    fail(ExitCode::kUsage, "cache.host_bytes = {} for each of {} ranks: this machine has {}; give less",
+         format_bytes(sizes.host), ranks, format_bytes(machine_memory()));
+  if (device.memory->live() + sizes.device >= budget)
+    fail(ExitCode::kUsage,
+         "rank {}: cache.device_bytes = {}: the model takes {} of a budget of {} (memory.budget); give less",
+         communicator_.rank(), format_bytes(sizes.device), format_bytes(device.memory->live()), format_bytes(budget));
+  memory_ = std::make_unique<cache::MemoryTier>(static_cast<std::uint64_t>(sizes.host));
+  device_ = std::make_unique<DeviceTier>(sizes.device, width_, model.packing_rules(0, false).compute, device.place);
+  if (communicator_.rank() == 0 && sizes.device + sizes.host > 0)
+    spdlog::info("feature cache: of {} of features each rank may keep {} on the device and {} in host memory",
+                 format_bytes(room.features), format_bytes(sizes.device), format_bytes(sizes.host));
 }
 
 FeatureCache::~FeatureCache() {
@@ -304,9 +322,17 @@ std::vector<std::byte> FeatureCache::payload_of(const std::byte* features, std::
 Sample FeatureCache::load_known(std::int64_t index, std::int64_t resolution, std::optional<std::uint64_t> next) const {
   if (const auto key = store_->find(index)) {
     Sample sample = source_.load_without_pixels(index, resolution);
-    if (auto features = read(sample, next)) {
+    const auto known = [&] {
       ++read_;
       age_ += std::max<std::int64_t>(0, step_ - cache::step_of_stamp(key->stamp));
+    };
+    if (auto rows = next ? device_->find(index, key->stamp, *next) : nullptr) {
+      known();
+      (features_ == model::Features::kStates ? sample.vlm.device_states : sample.vlm.device_features) = std::move(rows);
+      return sample;
+    }
+    if (auto features = read(sample, next)) {
+      known();
       const bool states = features_ == model::Features::kStates;
       (states ? sample.vlm.hidden_states : sample.vlm.image_features) = std::move(*features);
       return sample;
@@ -326,7 +352,7 @@ Sample FeatureCache::load_drawn(std::uint64_t position, std::int64_t index, std:
   {
     const std::scoped_lock lock(live_mutex_);
     if (ages_ && live_.at(position)) return source_.load_at(index, resolution);
-    if (memory_->keeps()) next = next_draw(position, index);
+    if (memory_->keeps() || device_->keeps()) next = next_draw(position, index);
   }
   return load_known(index, resolution, next);
 }
@@ -345,8 +371,8 @@ bool FeatureCache::is_last_in_step(const model::StreamSample& item) const {
 
 // What ages is kept whenever it was made anew.
 bool FeatureCache::is_wanted(const Sample& sample) const {
-  const auto& there = features_ == model::Features::kStates ? sample.vlm.hidden_states : sample.vlm.image_features;
-  return there.empty() && rows_of(sample) > 0 &&
+  const bool there = features_ == model::Features::kStates ? sample.vlm.has_states() : sample.vlm.has_features();
+  return !there && rows_of(sample) > 0 &&
          (ages_ || (!store_->is_appended(sample.index) && !store_->find(sample.index)));
 }
 
@@ -354,6 +380,7 @@ model::Shown FeatureCache::shown(std::span<const model::StreamSample> samples) {
   const auto stage_them = [this, samples](const at::Tensor& features) {
     stage(samples, features, ages_ ? cache::stamp_in_step(step_) : 0, true);
   };
+  shown_ = samples;
   model::Shown shown;
   (features_ == model::Features::kStates ? shown.hidden_states : shown.image_features) = stage_them;
   return shown;
@@ -371,7 +398,7 @@ void FeatureCache::stage(std::span<const model::StreamSample> samples, const at:
   const auto row = static_cast<std::size_t>(width_) * c10::elementSize(on_host.scalar_type());
   for (const auto& item : samples) {
     const Sample& sample = *item.sample;
-    if (features_ == model::Features::kImages && !sample.vlm.image_features.empty()) continue;
+    if (features_ == model::Features::kImages && sample.vlm.has_features()) continue;
     const auto rows = static_cast<std::uint32_t>(rows_of(sample));
     if (is_to_keep(item))
       staged_.push_back(
@@ -392,6 +419,7 @@ void FeatureCache::keep_after(std::int64_t step, std::span<const model::StreamSa
 
 // A cache that cannot be written is a slower run, no failed one.
 void FeatureCache::commit() {
+  for (const auto& item : std::exchange(shown_, {})) keep_on_device(item);
   try {
     for (const Staged& one : staged_) {
       if (!ages_ && store_->is_appended(one.key.sample))
@@ -412,7 +440,25 @@ void FeatureCache::commit() {
   staged_.clear();
 }
 
-void FeatureCache::discard() { staged_.clear(); }
+void FeatureCache::discard() {
+  staged_.clear();
+  shown_ = {};
+}
+
+// What came from the host, for the next time.
+void FeatureCache::keep_on_device(const model::StreamSample& item) {
+  if (!device_->keeps()) return;
+  const VlmInput& vlm = item.sample->vlm;
+  const auto& rows = features_ == model::Features::kStates ? vlm.hidden_states : vlm.image_features;
+  const auto key = rows.empty() ? std::nullopt : store_->find(item.sample->index);
+  if (!key) return;
+  std::uint64_t next = 0;
+  {
+    const std::scoped_lock lock(live_mutex_);
+    next = next_draw(item.position, item.sample->index);
+  }
+  device_->keep(key->sample, key->stamp, rows, next);
+}
 
 void FeatureCache::publish(std::int64_t stamp, std::int64_t oldest) {
   try {
@@ -443,7 +489,7 @@ void FeatureCache::took(const FeatureTimes& times) {
 }
 
 report::CacheUseRecord FeatureCache::use(std::int64_t step, double epoch) {
-  const std::int64_t hits = memory_->hits(), with = std::exchange(with_, 0);
+  const std::int64_t hits = memory_->hits(), device_hits = device_->hits(), with = std::exchange(with_, 0);
   std::int64_t saved = -1;  // microseconds, where both kinds were timed
   if (times_.with > 0 && times_.without > 0) {
     const auto mean = [](std::int64_t us, std::int64_t samples) {
@@ -459,7 +505,9 @@ report::CacheUseRecord FeatureCache::use(std::int64_t step, double epoch) {
                                           std::exchange(made_, 0),
                                           static_cast<std::int64_t>(memory_->bytes()),
                                           age_.exchange(0),
-                                          saved};
+                                          saved,
+                                          device_hits - std::exchange(device_hits_, device_hits),
+                                          device_->bytes()};
   std::vector<std::int64_t> sums(mine.size());
   std::int64_t timed = 0;
   for (const auto& theirs : ddp::share_numbers(communicator_, mine)) {
@@ -470,10 +518,12 @@ report::CacheUseRecord FeatureCache::use(std::int64_t step, double epoch) {
   record.step = step;
   record.epoch = epoch;
   record.loaded = sums[0] + sums[1];
-  record.from_memory = std::min(sums[2], sums[0]);
-  record.from_disk = sums[0] - record.from_memory;
+  record.from_device = sums[7];
+  record.from_memory = std::min(sums[2], sums[0] - sums[7]);
+  record.from_disk = sums[0] - record.from_memory - record.from_device;
   record.kept = sums[3];
   record.memory_bytes = sums[4];
+  record.device_bytes = sums[8];
   record.disk_bytes = static_cast<std::int64_t>(store_->bytes());
   if (ages_ && sums[0] > 0) record.age = static_cast<double>(sums[5]) / static_cast<double>(sums[0]);
   if (timed > 0) record.saved_ms = static_cast<double>(sums[6]) / static_cast<double>(timed) / 1000.0;

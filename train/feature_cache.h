@@ -23,6 +23,8 @@
 #include "model/vla.h"
 #include "report/records.h"
 #include "train/config.h"
+#include "train/device.h"
+#include "train/device_tier.h"
 #include "train/step.h"
 
 namespace plimsoll::train {
@@ -58,8 +60,10 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   /// `source` and `communicator` outlive it. Throws Error(kUsage) for settings under which features would not stay
   /// exact (prefix: an adapter in the vision tower; resolution among memory.knobs), or with which adapters would learn
   /// nothing.
+  /// Makes its block of the device's memory (cache.device_bytes): before plans are chosen. Throws Error(kUsage) for
+  /// memory that is not there.
   FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-               ddp::Communicator& communicator);
+               ddp::Communicator& communicator, const Device& device, std::int64_t budget);
   ~FeatureCache() override;
 
   /// Opens the folder of the run's fingerprint; before anything else is asked. What is stamped after `published` or
@@ -89,6 +93,8 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   void end_segment() { store_->end_segment(); }
   /// Removes the files in which all is stamped before `stamp`.
   void clear_older(std::int64_t stamp);
+  /// Of the device's memory, all of it live from the start.
+  std::int64_t device_bytes() const { return device_->bytes(); }
   /// Whether anything more can be kept.
   bool has_room() const { return keeps_ && !full_; }
   /// The hidden states of a sample that are read now, [T, hidden] in the compute dtype; empty where there are none.
@@ -124,6 +130,7 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
     cache::RecordKey key;
     std::vector<std::byte> features;
   };
+  void make_tiers(const model::VlaModel& model, const Device& device, std::int64_t budget);
   void check_shared();
   void warn_of_room() const;
   bool is_last_in_step(const model::StreamSample& item) const;
@@ -134,6 +141,7 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   std::uint64_t next_draw(std::uint64_t position, std::int64_t index) const;
   std::vector<std::byte> payload_of(const std::byte* features, std::uint32_t rows);
   bool is_wanted(const Sample& sample) const;
+  void keep_on_device(const model::StreamSample& item);
   void stage(std::span<const model::StreamSample> samples, const at::Tensor& features, std::int64_t stamp,
              bool in_step);
   void stop_keeping(const std::string& why);
@@ -147,7 +155,9 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   cache::Kept made_as_, kept_;  ///< the compute dtype, and what lies on the disk
   std::unique_ptr<cache::Store> store_;
   std::unique_ptr<cache::MemoryTier> memory_;
-  mutable std::mutex live_mutex_;  ///< of what follows
+  std::unique_ptr<DeviceTier> device_;
+  std::span<const model::StreamSample> shown_;  ///< of the micro-batch that is run
+  mutable std::mutex live_mutex_;               ///< of what follows
   mutable data::SampleStream stream_;
   mutable std::map<std::uint64_t, std::vector<std::uint32_t>> places_;  ///< of two epochs: of each sample within it
   mutable cache::LiveSamples live_;                                     ///< where features age
@@ -155,10 +165,11 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   std::atomic<std::int64_t> step_ = 0;
   std::uint64_t all_bytes_ = 0;  ///< of all training samples' features, where they age
   mutable std::atomic<std::int64_t> read_ = 0, missed_ = 0, age_ = 0;  ///< age: steps, over all that were read
-  std::int64_t made_ = 0, hits_ = 0;                                   ///< hits_: of memory, when use() was last asked
-  FeatureTimes times_;                                                 ///< of all steps
-  std::int64_t with_ = 0;        ///< samples of steps that came with features, since use()
-  cache::Int8Error int8_error_;  ///< of what was kept since use()
+  std::int64_t made_ = 0;
+  std::int64_t hits_ = 0, device_hits_ = 0;  ///< of memory and of the device, when use() was last asked
+  FeatureTimes times_;                       ///< of all steps
+  std::int64_t with_ = 0;                    ///< samples of steps that came with features, since use()
+  cache::Int8Error int8_error_;              ///< of what was kept since use()
   bool keeps_ = true, full_ = false, said_full_ = false;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/bytes.h"
 #include "memory/planning/first_plan.h"
 #include "memory/planning/policy.h"
 #include "memory/planning/predictive.h"
@@ -69,6 +70,12 @@ std::int64_t Forecast::workspace() {
   return workspace_ = std::max(dry_->scratch_bytes(shapes), evaluation);
 }
 
+std::int64_t Forecast::cache_bytes() const {
+  const Setting& size = config_.cache.device_bytes;
+  if (config_.cache.mode == "off" || size.is("auto") || size.is("none")) return 0;
+  return size.is_string() ? parse_bytes(size.as_string(), "cache.device_bytes") : size.as_integer();
+}
+
 std::int64_t Forecast::evaluation_bytes(const memory::MicroBatchShape& shape) const {
   return config_.train.eval_samples > 0 ? dry_->evaluation_bytes(shape) : 0;
 }
@@ -89,7 +96,7 @@ std::int64_t Forecast::live(const memory::Plan& plan) {
   ++dry_runs_;
   const auto shape = heaviest(plan.micro_batch);
   const std::int64_t activations = std::max(dry_->activation_bytes(shape, plan), evaluation_bytes(shape));
-  return known_[key] = dry_->static_bytes() + workspace() + activations;
+  return known_[key] = dry_->static_bytes() + cache_bytes() + workspace() + activations;
 }
 
 PlanBytes Forecast::bytes(const memory::Plan& plan, std::int64_t usable, bool expandable_segments) {
@@ -101,6 +108,7 @@ PlanBytes Forecast::bytes(const memory::Plan& plan, std::int64_t usable, bool ex
     offset += last_block(events);
   };
   play(dry_->static_events());
+  if (cache_bytes() > 0) fits = fits && allocator.allocate(cache_bytes(), ++offset);
   fits = fits && allocator.allocate(workspace(), ++offset);
   allocator.release_cached();  // as after loading, before the first step
   allocator.reset_peaks();
@@ -113,6 +121,7 @@ PlanBytes Forecast::bytes(const memory::Plan& plan, std::int64_t usable, bool ex
 
 memory::Breakdown Forecast::breakdown(const memory::Plan& plan) {
   memory::Breakdown parts = dry_->static_breakdown();
+  parts["cache"] += cache_bytes();
   parts["workspace"] += workspace();
   for (const auto& [label, size] : ledger(plan).breakdown_at_peak()) parts["activations: " + label] += size;
   std::erase_if(parts, [](const auto& entry) { return entry.second == 0; });

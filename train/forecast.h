@@ -65,6 +65,8 @@ class Forecast {
   memory::MicroBatchShape heaviest(int samples) const;
   std::int64_t evaluation_bytes(const memory::MicroBatchShape& shape) const;
   memory::Ledger ledger(const memory::Plan& plan) const;
+  /// Of the feature cache, where the settings give it a size (cache.device_bytes).
+  std::int64_t cache_bytes() const;
   /// As a run on the CPU sizes it where it has the room (Session::choose_workspace): for the largest micro-batch it may
   /// choose. On a GPU what its libraries hold.
   std::int64_t workspace();

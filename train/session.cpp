@@ -63,7 +63,7 @@ std::vector<std::string> free_settings(const Config& config) {
   std::vector<std::string> free = kFreeSettings;
   if (config.cache.mode != "hybrid" || config.train.stage != 2) return free;
   std::erase(free, "cache");
-  free.insert(free.end(), {"cache.dir", "cache.disk_bytes", "cache.host_bytes"});
+  free.insert(free.end(), {"cache.dir", "cache.disk_bytes", "cache.host_bytes", "cache.device_bytes"});
   return free;
 }
 
@@ -201,7 +201,7 @@ void Session::make_cache() {
   // With every sample live nothing would ever be read.
   const bool all_live = config.cache.mode == "hybrid" && config.train.stage == 2 && config.cache.live_fraction == 1;
   if (config.cache.mode == "off" || all_live) return;
-  cache = std::make_unique<FeatureCache>(config, *model, source, communicator);
+  cache = std::make_unique<FeatureCache>(config, *model, source, communicator, device, budget);
   encode_predictor = std::make_unique<memory::Predictor>(
       [this](const auto& shape, const memory::Plan&) { return dry->encode_bytes(shape, cache->features()); },
       device.place.is_cpu());

@@ -258,6 +258,7 @@ void Session::adopt_saved_plan() {
 std::string Session::plan_text() {
   auto breakdown = dry->static_breakdown();
   breakdown["workspace"] += meter.workspace();
+  if (cache && cache->device_bytes() > 0) breakdown["cache"] += cache->device_bytes();
   auto shape = draws_at(plan.resolution).heaviest(plan.micro_batch);
   const bool evaluation = evaluation_bytes(plan) > predictor->bytes(shape, plan);
   if (evaluation) shape = heaviest_evaluation(plan);

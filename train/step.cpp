@@ -95,14 +95,14 @@ namespace {
 std::vector<model::StreamSample> by_kind(std::span<const model::StreamSample> samples, std::size_t& live) {
   std::vector<model::StreamSample> sorted(samples.begin(), samples.end());
   const auto cached =
-      std::ranges::stable_partition(sorted, [](const auto& item) { return item.sample->vlm.hidden_states.empty(); });
+      std::ranges::stable_partition(sorted, [](const auto& item) { return !item.sample->vlm.has_states(); });
   live = sorted.size() - cached.size();
   return sorted;
 }
 
 void take_in(std::span<const model::StreamSample> samples, std::int64_t microseconds, FeatureTimes& times) {
   const auto comes_with = [](const model::StreamSample& item) {
-    return !item.sample->vlm.hidden_states.empty() || !item.sample->vlm.image_features.empty();
+    return item.sample->vlm.has_states() || item.sample->vlm.has_features();
   };
   const auto with = std::ranges::count_if(samples, comes_with);
   if (with == std::ssize(samples)) {
@@ -137,7 +137,7 @@ memory::GuardianReport Step::run_part(const StepInput& asked, StepResult& result
   other_way_ = other_way_ || way_ != input.plan;
   auto report = guardian_.run(input.samples.size(), static_cast<std::size_t>(way_.micro_batch), work(input));
   if (report.failed) failed_sample_ = input.samples[report.failed_sample].sample->index;
-  const bool live = input.samples.front().sample->vlm.hidden_states.empty();
+  const bool live = !input.samples.front().sample->vlm.has_states();
   if (report.retries > 0 || report.splits > 0 || report.failed) return report;
   const std::int64_t took = microseconds_since(start);
   if (live) result.timed = {way_, std::ssize(input.samples), weight_of(input.samples), took};
@@ -245,7 +245,7 @@ void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor
   if (keeper_ != nullptr) keeper_->commit();
   for (std::size_t i = 0; i < samples.size(); ++i) buffers_.extra()[0] += values[i];
   buffers_.extra()[1] += static_cast<float>(samples.size());
-  if (samples.front().sample->vlm.hidden_states.empty()) buffers_.extra()[2] += static_cast<float>(samples.size());
+  if (!samples.front().sample->vlm.has_states()) buffers_.extra()[2] += static_cast<float>(samples.size());
 }
 
 ddp::Report Step::report(const StepInput& input, const memory::GuardianReport& guardian, std::int64_t step_ms) {

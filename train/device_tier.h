@@ -1,0 +1,41 @@
+#pragma once
+// Features of some samples in the device's memory, so that a step neither reads nor uploads them. They lie in one block
+// that is made when the run begins: it is part of what is live before a step, so that plans leave it its place.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <unordered_map>
+
+#include "model/device_rows.h"
+
+namespace plimsoll::train {
+
+/// Keeps what is needed soonest: who is needed last makes room. find() may be called by any thread, all else by the
+/// step's.
+class DeviceTier {
+ public:
+  /// Rows of `width` values, as many as fit `bytes`; 0: nothing is kept. Throws c10::OutOfMemoryError beyond the
+  /// budget.
+  DeviceTier(std::int64_t bytes, std::int64_t width, at::ScalarType dtype, at::Device device);
+
+  /// The rows of the sample made at `stamp`, or null; from now on they are needed next at `next`, a position of the
+  /// stream.
+  std::shared_ptr<const model::DeviceRows> find(std::int64_t sample, std::int64_t stamp, std::uint64_t next);
+  /// Copies rows of the dtype's bytes to the device, to be kept until what is needed sooner wants their place; not at
+  /// all where there is none for them. Replaces older ones of the sample.
+  void keep(std::int64_t sample, std::int64_t stamp, std::span<const std::byte> rows, std::uint64_t next);
+
+  bool keeps() const { return state_ != nullptr; }
+  std::int64_t bytes() const;  ///< of the block, whatever lies in it
+  std::int64_t hits() const;   ///< of find() so far
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;  ///< rows that are in use outlive the tier; null: nothing is kept
+};
+
+}  // namespace plimsoll::train
