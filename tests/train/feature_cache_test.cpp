@@ -39,6 +39,7 @@ class PrefixRun : public ::testing::Test {
     std::vector<double> losses;
     std::vector<float> values;
     std::int64_t cached = 0, live = 0;  ///< samples that came with features, and without
+    std::int64_t on_device = 0;         ///< of those with, that had them in the device's memory
   };
 
   /// `steps` steps, as the loop makes them.
@@ -51,7 +52,10 @@ class PrefixRun : public ::testing::Test {
     for (int step = 1; step <= steps; ++step) {
       StepInput input;
       const auto samples = session.load_share(step, hold);
-      for (const auto& sample : samples) ++(sample.sample->vlm.image_features.empty() ? seen.live : seen.cached);
+      for (const auto& sample : samples) {
+        ++(sample.sample->vlm.has_features() ? seen.cached : seen.live);
+        seen.on_device += sample.sample->vlm.device_features ? 1 : 0;
+      }
       input.step = step;
       input.updates = step - 1;
       input.samples = samples;
@@ -299,6 +303,88 @@ TEST_F(PrefixRun, WhatIsInMemoryIsReadFromTheDiskOnce) {
   EXPECT_EQ(use.loaded, 36);
   EXPECT_GT(use.memory_bytes, 0);
   EXPECT_FALSE(use.saved_ms) << "no step was run in this session";
+}
+
+TEST_F(PrefixRun, WhatIsOnTheDeviceIsNotReadAgain) {
+  for (const char* dtype : {"fp32", "bf16"}) {
+    config_.model.dtype = dtype;
+    const Seen off = run_with("off", 10);
+    Config config = config_;
+    config.cache.mode = "prefix";
+    const auto source = make_source(config);
+    const model::VlaModel model(vla_options(config, source->dims()), at::kMeta);
+    const auto all = static_cast<std::int64_t>(feature_bytes(config, model, *source, model::Features::kImages));
+    std::int64_t before = 0;
+    for (const std::int64_t part : {4, 2, 1}) {
+      config.cache.device_bytes = all / part;
+      config.cache.dir = config_.cache.dir + "/" + std::to_string(part);
+      const Seen seen = run(config, 10);
+      expect_equal(seen, off);
+      EXPECT_EQ(seen.cached, 48);
+      EXPECT_GT(seen.on_device, before) << "of " << all / part;
+      before = seen.on_device;
+    }
+    EXPECT_EQ(before, 36) << "all of the third epoch and of those behind it";
+  }
+}
+
+TEST_F(PrefixRun, TheDevicesPartIsInThePlanAndAMixtureIsPredictedToTheByte) {
+  Config config = config_;
+  config.cache.mode = "prefix";
+  run(config, 2);
+  config.cache.device_bytes = "64KiB";
+  const auto source = make_source(config);
+  const auto communicator = ddp::make_solo();
+  Session session(config, *communicator, *source);
+  EXPECT_NE(session.plan_text().find("cache "), std::string::npos) << session.plan_text();
+  EXPECT_EQ(session.cache->device_bytes(), 64 << 10);
+  Config without = config;
+  without.cache.device_bytes = "none";
+  const std::int64_t predicted = session.predicted_peak(session.plan);
+  std::vector<std::shared_ptr<const Sample>> hold;
+  auto share = session.load_share(1, hold);
+  const std::span<const model::StreamSample> first(share.data(), 2);
+  const auto rules = session.model->packing_rules(3, false);
+  session.cache->shown(first);
+  session.cache->commit();
+  std::vector<Sample> mixed;
+  for (const auto& item : share) mixed.push_back(session.cache->load_drawn(item.position, item.sample->index, 0));
+  std::vector<model::StreamSample> samples;
+  for (const Sample& sample : mixed) samples.push_back({&sample, samples.size()});
+  EXPECT_EQ(std::ranges::count_if(mixed, [](const Sample& s) { return s.vlm.device_features != nullptr; }), 2);
+  const std::int64_t live = session.meter.live();
+  session.meter.reset_peak();
+  const auto batch = model::pack(samples, rules, at::kCPU);
+  const at::Tensor features = batch.cached_features.clone();
+  forward_backward(*session.model, batch, {}, 6);
+  EXPECT_EQ(session.dry->activation_bytes(shape_of(samples), {}),
+            session.meter.peak() - live - static_cast<std::int64_t>(features.nbytes()));
+  session.buffers->discard_staging();
+  std::vector<model::StreamSample> from_host;
+  for (const auto& item : share) from_host.push_back({item.sample, from_host.size()});
+  EXPECT_TRUE(at::equal(model::pack(from_host, rules, at::kCPU).cached_features, features)) << "to the bit";
+  hold.clear();
+  Session other(without, *communicator, *source);
+  EXPECT_EQ(predicted - other.predicted_peak(other.plan), 64 << 10);
+}
+
+TEST_F(PrefixRun, RefusesMemoryThatIsNotThere) {
+  const auto refusal = [&](const char* key, const char* size) {
+    Config config = config_;
+    config.cache.mode = "prefix";
+    (key[0] == 'd' ? config.cache.device_bytes : config.cache.host_bytes) = size;
+    const auto source = make_source(config);
+    const auto communicator = ddp::make_solo();
+    try {
+      const Session session(config, *communicator, *source);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kUsage);
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_NE(refusal("device", "1TiB").find("cache.device_bytes = 1.00 TiB"), std::string::npos);
+  EXPECT_NE(refusal("host", "100TiB").find("cache.host_bytes = 100"), std::string::npos);
 }
 
 TEST_F(PrefixRun, ChoosesByItselfWhatIsWorthWhile) {

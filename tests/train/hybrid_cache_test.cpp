@@ -102,6 +102,24 @@ TEST_F(HybridRun, InStage1EqualsTheOneWithout) {
   }
 }
 
+TEST_F(HybridRun, FeaturesOnTheDeviceAreThoseOfTheDisk) {
+  config_.train.max_steps = 14;
+  config_.cache.rebuild_epochs = 3;
+  for (const std::int64_t stage : {1, 2}) {
+    config_.train.stage = stage;
+    clear();
+    const auto from_disk = run(config_);
+    clear();
+    Config config = config_;
+    config.cache.device_bytes = "128KiB";
+    EXPECT_EQ(run(config), from_disk) << "stage " << stage;
+    std::int64_t on_device = 0;
+    for (const auto& line : lines("cache.jsonl"))
+      if (line.at("what") == "use") on_device += line.at("from_device").get<std::int64_t>();
+    EXPECT_GT(on_device, 10);
+  }
+}
+
 TEST_F(HybridRun, WithEverythingLiveEqualsTheOneWithout) {
   config_.cache.live_fraction = 1;
   EXPECT_LT(relative_l2(run(config_), run_off(config_)), 1e-6);
