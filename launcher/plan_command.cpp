@@ -262,8 +262,8 @@ cxxopts::Options plan_options() {
   add("budget", "Sizes of cards, separated by commas",
       cxxopts::value<std::string>()->default_value("24GiB,40GiB,80GiB"));
   add("device",
-      "What the cards are: cuda (what our CUDA kernels take, by the caching allocator's rules), or cpu (a machine's "
-      "memory under run.device = \"cpu\")",
+      "What the budgets are of: cuda (cards: what our CUDA kernels take, by the caching allocator's rules), or cpu (a "
+      "machine's memory), whatever run.device says",
       cxxopts::value<std::string>()->default_value("cuda"));
   add("overhead", "Bytes of a card that its driver and libraries take",
       cxxopts::value<std::string>()->default_value("1GiB"));

@@ -46,10 +46,6 @@ const HostCopies& dry_host_copies() {
 
 std::size_t HostChain::keep(const at::Tensor& values) {
   const at::NoGradGuard no_graph;
-  if (!kept_.empty()) {  // the block in between has hidden the copy
-    end(kept_.back().transfer);
-    kept_.back().device.reset();
-  }
   Kept kept{values.sizes().vec(), values.scalar_type(), true, nullptr, {}, {}, nullptr};
   if (const HostCopies* copies = host_copies_for(values.device().type())) {
     kept.host = copies->host_like(values);
@@ -62,6 +58,11 @@ std::size_t HostChain::keep(const at::Tensor& values) {
   }
   kept_.push_back(std::move(kept));
   return kept_.size() - 1;
+}
+
+void HostChain::let_go() {
+  end(kept_.back().transfer);
+  kept_.back().device.reset();
 }
 
 void HostChain::fetch(Kept& kept, const at::Tensor& like) {

@@ -22,8 +22,8 @@ class Transfer {
 class HostCopies {
  public:
   virtual ~HostCopies() = default;
-  /// Host memory for values of this shape and dtype, outside every budget. Where there is none left, std::bad_alloc,
-  /// which counts as out of memory.
+  /// Host memory for values of this shape and dtype, outside every budget. Where there is none left it throws what
+  /// counts as out of memory (memory/guardian.h).
   virtual at::Tensor host_like(const at::Tensor& values) const = 0;
   /// Copies after all that the device was given before. `to` lives, and `from` keeps its values, until the device has
   /// passed the transfer's wait().
@@ -39,17 +39,18 @@ const HostCopies& dry_host_copies();
 
 /// What the blocks of one forward pass keep on the host, in their order. Backward asks for it in the reverse order.
 ///
-/// Where copies run beside the computing, the values of the block before stay on the device while the next one
-/// computes, which hides their copy; in backward those of the block before come back while this one is run again; and
-/// the last block's never leave. So the device holds one block's values more than where copies hold everything up, at
-/// places that depend on nothing but the order of the blocks: a dry run sees the same allocations. One thread at a
-/// time.
+/// Where copies run beside the computing, a block's values leave while it computes, and in backward those of the block
+/// before come back while this one is run again. So in backward the device holds one block's values more than where
+/// copies hold everything up, at places that depend on nothing but the order of the blocks: a dry run sees the same
+/// allocations. One thread at a time.
 class HostChain {
  public:
-  /// Copies the values of a contiguous tensor; returns their place, counted from 0. Throws std::bad_alloc where there
-  /// is no host memory left. On meta nothing is copied.
+  /// Begins to copy the values of a contiguous tensor; returns their place, counted from 0. Throws what counts as out
+  /// of memory where there is no host memory left. On meta nothing is copied.
   std::size_t keep(const at::Tensor& values);
-  /// The values on the device of `like`, once; a new tensor, but for the last block's.
+  /// What is given to the device from here on may have the memory of the values that were kept last.
+  void let_go();
+  /// The values in a new tensor on the device of `like`, once.
   at::Tensor restore(std::size_t place, const at::Tensor& like);
   /// What is kept for the place is not needed any more.
   void release(std::size_t place);
@@ -62,7 +63,7 @@ class HostChain {
     std::unique_ptr<std::byte[]> block;  ///< without HostCopies
     at::Tensor host;                     ///< with HostCopies
     // The transfer goes first, so that whoever gets this memory next comes after it.
-    at::Tensor device;                   ///< with HostCopies: where the values are, or are on their way to
+    at::Tensor device;                   ///< with HostCopies: where the values still are, or are on their way to
     std::unique_ptr<Transfer> transfer;  ///< to or from it
   };
   static void fetch(Kept& kept, const at::Tensor& like);

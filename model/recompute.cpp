@@ -11,14 +11,11 @@ namespace {
 class RecomputeNode final : public torch::autograd::Node {
  public:
   void keep(std::function<Tensor(const Tensor&)> block, const Tensor& x, const std::vector<Tensor>& trainable,
-            const std::shared_ptr<HostChain>& on_host) {
+            const std::shared_ptr<HostChain>& on_host, std::size_t place) {
     block_ = std::move(block);
-    if (on_host) {
-      place_ = on_host->keep(x.is_contiguous() ? x : x.contiguous());
-      on_host_ = on_host;
-    } else {
-      x_ = SavedVariable(x, false);
-    }
+    on_host_ = on_host;
+    place_ = place;
+    if (!on_host) x_ = SavedVariable(x, false);
     for (const Tensor& tensor : trainable) trainable_.emplace_back(tensor, false);
   }
   void release_variables() override {
@@ -82,15 +79,18 @@ bool any_requires_grad(const std::vector<Tensor>& tensors) {
 Tensor recompute(std::function<Tensor(const Tensor& x)> block, const Tensor& x, const std::vector<Tensor>& trainable,
                  const std::shared_ptr<HostChain>& on_host, std::function<Tensor(const Tensor& x)> again) {
   if (!at::GradMode::is_enabled() || !(x.requires_grad() || any_requires_grad(trainable))) return block(x);
+  // Before the block, so that it hides the copy.
+  const std::size_t place = on_host ? on_host->keep(x.is_contiguous() ? x : x.contiguous()) : 0;
   Tensor y;
   {
     const at::NoGradGuard no_graph;
     y = block(x);
   }
+  if (on_host) on_host->let_go();
   variable_list inputs{x};
   inputs.insert(inputs.end(), trainable.begin(), trainable.end());
   auto node = make_node<RecomputeNode>(inputs);
-  node->keep(again ? std::move(again) : std::move(block), x, trainable, on_host);
+  node->keep(again ? std::move(again) : std::move(block), x, trainable, on_host, place);
   torch::autograd::set_history(y, node);
   return y;
 }

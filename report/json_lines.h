@@ -1,5 +1,5 @@
 #pragma once
-// Streams of JSON, a line a record, that survive a crash: metrics.jsonl and decisions.jsonl.
+// Streams of JSON, a line a record, that survive a crash: metrics.jsonl, decisions.jsonl, cache.jsonl.
 
 #include <cstdint>
 #include <filesystem>

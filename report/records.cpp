@@ -92,6 +92,7 @@ std::string to_json(const CacheUseRecord& record) {
                {"device_bytes", record.device_bytes},
                {"age", maybe(record.age)},
                {"saved_ms", maybe(record.saved_ms)},
+               {"upkeep_ms", record.upkeep_ms},
                {"int8_error", maybe(record.int8_error)}});
 }
 

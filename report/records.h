@@ -79,7 +79,7 @@ struct CacheRecord {
 };
 std::string to_json(const CacheRecord& record);
 
-/// What the feature cache did since the record before, on all ranks: at the end of an epoch, and of the run.
+/// What the feature cache did since the record before, on all ranks: where an epoch, a rebuild or the run ends.
 struct CacheUseRecord {
   std::int64_t step = 0;         ///< after which
   double epoch = 0.0;            ///< passes over the data so far
@@ -91,6 +91,7 @@ struct CacheUseRecord {
   std::int64_t disk_bytes = 0, memory_bytes = 0, device_bytes = 0;
   std::optional<double> age;         ///< mean steps since the features that were read were made, where features age
   std::optional<double> saved_ms;    ///< computing that the features spared a rank, where both kinds were timed; mean
+  double upkeep_ms = 0.0;            ///< rebuilds and looks at probe samples took, on rank 0
   std::optional<double> int8_error;  ///< relative, of features written as bytes
 };
 std::string to_json(const CacheUseRecord& record);

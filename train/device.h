@@ -49,9 +49,9 @@ Device open_device(const std::string& wanted, int local_rank);
 /// allocator's rules. For the whole process; open_device() does it where it opens one.
 void let_dry_runs_stand_for_a_gpu();
 bool dry_runs_stand_for_a_gpu();
-/// What cuBLAS and cuBLASLt hold in a dry run's GPU, for the two threads that compute: 32 MiB each, libtorch's choice
-/// for compute capability 9.0; it is less for older GPUs (aten/src/ATen/cuda/CublasHandlePool.cpp).
-inline constexpr std::int64_t kCudaWorkspace = std::int64_t{128} << 20;
+/// What cuBLAS (32 MiB) and cuBLASLt (1 MiB) hold in a dry run's GPU for each of the two threads that compute: what
+/// libtorch 2.11 chooses for compute capability 9.0; for others it is less (aten/src/ATen/cuda/CublasHandlePool.cpp).
+inline constexpr std::int64_t kCudaWorkspace = 2 * (std::int64_t{33} << 20);
 
 /// What reduces in the memory of the ranks' devices: NCCL, or through host memory where two ranks share a GPU. Null
 /// where `host` serves: on the CPU, and for one rank. Counts the ranks that share `device`. Collective. Throws

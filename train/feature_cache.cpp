@@ -485,7 +485,7 @@ void FeatureCache::took(const FeatureTimes& times) {
   times_.with_us += times.with_us;
   times_.without += times.without;
   times_.without_us += times.without_us;
-  with_ += times.with;
+  with_ += times.came_with;
 }
 
 report::CacheUseRecord FeatureCache::use(std::int64_t step, double epoch) {

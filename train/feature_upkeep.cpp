@@ -83,8 +83,10 @@ void FeatureUpkeep::conclude(std::int64_t step, std::span<const ddp::Report> rep
 
 void FeatureUpkeep::work(std::int64_t step) {
   if (!session_.cache->ages()) return;
+  const auto start = std::chrono::steady_clock::now();
   if (session_.state.features.begun >= 0) rebuild(step);
   if (looks_after(step)) look();
+  spent_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 // What the ranks found after the step before this one.
@@ -161,7 +163,9 @@ void FeatureUpkeep::rebuild(std::int64_t step) {
 
 void FeatureUpkeep::say_use(std::int64_t step) {
   const auto samples = static_cast<double>(step * session_.config.batch.effective);
-  log_.cache_use(session_.cache->use(step, samples / static_cast<double>(session_.stream.epoch_length())));
+  auto use = session_.cache->use(step, samples / static_cast<double>(session_.stream.epoch_length()));
+  use.upkeep_ms = 1000 * std::exchange(spent_, 0.0);
+  log_.cache_use(use);
 }
 
 void FeatureUpkeep::publish(std::int64_t step, std::int64_t stamp) {

@@ -100,6 +100,10 @@ std::int64_t Forecast::live(const memory::Plan& plan) {
 }
 
 PlanBytes Forecast::bytes(const memory::Plan& plan, std::int64_t usable, bool expandable_segments) {
+  if (!dry_runs_stand_for_a_gpu()) {  // the CPU's allocator keeps nothing that is not live
+    const std::int64_t needed = live(plan);
+    return {plan, needed, needed, 0, 0, needed <= usable};
+  }
   memory::CachingAllocatorModel allocator({expandable_segments, usable});
   std::uint64_t offset = 0;
   bool fits = true;

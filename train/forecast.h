@@ -44,7 +44,8 @@ class Forecast {
 
   /// Peak of a plan: the maximum over its phases, training and, with train.eval_samples, evaluation.
   std::int64_t live(const memory::Plan& plan);
-  /// The same through the caching allocator's rules on a card with `usable` bytes, over several micro-batches in a row.
+  /// The same, for a GPU through the caching allocator's rules on a card with `usable` bytes, over several
+  /// micro-batches in a row.
   PlanBytes bytes(const memory::Plan& plan, std::int64_t usable, bool expandable_segments);
   /// Live bytes at the peak by label: weights, adapters, gradients, activations by block, ...
   memory::Breakdown breakdown(const memory::Plan& plan);

@@ -47,6 +47,7 @@ Outcome Loop::run() {
     if (upkeep_ && !replaying_) upkeep_->conclude(step, result.reports);
     follow(step, result);
     if (result.verdict.stop) {
+      if (upkeep_) upkeep_->say_use(state.step);
       checkpoint();
       return {ExitCode::kStopped, "stopped on request"};
     }
@@ -79,7 +80,7 @@ StepResult Loop::one_step(std::int64_t step) {
   if (upkeep_) input.drift = upkeep_->drift();
   StepResult result = session_.step->run(input);
   session_.learn(result.timed);
-  if (session_.cache) session_.cache->took(result.features);
+  if (session_.cache && result.verdict.action != ddp::Action::kReplay) session_.cache->took(result.features);
   if (result.fatal) {
     // All ranks are here. What was learned so far is kept, unless the ranks do not agree on what that is.
     if (result.fatal->code() == ExitCode::kData) checkpoint();

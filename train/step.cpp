@@ -100,16 +100,20 @@ std::vector<model::StreamSample> by_kind(std::span<const model::StreamSample> sa
   return sorted;
 }
 
-void take_in(std::span<const model::StreamSample> samples, std::int64_t microseconds, FeatureTimes& times) {
-  const auto comes_with = [](const model::StreamSample& item) {
-    return item.sample->vlm.has_states() || item.sample->vlm.has_features();
-  };
-  const auto with = std::ranges::count_if(samples, comes_with);
-  if (with == std::ssize(samples)) {
+void take_in(std::span<const model::StreamSample> samples, bool once, std::int64_t microseconds, FeatureTimes& times) {
+  std::int64_t with = 0, without = 0;
+  for (const auto& item : samples) {
+    const VlmInput& vlm = item.sample->vlm;
+    const bool comes_with = vlm.has_states() || vlm.has_features();
+    with += comes_with ? 1 : 0;
+    without += !comes_with && !vlm.pixel_values.empty() ? 1 : 0;
+  }
+  times.came_with += with;
+  if (once && without == 0 && with > 0) {
     times.with += with;
     times.with_us += microseconds;
-  } else if (with == 0) {
-    times.without += std::ssize(samples);
+  } else if (once && with == 0 && without > 0) {
+    times.without += without;
     times.without_us += microseconds;
   }
 }
@@ -128,9 +132,9 @@ void add(memory::GuardianReport& sum, const memory::GuardianReport& part, std::s
 }  // namespace
 
 memory::GuardianReport Step::run_part(const StepInput& asked, StepResult& result) {
-  const auto start = std::chrono::steady_clock::now();
   const ArrangedShare share =
       arrange(asked.samples, asked.plan, out_of_memory_ ? memory::Fill{} : asked.fill, predictor_);
+  const auto start = std::chrono::steady_clock::now();  // what arranging takes, no way of running changes
   StepInput input = asked;
   input.samples = share.samples;
   way_ = share.way;
@@ -138,10 +142,10 @@ memory::GuardianReport Step::run_part(const StepInput& asked, StepResult& result
   auto report = guardian_.run(input.samples.size(), static_cast<std::size_t>(way_.micro_batch), work(input));
   if (report.failed) failed_sample_ = input.samples[report.failed_sample].sample->index;
   const bool live = !input.samples.front().sample->vlm.has_states();
-  if (report.retries > 0 || report.splits > 0 || report.failed) return report;
+  const bool once = report.retries == 0 && report.splits == 0 && !report.failed;
   const std::int64_t took = microseconds_since(start);
-  if (live) result.timed = {way_, std::ssize(input.samples), weight_of(input.samples), took};
-  take_in(input.samples, took, result.features);
+  if (live && once) result.timed = {way_, std::ssize(input.samples), weight_of(input.samples), took};
+  take_in(input.samples, once, took, result.features);
   return report;
 }
 

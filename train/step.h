@@ -43,9 +43,10 @@ struct FeatureDrift {
   std::int64_t angles = 0;     ///< likewise of 1 - cosine
 };
 
-/// Computing of samples that come with features, and of those that do not: of parts of a share that were all of one
-/// kind and run once.
+/// What samples that come with features spare a step: times of parts of a share that were all of one kind and run once.
+/// Samples that have no features to come with are of neither.
 struct FeatureTimes {
+  std::int64_t came_with = 0;  ///< samples of the share that came with features, in whatever part
   std::int64_t with = 0, with_us = 0;
   std::int64_t without = 0, without_us = 0;
 };

@@ -1,13 +1,13 @@
 // Copies to and from pinned host memory on a stream of their own.
 
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/torch.h>
 
-#include <new>
-
 #include "model/cuda/kernels_cuda.h"
+#include "model/host_copy.h"
 
 namespace plimsoll::model {
 namespace {
@@ -37,19 +37,19 @@ class CudaCopies final : public HostCopies {
  public:
   // Pinned memory, which libtorch caches and gives to nobody else while a copy is under way.
   at::Tensor host_like(const at::Tensor& values) const override {
+    const auto pinned = at::TensorOptions(values.scalar_type()).pinned_memory(true);
     try {
-      return at::empty(values.sizes(), at::TensorOptions(values.scalar_type()).pinned_memory(true));
-    } catch (const c10::Error&) {
-      static_cast<void>(cudaGetLastError());
-      throw std::bad_alloc();
+      return at::empty(values.sizes(), pinned);
+    } catch (const c10::Error&) {  // it keeps what blocks of other sizes were made of
+      at::getHostAllocator(at::kCUDA)->empty_cache();
+      return at::empty(values.sizes(), pinned);
     }
   }
 
   std::unique_ptr<Transfer> copy(const at::Tensor& from, const at::Tensor& to) const override {
-    const c10::Device device = from.is_cuda() ? from.device() : to.device();
-    const c10::cuda::CUDAStream copying = stream_of(device.index());
+    const c10::cuda::CUDAStream copying = stream();
     at::cuda::CUDAEvent given;
-    given.record(c10::cuda::getCurrentCUDAStream(device.index()));
+    given.record(c10::cuda::getCurrentCUDAStream());
     given.block(copying);
     {
       const c10::cuda::CUDAStreamGuard on(copying);
@@ -59,10 +59,10 @@ class CudaCopies final : public HostCopies {
   }
 
  private:
-  // One for both ways: a block's values leave in forward and come back in backward.
-  static c10::cuda::CUDAStream stream_of(c10::DeviceIndex device) {
-    static const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device);
-    return stream;
+  // Of the process's one GPU, and for both ways: a block's values leave in forward and come back in backward.
+  static c10::cuda::CUDAStream stream() {
+    static const c10::cuda::CUDAStream of_copies = c10::cuda::getStreamFromPool();
+    return of_copies;
   }
 };
 

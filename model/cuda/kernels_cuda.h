@@ -18,7 +18,6 @@
 
 #include "core/scope.h"
 #include "model/cuda_scratch.h"
-#include "model/host_copy.h"
 #include "model/kernels.h"
 
 namespace plimsoll::model::cuda {
@@ -175,6 +174,8 @@ class CudaKernels final : public Kernels {
 }  // namespace plimsoll::model::cuda
 
 namespace plimsoll::model {
+
+class HostCopies;
 
 const Kernels& cuda_kernels();
 const HostCopies& cuda_host_copies();

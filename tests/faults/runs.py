@@ -155,9 +155,10 @@ def finish(config, ranks, *more, limit=LIMIT):
     return config.parent / "run"
 
 
-def killed_at_random_moments(config_of, ranks, steps, moments, draw, longest, begun=lambda folder: False):
-    """Kills runs `moments` times, up to `longest` seconds after they made a step (or `begun`), and resumes them. A run that gets
-    through is followed by another one. Yields the folder of each run, finished: config_of(number) writes its configuration."""
+def killed_at_random_moments(config_of, ranks, steps, moments, draw, longest, progress=steps_done, after=lambda folder: None):
+    """Kills runs `moments` times, up to `longest` seconds after their `progress` changed, and resumes them; `after` each kill looks
+    at what is left. A run that gets through is followed by another one. Yields the folder of each run, finished: config_of(number)
+    writes its configuration."""
     killed = number = 0
     while killed < moments:
         number += 1
@@ -165,14 +166,15 @@ def killed_at_random_moments(config_of, ranks, steps, moments, draw, longest, be
         folder = config.parent / "run"
         over = False
         while killed < moments and not over:
-            done = steps_done(folder)
+            before = progress(folder)
             with launch(config, ranks, *(["--resume"] if folder.exists() else []), "--set", "launch.max_restarts=0") as run:
-                run.until(lambda: steps_done(folder) > done or begun(folder) or run.process.poll() is not None, "a step")
+                run.until(lambda: progress(folder) != before or run.process.poll() is not None, "progress")
                 time.sleep(draw.uniform(0, longest))
                 over = run.process.poll() is not None
             if over:
                 assert run.process.returncode == 0, run.output()
             killed += not over
+            after(folder)
         finish(config, ranks, "--resume")
         assert steps_done(folder) == steps
         yield folder

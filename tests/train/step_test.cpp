@@ -283,7 +283,7 @@ TEST(EveryTower, RecomputedOrOffloadedTrainsTheSame) {
 
 // As on a GPU: one block's input more is held, and dry runs know when.
 TEST(EveryTower, OffloadedBesideTheComputingTakesTheSameEventsAsADryRun) {
-  Solo solo(adapted_config());
+  Solo solo(tiny_config(model_dir()));
   const auto samples = solo.session.load_share(1, solo.hold);
   std::int64_t held = 0;
   for (int blocks = 0; blocks <= solo.session.model->language_blocks(); ++blocks) {

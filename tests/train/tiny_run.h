@@ -8,10 +8,10 @@
 
 namespace plimsoll::train {
 
-/// Writes the tiny checkpoint into `dir` (emptied first) and returns a configuration that trains on it: fp32, dropout
-/// on, LoRA, sensor, two draws, effective batch 6, no memory pressure.
+/// A configuration that trains on the model in `dir`: fp32, dropout on, LoRA, sensor, two draws, effective batch 6, no
+/// memory pressure.
 Config tiny_config(const std::string& dir);
-/// Writes only the checkpoint.
+/// Writes that model's checkpoint into `dir`, emptied first.
 void write_tiny_model(const std::string& dir);
 
 /// All trainable values, and the loss of each step.
