@@ -155,6 +155,28 @@ def finish(config, ranks, *more, limit=LIMIT):
     return config.parent / "run"
 
 
+def finished(command, **options):
+    """(exit code, standard output and error) of a command that should soon end by itself."""
+    result = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT,
+                            env=ENVIRONMENT, **options)
+    return result.returncode, result.stdout + result.stderr
+
+
+def lines(file):
+    """Of JSON, whole ones only: the last may be in the writing."""
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]
+
+
+def metrics(run):
+    return lines(run / "metrics.jsonl")
+
+
+def steps_done(run):
+    lines = metrics(run)
+    return lines[-1]["step"] if lines else 0
+
+
 def killed_at_random_moments(config_of, ranks, steps, moments, draw, longest, progress=steps_done, after=lambda folder: None):
     """Kills runs `moments` times, up to `longest` seconds after their `progress` changed, and resumes them; `after` each kill looks
     at what is left. A run that gets through is followed by another one. Yields the folder of each run, finished: config_of(number)
@@ -178,28 +200,6 @@ def killed_at_random_moments(config_of, ranks, steps, moments, draw, longest, pr
         finish(config, ranks, "--resume")
         assert steps_done(folder) == steps
         yield folder
-
-
-def finished(command, **options):
-    """(exit code, standard output and error) of a command that should soon end by itself."""
-    result = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT,
-                            env=ENVIRONMENT, **options)
-    return result.returncode, result.stdout + result.stderr
-
-
-def lines(file):
-    """Of JSON, whole ones only: the last may be in the writing."""
-    text = file.read_text() if file.exists() else ""
-    return [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]
-
-
-def metrics(run):
-    return lines(run / "metrics.jsonl")
-
-
-def steps_done(run):
-    lines = metrics(run)
-    return lines[-1]["step"] if lines else 0
 
 
 def exit_record(run):

@@ -57,7 +57,7 @@ def test_drift_rebuilds_earlier(tmp_path, model):
     assert found and found[0][0] < 26, found
     lines = runs.lines(run / "cache.jsonl")
     drifts = [line for line in lines if line["what"] == "drift"]
-    assert drifts[0]["step"] == 5 and drifts[0]["probed"] == 8, "looked at after the fourth"
+    assert drifts[0]["step"] == 9 and drifts[0]["probed"] == 8, "looked at after the eighth: after the fourth nothing was known"
     assert all(0 <= line["drift"] <= 1 and -1 <= line["cosine"] <= 1 for line in drifts) and any(line["drift"] > 0 for line in drifts), drifts
     assert any(line["age"] and line["age"] > 0 for line in lines if line["what"] == "use"), lines
     assert "cache.drift_bound" in found[0][2]

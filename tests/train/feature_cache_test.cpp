@@ -331,6 +331,7 @@ TEST_F(PrefixRun, TheDevicesPartIsInThePlanAndAMixtureIsPredictedToTheByte) {
   config.cache.device_bytes = "64KiB";
   const auto source = make_source(config);
   const auto communicator = ddp::make_solo();
+  memory::CpuAllocator::install().set_workspace(0);  // of the session before
   const std::int64_t before = memory::CpuAllocator::install().live();
   Session session(config, *communicator, *source);
   EXPECT_EQ(session.meter.live() - before,
