@@ -42,10 +42,14 @@ class SyntheticSource final : public SampleSource {
   }
 
   Sample load(std::int64_t index) const override {
+    Sample sample = load_without_pixels(index, 0);
+    sample.vlm.pixel_values = normal(index, 1, shape_of(index).patches * 1176);
+    return sample;
+  }
+  Sample load_without_pixels(std::int64_t index, std::int64_t) const override {
     Sample sample;
     sample.index = index;
     fill_prompt(index, sample.vlm);
-    sample.vlm.pixel_values = normal(index, 1, shape_of(index).patches * 1176);
     sample.state = normal(index, 2, options_.state_dim);
     sample.sensor = normal(index, 3, options_.sensor_window * options_.sensor_channels);
     sample.actions = normal(index, 4, options_.chunk * options_.action_dim);
