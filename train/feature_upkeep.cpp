@@ -114,20 +114,22 @@ void FeatureUpkeep::look() {
   drift_ = {};
   encode(session_, model::Features::kStates, mine,
          [&](std::span<const model::StreamSample> samples, const at::Tensor& states) {
-           const at::Tensor now = states.device().is_cpu() ? states : states.cpu();
-           std::size_t at = 0;
-           for (const auto& item : samples) {
-             const auto cached = session_.cache->known_states(*item.sample);
-             const std::size_t count_of = item.sample->vlm.input_ids.size() * static_cast<std::size_t>(now.size(1));
-             if (!cached.empty()) {
-               AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, now.scalar_type(), "feature drift", [&] {
-                 compare(now.const_data_ptr<scalar_t>() + at, reinterpret_cast<const scalar_t*>(cached.data()),
-                         count_of, drift_);
-               });
-             }
-             at += count_of;
-           }
+           take_drift(samples, states.device().is_cpu() ? states : states.cpu());
          });
+}
+
+void FeatureUpkeep::take_drift(std::span<const model::StreamSample> samples, const at::Tensor& now) {
+  std::size_t at = 0;
+  for (const auto& item : samples) {
+    const auto cached = session_.cache->known_states(*item.sample);
+    const std::size_t count = item.sample->vlm.input_ids.size() * static_cast<std::size_t>(now.size(1));
+    if (!cached.empty()) {
+      AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, now.scalar_type(), "feature drift", [&] {
+        compare(now.const_data_ptr<scalar_t>() + at, reinterpret_cast<const scalar_t*>(cached.data()), count, drift_);
+      });
+    }
+    at += count;
+  }
 }
 
 void FeatureUpkeep::rebuild(std::int64_t step) {

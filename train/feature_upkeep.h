@@ -35,6 +35,7 @@ class FeatureUpkeep {
   void take_in(std::int64_t step, std::span<const ddp::Report> reports);
   bool looks_after(std::int64_t step) const;
   void look();
+  void take_drift(std::span<const model::StreamSample> samples, const at::Tensor& now);
   void rebuild(std::int64_t step);
   void publish(std::int64_t step, std::int64_t stamp);
 
