@@ -1,6 +1,5 @@
 #include "train/feature_upkeep.h"
 
-#include <ATen/Dispatch.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -35,6 +34,14 @@ void compare(const T* now, const T* cached, std::size_t count, FeatureDrift& dri
   ++drift.samples;
   drift.distances += millionths(std::sqrt(apart / std::max(of_cached, 1e-30)));
   drift.angles += millionths(1.0 - both / std::sqrt(std::max(of_now * of_cached, 1e-30)));
+}
+
+// In the compute dtype.
+void compare_as(at::ScalarType dtype, const std::byte* now, const std::byte* cached, std::size_t count,
+                FeatureDrift& drift) {
+  if (dtype == at::kFloat)
+    return compare(reinterpret_cast<const float*>(now), reinterpret_cast<const float*>(cached), count, drift);
+  compare(reinterpret_cast<const at::BFloat16*>(now), reinterpret_cast<const at::BFloat16*>(cached), count, drift);
 }
 
 }  // namespace
@@ -123,11 +130,9 @@ void FeatureUpkeep::take_drift(std::span<const model::StreamSample> samples, con
   for (const auto& item : samples) {
     const auto cached = session_.cache->known_states(*item.sample);
     const std::size_t count = item.sample->vlm.input_ids.size() * static_cast<std::size_t>(now.size(1));
-    if (!cached.empty()) {
-      AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, now.scalar_type(), "feature drift", [&] {
-        compare(now.const_data_ptr<scalar_t>() + at, reinterpret_cast<const scalar_t*>(cached.data()), count, drift_);
-      });
-    }
+    if (!cached.empty())
+      compare_as(now.scalar_type(), static_cast<const std::byte*>(now.const_data_ptr()) + at * now.element_size(),
+                 cached.data(), count, drift_);
     at += count;
   }
 }

@@ -94,9 +94,9 @@ namespace {
 // Samples that run the whole model first, then those that come with their hidden states: a micro-batch is of one kind.
 std::vector<model::StreamSample> by_kind(std::span<const model::StreamSample> samples, std::size_t& live) {
   std::vector<model::StreamSample> sorted(samples.begin(), samples.end());
-  const auto cached =
-      std::ranges::stable_partition(sorted, [](const auto& item) { return !item.sample->vlm.has_states(); });
-  live = sorted.size() - cached.size();
+  const auto cached = std::stable_partition(sorted.begin(), sorted.end(),
+                                            [](const auto& item) { return !item.sample->vlm.has_states(); });
+  live = static_cast<std::size_t>(cached - sorted.begin());
   return sorted;
 }
 
