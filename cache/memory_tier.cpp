@@ -4,7 +4,7 @@
 
 namespace plimsoll::cache {
 
-void MemoryTier::forget(std::unordered_map<std::int64_t, Kept>::iterator found) {
+void MemoryTier::remove(std::unordered_map<std::int64_t, Kept>::iterator found) {
   bytes_ -= found->second.payload->size();
   by_next_.erase(found->second.place);
   kept_.erase(found);
@@ -16,6 +16,7 @@ Payload MemoryTier::find(std::int64_t sample, std::int64_t stamp, std::uint64_t 
   const auto found = kept_.find(sample);
   if (found == kept_.end() || found->second.stamp != stamp) {
     ++misses_;
+    if (found != kept_.end()) remove(found);
     return nullptr;
   }
   ++hits_;
@@ -28,14 +29,19 @@ void MemoryTier::keep(std::int64_t sample, std::int64_t stamp, Payload payload, 
   const std::uint64_t size = payload->size();
   if (size > most_) return;
   const std::scoped_lock lock(mutex_);
-  if (const auto old = kept_.find(sample); old != kept_.end()) forget(old);
+  if (const auto old = kept_.find(sample); old != kept_.end()) remove(old);
   while (bytes_ + size > most_) {
     const auto last = std::prev(by_next_.end());
     if (last->first <= next) return;
-    forget(kept_.find(last->second));
+    remove(kept_.find(last->second));
   }
   bytes_ += size;
   kept_[sample] = {stamp, std::move(payload), by_next_.emplace(next, sample)};
+}
+
+void MemoryTier::forget(std::int64_t sample) {
+  const std::scoped_lock lock(mutex_);
+  if (const auto found = kept_.find(sample); found != kept_.end()) remove(found);
 }
 
 std::uint64_t MemoryTier::bytes() const {

@@ -23,11 +23,14 @@ class MemoryTier {
   explicit MemoryTier(std::uint64_t bytes) : most_(bytes) {}
 
   /// The payload of the sample made at `stamp`, or null; from now on it is needed next at `next`, a position of the
-  /// stream.
+  /// stream. One of another stamp is forgotten.
   Payload find(std::int64_t sample, std::int64_t stamp, std::uint64_t next);
   /// Keeps it until what is needed sooner wants its place; not at all where all that is kept is needed sooner. Replaces
   /// an older one of the sample.
   void keep(std::int64_t sample, std::int64_t stamp, Payload payload, std::uint64_t next);
+
+  /// It will not be asked for again.
+  void forget(std::int64_t sample);
 
   bool keeps() const { return most_ > 0; }
   std::uint64_t bytes() const;
@@ -40,7 +43,7 @@ class MemoryTier {
     Payload payload;
     std::multimap<std::uint64_t, std::int64_t>::iterator place;  ///< in by_next_
   };
-  void forget(std::unordered_map<std::int64_t, Kept>::iterator found);
+  void remove(std::unordered_map<std::int64_t, Kept>::iterator found);
 
   const std::uint64_t most_;
   mutable std::mutex mutex_;

@@ -9,6 +9,7 @@
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -118,15 +119,20 @@ std::uint64_t room_for_features(const cache::CacheConfig& config, const cache::F
   return std::min(all, bytes_of(config.disk_bytes).value_or(all));
 }
 
+bool keeps_features(const Config& config) {
+  const bool all_live = config.cache.mode == "hybrid" && config.train.stage == 2 && config.cache.live_fraction == 1;
+  return config.cache.mode != "off" && !all_live;
+}
+
 std::uint64_t feature_bytes(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                            model::Features which) {
+                            model::Features which, bool on_disk) {
   const auto row = static_cast<std::uint64_t>(model.packing_rules(0, false).hidden) *
                    (config.model.dtype == "fp32" ? sizeof(float) : sizeof(std::uint16_t));
   std::uint64_t bytes = 0;
   for (const std::int64_t index : source.training()) {
     const SampleShape shape = source.shape_at(index, config.data.resolution);
     const std::int64_t rows = which == model::Features::kStates ? shape.tokens : shape.patches / 4;
-    if (rows > 0) bytes += static_cast<std::uint64_t>(rows) * row + cache::kRecordHeader;
+    if (rows > 0) bytes += static_cast<std::uint64_t>(rows) * row + (on_disk ? cache::kRecordHeader : 0);
   }
   return bytes;
 }
@@ -162,27 +168,40 @@ FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, c
             static_cast<std::int64_t>(std::llround(config.cache.live_fraction * cache::kWholeFraction))) {
   refuse_what_would_not_hold(config, model);
   all_bytes_ = feature_bytes(config, model, source, features_);
-  make_tiers(model, device, budget);
+  make_tiers(static_cast<std::int64_t>(feature_bytes(config, model, source, features_, false)), device, budget);
 }
 
-void FeatureCache::make_tiers(const model::VlaModel& model, const Device& device, std::int64_t budget) {
+void FeatureCache::make_tiers(std::int64_t features, const Device& device, std::int64_t budget) {
   const int ranks = communicator_.world();
-  const cache::TierRoom room{static_cast<std::int64_t>(all_bytes_), budget, available_memory(ranks),
-                             device.place.is_cpu()};
-  const auto sizes = cache::choose_tiers(tier_bytes(config_.cache.device_bytes, "cache.device_bytes"),
-                                         tier_bytes(config_.cache.host_bytes, "cache.host_bytes"), room);
+  const std::int64_t live = device.memory->live();
+  const cache::TierRoom room{features, budget, budget - live, available_memory(ranks), device.place.is_cpu()};
+  const auto asked = tier_bytes(config_.cache.device_bytes, "cache.device_bytes");
+  auto sizes = cache::choose_tiers(asked, tier_bytes(config_.cache.host_bytes, "cache.host_bytes"), room);
   if (sizes.host > machine_memory() / ranks)
     fail(ExitCode::kUsage, "cache.host_bytes = {} for each of {} ranks: this machine has {}; give less",
          format_bytes(sizes.host), ranks, format_bytes(machine_memory()));
-  if (device.memory->live() + sizes.device >= budget)
-    fail(ExitCode::kUsage,
-         "rank {}: cache.device_bytes = {}: the model takes {} of a budget of {} (memory.budget); give less",
-         communicator_.rank(), format_bytes(sizes.device), format_bytes(device.memory->live()), format_bytes(budget));
+  // Candidates are judged by what is live on rank 0: the block is the same on all.
+  const std::vector<std::int64_t> mine = {sizes.device};
+  for (const auto& theirs : ddp::share_numbers(communicator_, mine))
+    sizes.device = std::min(sizes.device, theirs.at(0));
+  const at::ScalarType dtype = made_as_ == cache::Kept::kF32 ? at::kFloat : at::kBFloat16;
+  std::string trouble;
+  try {
+    device_ = std::make_unique<DeviceTier>(sizes.device, width_, dtype, device.place);
+  } catch (const c10::OutOfMemoryError&) {
+    trouble =
+        fmt::format("rank {}: cache.device_bytes = {}: the model takes {} of a budget of {} (memory.budget); give less",
+                    communicator_.rank(), format_bytes(sizes.device), format_bytes(live), format_bytes(budget));
+  }
+  for (const auto& text : ddp::share_text(communicator_, trouble)) {
+    if (text.empty()) continue;
+    if (asked) throw Error(ExitCode::kUsage, text);
+    device_ = std::make_unique<DeviceTier>(0, width_, dtype, device.place);
+  }
   memory_ = std::make_unique<cache::MemoryTier>(static_cast<std::uint64_t>(sizes.host));
-  device_ = std::make_unique<DeviceTier>(sizes.device, width_, model.packing_rules(0, false).compute, device.place);
-  if (communicator_.rank() == 0 && sizes.device + sizes.host > 0)
+  if (communicator_.rank() == 0 && device_->bytes() + sizes.host > 0)
     spdlog::info("feature cache: of {} of features each rank may keep {} on the device and {} in host memory",
-                 format_bytes(room.features), format_bytes(sizes.device), format_bytes(sizes.host));
+                 format_bytes(features), format_bytes(device_->bytes()), format_bytes(sizes.host));
 }
 
 FeatureCache::~FeatureCache() {
@@ -282,11 +301,12 @@ std::int64_t FeatureCache::rows_of(const Sample& sample) const {
 
 // In the compute dtype; nothing where they are not known, or not for such a sample. `next`: when they are needed again,
 // where memory is to keep them until then.
-std::optional<std::vector<std::byte>> FeatureCache::read(const Sample& sample,
-                                                         std::optional<std::uint64_t> next) const {
+std::optional<std::vector<std::byte>> FeatureCache::read(const Sample& sample, std::optional<std::uint64_t> next,
+                                                         bool* from_memory) const {
   const auto key = store_->find(sample.index);
   if (!key || key->kept != kept_ || key->width != width_ || key->rows != rows_of(sample)) return std::nullopt;
   cache::Payload payload = next ? memory_->find(key->sample, key->stamp, *next) : nullptr;
+  if (from_memory != nullptr) *from_memory = payload != nullptr;
   if (!payload) {
     auto read = std::make_shared<std::vector<std::byte>>(cache::payload_bytes(*key));
     if (!store_->read(*key, *read)) return std::nullopt;
@@ -311,6 +331,13 @@ std::uint64_t FeatureCache::next_draw(std::uint64_t position, std::int64_t index
   return next;
 }
 
+// The same, where it will be read then: a live draw reads nothing, and what is made by then replaces what is there.
+std::uint64_t FeatureCache::next_read(std::uint64_t position, std::int64_t index) const {
+  if (!memory_->keeps() && !device_->keeps()) return 0;
+  const std::uint64_t next = next_draw(position, index);
+  return ages_ && live_.at(next) ? std::numeric_limits<std::uint64_t>::max() : next;
+}
+
 std::vector<std::byte> FeatureCache::payload_of(const std::byte* features, std::uint32_t rows) {
   const auto width = static_cast<std::uint32_t>(width_);
   const std::span<const std::byte> values(features, cache::payload_bytes({0, 0, rows, width, made_as_}));
@@ -322,24 +349,30 @@ std::vector<std::byte> FeatureCache::payload_of(const std::byte* features, std::
 Sample FeatureCache::load_known(std::int64_t index, std::int64_t resolution, std::optional<std::uint64_t> next) const {
   if (const auto key = store_->find(index)) {
     Sample sample = source_.load_without_pixels(index, resolution);
-    const auto known = [&] {
-      ++read_;
-      age_ += std::max<std::int64_t>(0, step_ - cache::step_of_stamp(key->stamp));
+    const auto count = [&](std::int64_t Loads::*from) {
+      const std::scoped_lock lock(loads_mutex_);
+      ++loads_.read;
+      if (from != nullptr) ++(loads_.*from);
+      loads_.age += std::max<std::int64_t>(0, step_ - cache::step_of_stamp(key->stamp));
     };
     if (auto rows = next ? device_->find(index, key->stamp, *next) : nullptr) {
-      known();
+      count(&Loads::from_device);
       (features_ == model::Features::kStates ? sample.vlm.device_states : sample.vlm.device_features) = std::move(rows);
       return sample;
     }
-    if (auto features = read(sample, next)) {
-      known();
+    bool from_memory = false;
+    if (auto features = read(sample, next, &from_memory)) {
+      count(from_memory ? &Loads::from_memory : nullptr);
       const bool states = features_ == model::Features::kStates;
       (states ? sample.vlm.hidden_states : sample.vlm.image_features) = std::move(*features);
       return sample;
     }
   }
   Sample sample = source_.load_at(index, resolution);
-  if (rows_of(sample) > 0) ++missed_;
+  if (rows_of(sample) > 0) {
+    const std::scoped_lock lock(loads_mutex_);
+    ++loads_.missed;
+  }
   return sample;
 }
 
@@ -351,8 +384,12 @@ Sample FeatureCache::load_drawn(std::uint64_t position, std::int64_t index, std:
   std::optional<std::uint64_t> next;
   {
     const std::scoped_lock lock(live_mutex_);
-    if (ages_ && live_.at(position)) return source_.load_at(index, resolution);
-    if (memory_->keeps() || device_->keeps()) next = next_draw(position, index);
+    if (!ages_ || !live_.at(position)) next = next_read(position, index);
+  }
+  if (!next) {  // what is made now is what will be read
+    memory_->forget(index);
+    device_->forget(index);
+    return source_.load_at(index, resolution);
   }
   return load_known(index, resolution, next);
 }
@@ -419,8 +456,8 @@ void FeatureCache::keep_after(std::int64_t step, std::span<const model::StreamSa
 
 // A cache that cannot be written is a slower run, no failed one.
 void FeatureCache::commit() {
-  for (const auto& item : std::exchange(shown_, {})) keep_on_device(item);
   try {
+    for (const auto& item : std::exchange(shown_, {})) keep_on_device(item);
     for (const Staged& one : staged_) {
       if (!ages_ && store_->is_appended(one.key.sample))
         continue;  // drawn twice where one epoch ends and the next begins
@@ -434,7 +471,7 @@ void FeatureCache::commit() {
           "in every epoch",
           store_->folder().string(), format_bytes(static_cast<std::int64_t>(store_->bytes())),
           text_of(config_.cache.disk_bytes));
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     stop_keeping(error.what());
   }
   staged_.clear();
@@ -455,7 +492,7 @@ void FeatureCache::keep_on_device(const model::StreamSample& item) {
   std::uint64_t next = 0;
   {
     const std::scoped_lock lock(live_mutex_);
-    next = next_draw(item.position, item.sample->index);
+    next = next_read(item.position, item.sample->index);
   }
   device_->keep(key->sample, key->stamp, rows, next);
 }
@@ -489,7 +526,7 @@ void FeatureCache::took(const FeatureTimes& times) {
 }
 
 report::CacheUseRecord FeatureCache::use(std::int64_t step, double epoch) {
-  const std::int64_t hits = memory_->hits(), device_hits = device_->hits(), with = std::exchange(with_, 0);
+  const std::int64_t with = std::exchange(with_, 0);
   std::int64_t saved = -1;  // microseconds, where both kinds were timed
   if (times_.with > 0 && times_.without > 0) {
     const auto mean = [](std::int64_t us, std::int64_t samples) {
@@ -498,16 +535,14 @@ report::CacheUseRecord FeatureCache::use(std::int64_t step, double epoch) {
     const double each = mean(times_.without_us, times_.without) - mean(times_.with_us, times_.with);
     saved = std::max<std::int64_t>(0, std::llround(each * static_cast<double>(with)));
   }
-  const std::int64_t read = read_.exchange(0);
-  const std::vector<std::int64_t> mine = {read,
-                                          missed_.exchange(0),
-                                          hits - std::exchange(hits_, hits),
-                                          std::exchange(made_, 0),
-                                          static_cast<std::int64_t>(memory_->bytes()),
-                                          age_.exchange(0),
-                                          saved,
-                                          device_hits - std::exchange(device_hits_, device_hits),
-                                          device_->bytes()};
+  Loads loads;
+  {
+    const std::scoped_lock lock(loads_mutex_);
+    loads = std::exchange(loads_, {});
+  }
+  const std::vector<std::int64_t> mine = {
+      loads.read, loads.missed, loads.from_memory, std::exchange(made_, 0), static_cast<std::int64_t>(memory_->bytes()),
+      loads.age,  saved,        loads.from_device, device_->bytes()};
   std::vector<std::int64_t> sums(mine.size());
   std::int64_t timed = 0;
   for (const auto& theirs : ddp::share_numbers(communicator_, mine)) {
@@ -519,7 +554,7 @@ report::CacheUseRecord FeatureCache::use(std::int64_t step, double epoch) {
   record.epoch = epoch;
   record.loaded = sums[0] + sums[1];
   record.from_device = sums[7];
-  record.from_memory = std::min(sums[2], sums[0] - sums[7]);
+  record.from_memory = sums[2];
   record.from_disk = sums[0] - record.from_memory - record.from_device;
   record.kept = sums[3];
   record.memory_bytes = sums[4];

@@ -49,9 +49,11 @@ CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model
                               std::int64_t steps, std::uint64_t room);
 /// By cache.disk_bytes and the disk where cache.dir is or will be: for features of this fingerprint.
 std::uint64_t room_for_features(const cache::CacheConfig& config, const cache::Fingerprint& fingerprint);
-/// Bytes of all training samples' features.
+/// Whether a run under these settings keeps features: with every sample live nothing would ever be read.
+bool keeps_features(const Config& config);
+/// Bytes of all training samples' features, on disk (with a header each) or without.
 std::uint64_t feature_bytes(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                            model::Features which);
+                            model::Features which, bool on_disk = true);
 
 /// `cache.mode` = "prefix" or "hybrid". One per rank. Features are kept exact, in the model's compute dtype, or as
 /// bytes where cache.keep says so.
@@ -61,7 +63,7 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   /// exact (prefix: an adapter in the vision tower; resolution among memory.knobs), or with which adapters would learn
   /// nothing.
   /// Makes its block of the device's memory (cache.device_bytes): before plans are chosen. Throws Error(kUsage) for
-  /// memory that is not there.
+  /// memory that is not there. Collective.
   FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
                ddp::Communicator& communicator, const Device& device, std::int64_t budget);
   ~FeatureCache() override;
@@ -81,8 +83,10 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   // What a step makes. Its thread only.
 
   void start_step(std::int64_t step) override { step_ = step; }
+  bool can_keep(const Sample& sample) const override { return rows_of(sample) > 0; }
   model::Shown shown(std::span<const model::StreamSample> samples) override;
-  /// Writes what was staged. A disk that refuses is said once, and nothing more is kept then.
+  /// Writes what was staged. A disk that refuses is said once, and nothing more is kept then: the step's gradients are
+  /// committed already, so that nothing may be thrown.
   void commit() override;
   void discard() override;
 
@@ -130,15 +134,17 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
     cache::RecordKey key;
     std::vector<std::byte> features;
   };
-  void make_tiers(const model::VlaModel& model, const Device& device, std::int64_t budget);
+  void make_tiers(std::int64_t features, const Device& device, std::int64_t budget);
   void check_shared();
   void warn_of_room() const;
   bool is_last_in_step(const model::StreamSample& item) const;
   void allow_appends();
   std::int64_t rows_of(const Sample& sample) const;
-  std::optional<std::vector<std::byte>> read(const Sample& sample, std::optional<std::uint64_t> next) const;
+  std::optional<std::vector<std::byte>> read(const Sample& sample, std::optional<std::uint64_t> next,
+                                             bool* from_memory = nullptr) const;
   Sample load_known(std::int64_t index, std::int64_t resolution, std::optional<std::uint64_t> next) const;
   std::uint64_t next_draw(std::uint64_t position, std::int64_t index) const;
+  std::uint64_t next_read(std::uint64_t position, std::int64_t index) const;
   std::vector<std::byte> payload_of(const std::byte* features, std::uint32_t rows);
   bool is_wanted(const Sample& sample) const;
   void keep_on_device(const model::StreamSample& item);
@@ -163,13 +169,17 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   mutable cache::LiveSamples live_;                                     ///< where features age
   std::vector<Staged> staged_;
   std::atomic<std::int64_t> step_ = 0;
-  std::uint64_t all_bytes_ = 0;  ///< of all training samples' features, where they age
-  mutable std::atomic<std::int64_t> read_ = 0, missed_ = 0, age_ = 0;  ///< age: steps, over all that were read
+  std::uint64_t all_bytes_ = 0;  ///< of all training samples' features, on disk
+  /// Of samples that were loaded since use(). age: steps, over all that were read.
+  struct Loads {
+    std::int64_t read = 0, missed = 0, age = 0, from_memory = 0, from_device = 0;
+  };
+  mutable std::mutex loads_mutex_;
+  mutable Loads loads_;
   std::int64_t made_ = 0;
-  std::int64_t hits_ = 0, device_hits_ = 0;  ///< of memory and of the device, when use() was last asked
-  FeatureTimes times_;                       ///< of all steps
-  std::int64_t with_ = 0;                    ///< samples of steps that came with features, since use()
-  cache::Int8Error int8_error_;              ///< of what was kept since use()
+  FeatureTimes times_;           ///< of all steps
+  std::int64_t with_ = 0;        ///< samples of steps that came with features, since use()
+  cache::Int8Error int8_error_;  ///< of what was kept since use()
   bool keeps_ = true, full_ = false, said_full_ = false;
 };
 

@@ -8,6 +8,8 @@
 #include "memory/planning/predictive.h"
 #include "train/candidates.h"
 #include "train/device.h"
+#include "train/device_tier.h"
+#include "train/feature_cache.h"
 
 namespace plimsoll::train {
 namespace {
@@ -72,8 +74,12 @@ std::int64_t Forecast::workspace() {
 
 std::int64_t Forecast::cache_bytes() const {
   const Setting& size = config_.cache.device_bytes;
-  if (config_.cache.mode == "off" || size.is("auto") || size.is("none")) return 0;
-  return size.is_string() ? parse_bytes(size.as_string(), "cache.device_bytes") : size.as_integer();
+  // What "auto" comes to depends on the dataset and on what it leaves.
+  if (!keeps_features(config_) || config_.cache.mode == "auto" || size.is("auto") || size.is("none")) return 0;
+  const auto rules = dry_->model().packing_rules(0, false);
+  return DeviceTier::whole_rows(
+      size.is_string() ? parse_bytes(size.as_string(), "cache.device_bytes") : size.as_integer(), rules.hidden,
+      rules.compute);
 }
 
 std::int64_t Forecast::evaluation_bytes(const memory::MicroBatchShape& shape) const {

@@ -20,7 +20,7 @@ namespace plimsoll::train {
 /// One plan in bytes.
 struct PlanBytes {
   memory::Plan plan;
-  std::int64_t live = 0;           ///< predicted peak: static bytes, workspace and activations
+  std::int64_t live = 0;           ///< predicted peak: static bytes, cache, workspace, activations
   std::int64_t reserved = 0;       ///< what PyTorch's caching allocator would hold for it at most
   std::int64_t fragmentation = 0;  ///< 1/10000 of reserved that nobody uses at its peak
   std::int64_t retries = 0;        ///< times that the allocator had to give cached blocks back to stay within the card
@@ -66,7 +66,8 @@ class Forecast {
   memory::MicroBatchShape heaviest(int samples) const;
   std::int64_t evaluation_bytes(const memory::MicroBatchShape& shape) const;
   memory::Ledger ledger(const memory::Plan& plan) const;
-  /// Of the feature cache, where the settings give it a size (cache.device_bytes).
+  /// Of the feature cache, where the settings give it a size (cache.device_bytes): at most, as all features may take
+  /// less.
   std::int64_t cache_bytes() const;
   /// As a run on the CPU sizes it where it has the room (Session::choose_workspace): for the largest micro-batch it may
   /// choose. On a GPU what its libraries hold.

@@ -198,9 +198,7 @@ void Session::open_cache() { cache->open(feature_origin(), state.features.publis
 void Session::make_cache() {
   const bool automatic = config.cache.mode == "auto";
   if (automatic) choose_cache();
-  // With every sample live nothing would ever be read.
-  const bool all_live = config.cache.mode == "hybrid" && config.train.stage == 2 && config.cache.live_fraction == 1;
-  if (config.cache.mode == "off" || all_live) return;
+  if (!keeps_features(config)) return;
   cache = std::make_unique<FeatureCache>(config, *model, source, communicator, device, budget);
   encode_predictor = std::make_unique<memory::Predictor>(
       [this](const auto& shape, const memory::Plan&) { return dry->encode_bytes(shape, cache->features()); },

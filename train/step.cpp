@@ -100,19 +100,19 @@ std::vector<model::StreamSample> by_kind(std::span<const model::StreamSample> sa
   return sorted;
 }
 
-void take_in(std::span<const model::StreamSample> samples, bool once, std::int64_t microseconds, FeatureTimes& times) {
+void take_in(std::span<const model::StreamSample> samples, const FeatureKeeper& keeper, bool once,
+             std::int64_t microseconds, FeatureTimes& times) {
   std::int64_t with = 0, without = 0;
   for (const auto& item : samples) {
-    const VlmInput& vlm = item.sample->vlm;
-    const bool comes_with = vlm.has_states() || vlm.has_features();
+    const bool comes_with = item.sample->vlm.has_states() || item.sample->vlm.has_features();
     with += comes_with ? 1 : 0;
-    without += !comes_with && !vlm.pixel_values.empty() ? 1 : 0;
+    without += !comes_with && keeper.can_keep(*item.sample) ? 1 : 0;
   }
   times.came_with += with;
-  if (once && without == 0 && with > 0) {
+  if (once && with == std::ssize(samples)) {
     times.with += with;
     times.with_us += microseconds;
-  } else if (once && with == 0 && without > 0) {
+  } else if (once && without == std::ssize(samples)) {
     times.without += without;
     times.without_us += microseconds;
   }
@@ -145,7 +145,7 @@ memory::GuardianReport Step::run_part(const StepInput& asked, StepResult& result
   const bool once = report.retries == 0 && report.splits == 0 && !report.failed;
   const std::int64_t took = microseconds_since(start);
   if (live && once) result.timed = {way_, std::ssize(input.samples), weight_of(input.samples), took};
-  take_in(input.samples, once, took, result.features);
+  if (keeper_ != nullptr) take_in(input.samples, *keeper_, once, took, result.features);
   return report;
 }
 

@@ -44,7 +44,7 @@ struct FeatureDrift {
 };
 
 /// What samples that come with features spare a step: times of parts of a share that were all of one kind and run once.
-/// Samples that have no features to come with are of neither.
+/// Parts with samples of which nothing can be kept are not timed.
 struct FeatureTimes {
   std::int64_t came_with = 0;  ///< samples of the share that came with features, in whatever part
   std::int64_t with = 0, with_us = 0;
@@ -85,6 +85,8 @@ class FeatureKeeper {
  public:
   virtual ~FeatureKeeper() = default;
   virtual void start_step(std::int64_t step) = 0;
+  /// Whether there is anything to keep of such a sample.
+  virtual bool can_keep(const Sample& sample) const = 0;
   /// Who is to see what a micro-batch of these samples makes; they outlive it.
   virtual model::Shown shown(std::span<const model::StreamSample> samples) = 0;
   virtual void commit() = 0;

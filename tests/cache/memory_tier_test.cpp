@@ -37,9 +37,14 @@ TEST(MemoryTier, AnOlderOneIsNeverGiven) {
   tier.keep(1, 3, bytes(10), 1);
   EXPECT_FALSE(tier.find(1, 5, 2));
   tier.keep(1, 5, bytes(20), 2);
-  EXPECT_FALSE(tier.find(1, 3, 2));
   ASSERT_TRUE(tier.find(1, 5, 2));
   EXPECT_EQ(tier.bytes(), 20U);
+  EXPECT_FALSE(tier.find(1, 3, 2));
+  EXPECT_EQ(tier.bytes(), 0U) << "who asks for another stamp will not ask for that one again";
+  tier.keep(1, 6, bytes(20), 2);
+  tier.forget(1);
+  tier.forget(7);
+  EXPECT_EQ(tier.bytes(), 0U);
   tier.keep(2, 0, bytes(31), 0);
   EXPECT_FALSE(tier.find(2, 0, 0)) << "larger than all";
   EXPECT_EQ(MemoryTier(0).find(1, 0, 0), nullptr);

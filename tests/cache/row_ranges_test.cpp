@@ -18,6 +18,14 @@ TEST(RowRanges, TheSmallestGapThatHoldsThemTheForemostOfSuch) {
   EXPECT_EQ(ranges.free(), 2);
   ranges.give_back(0, 3);
   EXPECT_EQ(ranges.take(2), 8) << "not into the gap of three";
+  ranges.give_back(8, 2);
+  ranges.give_back(3, 2);  // now 0 to 4 and 8 to 9 are free
+  EXPECT_EQ(ranges.take(2), 8);
+  EXPECT_EQ(ranges.take(3), 0);
+  ranges.give_back(8, 2);
+  EXPECT_EQ(ranges.take(2), 3) << "of two gaps of two the foremost";
+  EXPECT_EQ(ranges.take(2), 8);
+  ranges.give_back(0, 3);
   ranges.give_back(5, 3);
   ranges.give_back(3, 2);
   EXPECT_EQ(ranges.take(8), 0) << "gaps that touch are one";

@@ -61,7 +61,7 @@ TEST_F(Simulate, PrintsADecisionPerLineAndASummary) {
   EXPECT_THAT(lines[1], StartsWith("steps 1-25: "));
   EXPECT_THAT(lines[3], AllOf(StartsWith("predictive: 50 steps"), HasSubstr("samples/s"), HasSubstr("kept")));
   EXPECT_THAT(lines[4], AllOf(StartsWith("4 ranks: a decision takes "), HasSubstr(" ms (median of 2)"),
-                              HasSubstr("add 288 bytes")));
+                              HasSubstr("add 368 bytes")));
 }
 
 TEST_F(Simulate, PrintsJsonWhereAProgramReadsIt) {

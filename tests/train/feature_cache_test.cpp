@@ -328,7 +328,7 @@ TEST_F(PrefixRun, TheDevicesPartIsInThePlanAndAMixtureIsPredictedToTheByte) {
   Config config = config_;
   config.cache.mode = "prefix";
   run(config, 2);
-  config.cache.device_bytes = "64KiB";
+  config.cache.device_bytes = "32KiB";
   const auto source = make_source(config);
   const auto communicator = ddp::make_solo();
   memory::CpuAllocator::install().set_workspace(0);  // of the session before
@@ -337,7 +337,7 @@ TEST_F(PrefixRun, TheDevicesPartIsInThePlanAndAMixtureIsPredictedToTheByte) {
   EXPECT_EQ(session.meter.live() - before,
             session.dry->static_bytes() + session.meter.workspace() + session.cache->device_bytes());
   EXPECT_NE(session.plan_text().find("cache "), std::string::npos) << session.plan_text();
-  EXPECT_EQ(session.cache->device_bytes(), 64 << 10);
+  EXPECT_EQ(session.cache->device_bytes(), 32 << 10);
   std::vector<std::shared_ptr<const Sample>> hold;
   auto share = session.load_share(1, hold);
   const std::span<const model::StreamSample> first(share.data(), 2);
@@ -377,8 +377,30 @@ TEST_F(PrefixRun, RefusesMemoryThatIsNotThere) {
     }
     return std::string();
   };
-  EXPECT_NE(refusal("device", "1TiB").find("cache.device_bytes = 1.00 TiB"), std::string::npos);
-  EXPECT_NE(refusal("host", "100TiB").find("cache.host_bytes = 100"), std::string::npos);
+  EXPECT_NE(refusal("device", "many").find("cache.device_bytes"), std::string::npos);
+  EXPECT_NE(refusal("host", "-5GiB").find("cache.host_bytes"), std::string::npos);
+  // No more is set apart than all features take; a budget that the model fills has no room even for that.
+  const auto source = make_source(config_);
+  const auto communicator = ddp::make_solo();
+  Config config = config_;
+  config.cache.mode = "prefix";
+  config.cache.device_bytes = "1TiB";
+  std::int64_t needed = 0;
+  {
+    const Session session(config, *communicator, *source);
+    EXPECT_LE(session.cache->device_bytes(),
+              static_cast<std::int64_t>(feature_bytes(config, *session.model, *source, model::Features::kImages)));
+    EXPECT_GT(session.cache->device_bytes(), 0);
+    needed = session.dry->static_bytes();
+  }
+  config.memory.budget = needed + 8192;
+  try {
+    const Session session(config, *communicator, *source);
+    FAIL() << "a budget without room";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kUsage) << error.what();
+    EXPECT_NE(std::string(error.what()).find("rank 0: cache.device_bytes = "), std::string::npos) << error.what();
+  }
 }
 
 TEST_F(PrefixRun, ChoosesByItselfWhatIsWorthWhile) {
