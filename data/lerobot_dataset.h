@@ -1,5 +1,5 @@
 #pragma once
-// A LeRobot dataset, format v3.0, on disk: rows of numbers, camera frames, task texts.
+// A LeRobot dataset, format v2.0, v2.1 or v3.0, on disk: rows of numbers, camera frames, task texts.
 
 #include <cstdint>
 #include <map>

@@ -9,7 +9,8 @@
 #include <numeric>
 
 #include "core/error.h"
-#include "core/file.h"
+#include "data/lerobot_json.h"
+#include "data/lerobot_v2.h"
 #include "data/parquet_table.h"
 
 namespace plimsoll::data {
@@ -19,36 +20,14 @@ using Json = nlohmann::json;
 
 constexpr std::array kIndexColumns{"timestamp", "frame_index", "episode_index", "index", "task_index"};
 
-Json read_json(const std::string& path) {
-  try {
-    return Json::parse(read_file(path));
-  } catch (const Json::exception& error) {
-    fail(ExitCode::kData, "{}: is not JSON: {}", path, error.what());
-  }
-}
-
-/// `json[key]` as T, or an error that names both.
-template <class T>
-T entry(const Json& json, const std::string& path, const std::string& key) {
-  const auto found = json.find(key);
-  if (found == json.end()) fail(ExitCode::kData, "{}: lacks \"{}\"", path, key);
-  try {
-    return found->template get<T>();
-  } catch (const Json::exception&) {
-    fail(ExitCode::kData, "{}: \"{}\" is {}, which is of another type than LeRobot v3.0 has there", path, key,
-         found->dump().substr(0, 80));
-  }
-}
-
-void check_version(const Json& info, const std::string& path) {
+/// Whether it is of format v2.0 or v2.1.
+bool is_of_v2(const Json& info, const std::string& path) {
   const auto version = entry<std::string>(info, path, "codebase_version");
-  if (version.starts_with("v3.")) return;
-  if (version.starts_with("v2.") || version.starts_with("v1."))
-    fail(ExitCode::kData,
-         "{}: codebase_version is \"{}\", but Plimsoll reads v3.0; convert it with `python -m "
-         "lerobot.datasets.v30.convert_dataset_v21_to_v30`",
-         path, version);
-  fail(ExitCode::kData, "{}: codebase_version is \"{}\", but Plimsoll reads v3.0", path, version);
+  if (version.starts_with("v2.")) return true;
+  if (version.starts_with("v3.")) return false;
+  fail(ExitCode::kData,
+       "{}: codebase_version is \"{}\", but Plimsoll reads v2.0, v2.1 and v3.0; convert it with LeRobot's own scripts",
+       path, version);
 }
 
 FeatureKind kind_of(const std::string& dtype, const std::string& name, const std::string& path) {
@@ -90,11 +69,7 @@ void read_features(const Json& info, const std::string& path, LeRobotInfo& out) 
   }
 }
 
-void read_info(LeRobotInfo& out) {
-  const std::string path = out.root + "/meta/info.json";
-  const Json info = read_json(path);
-  if (!info.is_object()) fail(ExitCode::kData, "{}: is no JSON object", path);
-  check_version(info, path);
+void read_info(const Json& info, const std::string& path, LeRobotInfo& out) {
   out.fps = entry<double>(info, path, "fps");
   if (!(out.fps > 0)) fail(ExitCode::kData, "{}: fps is {}, but must be above 0", path, out.fps);
   out.data_path = entry<std::string>(info, path, "data_path");
@@ -176,17 +151,6 @@ void read_episode_file(const std::string& path, const std::vector<std::string>& 
   }
 }
 
-/// Numbers of nested lists, flattened: image statistics are [3][1][1].
-void flatten(const Json& json, std::vector<double>& out, const std::string& where) {
-  if (json.is_array()) {
-    for (const Json& item : json) flatten(item, out, where);
-  } else if (json.is_number() || json.is_boolean()) {
-    out.push_back(json.is_boolean() ? (json.get<bool>() ? 1.0 : 0.0) : json.get<double>());
-  } else {
-    fail(ExitCode::kData, "{}: {} is no number", where, json.dump().substr(0, 40));
-  }
-}
-
 void read_statistics(LeRobotInfo& out) {
   const std::string path = out.root + "/meta/stats.json";
   if (!std::filesystem::exists(path)) return;  // an error only for those who normalise by them
@@ -210,11 +174,14 @@ std::string fill_template(const std::string& root, const std::string& pattern, c
   try {
     return root + "/" +
            fmt::format(fmt::runtime(pattern), fmt::arg("chunk_index", chunk), fmt::arg("file_index", file),
-                       fmt::arg("video_key", camera));
+                       fmt::arg("video_key", camera), fmt::arg("episode_chunk", chunk),
+                       fmt::arg("episode_index", file));
   } catch (const fmt::format_error& error) {
     fail(ExitCode::kData,
-         "{}/meta/info.json: the path \"{}\" is no template of chunk_index, file_index and video_key: {}", root,
-         pattern, error.what());
+         "{}/meta/info.json: the path \"{}\" is no template of chunk_index, file_index and video_key, or in format v2 "
+         "of episode_chunk, "
+         "episode_index and video_key: {}",
+         root, pattern, error.what());
   }
 }
 
@@ -265,12 +232,19 @@ const FeatureStatistics& LeRobotInfo::statistics_of(const LeRobotFeature& featur
 LeRobotInfo read_lerobot_info(const std::string& root) {
   LeRobotInfo info;
   info.root = root;
-  read_info(info);
-  read_tasks(info);
-  const auto cameras = info.cameras();
-  for (const std::string& path : episode_files(root)) read_episode_file(path, cameras, info);
-  if (info.episodes.empty()) fail(ExitCode::kData, "{}/meta/episodes: lists no episode; the dataset is empty", root);
-  read_statistics(info);
+  const std::string path = root + "/meta/info.json";
+  const Json json = read_json(path);
+  const bool v2 = is_of_v2(json, path);
+  read_info(json, path, info);
+  if (v2) {
+    read_lerobot_v2(json, info);
+  } else {
+    read_tasks(info);
+    const auto cameras = info.cameras();
+    for (const std::string& file : episode_files(root)) read_episode_file(file, cameras, info);
+    if (info.episodes.empty()) fail(ExitCode::kData, "{}/meta/episodes: lists no episode; the dataset is empty", root);
+  }
+  if (info.statistics.empty()) read_statistics(info);
   return info;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// The folder meta/ of a LeRobot dataset, format v3.0: features, episodes, task texts, statistics.
+// The folder meta/ of a LeRobot dataset, format v3.0 (v2.0 and v2.1: lerobot_v2.h): features, episodes, task texts,
+// statistics.
 //
 // meta/info.json, meta/tasks.parquet, meta/episodes/chunk-*/file-*.parquet, meta/stats.json; data and video files are
 // named by the templates in info.json. https://huggingface.co/docs/lerobot/lerobot-dataset-v3
@@ -51,7 +52,7 @@ struct LeRobotInfo {
   std::vector<LeRobotEpisode> episodes;  ///< in order: begin of each is end of the one before
   std::vector<std::string> tasks;        ///< text by task_index
   std::map<std::string, FeatureStatistics> statistics;
-  std::string data_path, video_path;  ///< templates
+  std::string data_path, video_path;  ///< templates of file and chunk, or of an episode and its chunk
 
   const LeRobotFeature* find(const std::string& name) const;
   /// Names of the image and video features, sorted.

@@ -127,10 +127,75 @@ TEST_F(LeRobotDatasetTest, HashesWhatItWouldReturn) {
 
 TEST_F(LeRobotDatasetTest, RefusesOtherVersions) {
   write_counting_dataset(root(), {4});
-  edit("meta/info.json", [](auto& json) { json["codebase_version"] = "v2.1"; });
-  EXPECT_THAT(opening_error(), AllOf(HasSubstr("info.json"), HasSubstr("v2.1"), HasSubstr("convert")));
+  edit("meta/info.json", [](auto& json) { json["codebase_version"] = "v1.6"; });
+  EXPECT_THAT(opening_error(), AllOf(HasSubstr("info.json"), HasSubstr("v1.6"), HasSubstr("convert")));
   edit("meta/info.json", [](auto& json) { json["codebase_version"] = "v4.0"; });
   EXPECT_THAT(opening_error(), HasSubstr("v4.0"));
+  edit("meta/info.json", [](auto& json) { json["codebase_version"] = "v2.1"; });
+  EXPECT_THAT(opening_error(), HasSubstr("meta/tasks.jsonl")) << "its other files are of v3.0";
+}
+
+TEST_F(LeRobotDatasetTest, ReadsVersion2) {
+  write_counting_dataset_v2(root(), {5, 1, 8, 3});
+  const LeRobotDataset dataset(root());
+  ASSERT_EQ(dataset.size(), 17);
+  EXPECT_THAT(dataset.info().tasks, ElementsAre("task 0", "task 1"));
+  for (std::int64_t i = 0; i < dataset.size(); ++i) expect_counting_frame(dataset, i);
+  EXPECT_EQ(dataset.task(5), "task 1");
+  EXPECT_EQ(dataset.episode_of(13).end, 14);
+  // Statistics of all frames, put together from those of the episodes.
+  const auto whole = nlohmann::json::parse(read_file(in_set("stats-of-v3.json")));
+  for (const char* name : {"observation.state", "action", "observation.force"}) {
+    const FeatureStatistics& found = dataset.info().statistics_of(*dataset.info().find(name));
+    for (std::size_t i = 0; i < found.mean.size(); ++i) {
+      EXPECT_NEAR(found.mean[i], whole[name]["mean"][i].get<double>(), 1e-9);
+      EXPECT_NEAR(found.std[i], whole[name]["std"][i].get<double>(), 1e-6);
+      EXPECT_EQ(found.min[i], whole[name]["min"][i].get<double>());
+      EXPECT_EQ(found.max[i], whole[name]["max"][i].get<double>());
+    }
+    EXPECT_TRUE(found.q01.empty());
+  }
+  // v2.0 has them of all frames, in the file that v3.0 has too.
+  std::filesystem::remove(in_set("meta/episodes_stats.jsonl"));
+  std::filesystem::rename(in_set("stats-of-v3.json"), in_set("meta/stats.json"));
+  edit("meta/info.json", [](auto& json) { json["codebase_version"] = "v2.0"; });
+  EXPECT_EQ(LeRobotDataset(root()).info().statistics.at("action").mean[0], whole["action"]["mean"][0].get<double>());
+}
+
+TEST_F(LeRobotDatasetTest, SaysWhatIsWrongInVersion2) {
+  write_counting_dataset_v2(root(), {3, 2});
+  const auto refused_with = [&](const char* file, const std::string& from, const std::string& to) {
+    const std::string whole = read_file(in_set(file));
+    std::string changed = whole;
+    const auto at = changed.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    changed.replace(at, from.size(), to);
+    std::ofstream(in_set(file)) << changed;
+    const std::string error = opening_error();
+    std::ofstream(in_set(file)) << whole;
+    EXPECT_THAT(error, HasSubstr(file));
+    return error;
+  };
+  const char *episodes = "meta/episodes.jsonl", *tasks = "meta/tasks.jsonl", *stats = "meta/episodes_stats.jsonl",
+             *info = "meta/info.json";
+  EXPECT_EQ(opening_error(), "no error");
+  EXPECT_THAT(refused_with(episodes, "\"episode_index\":1", "\"episode_index\":4"), HasSubstr("entry 2"));
+  EXPECT_THAT(refused_with(episodes, "\"length\":2", "\"length\":0"), HasSubstr("at least one"));
+  EXPECT_THAT(refused_with(episodes, "\"length\":2", "\"size\":2"), HasSubstr("lacks \"length\""));
+  EXPECT_THAT(refused_with(episodes, "{", "["), HasSubstr("line 1 is not JSON"));
+  EXPECT_THAT(refused_with(tasks, "\"task_index\":1", "\"task_index\":0"), HasSubstr("each once"));
+  EXPECT_THAT(refused_with(tasks, "\"task 1\"", "1"), HasSubstr("another type"));
+  EXPECT_THAT(refused_with(stats, "\"count\":[3]", "\"count\":[0]"), HasSubstr("action.count"));
+  EXPECT_THAT(refused_with(stats, "\"max\":[", "\"max\":[7,"), HasSubstr("values"));
+  EXPECT_THAT(refused_with(info, "\"chunks_size\":1000", "\"chunks_size\":0"), HasSubstr("chunks_size"));
+  const std::string fewer = [&] {
+    edit(info, [](auto& json) { json["total_episodes"] = 7; });
+    return opening_error();
+  }();
+  EXPECT_THAT(fewer, AllOf(HasSubstr(episodes), HasSubstr("2 episodes"), HasSubstr("7")));
+  edit(info, [](auto& json) { json["total_episodes"] = 2; });
+  std::filesystem::remove(in_set("data/chunk-000/episode_000001.parquet"));
+  EXPECT_THAT(opening_error(), HasSubstr("episode_000001.parquet"));
 }
 
 TEST_F(LeRobotDatasetTest, NamesWhatIsWrongInInfo) {

@@ -1,9 +1,18 @@
 #pragma once
 // Small LeRobot datasets whose every value follows from its global index, for tests of what reads them.
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <array>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
 #include <string>
 
+#include "core/file.h"
 #include "data/lerobot_writer.h"
 
 namespace plimsoll::data {
@@ -55,6 +64,62 @@ inline void write_counting_dataset(const std::string& root, const std::vector<st
     writer.end_episode();
   }
   writer.finish();
+}
+
+/// A statistic of an episode's frames [begin, end) of write_counting_dataset(), as lerobot 0.3.3 writes it.
+inline nlohmann::json episode_statistics(std::int64_t begin, std::int64_t end) {
+  const auto of = [&](std::size_t width, const std::function<double(std::int64_t, std::size_t)>& value) {
+    nlohmann::json json = {{"count", {end - begin}}};
+    for (std::size_t i = 0; i < width; ++i) {
+      double sum = 0, squares = 0, least = value(begin, i), most = least;
+      for (std::int64_t index = begin; index < end; ++index) {
+        const double one = value(index, i);
+        sum += one, squares += one * one, least = std::min(least, one), most = std::max(most, one);
+      }
+      const double mean = sum / static_cast<double>(end - begin);
+      json["mean"].push_back(mean);
+      json["std"].push_back(std::sqrt(std::max(0.0, squares / static_cast<double>(end - begin) - mean * mean)));
+      json["min"].push_back(least);
+      json["max"].push_back(most);
+    }
+    return json;
+  };
+  return {{"observation.state", of(2, [](auto index, auto i) { return state_of(index)[i]; })},
+          {"action", of(2, [](auto index, auto i) { return -state_of(index)[i]; })},
+          {"observation.force", of(1, [](auto index, auto) { return static_cast<double>(index); })}};
+}
+
+/// The same dataset in format v2.1: a parquet and an mp4 file an episode, and the texts of meta/ as JSON lines.
+inline void write_counting_dataset_v2(const std::string& root, const std::vector<std::int64_t>& lengths) {
+  namespace fs = std::filesystem;
+  auto options = counting_options();
+  options.frames_per_data_file = options.frames_per_video_file = 1;
+  write_counting_dataset(root, lengths, options);
+  const std::string top = "observation.images.top";
+  fs::create_directories(root + "/videos/chunk-000/" + top);
+  std::ofstream tasks(root + "/meta/tasks.jsonl"), episodes(root + "/meta/episodes.jsonl"),
+      statistics(root + "/meta/episodes_stats.jsonl");
+  for (int task = std::min<int>(2, static_cast<int>(lengths.size())) - 1; task >= 0; --task)
+    tasks << nlohmann::json{{"task_index", task}, {"task", "task " + std::to_string(task)}} << "\n";
+  std::int64_t begin = 0;
+  for (std::size_t e = 0; e < lengths.size(); ++e, begin += lengths[e - 1]) {
+    fs::rename(fmt::format("{}/data/chunk-000/file-{:03d}.parquet", root, e),
+               fmt::format("{}/data/chunk-000/episode_{:06d}.parquet", root, e));
+    fs::rename(fmt::format("{}/videos/{}/chunk-000/file-{:03d}.mp4", root, top, e),
+               fmt::format("{}/videos/chunk-000/{}/episode_{:06d}.mp4", root, top, e));
+    const std::vector<std::string> of_episode = {"task " + std::to_string(e % 2)};
+    episodes << nlohmann::json{{"episode_index", e}, {"tasks", of_episode}, {"length", lengths[e]}} << "\n";
+    statistics << nlohmann::json{{"episode_index", e}, {"stats", episode_statistics(begin, begin + lengths[e])}}
+               << "\n";
+  }
+  fs::remove_all(root + "/meta/episodes");
+  fs::remove(root + "/meta/tasks.parquet");
+  fs::rename(root + "/meta/stats.json", root + "/stats-of-v3.json");
+  auto info = nlohmann::json::parse(read_file(root + "/meta/info.json"));
+  info["codebase_version"] = "v2.1";
+  info["data_path"] = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet";
+  info["video_path"] = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4";
+  std::ofstream(root + "/meta/info.json") << info;
 }
 
 }  // namespace plimsoll::data

@@ -391,7 +391,7 @@ TEST_F(PrefixRun, RefusesMemoryThatIsNotThere) {
     EXPECT_LE(session.cache->device_bytes(),
               static_cast<std::int64_t>(feature_bytes(config, *session.model, *source, model::Features::kImages)));
     EXPECT_GT(session.cache->device_bytes(), 0);
-    needed = session.dry->static_bytes();
+    needed = session.meter.live() - session.meter.workspace() - session.cache->device_bytes();
   }
   config.memory.budget = needed + 8192;
   try {

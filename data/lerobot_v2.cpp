@@ -1,0 +1,137 @@
+#include "data/lerobot_v2.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "data/lerobot_json.h"
+
+namespace plimsoll::data {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string line_of(const std::string& path, std::size_t line) { return fmt::format("{}: entry {}", path, line + 1); }
+
+void read_tasks(LeRobotInfo& out) {
+  const std::string path = out.root + "/meta/tasks.jsonl";
+  const auto lines = read_json_lines(path);
+  out.tasks.resize(lines.size());
+  std::vector<bool> seen(lines.size());
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    const std::string where = line_of(path, i);
+    const auto index = entry<std::int64_t>(lines[i], where, "task_index");
+    if (index < 0 || index >= std::ssize(lines) || seen[static_cast<std::size_t>(index)])
+      fail(ExitCode::kData, "{}: task_index is {}; the indices of {} tasks must be 0 .. {}, each once", where, index,
+           lines.size(), lines.size() - 1);
+    seen[static_cast<std::size_t>(index)] = true;
+    out.tasks[static_cast<std::size_t>(index)] = entry<std::string>(lines[i], where, "task");
+  }
+}
+
+void read_episodes(const Json& info, LeRobotInfo& out) {
+  const std::string path = out.root + "/meta/episodes.jsonl", of_info = out.root + "/meta/info.json";
+  const auto per_chunk = entry<std::int64_t>(info, of_info, "chunks_size");
+  if (per_chunk < 1) fail(ExitCode::kData, "{}: chunks_size is {}, but must be above 0", of_info, per_chunk);
+  const auto cameras = out.cameras().size();
+  const auto lines = read_json_lines(path);
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    const std::string where = line_of(path, i);
+    const auto index = entry<std::int64_t>(lines[i], where, "episode_index");
+    const auto length = entry<std::int64_t>(lines[i], where, "length");
+    if (index != static_cast<std::int64_t>(i))
+      fail(ExitCode::kData, "{}: episode_index is {}, but the next episode is {}", where, index, i);
+    if (length < 1) fail(ExitCode::kData, "{}: episode {} has {} frames, but must have at least one", where, i, length);
+    // A file an episode: its number is the episode's, and every video begins with it.
+    const std::int64_t chunk = index / per_chunk;
+    out.episodes.push_back(
+        {out.frames, out.frames + length, chunk, index, std::vector<VideoSpan>(cameras, VideoSpan{chunk, index, 0.0})});
+    out.frames += length;
+  }
+  const auto said = entry<std::int64_t>(info, of_info, "total_episodes");
+  if (said != std::ssize(lines))
+    fail(ExitCode::kData,
+         "{}: lists {} episodes, but info.json says {} (total_episodes); one of them is of another "
+         "recording",
+         path, lines.size(), said);
+  if (lines.empty()) fail(ExitCode::kData, "{}: lists no episode; the dataset is empty", path);
+}
+
+/// One episode's statistics of a feature.
+struct Part {
+  double count = 0;
+  FeatureStatistics values;
+};
+
+Part read_part(const Json& json, const std::string& where) {
+  Part part;
+  std::vector<double> count;
+  const std::pair<const char*, std::vector<double>*> names[] = {{"mean", &part.values.mean},
+                                                                {"std", &part.values.std},
+                                                                {"min", &part.values.min},
+                                                                {"max", &part.values.max},
+                                                                {"count", &count}};
+  for (const auto& [name, values] : names) flatten(entry<Json>(json, where, name), *values, where + "." + name);
+  const std::size_t width = part.values.mean.size();
+  if (count.size() != 1 || !(count[0] >= 1)) fail(ExitCode::kData, "{}.count is no number above 0", where);
+  for (const auto* values : {&part.values.std, &part.values.min, &part.values.max})
+    if (values->size() != width)
+      fail(ExitCode::kData, "{}: its statistics have {} and {} values", where, width, values->size());
+  part.count = count[0];
+  return part;
+}
+
+// Of all episodes from those of each: means by count, and variances around the mean of all (compute_stats.py,
+// aggregate_feature_stats).
+FeatureStatistics together(const std::vector<Part>& parts) {
+  FeatureStatistics all;
+  double count = 0;
+  for (const Part& part : parts) count += part.count;
+  for (std::size_t i = 0; i < parts.front().values.mean.size(); ++i) {
+    double mean = 0, variance = 0, least = parts.front().values.min[i], most = parts.front().values.max[i];
+    for (const Part& part : parts) mean += part.count / count * part.values.mean[i];
+    for (const Part& part : parts) {
+      const double apart = part.values.mean[i] - mean;
+      variance += part.count / count * (part.values.std[i] * part.values.std[i] + apart * apart);
+      least = std::min(least, part.values.min[i]);
+      most = std::max(most, part.values.max[i]);
+    }
+    all.mean.push_back(mean);
+    all.std.push_back(std::sqrt(variance));
+    all.min.push_back(least);
+    all.max.push_back(most);
+  }
+  return all;
+}
+
+void read_statistics(LeRobotInfo& out) {
+  const std::string path = out.root + "/meta/episodes_stats.jsonl";
+  if (!std::filesystem::exists(path)) return;  // v2.0; or an error only for those who normalise by them
+  std::map<std::string, std::vector<Part>> parts;
+  const auto lines = read_json_lines(path);
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    const auto statistics = entry<Json>(lines[i], line_of(path, i), "stats");
+    for (const LeRobotFeature& feature : out.features) {
+      const auto found = statistics.find(feature.name);
+      if (found == statistics.end()) continue;
+      auto& those = parts[feature.name];
+      const std::string where = line_of(path, i) + ": " + feature.name;
+      those.push_back(read_part(*found, where));
+      if (those.back().values.mean.size() != those.front().values.mean.size())
+        fail(ExitCode::kData, "{}: has {} values, and {} in the first episode", where, those.back().values.mean.size(),
+             those.front().values.mean.size());
+    }
+  }
+  for (const auto& [name, those] : parts) out.statistics[name] = together(those);
+}
+
+}  // namespace
+
+void read_lerobot_v2(const Json& info, LeRobotInfo& out) {
+  read_tasks(out);
+  read_episodes(info, out);
+  read_statistics(out);
+}
+
+}  // namespace plimsoll::data
