@@ -121,31 +121,21 @@ struct LeRobotDataset::Parts {
                                        [](std::int64_t i, const DataFile& file) { return i < file.begin; }));
   }
 
-  [[noreturn]] void refuse_row(const char* column, std::int64_t index, std::int64_t found,
-                               const std::string& expected) const {
-    const DataFile& file = file_of(index);
-    fail(ExitCode::kData, "{}: column {}: row {} is {}, but {}", file.path, column, index - file.begin, found,
-         expected);
+  RowIndex row(std::int64_t index) const {
+    const auto i = static_cast<std::size_t>(index);
+    return {timestamps.at(i), indices[i], frame_indices[i], episode_indices[i], task_indices[i]};
   }
 
   void check_rows() const {
+    std::int64_t index = 0;
+    const TellRow refuse = [&](const char* column, std::int64_t found, const std::string& due) {
+      const DataFile& file = file_of(index);
+      fail(ExitCode::kData, "{}: column {}: row {} is {}, but {}", file.path, column, index - file.begin, found, due);
+    };
     for (std::size_t e = 0; e < info.episodes.size(); ++e) {
-      for (std::int64_t i = info.episodes[e].begin; i < info.episodes[e].end; ++i)
-        check_row(static_cast<std::size_t>(i), static_cast<std::int64_t>(e));
+      for (index = info.episodes[e].begin; index < info.episodes[e].end; ++index)
+        check_row(row(index), index, static_cast<std::int64_t>(e), info, refuse);
     }
-  }
-
-  void check_row(std::size_t row, std::int64_t episode) const {
-    const auto index = static_cast<std::int64_t>(row);
-    const std::int64_t frame = index - info.episodes[static_cast<std::size_t>(episode)].begin;
-    if (indices[row] != index) refuse_row("index", index, indices[row], fmt::format("global index {} is due", index));
-    if (episode_indices[row] != episode)
-      refuse_row("episode_index", index, episode_indices[row], fmt::format("meta/episodes says {}", episode));
-    if (frame_indices[row] != frame)
-      refuse_row("frame_index", index, frame_indices[row], fmt::format("frame {} of its episode is due", frame));
-    if (task_indices[row] < 0 || task_indices[row] >= static_cast<std::int64_t>(info.tasks.size()))
-      refuse_row("task_index", index, task_indices[row],
-                 fmt::format("meta/tasks.parquet has {} tasks", info.tasks.size()));
   }
 
   const std::string& name(const Camera& camera) const { return camera.feature->name; }
@@ -216,11 +206,7 @@ LeRobotDataset::LeRobotDataset(LeRobotDataset&&) noexcept = default;
 
 const LeRobotInfo& LeRobotDataset::info() const { return parts_->info; }
 
-RowIndex LeRobotDataset::row(std::int64_t index) const {
-  const auto i = static_cast<std::size_t>(index);
-  return {parts_->timestamps.at(i), parts_->indices[i], parts_->frame_indices[i], parts_->episode_indices[i],
-          parts_->task_indices[i]};
-}
+RowIndex LeRobotDataset::row(std::int64_t index) const { return parts_->row(index); }
 
 const LeRobotEpisode& LeRobotDataset::episode_of(std::int64_t index) const { return parts_->episode_of(index); }
 

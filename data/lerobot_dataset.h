@@ -11,6 +11,7 @@
 
 #include "data/image_file.h"
 #include "data/lerobot_info.h"
+#include "data/lerobot_row.h"
 
 namespace plimsoll::data {
 
@@ -19,12 +20,6 @@ struct LeRobotOptions {
   std::optional<std::vector<std::string>> features;
   double tolerance = 1e-4;        ///< seconds that a video frame's time may differ from the row's
   std::size_t idle_decoders = 8;  ///< video and picture files kept open beyond those in use
-};
-
-/// What every row has beside its features.
-struct RowIndex {
-  float timestamp = 0;  ///< seconds since the episode's start
-  std::int64_t index = 0, frame_index = 0, episode_index = 0, task_index = 0;
 };
 
 /// Numbers are read whole when it is opened and checked (global index, episode, task of every row), pictures when they

@@ -9,7 +9,9 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "data/faults.h"
 #include "data/lerobot_json.h"
+#include "data/lerobot_tasks.h"
 #include "data/lerobot_v2.h"
 #include "data/parquet_table.h"
 
@@ -58,43 +60,36 @@ LeRobotFeature read_feature(const std::string& name, const Json& json, const std
   return feature;
 }
 
-void read_features(const Json& info, const std::string& path, LeRobotInfo& out) {
+void read_features(const Json& info, const std::string& path, LeRobotInfo& out, Faults& faults) {
   const auto features = entry<Json>(info, path, "features");
   if (!features.is_object()) fail(ExitCode::kData, "{}: \"features\" is no object", path);
   for (const auto& [name, json] : features.items()) {
     if (std::find(kIndexColumns.begin(), kIndexColumns.end(), name) != kIndexColumns.end()) continue;
     // Text beside the tasks' (notes, sources) is no input of a model: it is there, and nothing reads it.
     if (json.is_object() && json.value("dtype", Json()) == "string") continue;
-    out.features.push_back(read_feature(name, json, path));
+    faults.run([&, &name = name, &json = json] { out.features.push_back(read_feature(name, json, path)); });
   }
 }
 
-void read_info(const Json& info, const std::string& path, LeRobotInfo& out) {
+void read_info(const Json& info, const std::string& path, LeRobotInfo& out, Faults& faults) {
   out.fps = entry<double>(info, path, "fps");
   if (!(out.fps > 0)) fail(ExitCode::kData, "{}: fps is {}, but must be above 0", path, out.fps);
   out.data_path = entry<std::string>(info, path, "data_path");
-  read_features(info, path, out);
+  read_features(info, path, out, faults);
   const bool videos = std::any_of(out.features.begin(), out.features.end(),
                                   [](const auto& f) { return f.kind == FeatureKind::kVideo; });
   if (videos) out.video_path = entry<std::string>(info, path, "video_path");
 }
 
-void read_tasks(LeRobotInfo& out) {
+void read_tasks(LeRobotInfo& out, Faults& faults) {
   const ParquetTable table(out.root + "/meta/tasks.parquet");
   std::vector<std::int64_t> indices;
   table.append("task_index", 1, indices);
   const std::string column = table.has("task") ? "task" : "__index_level_0__";
   auto texts = table.texts(column);
-  out.tasks.resize(texts.size());
-  std::vector<bool> seen(texts.size());
-  for (std::size_t row = 0; row < texts.size(); ++row) {
-    const auto index = static_cast<std::size_t>(indices[row]);
-    if (index >= texts.size() || seen[index])
-      fail(ExitCode::kData, "{}: column task_index: row {} is {}; the indices of {} tasks must be 0 .. {}, each once",
-           table.path(), row, indices[row], texts.size(), texts.size() - 1);
-    seen[index] = true;
-    out.tasks[index] = std::move(texts[row]);
-  }
+  place_tasks(
+      indices, std::move(texts),
+      [&](std::size_t row) { return fmt::format("{}: column task_index: row {}", table.path(), row); }, out, faults);
 }
 
 std::vector<std::string> episode_files(const std::string& root) {
@@ -128,7 +123,8 @@ void read_video_spans(const ParquetTable& table, const std::string& camera, std:
   for (std::size_t i = 0; i < episodes.size(); ++i) episodes[i].videos[slot] = {chunks[i], files[i], from[i]};
 }
 
-void read_episode_file(const std::string& path, const std::vector<std::string>& cameras, LeRobotInfo& out) {
+void read_episode_file(const std::string& path, const std::vector<std::string>& cameras, LeRobotInfo& out,
+                       Faults& faults) {
   const ParquetTable table(path);
   const auto index = integers(table, "episode_index"), length = integers(table, "length");
   const auto chunk = integers(table, "data/chunk_index"), file = integers(table, "data/file_index");
@@ -136,36 +132,47 @@ void read_episode_file(const std::string& path, const std::vector<std::string>& 
   const std::size_t first = out.episodes.size();
   for (std::size_t row = 0; row < index.size(); ++row) {
     if (index[row] != static_cast<std::int64_t>(out.episodes.size()))
-      fail(ExitCode::kData, "{}: column episode_index: row {} is {}, but the next episode is {}", path, row, index[row],
-           out.episodes.size());
+      faults.add(fmt::format("{}: column episode_index: row {} is {}, but the next episode is {}", path, row,
+                             index[row], out.episodes.size()));
     if (from[row] != out.frames || length[row] < 1 || to[row] != from[row] + length[row])
-      fail(ExitCode::kData,
-           "{}: row {}: episode {} of length {} has frames {} to {}, but must begin at {} and have at least one", path,
-           row, index[row], length[row], from[row], to[row], out.frames);
+      faults.add(fmt::format(
+          "{}: row {}: episode {} of length {} has frames {} to {}, but must begin at {} and have at least one", path,
+          row, index[row], length[row], from[row], to[row], out.frames));
     out.episodes.push_back({from[row], to[row], chunk[row], file[row], std::vector<VideoSpan>(cameras.size())});
     out.frames = to[row];
   }
   for (std::size_t slot = 0; slot < cameras.size(); ++slot) {
     if (out.find(cameras[slot])->kind == FeatureKind::kVideo)
-      read_video_spans(table, cameras[slot], slot, std::span(out.episodes).subspan(first));
+      faults.run([&] { read_video_spans(table, cameras[slot], slot, std::span(out.episodes).subspan(first)); });
   }
 }
 
-void read_statistics(LeRobotInfo& out) {
+void read_episodes(LeRobotInfo& out, Faults& faults) {
+  const auto cameras = out.cameras();
+  for (const std::string& file : episode_files(out.root))
+    faults.run([&] { read_episode_file(file, cameras, out, faults); });
+  if (out.episodes.empty()) fail(ExitCode::kData, "{}/meta/episodes: lists no episode; the dataset is empty", out.root);
+}
+
+FeatureStatistics read_feature_statistics(const Json& json, const std::string& where) {
+  FeatureStatistics statistics;
+  const std::pair<const char*, std::vector<double>*> parts[] = {{"mean", &statistics.mean}, {"std", &statistics.std},
+                                                                {"min", &statistics.min},   {"max", &statistics.max},
+                                                                {"q01", &statistics.q01},   {"q99", &statistics.q99}};
+  for (const auto& [name, values] : parts) {
+    if (const auto part = json.find(name); part != json.end()) flatten(*part, *values, where + "." + name);
+  }
+  return statistics;
+}
+
+void read_statistics(LeRobotInfo& out, Faults& faults) {
   const std::string path = out.root + "/meta/stats.json";
   if (!std::filesystem::exists(path)) return;  // an error only for those who normalise by them
   const Json json = read_json(path);
   for (const LeRobotFeature& feature : out.features) {
     const auto found = json.find(feature.name);
     if (found == json.end()) continue;
-    FeatureStatistics& statistics = out.statistics[feature.name];
-    const std::pair<const char*, std::vector<double>*> parts[] = {{"mean", &statistics.mean}, {"std", &statistics.std},
-                                                                  {"min", &statistics.min},   {"max", &statistics.max},
-                                                                  {"q01", &statistics.q01},   {"q99", &statistics.q99}};
-    for (const auto& [name, values] : parts) {
-      if (const auto part = found->find(name); part != found->end())
-        flatten(*part, *values, path + ": " + feature.name + "." + name);
-    }
+    faults.run([&] { out.statistics[feature.name] = read_feature_statistics(*found, path + ": " + feature.name); });
   }
 }
 
@@ -179,8 +186,7 @@ std::string fill_template(const std::string& root, const std::string& pattern, c
   } catch (const fmt::format_error& error) {
     fail(ExitCode::kData,
          "{}/meta/info.json: the path \"{}\" is no template of chunk_index, file_index and video_key, or in format v2 "
-         "of episode_chunk, "
-         "episode_index and video_key: {}",
+         "of episode_chunk, episode_index and video_key: {}",
          root, pattern, error.what());
   }
 }
@@ -230,21 +236,24 @@ const FeatureStatistics& LeRobotInfo::statistics_of(const LeRobotFeature& featur
 }
 
 LeRobotInfo read_lerobot_info(const std::string& root) {
+  Faults first;
+  return read_lerobot_info(root, first);
+}
+
+LeRobotInfo read_lerobot_info(const std::string& root, Faults& faults) {
   LeRobotInfo info;
   info.root = root;
   const std::string path = root + "/meta/info.json";
   const Json json = read_json(path);
   const bool v2 = is_of_v2(json, path);
-  read_info(json, path, info);
+  read_info(json, path, info, faults);
   if (v2) {
-    read_lerobot_v2(json, info);
+    read_lerobot_v2(json, info, faults);
   } else {
-    read_tasks(info);
-    const auto cameras = info.cameras();
-    for (const std::string& file : episode_files(root)) read_episode_file(file, cameras, info);
-    if (info.episodes.empty()) fail(ExitCode::kData, "{}/meta/episodes: lists no episode; the dataset is empty", root);
+    faults.run([&] { read_tasks(info, faults); });
+    faults.run([&] { read_episodes(info, faults); });
   }
-  if (info.statistics.empty()) read_statistics(info);
+  if (info.statistics.empty()) faults.run([&] { read_statistics(info, faults); });
   return info;
 }
 

@@ -13,6 +13,8 @@
 
 namespace plimsoll::data {
 
+class Faults;
+
 /// How a feature is stored.
 enum class FeatureKind { kNumbers, kImage, kVideo };
 
@@ -66,5 +68,8 @@ struct LeRobotInfo {
 /// Reads and checks `root`/meta. Throws Error(kData) naming file and key, column or row: another format version, no
 /// episodes, episodes that overlap or leave gaps, task indices that are not 0 .. n - 1, a missing or mistyped entry.
 LeRobotInfo read_lerobot_info(const std::string& root);
+/// The same, with all faults but those of meta/info.json's own entries given to `faults`; what could not be read is
+/// left out.
+LeRobotInfo read_lerobot_info(const std::string& root, Faults& faults);
 
 }  // namespace plimsoll::data

@@ -5,7 +5,9 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "data/faults.h"
 #include "data/lerobot_json.h"
+#include "data/lerobot_tasks.h"
 
 namespace plimsoll::data {
 namespace {
@@ -14,23 +16,21 @@ using Json = nlohmann::json;
 
 std::string line_of(const std::string& path, std::size_t line) { return fmt::format("{}: entry {}", path, line + 1); }
 
-void read_tasks(LeRobotInfo& out) {
+void read_tasks(LeRobotInfo& out, Faults& faults) {
   const std::string path = out.root + "/meta/tasks.jsonl";
   const auto lines = read_json_lines(path);
-  out.tasks.resize(lines.size());
-  std::vector<bool> seen(lines.size());
+  std::vector<std::int64_t> indices;
+  std::vector<std::string> texts;
   for (std::size_t i = 0; i < lines.size(); ++i) {
     const std::string where = line_of(path, i);
-    const auto index = entry<std::int64_t>(lines[i], where, "task_index");
-    if (index < 0 || index >= std::ssize(lines) || seen[static_cast<std::size_t>(index)])
-      fail(ExitCode::kData, "{}: task_index is {}; the indices of {} tasks must be 0 .. {}, each once", where, index,
-           lines.size(), lines.size() - 1);
-    seen[static_cast<std::size_t>(index)] = true;
-    out.tasks[static_cast<std::size_t>(index)] = entry<std::string>(lines[i], where, "task");
+    indices.push_back(entry<std::int64_t>(lines[i], where, "task_index"));
+    texts.push_back(entry<std::string>(lines[i], where, "task"));
   }
+  place_tasks(
+      indices, std::move(texts), [&](std::size_t i) { return line_of(path, i) + ": task_index"; }, out, faults);
 }
 
-void read_episodes(const Json& info, LeRobotInfo& out) {
+void read_episodes(const Json& info, LeRobotInfo& out, Faults& faults) {
   const std::string path = out.root + "/meta/episodes.jsonl", of_info = out.root + "/meta/info.json";
   const auto per_chunk = entry<std::int64_t>(info, of_info, "chunks_size");
   if (per_chunk < 1) fail(ExitCode::kData, "{}: chunks_size is {}, but must be above 0", of_info, per_chunk);
@@ -41,8 +41,9 @@ void read_episodes(const Json& info, LeRobotInfo& out) {
     const auto index = entry<std::int64_t>(lines[i], where, "episode_index");
     const auto length = entry<std::int64_t>(lines[i], where, "length");
     if (index != static_cast<std::int64_t>(i))
-      fail(ExitCode::kData, "{}: episode_index is {}, but the next episode is {}", where, index, i);
-    if (length < 1) fail(ExitCode::kData, "{}: episode {} has {} frames, but must have at least one", where, i, length);
+      faults.add(fmt::format("{}: episode_index is {}, but the next episode is {}", where, index, i));
+    if (length < 1)
+      faults.add(fmt::format("{}: episode {} has {} frames, but must have at least one", where, i, length));
     // A file an episode: its number is the episode's, and every video begins with it.
     const std::int64_t chunk = index / per_chunk;
     out.episodes.push_back(
@@ -51,10 +52,9 @@ void read_episodes(const Json& info, LeRobotInfo& out) {
   }
   const auto said = entry<std::int64_t>(info, of_info, "total_episodes");
   if (said != std::ssize(lines))
-    fail(ExitCode::kData,
-         "{}: lists {} episodes, but info.json says {} (total_episodes); one of them is of another "
-         "recording",
-         path, lines.size(), said);
+    faults.add(fmt::format(
+        "{}: lists {} episodes, but info.json says {} (total_episodes); one of them is of another recording", path,
+        lines.size(), said));
   if (lines.empty()) fail(ExitCode::kData, "{}: lists no episode; the dataset is empty", path);
 }
 
@@ -105,33 +105,39 @@ FeatureStatistics together(const std::vector<Part>& parts) {
   return all;
 }
 
-void read_statistics(LeRobotInfo& out) {
+void read_episode_statistics(const Json& line, const std::string& at, const std::vector<LeRobotFeature>& features,
+                             std::map<std::string, std::vector<Part>>& parts) {
+  const auto statistics = entry<Json>(line, at, "stats");
+  for (const LeRobotFeature& feature : features) {
+    const auto found = statistics.find(feature.name);
+    if (found == statistics.end()) continue;
+    auto& those = parts[feature.name];
+    const std::string where = at + ": " + feature.name;
+    those.push_back(read_part(*found, where));
+    if (those.back().values.mean.size() != those.front().values.mean.size())
+      fail(ExitCode::kData, "{}: has {} values, and {} in the first episode", where, those.back().values.mean.size(),
+           those.front().values.mean.size());
+  }
+}
+
+void read_statistics(LeRobotInfo& out, Faults& faults) {
   const std::string path = out.root + "/meta/episodes_stats.jsonl";
   if (!std::filesystem::exists(path)) return;  // v2.0; or an error only for those who normalise by them
   std::map<std::string, std::vector<Part>> parts;
   const auto lines = read_json_lines(path);
-  for (std::size_t i = 0; i < lines.size(); ++i) {
-    const auto statistics = entry<Json>(lines[i], line_of(path, i), "stats");
-    for (const LeRobotFeature& feature : out.features) {
-      const auto found = statistics.find(feature.name);
-      if (found == statistics.end()) continue;
-      auto& those = parts[feature.name];
-      const std::string where = line_of(path, i) + ": " + feature.name;
-      those.push_back(read_part(*found, where));
-      if (those.back().values.mean.size() != those.front().values.mean.size())
-        fail(ExitCode::kData, "{}: has {} values, and {} in the first episode", where, those.back().values.mean.size(),
-             those.front().values.mean.size());
-    }
-  }
+  bool whole = true;
+  for (std::size_t i = 0; i < lines.size(); ++i)
+    whole = faults.run([&] { read_episode_statistics(lines[i], line_of(path, i), out.features, parts); }) && whole;
+  if (!whole) return;
   for (const auto& [name, those] : parts) out.statistics[name] = together(those);
 }
 
 }  // namespace
 
-void read_lerobot_v2(const Json& info, LeRobotInfo& out) {
-  read_tasks(out);
-  read_episodes(info, out);
-  read_statistics(out);
+void read_lerobot_v2(const Json& info, LeRobotInfo& out, Faults& faults) {
+  faults.run([&] { read_tasks(out, faults); });
+  faults.run([&] { read_episodes(info, out, faults); });
+  faults.run([&] { read_statistics(out, faults); });
 }
 
 }  // namespace plimsoll::data

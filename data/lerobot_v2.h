@@ -10,8 +10,8 @@
 namespace plimsoll::data {
 
 /// Adds tasks, episodes and, of v2.1, statistics to what `info`, the content of meta/info.json, has given already.
-/// Throws Error(kData) naming file and line: episodes out of order, without frames or another number than info.json
+/// Faults name file and line: episodes out of order, without frames or another number than info.json
 /// says, task indices that are not 0 .. n - 1.
-void read_lerobot_v2(const nlohmann::json& info, LeRobotInfo& out);
+void read_lerobot_v2(const nlohmann::json& info, LeRobotInfo& out, Faults& faults);
 
 }  // namespace plimsoll::data

@@ -1,5 +1,6 @@
 #include "data/loader.h"
 
+#include <algorithm>
 #include <condition_variable>
 #include <exception>
 #include <map>
@@ -25,6 +26,15 @@ struct Slot {
   std::exception_ptr error;
 };
 
+/// Host memory that a sample's values take.
+std::int64_t host_bytes(const Sample& s) {
+  const auto size = [](const auto& values) { return values.size() * sizeof(values[0]); };
+  return static_cast<std::int64_t>(size(s.vlm.input_ids) + size(s.vlm.position_ids) + size(s.vlm.image_grid_thw) +
+                                   size(s.vlm.pixel_values) + size(s.vlm.image_features) + size(s.vlm.hidden_states) +
+                                   size(s.state) + size(s.sensor) + size(s.actions) + size(s.action_is_pad) +
+                                   s.instruction.size());
+}
+
 /// What a worker was given to do.
 struct Job {
   std::uint64_t position = 0, ticket = 0;
@@ -48,6 +58,7 @@ struct Loader::Parts {
 
   void go_to(std::int64_t first) {
     slots.clear();
+    held = 0;
     step = next_step = first;
     extend();
   }
@@ -72,14 +83,28 @@ struct Loader::Parts {
     if (wanted == step) return;
     if (wanted < step || wanted >= next_step) return go_to(wanted);
     step = wanted;
-    slots.erase(slots.begin(), slots.lower_bound(static_cast<std::uint64_t>((step - 1) * options.effective_batch)));
+    const auto end = slots.lower_bound(begin_of(step));
+    for (auto slot = slots.begin(); slot != end; ++slot) held -= bytes_of(slot->second);
+    slots.erase(slots.begin(), end);
     extend();
   }
 
+  std::uint64_t begin_of(std::int64_t of_step) const {
+    return static_cast<std::uint64_t>((of_step - 1) * options.effective_batch);
+  }
+
+  static std::int64_t bytes_of(const Slot& slot) { return slot.sample ? host_bytes(*slot.sample) : 0; }
+
+  /// As if what is being loaded, and one more, became as large as the largest so far.
+  bool has_room() const { return options.most_bytes == 0 || held + (loading + 1) * largest <= options.most_bytes; }
+
   bool take_job(Job& job) {
+    const std::uint64_t ahead = begin_of(step + 1);
     for (auto& [position, slot] : slots) {
       if (slot.phase != Phase::kQueued) continue;
+      if (position >= ahead && !has_room()) return false;
       slot.phase = Phase::kLoading;
+      ++loading;
       job = {position, slot.ticket, slot.index, options.resolution};
       return true;
     }
@@ -87,11 +112,14 @@ struct Loader::Parts {
   }
 
   void store(const Job& job, std::shared_ptr<const Sample> sample, std::exception_ptr error) {
+    --loading;
     const auto found = slots.find(job.position);
     if (found == slots.end() || found->second.ticket != job.ticket) return;  // nobody wants it any more
     found->second.phase = error ? Phase::kFailed : Phase::kReady;
     found->second.sample = std::move(sample);
     found->second.error = std::move(error);
+    held += bytes_of(found->second);
+    largest = std::max(largest, bytes_of(found->second));
     ready.notify_all();
   }
 
@@ -164,6 +192,7 @@ struct Loader::Parts {
   std::map<std::uint64_t, Slot> slots;  // by position
   std::int64_t step = 1, next_step = 1;
   std::uint64_t tickets = 0;
+  std::int64_t held = 0, largest = 0, loading = 0;  // bytes, bytes of a sample, samples
   std::size_t wanted_workers = 0;
   std::vector<std::thread> threads;
   std::chrono::nanoseconds waited{0};
@@ -197,6 +226,13 @@ void Loader::set_resolution(std::int64_t resolution) {
   if (parts_->options.resolution == resolution) return;
   parts_->options.resolution = resolution;
   parts_->go_to(parts_->step);
+}
+
+std::int64_t Loader::most_bytes() const { return parts_->options.most_bytes; }
+
+std::int64_t Loader::held_bytes() const {
+  const std::lock_guard lock(parts_->mutex);
+  return parts_->held;
 }
 
 std::chrono::nanoseconds Loader::waited() const { return parts_->waited; }

@@ -20,12 +20,15 @@ struct LoaderOptions {
   std::uint64_t seed = 0;        ///< of the stream (SampleStream)
   std::int64_t resolution = -1;  ///< of SampleSource::load_at; -1: the source's own
   std::int64_t first_step = 1;   ///< where to begin, from 1
+  /// Bytes of samples that are held: beyond the step being used none is begun that might pass them. 0: any.
+  std::int64_t most_bytes = 0;
   /// Positions of the stream that this rank draws in a step, ascending and all within the step; null: share_of_step().
   /// Called by the consumer's thread only.
   std::function<std::vector<std::uint64_t>(std::int64_t step)> share;
 };
 
-/// Memory: this rank's samples of `prefetch` + 1 steps, whatever the number of workers. What get() returns never
+/// Memory: this rank's samples of `prefetch` + 1 steps, whatever the number of workers, and no more than `most_bytes`
+/// unless one step takes more. What get() returns never
 /// depends on workers or prefetch. One consumer thread calls the members; stopping, seeking and destroying are safe at
 /// any moment and wait for the samples being loaded right then.
 class Loader {
@@ -47,6 +50,9 @@ class Loader {
   void set_prefetch(std::int64_t steps);
   /// From now on samples have this resolution; those loaded with another are forgotten.
   void set_resolution(std::int64_t resolution);
+  /// Bytes of the samples that are held now, those of the step being used among them.
+  std::int64_t held_bytes() const;
+  std::int64_t most_bytes() const;
   /// Time that get() has waited in all.
   std::chrono::nanoseconds waited() const;
 

@@ -28,7 +28,9 @@ class SyntheticSource final : public SampleSource {
   const std::vector<std::int64_t>& training() const override { return training_; }
   const std::vector<std::int64_t>& held_out() const override { return held_out_; }
   std::uint64_t hash() const override {
-    return mix({options_.seed, static_cast<std::uint64_t>(options_.samples), 0, 0})[0];
+    const auto shape = static_cast<std::uint32_t>(options_.largest_side * 4096 + options_.largest_text);
+    return mix({options_.seed, static_cast<std::uint64_t>(options_.samples),
+                static_cast<std::uint32_t>(options_.images), shape})[0];
   }
 
   SampleShape shape_of(std::int64_t index) const override {

@@ -1,4 +1,5 @@
 // `plimsoll dataset show`: what the reader makes of single rows, for people and for comparisons with other readers.
+// `plimsoll dataset check`: everything that is wrong with a dataset.
 
 #include <charconv>
 #include <cstring>
@@ -8,6 +9,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/safetensors.h"
+#include "data/lerobot_check.h"
 #include "data/lerobot_dataset.h"
 #include "launcher/commands.h"
 #include "launcher/options.h"
@@ -134,23 +136,45 @@ int show(const std::string& root, const cxxopts::ParseResult& parsed) {
   return 0;
 }
 
+int check(const std::string& root, bool as_json) {
+  const data::DatasetReport report = data::check_lerobot_dataset(root);
+  if (as_json) {
+    const nlohmann::ordered_json json{{"episodes", report.episodes},
+                                      {"frames", report.frames},
+                                      {"tasks", report.tasks},
+                                      {"faults", report.faults},
+                                      {"warnings", report.warnings}};
+    fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  } else {
+    for (const auto& fault : report.faults) fmt::print("fault    {}\n", fault);
+    for (const auto& warning : report.warnings) fmt::print("warning  {}\n", warning);
+    fmt::print("{}: {} episodes, {} frames, {} tasks: {} fault{}, {} warning{}\n", root, report.episodes, report.frames,
+               report.tasks, report.faults.size(), report.faults.size() == 1 ? "" : "s", report.warnings.size(),
+               report.warnings.size() == 1 ? "" : "s");
+  }
+  return static_cast<int>(report.faults.empty() ? ExitCode::kDone : ExitCode::kData);
+}
+
 }  // namespace
 
 int run_dataset(const std::vector<std::string>& args) {
   cxxopts::Options options(
       "plimsoll dataset",
-      "show DIR: write single rows of a LeRobot dataset as safetensors, and their task texts beside it as JSON");
-  options.add_options()("what", "show", cxxopts::value<std::string>())("dir", "Dataset", cxxopts::value<std::string>())(
-      "indices", "Global frame numbers, separated by commas", cxxopts::value<std::string>())(
+      "show DIR: write single rows of a LeRobot dataset as safetensors, and their task texts beside it as JSON\n"
+      "  check DIR: read all of it and list everything that is wrong; exit code 4 when anything is");
+  options.add_options()("json", "check: print JSON")("what", "show or check", cxxopts::value<std::string>())(
+      "dir", "Dataset", cxxopts::value<std::string>())("indices", "Global frame numbers, separated by commas",
+                                                       cxxopts::value<std::string>())(
       "chunk", "Actions from each frame on; rows past the episode's end repeat its last",
       cxxopts::value<std::int64_t>()->default_value("1"))(
       "out", "File to write, F.safetensors; task texts go to F.json", cxxopts::value<std::string>());
   options.parse_positional({"what", "dir"});
-  options.positional_help("show DIR");
+  options.positional_help("show|check DIR");
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;
-  if (required(*parsed, "what") != "show")
-    fail(ExitCode::kUsage, "plimsoll dataset: \"{}\" is not known; it knows: show", required(*parsed, "what"));
+  const std::string what = required(*parsed, "what");
+  if (what == "check") return check(required(*parsed, "dir"), parsed->count("json") > 0);
+  if (what != "show") fail(ExitCode::kUsage, "plimsoll dataset: \"{}\" is not known; it knows: show, check", what);
   return show(required(*parsed, "dir"), *parsed);
 }
 

@@ -3,14 +3,15 @@
 
 #include <fmt/format.h>
 
+#include <cstdio>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "core/bytes.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "launcher/commands.h"
 #include "launcher/run_config.h"
-#include "train/options.h"
 #include "train/plan_table_file.h"
 #include "train/tune.h"
 
@@ -24,6 +25,50 @@ void write_table(const std::filesystem::path& out, const memory::PlanTable& tabl
   write_file_durably(out, memory::to_toml(table));
   std::filesystem::path page = out;
   write_file_durably(page.replace_extension(".md"), memory::to_markdown(table));
+}
+
+train::TuneWatch sentences() {
+  return {[](std::int64_t budget) { fmt::print("{}:\n", format_bytes(budget)); },
+          [](const train::MeasuredPlan& plan) {
+            if (plan.ran_out) return;
+            fmt::print("  {}: peak {}, {:.2f} samples/s\n", memory::to_string(plan.row.plan),
+                       format_bytes(plan.row.measured_peak),
+                       static_cast<double>(plan.row.milli_samples_per_second) / 1000.0);
+          },
+          [](std::int64_t, const std::string& why) { fmt::print("  {}\n", why); }};
+}
+
+std::string line_of(const train::MeasuredPlan& measured) {
+  const memory::TableRow& row = measured.row;
+  nlohmann::json line{{"budget", row.budget},
+                      {"resolution", row.plan.resolution},
+                      {"micro_batch", row.plan.micro_batch},
+                      {"recompute_blocks", row.plan.recompute_blocks},
+                      {"recompute_vision", row.plan.recompute_vision},
+                      {"recompute_expert", row.plan.recompute_expert},
+                      {"offload", row.plan.offload},
+                      {"predicted_peak", row.predicted_peak},
+                      {"ran_out", measured.ran_out}};
+  if (measured.ran_out) return line.dump();
+  line["accumulation"] = row.accumulation;
+  line["measured_peak"] = row.measured_peak;
+  line["samples_per_second"] = static_cast<double>(row.milli_samples_per_second) / 1000.0;
+  if (measured.reserved > 0) {
+    line["reserved"] = measured.reserved;
+    line["predicted_reserved"] = measured.predicted_reserved;
+  }
+  return line.dump();
+}
+
+train::TuneWatch lines() {
+  return {[](std::int64_t) {},
+          [](const train::MeasuredPlan& plan) {
+            fmt::print("{}\n", line_of(plan));
+            std::fflush(stdout);
+          },
+          [](std::int64_t budget, const std::string& why) {
+            fmt::print("{}\n", nlohmann::json{{"budget", budget}, {"nothing_fits", why}}.dump());
+          }};
 }
 
 }  // namespace
@@ -41,6 +86,7 @@ int run_tune(const std::vector<std::string>& args) {
   add("out",
       "Table to write (default: configs/tables/ and the configuration's name, where memory.table = \"auto\" looks)",
       cxxopts::value<std::string>());
+  add("json", "Print a line of JSON for each plan that is measured, and nothing else");
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;
   const std::filesystem::path configuration = required(*parsed, "config");
@@ -54,15 +100,11 @@ int run_tune(const std::vector<std::string>& args) {
   if (tune.steps < 1 || tune.contenders < 1)
     fail(ExitCode::kUsage, "--steps {} --contenders {}: give at least 1", tune.steps, tune.contenders);
   const auto budgets = parse_sizes(required(*parsed, "budget"), "--budget");
-  for (const std::int64_t budget : budgets) {
-    if (budget > train::machine_memory())
-      fail(ExitCode::kUsage, "--budget {}: more than the {} of this machine, where plans are measured; give less",
-           format_bytes(budget), format_bytes(train::machine_memory()));
-  }
   const auto table =
-      train::tune(read_config(*parsed), budgets, tune, [](const std::string& text) { fmt::print("{}\n", text); });
+      train::tune(read_config(*parsed), budgets, tune, parsed->count("json") > 0 ? lines() : sentences());
   if (table.rows.empty()) fail(ExitCode::kMemory, "no plan fits any of these budgets: {}", required(*parsed, "budget"));
   write_table(out, table);
+  if (parsed->count("json") > 0) return 0;
   const bool found_by_itself = out.parent_path() == train::kTablesFolder;
   fmt::print("\n{}\n{} written; `train` in this folder starts from it{}\n", memory::to_markdown(table), out.string(),
              found_by_itself ? "" : " with --set memory.table=" + out.string());

@@ -35,6 +35,7 @@ struct BudgetChange {
 /// micro-batch.
 struct MemoryConfig {
   Setting budget = "auto";
+  bool snapshot = true;
   std::vector<BudgetChange> budget_changes;
   double target = 0.85, margin = 0.05;
   std::string policy = "predictive", profile = "default";
@@ -51,6 +52,10 @@ struct MemoryConfig {
       "Bytes a rank may use: \"auto\" (what the machine has, shared by its ranks), a size, a fraction of that; one "
       "value, or one per rank.",
       each(either({one_of({"auto"}), byte_size(), fraction()})));
+    v("snapshot", snapshot,
+      "On a GPU, the first allocation of a run that fails leaves `out-of-memory-rank-N.pickle` in run.dir, for "
+      "PyTorch's "
+      "memory viewer.");
     v("budget_changes", budget_changes,
       "Budgets that change mid-run: a neighbour on the same card, for demonstrations and tests.");
     v("target", target, "Fraction of the budget that the peak should reach.", between(0.1, 1.0));

@@ -4,6 +4,8 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <filesystem>
+#include <optional>
 
 #include "memory/meter.h"
 
@@ -24,6 +26,12 @@ class DeviceMemory : public Meter {
   /// Sets the budget to `bytes` when `after` more counted allocations have been made: a neighbour that grows in the
   /// middle of a step. One change can be pending.
   virtual void change_budget_after(std::int64_t after, std::int64_t bytes) = 0;
+  /// The next allocation that fails leaves what the memory holds then in `file`, in PyTorch's format, which its memory
+  /// viewer opens (a pickle of segments, blocks and the last allocations). Once; a disk that refuses leaves nothing.
+  /// Nothing on a device whose allocator is not PyTorch's.
+  virtual void snapshot_next_failure(const std::filesystem::path&) {}
+  /// The file that was written since the last call, or nothing.
+  virtual std::optional<std::filesystem::path> take_snapshot() { return std::nullopt; }
   /// Waits until the device has done all that it was given.
   virtual void synchronize() = 0;
   virtual c10::Device place() const = 0;

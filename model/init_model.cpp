@@ -1,5 +1,6 @@
 #include "model/init_model.h"
 
+#include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
 
 #include <cmath>
@@ -80,20 +81,23 @@ void plan_text(Plans& plans, const TextConfig& t) {
   plans.norm("model.norm", t.hidden);
 }
 
+// In pieces, each with a draw of its own, so that threads share the work and the values do not depend on their number.
 template <class T>
 std::vector<std::byte> draw(const Plan& plan, std::uint64_t seed) {
   const std::uint64_t name = xxh3_64(std::as_bytes(std::span(plan.name)));
   std::vector<std::byte> bytes(plan.count() * sizeof(T));
-  std::vector<float> piece(std::min(plan.count(), kPiece));
-  for (std::int64_t first = 0; first < plan.count(); first += kPiece) {
-    const std::int64_t n = std::min(kPiece, plan.count() - first);
-    fill_normal({seed, name, static_cast<std::uint32_t>(first / kPiece), static_cast<std::uint32_t>(RandomSite::kInit)},
-                piece.data(), n);
-    for (std::int64_t i = 0; i < n; ++i) {
-      const T value(plan.mean + plan.deviation * piece[i]);
-      std::memcpy(bytes.data() + (first + i) * sizeof(T), &value, sizeof(T));
+  at::parallel_for(0, (plan.count() + kPiece - 1) / kPiece, 1, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> values(std::min(plan.count(), kPiece));
+    for (std::int64_t piece = begin; piece < end; ++piece) {
+      const std::int64_t first = piece * kPiece, n = std::min(kPiece, plan.count() - first);
+      fill_normal({seed, name, static_cast<std::uint32_t>(piece), static_cast<std::uint32_t>(RandomSite::kInit)},
+                  values.data(), n);
+      for (std::int64_t i = 0; i < n; ++i) {
+        const T value(plan.mean + plan.deviation * values[i]);
+        std::memcpy(bytes.data() + (first + i) * sizeof(T), &value, sizeof(T));
+      }
     }
-  }
+  });
   return bytes;
 }
 

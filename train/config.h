@@ -114,7 +114,10 @@ struct DataConfig {
   std::string state = "observation.state", action = "action", normalisation = "mean_std";
   std::int64_t resolution = 0, min_resolution = 112, max_resolution = 448, workers = 1, prefetch = 2;
   double eval_fraction = 0.05;
-  std::int64_t synthetic_samples = 0;
+  bool adaptive = true;
+  Setting loader_bytes = "auto";
+  std::int64_t adjust_every = 50, most_workers = 0, most_prefetch = 16;
+  std::int64_t synthetic_samples = 0, synthetic_images = 1, synthetic_side = 0, synthetic_text = 0;
 
   template <class V>
   void visit(V& v) {
@@ -129,12 +132,27 @@ struct DataConfig {
       at_least(28));
     v("max_resolution", max_resolution, "Largest resolution that the policy chooses, where that knob is on.",
       at_least(28));
-    v("workers", workers, "Loader threads.", between(1, 64));
-    v("prefetch", prefetch, "Steps that the loader is ahead.", at_least(1));
+    v("workers", workers, "Loader threads at start.", between(1, 64));
+    v("prefetch", prefetch, "Steps that the loader is ahead at start.", at_least(1));
+    v("adaptive", adaptive,
+      "Both change while the run goes on, by how long steps wait, how busy the device is and what memory is free. "
+      "`loader.toml` in run.dir says at the end where to start the next run.");
+    v("adjust_every", adjust_every, "Steps between two such changes.", at_least(1));
+    v("most_workers", most_workers, "Loader threads at most; 0: a rank's part of the cores.", between(0, 64));
+    v("most_prefetch", most_prefetch, "Steps that the loader is ahead at most.", at_least(1));
+    v("loader_bytes", loader_bytes,
+      "Bytes of host memory that a rank's loaded samples may take: \"auto\" (what leaves a fifth of the machine's "
+      "memory free) or a size. A single step's samples may take more.",
+      either({one_of({"auto"}), byte_size()}));
     v("eval_fraction", eval_fraction, "Fraction of the episodes, the last ones, kept out of training to measure on.",
       between(0.0, 0.5));
     v("synthetic_samples", synthetic_samples,
       "Train on this many made-up samples instead of a dataset, to try memory and speed; 0: off.", at_least(0));
+    v("synthetic_images", synthetic_images, "Pictures of a made-up sample.", at_least(1));
+    v("synthetic_side", synthetic_side,
+      "Pixels of their sides, a multiple of 28; 0: sides differ from 56 to 112, and every 16th sample has 224.",
+      at_least(0));
+    v("synthetic_text", synthetic_text, "Text tokens of a made-up sample; 0: 8 to 40.", at_least(0));
   }
 };
 

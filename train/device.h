@@ -31,6 +31,7 @@ struct Device {
   std::string id;                           ///< no other device of any machine has it; empty for the CPU
   std::int64_t total = 0;                   ///< bytes that it has
   std::function<std::int64_t()> available;  ///< bytes that are free now
+  std::function<double()> utilisation;      ///< part of the last moments that it was busy, 0 to 1; null: not known
   int sharers = 0;                          ///< ranks that compute on it, as communicator_on() finds; 0: all
   const DeviceLibrary* library = nullptr;   ///< null for the CPU
 };
@@ -61,7 +62,7 @@ std::unique_ptr<ddp::Communicator> communicator_on(Device& device, ddp::Communic
 /// What the CUDA library gives: one function is looked up in it, which returns this. The library calls nothing of the
 /// program's.
 struct DeviceLibrary {
-  static constexpr int kVersion = 2;
+  static constexpr int kVersion = 3;
   int version = kVersion;
   /// Opens a GPU, which becomes the thread's current one. Throws Error(kUsage).
   Device (*open)(int index) = nullptr;

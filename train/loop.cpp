@@ -26,6 +26,7 @@ double milliseconds_since(Clock::time_point start) {
 Loop::Loop(Session& session, RunLog& log)
     : session_(session),
       log_(log),
+      loader_(session, log),
       last_checkpoint_(session.state.step),
       kept_features_(session.state.features.oldest) {
   if (session.cache) upkeep_.emplace(session, log);
@@ -54,6 +55,7 @@ Outcome Loop::run() {
     if (upkeep_ && !replaying_) upkeep_->work(step);
     if (!replaying_ && step % session_.config.train.checkpoint_every == 0) checkpoint();
   }
+  loader_.recommend();
   checkpoint();
   return {};
 }
@@ -87,7 +89,9 @@ StepResult Loop::one_step(std::int64_t step) {
     throw *result.fatal;
   }
   if (result.verdict.action != ddp::Action::kReplay) {
-    log_.step({step, session_.plan, input.learning_rate_factor, result, milliseconds_since(start)});
+    const double wall_ms = milliseconds_since(start);
+    log_.step({step, session_.plan, input.learning_rate_factor, result, wall_ms});
+    loader_.took(step, static_cast<double>(input.load_ms), wall_ms);
   }
   return result;
 }
@@ -117,6 +121,8 @@ void Loop::follow(std::int64_t step, const StepResult& result) {
         "step {}: out of memory, {} wanted; drained and replayed the same samples in smaller pieces ({} replayed)",
         step, format_bytes(result.guardian.failed_request), result.guardian.retries);
   }
+  if (const auto snapshot = session_.meter.take_snapshot())
+    spdlog::info("what the memory held then is in {}; PyTorch's memory viewer opens it", snapshot->string());
   const auto decision = decide(step, result);
   if (!decision) return;
   log_.decision(*decision);

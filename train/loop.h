@@ -6,6 +6,7 @@
 #include <string>
 
 #include "train/feature_upkeep.h"
+#include "train/loader_tuner.h"
 #include "train/run_log.h"
 #include "train/session.h"
 
@@ -36,6 +37,7 @@ class Loop {
   Session& session_;
   RunLog& log_;
   std::optional<FeatureUpkeep> upkeep_;  ///< where there is a feature cache
+  LoaderTuner loader_;
   std::int64_t last_checkpoint_ = -1;
   std::int64_t kept_features_ = 0;  ///< UpkeepState::oldest of that checkpoint
   bool replaying_ = false;

@@ -100,6 +100,9 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
     if (communicator.rank() == 0) fmt::print("{}", session.plan_text());
     return {ExitCode::kDone, "plan only"};
   }
+  if (config.memory.snapshot)
+    session.meter.snapshot_next_failure(std::filesystem::path(config.run.dir) /
+                                        fmt::format("out-of-memory-rank-{}.pickle", communicator.rank()));
   RunLog log(session, session.state.step);
   log.line(session.plan_text());
   if (communicator.rank() == 0) {

@@ -53,6 +53,11 @@ const std::vector<std::string> kFreeSettings = {"run.dir",
                                                 "batch.accumulation",
                                                 "data.workers",
                                                 "data.prefetch",
+                                                "data.adaptive",
+                                                "data.adjust_every",
+                                                "data.most_workers",
+                                                "data.most_prefetch",
+                                                "data.loader_bytes",
                                                 "data.path",
                                                 "model.path",
                                                 "train.checkpoint_every",
@@ -77,6 +82,12 @@ const std::vector<std::int64_t>& nonempty(const std::vector<std::int64_t>& sampl
   if (samples.empty())
     fail(ExitCode::kData, "the dataset has no training samples; lower data.eval_fraction or add episodes");
   return samples;
+}
+
+std::int64_t most_loader_bytes(const DataConfig& data) {
+  if (data.loader_bytes.is("auto")) return 0;
+  return data.loader_bytes.is_string() ? parse_bytes(data.loader_bytes.as_string(), "data.loader_bytes")
+                                       : data.loader_bytes.as_integer();
 }
 
 // What is free now, by the ranks that share the device.
@@ -242,6 +253,7 @@ std::vector<model::StreamSample> Session::load_share(std::int64_t number,
     with.seed = static_cast<std::uint64_t>(config.run.seed);
     with.resolution = plan.resolution;
     with.first_step = number;
+    with.most_bytes = most_loader_bytes(config.data);
     if (cache && cache->ages()) with.share = [this](std::int64_t of_step) { return cache->share_of(of_step); };
     loader = std::make_unique<data::Loader>(cache ? *cache : source, with);
   }

@@ -7,6 +7,16 @@
 namespace plimsoll::train {
 namespace {
 
+void keep_shape(const DataConfig& config, data::SyntheticOptions& options) {
+  options.images = static_cast<int>(config.synthetic_images);
+  options.heavy_every = config.synthetic_side > 0 ? 0 : 16;
+  if (config.synthetic_side % 28 != 0)
+    fail(ExitCode::kUsage, "data.synthetic_side = {}: no multiple of 28, the pixels of a token's side; give {} or {}",
+         config.synthetic_side, config.synthetic_side / 28 * 28, (config.synthetic_side / 28 + 1) * 28);
+  if (config.synthetic_side > 0) options.smallest_side = options.largest_side = static_cast<int>(config.synthetic_side);
+  if (config.synthetic_text > 0) options.smallest_text = options.largest_text = static_cast<int>(config.synthetic_text);
+}
+
 std::unique_ptr<data::SampleSource> synthetic(const Config& config) {
   const auto vlm = model::read_qwen_config(config.model.path);
   data::SyntheticOptions options;
@@ -18,7 +28,7 @@ std::unique_ptr<data::SampleSource> synthetic(const Config& config) {
   options.vision_start_token = vlm.image_token_id - 3;  // Qwen's order of its special tokens
   options.vision_end_token = vlm.image_token_id - 2;
   options.vocabulary = vlm.image_token_id - 12;
-  options.heavy_every = 16;
+  keep_shape(config.data, options);
   return data::make_synthetic_source(options);
 }
 

@@ -1,7 +1,5 @@
 #include "train/tune.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -9,6 +7,7 @@
 
 #include "core/bytes.h"
 #include "core/error.h"
+#include "train/forecast.h"
 #include "train/plan_table_file.h"
 #include "train/session.h"
 #include "train/source.h"
@@ -18,14 +17,15 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Trains `steps` steps under the plan; the row that came of it, or nothing when memory ran out.
-std::optional<memory::TableRow> measure(Session& session, const memory::Candidate& candidate, std::int64_t steps,
-                                        std::int64_t& step) {
-  memory::TableRow row;
+/// Trains `steps` steps under the plan, after one to warm up.
+MeasuredPlan measure(Session& session, const memory::Candidate& candidate, std::int64_t steps, std::int64_t& step) {
+  MeasuredPlan measured;
+  memory::TableRow& row = measured.row;
   row.budget = session.budget;
   row.plan = candidate.plan;
   row.predicted_peak = candidate.bytes;
   session.plan = candidate.plan;
+  session.meter.release_cached();
   if (session.loader) session.loader->set_resolution(candidate.plan.resolution);
   std::vector<std::shared_ptr<const Sample>> hold;
   std::chrono::duration<double> spent{};
@@ -38,9 +38,10 @@ std::optional<memory::TableRow> measure(Session& session, const memory::Candidat
     input.plan = candidate.plan;
     const auto start = Clock::now();
     const StepResult result = session.step->run(input);
-    if (i > 0) spent += Clock::now() - start;  // the first warms up
+    if (i > 0) spent += Clock::now() - start;
     if (result.fatal) throw *result.fatal;
-    if (result.guardian.failed || result.guardian.retries > 0) return std::nullopt;
+    measured.ran_out = result.guardian.failed || result.guardian.retries > 0;
+    if (measured.ran_out) return measured;
     const ddp::Report& report = result.reports.front();
     row.measured_peak = std::max(row.measured_peak, report.measured_peak_bytes);
     row.predicted_peak = std::max(row.predicted_peak, report.predicted_peak_bytes);
@@ -48,15 +49,27 @@ std::optional<memory::TableRow> measure(Session& session, const memory::Candidat
   }
   const double samples = static_cast<double>(steps * session.config.batch.effective);
   row.milli_samples_per_second = static_cast<std::int64_t>(1000.0 * samples / std::max(1e-9, spent.count()));
-  return row;
+  return measured;
 }
 
-std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& options,
-                                         const std::function<void(const std::string&)>& say) {
+/// The same with what the caching allocator holds beside it, where there is one.
+MeasuredPlan measure(Session& session, const memory::Candidate& candidate, std::int64_t steps, std::int64_t& step,
+                     Forecast* forecast) {
+  MeasuredPlan measured = measure(session, candidate, steps, step);
+  if (forecast == nullptr || measured.ran_out) return measured;
+  measured.reserved = session.meter.reserved();  // nothing is given back while plans fit
+  measured.predicted_reserved = forecast->bytes(candidate.plan, session.budget, false).reserved;
+  return measured;
+}
+
+std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& options, const TuneWatch& watch) {
   std::optional<memory::TableRow> best;
   std::int64_t step = 0, tried = 0;
   const std::int64_t allowed =
       session.budget / 10000 * memory::parse_fraction(session.config.memory.target, "memory.target");
+  std::optional<Forecast> forecast;
+  if (dry_runs_stand_for_a_gpu())
+    forecast.emplace(session.config, session.source.dims(), session.heaviest, session.share);
   // As the plan says, without what a run makes of lighter steps: the fastest by that, and where none of them fits, what
   // shows smaller pictures.
   std::vector<memory::Candidate> all = session.ways;
@@ -68,11 +81,10 @@ std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& op
     if (best && candidate.plan.resolution != best->plan.resolution) break;
     if (candidate.bytes > allowed) continue;
     ++tried;
-    const auto row = measure(session, candidate, options.steps, step);
-    if (!row) continue;
-    say(fmt::format("  {}: peak {}, {:.2f} samples/s", memory::to_string(row->plan), format_bytes(row->measured_peak),
-                    static_cast<double>(row->milli_samples_per_second) / 1000.0));
-    if (!best || row->milli_samples_per_second > best->milli_samples_per_second) best = row;
+    const auto measured = measure(session, candidate, options.steps, step, forecast ? &*forecast : nullptr);
+    watch.measured(measured);
+    if (measured.ran_out) continue;
+    if (!best || measured.row.milli_samples_per_second > best->milli_samples_per_second) best = measured.row;
   }
   return best;
 }
@@ -80,8 +92,13 @@ std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& op
 }  // namespace
 
 memory::PlanTable tune(const Config& config, std::span<const std::int64_t> budgets, const TuneOptions& options,
-                       const std::function<void(const std::string&)>& say) {
+                       const TuneWatch& watch) {
   const Device device = open_device(config.run.device, 0);
+  for (const std::int64_t budget : budgets) {
+    if (budget > device.total)
+      fail(ExitCode::kUsage, "--budget {}: more than the {} of {}, where plans are measured; give less",
+           format_bytes(budget), format_bytes(device.total), device.place.is_cpu() ? "this machine" : device.name);
+  }
   Config tried = config;
   tried.memory.policy = "predictive";
   tried.memory.calibration = "off";
@@ -97,15 +114,15 @@ memory::PlanTable tune(const Config& config, std::span<const std::int64_t> budge
   table.share = tried.batch.effective;
   table.note = fmt::format("{}, {}, LoRA rank {}", config.model.path, config.model.dtype, config.lora.rank);
   for (const std::int64_t budget : budgets) {
-    say(fmt::format("{}:", format_bytes(budget)));
+    watch.begun(budget);
     tried.memory.budget = std::to_string(budget);
     try {
       Session session(tried, *communicator, *source, device);
       table.key = table_key(session);
-      if (const auto row = best_row(session, options, say)) table.rows.push_back(*row);
+      if (const auto row = best_row(session, options, watch)) table.rows.push_back(*row);
     } catch (const Error& error) {
       if (error.code() != ExitCode::kMemory) throw;
-      say(fmt::format("  {}", error.what()));
+      watch.nothing_fits(budget, error.what());
     }
   }
   std::sort(table.rows.begin(), table.rows.end(), [](const auto& a, const auto& b) { return a.budget < b.budget; });

@@ -15,10 +15,25 @@ struct TuneOptions {
   std::int64_t contenders = 3;  ///< plans measured per budget: the fastest by prediction that fit
 };
 
+/// One plan as it was run.
+struct MeasuredPlan {
+  memory::TableRow row;
+  bool ran_out = false;  ///< of memory: the row says what was tried
+  /// Most bytes that the caching allocator held for it, and what its model says (Forecast::bytes): on a GPU; else 0.
+  std::int64_t reserved = 0, predicted_reserved = 0;
+};
+
+/// Who is told of what happens on the way.
+struct TuneWatch {
+  std::function<void(std::int64_t budget)> begun;
+  std::function<void(const MeasuredPlan&)> measured;
+  std::function<void(std::int64_t budget, const std::string& why)> nothing_fits;
+};
+
 /// One row per budget: the fastest of the contenders by measurement, one rank alone. A budget in which nothing fits has
-/// no row; `say` is told of each step on the way. Weights are trained for some steps and thrown away; nothing is
-/// written.
+/// no row. Weights are trained for some steps and thrown away; nothing is written. Throws Error(kUsage) for a budget
+/// that the device does not have.
 memory::PlanTable tune(const Config& config, std::span<const std::int64_t> budgets, const TuneOptions& options,
-                       const std::function<void(const std::string&)>& say);
+                       const TuneWatch& watch);
 
 }  // namespace plimsoll::train

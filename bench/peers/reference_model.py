@@ -91,7 +91,8 @@ class Expert(nn.Module):
 
     def time(self, t):
         scale = 1000.0 if self.options["kind"] == "flow" else 1000.0 / self.options["diffusion_steps"]
-        angles = t.double().unsqueeze(1) * scale * torch.pow(10000.0, -torch.arange(128, dtype=torch.float64) / 128)
+        exponents = -torch.arange(128, dtype=torch.float64, device=t.device) / 128
+        angles = t.double().unsqueeze(1) * scale * torch.pow(10000.0, exponents)
         embedding = torch.cat([angles.cos(), angles.sin()], 1).float()
         return F.silu(self.time_out(F.silu(self.time_in(embedding))))
 
@@ -102,10 +103,10 @@ class Expert(nn.Module):
         total = lengths + tokens
         if sensors is not None:
             context = F.pad(context, (0, 0, 0, tokens))
-            index = (lengths.unsqueeze(1) + torch.arange(tokens)).unsqueeze(-1).expand(-1, -1, context.shape[-1])
+            index = (lengths.unsqueeze(1) + torch.arange(tokens, device=hidden.device)).unsqueeze(-1).expand(-1, -1, context.shape[-1])
             context = context.scatter(1, index, sensors.to(context.dtype))
         context = rms(context + self.context_positions[: context.shape[1]])
-        mask = (torch.arange(context.shape[1]) < total.unsqueeze(1))[:, None, None, :]
+        mask = (torch.arange(context.shape[1], device=hidden.device) < total.unsqueeze(1))[:, None, None, :]
         time = self.time(t)
         x = self.action_in(noisy)
         if self.options["state_dim"] > 0:
@@ -143,11 +144,12 @@ def cosine_alphas(steps):
 
 
 class Reference(nn.Module):
-    """options: what reference_dump wrote. `recompute` language blocks run again in backward."""
+    """options: what reference_dump wrote. `recompute` language blocks run again in backward. Batches and results are on `device`."""
 
-    def __init__(self, options, attention="sdpa"):
+    def __init__(self, options, attention="sdpa", device="cpu"):
         super().__init__()
         self.options = options
+        self.device = torch.device(device)
         dtype = torch.bfloat16 if options["bf16"] else torch.float32
         base = Qwen2_5_VLForConditionalGeneration.from_pretrained(options["model"], dtype=dtype, attn_implementation=attention)
         base.requires_grad_(False)
@@ -160,9 +162,10 @@ class Reference(nn.Module):
             self.inner = base.model
         self.expert = Expert(options, base.config.get_text_config().hidden_size)
         self.sensor = Sensor(options) if options["sensor_window"] > 0 else None
-        self.alphas = cosine_alphas(options["diffusion_steps"])
+        self.register_buffer("alphas", cosine_alphas(options["diffusion_steps"]), persistent=False)
         self.image_token = base.config.image_token_id
         self.set_recompute(options["recompute"])
+        self.to(self.device)
 
     def set_recompute(self, blocks):
         if blocks == 0:
@@ -214,7 +217,7 @@ class Reference(nn.Module):
     def losses(self, batch):
         """Loss per sample [B]."""
         o = self.options
-        with torch.autocast("cpu", torch.bfloat16, enabled=o["bf16"]):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=o["bf16"]):
             hidden = self.features(batch)
             sensors = self.sensor(batch["sensor"]) if self.sensor is not None else None
             actions = batch["actions"].repeat_interleave(o["draws"], 0)
@@ -231,7 +234,7 @@ class Reference(nn.Module):
         return error / (batch["action_weight"].sum(1) * o["draws"] * o["action_dim"])
 
 
-def collate(samples):
+def collate(samples, device="cpu"):
     """Pads the sequences of a list of samples on the right."""
     lengths = torch.tensor([len(s["input_ids"]) for s in samples])
     longest = int(lengths.max())
@@ -245,7 +248,7 @@ def collate(samples):
         batch[name] = torch.cat([s[name] for s in samples])
     for name in ("state", "sensor", "actions", "action_weight"):
         batch[name] = torch.stack([s[name] for s in samples])
-    return batch
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def read_options(folder):

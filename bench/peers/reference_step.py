@@ -1,9 +1,10 @@
 """Runs the training steps that reference_dump wrote, in plain PyTorch, and writes what came out.
 
-    reference_step.py FOLDER [--out FILE] [--attention sdpa|eager]
+    reference_step.py FOLDER [--out FILE] [--attention sdpa|eager] [--device cpu|cuda] [--dtype fp32|bf16]
 
-FILE (default FOLDER/reference.safetensors): "losses" [steps, samples]; "gradient/<name>" of the first step; "norms" [steps] of the
-gradient before it is clipped; "trained/<name>" after the last, by torch.optim.AdamW.
+FILE (default FOLDER/reference.safetensors): "losses" [steps, samples]; "hidden" [tokens, width] of the VLM for the samples of the first
+step, before it; "gradient/<name>" of that step; "norms" [steps] of the gradient before it is clipped; "trained/<name>" after the last,
+by torch.optim.AdamW. --dtype: another than the dump's.
 """
 
 import argparse
@@ -25,24 +26,45 @@ def schedule_of(optimizer, options):
     return torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], [warmup])
 
 
-def run(folder, attention="sdpa"):
-    """Losses [steps, samples], the gradients of the first step, the trained values after the last, and the norms [steps]."""
-    model = Reference(read_options(folder), attention)
+def hidden_states(model, batch):
+    """Last hidden states of all tokens, without padding."""
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=model.options["bf16"]):
+        states = model.features(batch)
+    return torch.cat([row[:length] for row, length in zip(states, batch["lengths"].tolist())]).float().cpu()
+
+
+def steps(folder, attention="sdpa", device="cpu", dtype=None):
+    """What main() writes, by name; tensors on the CPU."""
+    options = read_options(folder)
+    if dtype:
+        options["bf16"] = dtype == "bf16"
+    model = Reference(options, attention, device)
     model.load(str(pathlib.Path(folder) / "trainable.safetensors"))
     optimizer = model.optimizer()
-    schedule = schedule_of(optimizer, model.options)
-    losses, gradients, norms = [], {}, []
+    schedule = schedule_of(optimizer, options)
+    losses, norms, found = [], [], {}
     for samples in read_batches(folder):
+        batch = collate(samples, device)
+        if not found:
+            found["hidden"] = hidden_states(model, batch)
         optimizer.zero_grad()
-        loss = model.losses(collate(samples))
+        loss = model.losses(batch)
         loss.mean().backward()
-        losses.append(loss.detach())
-        if not gradients:
-            gradients = {name: p.grad.clone() for name, p in model.trainable().items()}
-        norms.append(torch.nn.utils.clip_grad_norm_(model.trainable().values(), model.options["clip"] or float("inf")))
+        losses.append(loss.detach().cpu())
+        if len(losses) == 1:
+            found |= {f"gradient/{name}": p.grad.cpu().clone() for name, p in model.trainable().items()}
+        norms.append(torch.nn.utils.clip_grad_norm_(model.trainable().values(), options["clip"] or float("inf")).cpu())
         optimizer.step()
         schedule.step()
-    return torch.stack(losses), gradients, {name: p.detach() for name, p in model.trainable().items()}, torch.stack(norms)
+    found |= {f"trained/{name}": p.detach().cpu() for name, p in model.trainable().items()}
+    return found | {"losses": torch.stack(losses), "norms": torch.stack(norms)}
+
+
+def run(folder, attention="sdpa"):
+    """Losses [steps, samples], the gradients of the first step, the trained values after the last, and the norms [steps]."""
+    found = steps(folder, attention)
+    named = [{name.removeprefix(kind): t for name, t in found.items() if name.startswith(kind)} for kind in ("gradient/", "trained/")]
+    return found["losses"], *named, found["norms"]
 
 
 def main():
@@ -50,11 +72,11 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--out")
     parser.add_argument("--attention", default="sdpa")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("fp32", "bf16"))
     args = parser.parse_args()
-    losses, gradients, trained, norms = run(args.folder, args.attention)
-    tensors = {"losses": losses, "norms": norms} | {f"gradient/{name}": g.contiguous() for name, g in gradients.items()}
-    tensors |= {f"trained/{name}": p.contiguous() for name, p in trained.items()}
-    save_file(tensors, args.out or str(pathlib.Path(args.folder) / "reference.safetensors"))
+    found = steps(args.folder, args.attention, args.device, args.dtype)
+    save_file({name: tensor.contiguous() for name, tensor in found.items()}, args.out or str(pathlib.Path(args.folder) / "reference.safetensors"))
 
 
 if __name__ == "__main__":

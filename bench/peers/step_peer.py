@@ -40,7 +40,22 @@ def counter(name):
     return function()
 
 
-def peer(folder):
+def counted_bytes(device):
+    """(what is live, resetting the peak; the peak since) of the process: by torch's allocator on a GPU, else by the counter."""
+    import torch
+
+    if device == "cpu":
+        return lambda: counter("malloc_counter_reset_peak"), lambda: counter("malloc_counter_peak")
+
+    def live():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+
+    return live, torch.cuda.max_memory_allocated
+
+
+def peer(folder, device="cpu"):
     """The PyTorch side, on what reference_dump wrote; answers as that does with --paced."""
     import torch
 
@@ -48,24 +63,27 @@ def peer(folder):
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     options = read_options(folder)
-    model = Reference(options)
+    model = Reference(options, device=device)
     model.load(str(pathlib.Path(folder) / "trainable.safetensors"))
     samples = read_batches(folder)[0]
     optimizer = model.optimizer(fused=True)
 
     def run(keep_gradients=False):
-        model.losses(collate(samples)).mean().backward()
+        model.losses(collate(samples, device)).mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=not keep_gradients)
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     for _ in range(2):
         run()
     run(keep_gradients=True)
-    live = counter("malloc_counter_reset_peak")
+    live_bytes, peak_bytes = counted_bytes(device)
+    live = live_bytes()
     run(keep_gradients=True)
-    peak = counter("malloc_counter_peak")
+    peak = peak_bytes()
     optimizer.zero_grad(set_to_none=True)
-    print(json.dumps({"step_bytes": peak - live, "threads": torch.get_num_threads()}), flush=True)
+    print(json.dumps({"step_bytes": peak - live, "live_bytes": live, "threads": torch.get_num_threads()}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         run()
@@ -140,9 +158,10 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--peer", help="internal: time the PyTorch side on this folder")
+    parser.add_argument("--device", default="cpu", help="of the PyTorch side")
     args = parser.parse_args()
     if args.peer:
-        return peer(args.peer)
+        return peer(args.peer, args.device)
     above = []
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "LD_PRELOAD": build_counter(folder)}

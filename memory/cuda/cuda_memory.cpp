@@ -3,8 +3,11 @@
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <torch/csrc/cuda/memory_snapshot.h>
 
 #include <algorithm>
+#include <fstream>
+#include <string>
 #include <utility>
 
 namespace plimsoll::memory {
@@ -12,6 +15,7 @@ namespace {
 
 namespace caching = c10::cuda::CUDACachingAllocator;
 
+constexpr std::size_t kSnapshotEvents = 100'000;  // of some steps of a large model
 constexpr auto kAll = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
 
 std::pair<std::int64_t, std::int64_t> free_and_total(c10::DeviceIndex device) {
@@ -27,7 +31,9 @@ CudaMemory::CudaMemory(c10::DeviceIndex device) : device_(device) {
   total_ = free_and_total(device).second;
   budget_ = total_;
   caching::attachOutOfMemoryObserver([this](std::int64_t where, std::size_t wanted, std::size_t, std::size_t) {
-    if (where == device_) failed_request_ = static_cast<std::int64_t>(wanted);
+    if (where != device_) return;
+    failed_request_ = static_cast<std::int64_t>(wanted);
+    write_snapshot();
   });
   // Called for every event, under the allocator's lock, which is recursive.
   caching::attachAllocatorTraceTracker([this](const caching::TraceEntry& entry) {
@@ -66,6 +72,33 @@ void CudaMemory::count() {
   if (at == 0 || made + 1 < at) return;
   change_at_ = 0;
   set_budget(change_to_);
+}
+
+// Without stacks: there is no Python, and those of C++ would cost every allocation.
+void CudaMemory::snapshot_next_failure(const std::filesystem::path& file) {
+  torch::cuda::_record_memory_history("all", std::nullopt, "all", kSnapshotEvents);
+  const std::lock_guard lock(snapshot_mutex_);
+  snapshot_wanted_ = file;
+}
+
+std::optional<std::filesystem::path> CudaMemory::take_snapshot() {
+  const std::lock_guard lock(snapshot_mutex_);
+  return std::exchange(snapshot_written_, std::nullopt);
+}
+
+// Observers are called before the failure is thrown, without the allocator's lock: everything is still there.
+void CudaMemory::write_snapshot() {
+  const std::lock_guard lock(snapshot_mutex_);
+  if (!snapshot_wanted_) return;
+  const std::filesystem::path file = *std::exchange(snapshot_wanted_, std::nullopt);
+  try {
+    const std::string pickled = torch::cuda::_memory_snapshot_pickled();
+    std::ofstream out(file, std::ios::binary);
+    out << pickled;
+    if (out.close(); out) snapshot_written_ = file;
+  } catch (const std::exception&) {
+    // The failure itself is what matters: it must reach the guardian.
+  }
 }
 
 void CudaMemory::synchronize() {

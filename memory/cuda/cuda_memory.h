@@ -10,6 +10,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <filesystem>
+#include <mutex>
+#include <optional>
 
 #include "memory/device_memory.h"
 
@@ -37,6 +40,8 @@ class CudaMemory final : public DeviceMemory {
   std::int64_t workspace() const override { return 0; }
   std::int64_t allocations() const override { return allocations_; }
   void change_budget_after(std::int64_t after, std::int64_t bytes) override;
+  void snapshot_next_failure(const std::filesystem::path& file) override;
+  std::optional<std::filesystem::path> take_snapshot() override;
   void synchronize() override;
   c10::Device place() const override { return {c10::kCUDA, device_}; }
 
@@ -48,11 +53,14 @@ class CudaMemory final : public DeviceMemory {
 
  private:
   void count();
+  void write_snapshot();
 
   c10::DeviceIndex device_;
   std::int64_t total_ = 0;
   std::atomic<std::int64_t> budget_{0}, failed_request_{0}, allocations_{0}, change_at_{0}, change_to_{0},
       retries_seen_{0};
+  std::mutex snapshot_mutex_;  ///< the failure may be on the thread that autograd works on
+  std::optional<std::filesystem::path> snapshot_wanted_, snapshot_written_;
 };
 
 }  // namespace plimsoll::memory

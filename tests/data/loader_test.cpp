@@ -5,6 +5,7 @@
 #include <atomic>
 #include <numeric>
 #include <set>
+#include <thread>
 
 #include "core/error.h"
 #include "data/sample_stream.h"
@@ -31,7 +32,7 @@ class NumberedSource final : public SampleSource {
       fail(ExitCode::kData, "file.parquet: column action: row 3 is null");
     Sample sample;
     sample.index = index;
-    sample.state = {static_cast<float>(resolution)};
+    sample.state.assign(floats, static_cast<float>(resolution));
     return sample;
   }
   const std::vector<std::int64_t>& training() const override { return training_; }
@@ -39,6 +40,7 @@ class NumberedSource final : public SampleSource {
   std::uint64_t hash() const override { return 0; }
 
   std::int64_t broken = -1, repaired_after = -1;
+  std::size_t floats = 1;  ///< of a sample
   mutable std::atomic<std::int64_t> loads = 0, attempts = 0;
 
  private:
@@ -165,6 +167,26 @@ TEST(Loader, HoldsNoMoreThanItsWindow) {
   drawn(loader, 1, 10, options);
   loader.set_prefetch(0);
   EXPECT_LE(source.loads, 5 * 12);
+}
+
+// The step being used is loaded whatever it takes; beyond it no sample is begun that might pass the limit.
+TEST(Loader, HoldsNoMoreBytesThanItMay) {
+  NumberedSource source(1000);
+  source.floats = 256;
+  for (const std::int64_t samples_that_fit : {3, 5, 9, 100}) {
+    auto options = options_for(5, 3);
+    options.prefetch = 8;
+    options.most_bytes = samples_that_fit * 1024;
+    Loader loader(source, options);
+    std::vector<std::int64_t> all;
+    for (std::int64_t step = 1; step <= 30; ++step) {
+      const auto now = drawn(loader, step, step, options);
+      all.insert(all.end(), now.begin(), now.end());
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      EXPECT_LE(loader.held_bytes(), std::max<std::int64_t>(5, samples_that_fit) * 1024);
+    }
+    EXPECT_EQ(all, expected(source, 0, 150));
+  }
 }
 
 TEST(Loader, CarriesAnErrorToWhoAsksForTheSample) {

@@ -42,6 +42,8 @@ def refused(command, code, *words):
     ("model.path=", ["model.path"]),
     ("run.device=gpu", ["run.device", "gpu", '"cuda"']),
     ("data.synthetic_samples=0", ["data.path"]),
+    ("data.synthetic_side=30", ["data.synthetic_side", "30", "28 or 56"]),
+    ("data.loader_bytes=many", ["data.loader_bytes", "many"]),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_configuration(tmp_path, model, setting, words):
     config = runs.configure(tmp_path, model)

@@ -207,6 +207,22 @@ def test_no_table_there(tmp_path, model):
     refused([*TRAIN, "--config", config, "--plan-only"], 2, "none.toml", "memory.table", "plimsoll tune", "off")
 
 
+def test_tune_says_what_it_measured_as_json(tmp_path, model):
+    """A line a plan; what does not fit is said in the same way, and the table is written as ever."""
+    config = runs.configure(tmp_path, model, memory={"policy": "predictive"}, data={"synthetic_side": 56, "synthetic_text": 20})
+    out = tmp_path / "table.toml"
+    code, text = runs.finished([runs.PLIMSOLL, "tune", "--config", config, "--budget", "3MiB,60MiB", "--steps", "1", "--contenders", "2", "--json", "--out", out])
+    assert code == 0, text
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    assert len(lines) == 3 and lines[0]["budget"] == 3 << 20 and "no plan fits" in lines[0]["nothing_fits"], lines
+    for line in lines[1:]:
+        assert line["budget"] == 60 << 20 and not line["ran_out"] and line["samples_per_second"] > 0
+        assert line["measured_peak"] <= line["predicted_peak"] <= 1.005 * line["measured_peak"], "equal samples: nothing is rounded up"
+        assert line["accumulation"] * line["micro_batch"] >= 6
+        assert "reserved" not in line, "the CPU's allocator keeps nothing"
+    assert out.exists()
+
+
 @pytest.mark.parametrize("words, said", [
     (["--out", "x.toml"], ["--budget"]),
     (["--budget", "300MiB", "--out", "x.txt"], ["x.txt", ".toml"]),

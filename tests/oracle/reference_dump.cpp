@@ -6,11 +6,12 @@
 // OUT/options.json, OUT/trainable.safetensors (values before the first step), OUT/batches.safetensors
 // ("<step>/<sample>/<field>"), OUT/ours.safetensors ("losses" [steps]: mean over the samples, as the step reports it;
 // "norms" [steps]: of the gradient, unclipped; "sample_losses" [steps, samples]: of a forward just before it;
-// "gradient/<name>": what the ranks would sum in the first step; "trained/<name>": values after the last). With
-// --paced: nothing but options, trainable values and batches is written. One JSON line tells, under
-// bench/peers/malloc_counter.c, the bytes that a step takes at its peak above what is live between steps; then every
-// line that is read starts a whole step, and is answered with its seconds. There is no workspace arena here: library
-// scratch counts as a step's, as it does for PyTorch.
+// "hidden" [tokens, width]: of the VLM for the samples of the first step, before it; "gradient/<name>": what the ranks
+// would sum in the first step; "trained/<name>": values after the last). With --paced: nothing but options, trainable
+// values and batches is written. One JSON line tells, by the GPU's allocator or under bench/peers/malloc_counter.c, the
+// bytes that a step takes at its peak above what is live between steps; then every line that is read starts a whole
+// step, and is answered with its seconds. There is no workspace arena here: library scratch counts as a step's, as it
+// does for PyTorch.
 
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
@@ -26,9 +27,9 @@
 #include "core/error.h"
 #include "core/safetensors.h"
 #include "ddp/communicator.h"
-#include "memory/cpu_allocator.h"
 #include "model/init_model.h"
 #include "model/vla.h"
+#include "train/device.h"
 #include "train/schedule.h"
 #include "train/step.h"
 
@@ -41,7 +42,7 @@ namespace fs = std::filesystem;
 constexpr double kWeightDecay = 0.01;
 
 struct Setting {
-  std::string out, init;
+  std::string out, init, device;
   VlaOptions options;
   int batch = 5, micro = 0, steps = 1, recompute = 0;
   bool paced = false;
@@ -73,10 +74,14 @@ Setting parse(int argc, char** argv) {
   add("clip", "largest norm of the gradient; 0: any", cxxopts::value<double>()->default_value("0"));
   add("warmup", "steps, then a cosine; 0: neither", cxxopts::value<int>()->default_value("0"));
   add("init", "make MODEL first, of this size", cxxopts::value<std::string>()->default_value(""));
+  add("device", "cpu or cuda", cxxopts::value<std::string>()->default_value("cpu"))(
+      "max-context", "rows of a sample that the expert reads at most",
+      cxxopts::value<std::int64_t>()->default_value("512"));
   const auto args = options.parse(argc, argv);
   Setting s;
   s.out = args["out"].as<std::string>();
   s.init = args["init"].as<std::string>();
+  s.device = args["device"].as<std::string>();
   s.batch = args["batch"].as<int>();
   s.micro = args["micro"].as<int>() > 0 ? args["micro"].as<int>() : s.batch;
   s.steps = args["steps"].as<int>();
@@ -96,6 +101,7 @@ Setting parse(int argc, char** argv) {
   o.expert.width = args["width"].as<int>();
   o.expert.depth = args["depth"].as<int>();
   o.expert.heads = args["heads"].as<int>();
+  o.max_context = args["max-context"].as<std::int64_t>();
   if (args["dtype"].as<std::string>() == "bf16") o.precision = {at::kBFloat16, at::kBFloat16};
   return s;
 }
@@ -109,7 +115,6 @@ void complete(VlaOptions& o) {
   o.sensor.width = 32;
   o.state_dim = 7;
   o.action_dim = 4;
-  o.max_context = 512;
   o.seed = 3;
 }
 
@@ -245,10 +250,10 @@ std::vector<Sample> samples_of(const Setting& s, const PackingRules& rules, int 
   return samples;
 }
 
-PackedBatch pack_all(const std::vector<Sample>& samples, const PackingRules& rules) {
+PackedBatch pack_all(const std::vector<Sample>& samples, const PackingRules& rules, at::Device device) {
   std::vector<StreamSample> stream;
   for (const auto& sample : samples) stream.push_back({&sample, static_cast<std::uint64_t>(sample.index)});
-  return pack(stream, rules, at::kCPU);
+  return pack(stream, rules, device);
 }
 
 void write_batches(const Setting& s, const PackingRules& rules) {
@@ -266,11 +271,15 @@ void write_batches(const Setting& s, const PackingRules& rules) {
 /// One rank's trainer around the model, without a session: the samples are given.
 class Trainer {
  public:
-  Trainer(const VlaModel& model, const Setting& setting, const PackingRules& rules, memory::DeviceMemory& meter)
+  Trainer(const VlaModel& model, const Setting& setting, const PackingRules& rules, const train::Device& device)
       : model_(model),
         setting_(setting),
+        device_(device),
         buffers_(model.parameters(), train::kLossSlots + ddp::slot_count(1)),
-        step_(model, rules, at::kCPU, buffers_, *communicator_, meter, predictor_, options(setting)) {}
+        step_(model, rules, device.place, buffers_, *communicator_, *device.memory, predictor_, options(setting)) {}
+
+  at::Device place() const { return device_.place; }
+  memory::DeviceMemory& meter() const { return *device_.memory; }
 
   /// The mean loss of the samples before the update, and the gradient's norm.
   train::StepResult step(const std::vector<Sample>& samples) {
@@ -293,9 +302,8 @@ class Trainer {
   void add_gradients(Archive& archive) {
     for (std::size_t i = 0; i < buffers_.slots().size(); ++i) {
       const auto& slot = buffers_.slots()[i];
-      const auto part = buffers_.gradients().subspan(static_cast<std::size_t>(slot.range.begin),
-                                                     static_cast<std::size_t>(slot.range.end - slot.range.begin));
-      archive.add("gradient/" + slot.name, std::vector<float>(part.begin(), part.end()),
+      const train::HostValues part = buffers_.on_host(train::part(buffers_.gradients(), slot.range));
+      archive.add("gradient/" + slot.name, std::vector<float>(part.span().begin(), part.span().end()),
                   model_.parameters()[i].tensor.sizes().vec());
     }
   }
@@ -311,6 +319,7 @@ class Trainer {
 
   const VlaModel& model_;
   const Setting& setting_;
+  const train::Device& device_;
   std::unique_ptr<ddp::Communicator> communicator_ = ddp::make_solo();
   memory::Predictor predictor_{
       [](const memory::MicroBatchShape&, const memory::Plan&) { return 0; }};  // no budget to heed
@@ -326,7 +335,9 @@ void train_and_write(const VlaModel& model, const Setting& s, const PackingRules
     const auto samples = samples_of(s, rules, step);
     {
       const at::NoGradGuard no_grad;
-      const Tensor each = model.sample_losses(pack_all(samples, rules), {0});
+      const PackedBatch batch = pack_all(samples, rules, trainer.place());
+      if (step == 0) archive.add("hidden", model.encode(batch, Features::kStates).to(at::kFloat));
+      const Tensor each = model.sample_losses(batch, {0}).to(at::kCPU);
       sample_losses.insert(sample_losses.end(), each.const_data_ptr<float>(),
                            each.const_data_ptr<float>() + each.numel());
     }
@@ -352,12 +363,19 @@ std::int64_t counter(const char* name) {
 /// two processes that take turns step by step meet the same machine.
 void time_steps(const Setting& s, const PackingRules& rules, Trainer& trainer) {
   const auto samples = samples_of(s, rules, 0);
-  const auto run = [&] { trainer.step(samples); };
+  memory::DeviceMemory& meter = trainer.meter();
+  const auto run = [&] {
+    trainer.step(samples);
+    meter.synchronize();
+  };
   for (int i = 0; i < 3; ++i) run();
-  const auto live = counter("malloc_counter_reset_peak");
+  const bool counted_here = !trainer.place().is_cpu();
+  meter.reset_peak();
+  const auto live = counted_here ? meter.live() : counter("malloc_counter_reset_peak");
   run();
-  const auto peak = counter("malloc_counter_peak");
-  std::cout << json{{"step_bytes", peak - live}, {"threads", at::get_num_threads()}}.dump() << std::endl;
+  const auto peak = counted_here ? meter.peak() : counter("malloc_counter_peak");
+  std::cout << json{{"step_bytes", peak - live}, {"live_bytes", live}, {"threads", at::get_num_threads()}}.dump()
+            << std::endl;
   for (std::string line; std::getline(std::cin, line);) {
     const auto start = std::chrono::steady_clock::now();
     run();
@@ -366,17 +384,18 @@ void time_steps(const Setting& s, const PackingRules& rules, Trainer& trainer) {
 }
 
 int run(int argc, char** argv) {
-  auto& meter = memory::CpuAllocator::install();
   Setting s = parse(argc, argv);
+  const train::Device device = train::open_device(s.device, 0);
   complete(s.options);
   fs::create_directories(s.out);
-  if (!s.init.empty()) write_random_checkpoint(init_config(s.init), {.dir = s.options.path, .seed = 1, .bf16 = false});
-  const VlaModel model(s.options, at::kCPU);
+  if (!s.init.empty())
+    write_random_checkpoint(init_config(s.init), {.dir = s.options.path, .seed = 1, .bf16 = s.init == "3b"});
+  const VlaModel model(s.options, device.place);
   const auto rules = model.packing_rules(17, false);
   write_options(s);
   prepare(model, s);
   write_batches(s, rules);
-  Trainer trainer(model, s, rules, meter);
+  Trainer trainer(model, s, rules, device);
   s.paced ? time_steps(s, rules, trainer) : train_and_write(model, s, rules, trainer);
   return 0;
 }

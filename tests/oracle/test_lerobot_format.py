@@ -259,6 +259,33 @@ def test_show_refuses_other_arguments(demo, tmp_path):
     assert plimsoll("dataset", "show", tmp_path / "nowhere", "--indices", 0, "--out", out).returncode == 4
 
 
+# dataset check --------------------------------------------------------------------------------------------------------
+
+
+def test_check_finds_nothing_in_the_demo(demo):
+    done = plimsoll("dataset", "check", demo, "--json")
+    assert done.returncode == 0, done.stdout
+    report = json.loads(done.stdout)
+    assert report["faults"] == [] and (report["episodes"], report["frames"]) == (40, 200)
+
+
+def test_check_lists_all_faults_at_once(demo, tmp_path):
+    copy = shutil.copytree(demo, tmp_path / "set")
+    (copy / "meta/stats.json").write_text("{")
+    (data_file,) = copy.glob("data/*/*.parquet")
+    table = pq.read_table(data_file)
+    states = [[float("nan")] * len(row) if i == 7 else row for i, row in enumerate(table["observation.state"].to_pylist())]
+    where = table.schema.get_field_index("observation.state")
+    table = table.set_column(where, table.schema.field(where), pa.array(states, table.schema.field(where).type))
+    pq.write_table(table.drop_columns(["action"]), data_file)
+    video_of(copy, TOP).write_bytes(b"no video")
+    done = plimsoll("dataset", "check", copy)
+    assert done.returncode == 4, done.stdout
+    faults = [line for line in done.stdout.splitlines() if line.startswith("fault")]
+    for words in [("stats.json",), (data_file.name, "observation.state", "row 7", "nan"), (data_file.name, "action", "missing"), (".mp4",)]:
+        assert any(all(word in line for word in words) for line in faults), (words, done.stdout)
+
+
 # Forms that other writers give the same data --------------------------------------------------------------------------
 
 

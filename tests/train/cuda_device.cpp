@@ -1,11 +1,12 @@
 // What a plan means on a GPU: offloaded or not it trains the same, and its bytes are those that dry runs and the model
 // of the caching allocator say.
 #include <dlfcn.h>
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "tests/train/tiny_run.h"
 #include "train/forecast.h"
 #include "train/source.h"
@@ -120,6 +121,43 @@ TEST_F(OnAGpu, ADryRunSaysThePeak) {
     const auto predicted = static_cast<double>(s.dry->activation_bytes(shape_of(on.samples), plan));
     EXPECT_NEAR(predicted / measured, 1.0, 0.005) << to_string(plan);
   }
+}
+
+// The budget falls to what half of the share needs, at an allocation of forward, and at later ones.
+TEST_F(OnAGpu, WhatRunsOutOfMemoryIsReplayedAndHoldsNothing) {
+  double undisturbed = 0;
+  for (const std::int64_t after : {-1, 5, 60, 150}) {
+    OnDevice on(wide_config(), device_);
+    Session& s = on.session;
+    std::vector<std::int64_t> left;
+    s.step->guardian().after_drain = [&](std::int64_t before, std::int64_t now) { left.push_back(now - before); };
+    StepInput input;
+    input.samples = on.samples;
+    input.plan = {0, static_cast<int>(on.samples.size())};
+    s.meter.release_cached();
+    const std::int64_t half = s.dry->activation_bytes(shape_of(on.samples), input.plan) / 2;
+    if (after >= 0) s.meter.change_budget_after(after, s.meter.reserved() + half);
+    const StepResult result = s.step->run(input);
+    s.meter.set_budget(device_.total);
+    if (after < 0) undisturbed = result.loss;
+    EXPECT_EQ(result.guardian.retries > 0, after >= 0) << "after " << after << " allocations";
+    EXPECT_THAT(left, testing::Each(0)) << "after " << after << " allocations";
+    EXPECT_NEAR(result.loss, undisturbed, 1e-3 * undisturbed) << "after " << after << " allocations";
+  }
+}
+
+// PyTorch's memory viewer opens a pickle: protocol 2 of a dictionary that has segments and traces.
+TEST_F(OnAGpu, AFailureLeavesASnapshot) {
+  const std::filesystem::path file = testing::TempDir() + "plimsoll-snapshot.pickle";
+  std::filesystem::remove(file);
+  device_.memory->snapshot_next_failure(file);
+  EXPECT_THROW(torch::empty({device_.total}, at::TensorOptions(device_.place).dtype(at::kFloat)),
+               c10::OutOfMemoryError);
+  EXPECT_EQ(device_.memory->take_snapshot(), file);
+  const std::string text = read_file(file);
+  EXPECT_TRUE(text.starts_with("\x80\x02")) << text.substr(0, 8);
+  EXPECT_THAT(text, testing::AllOf(testing::HasSubstr("segments"), testing::HasSubstr("device_traces")));
+  EXPECT_FALSE(device_.memory->take_snapshot()) << "once";
 }
 
 // What each way adds to what the model itself has reserved.

@@ -3,7 +3,12 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
+#include <dlfcn.h>
+#include <fmt/format.h>
 #include <torch/torch.h>
+
+#include <functional>
+#include <string>
 
 #include "core/error.h"
 #include "ddp/cuda/nccl.h"
@@ -45,6 +50,28 @@ std::string id_of(const cudaDeviceProp& properties) {
   return id;
 }
 
+// By NVIDIA's management library, which comes with the driver; its header is not needed to build. Functions and types
+// are those of NVML's API reference.
+std::function<double()> utilisation_of(const cudaDeviceProp& properties) {
+  void* nvml = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (nvml == nullptr) return nullptr;
+  struct Rates {
+    unsigned gpu, memory;  // percent
+  };
+  const auto init = reinterpret_cast<int (*)()>(dlsym(nvml, "nvmlInit_v2"));
+  const auto find = reinterpret_cast<int (*)(const char*, void**)>(dlsym(nvml, "nvmlDeviceGetHandleByPciBusId_v2"));
+  const auto rates = reinterpret_cast<int (*)(void*, Rates*)>(dlsym(nvml, "nvmlDeviceGetUtilizationRates"));
+  const std::string bus =
+      fmt::format("{:08x}:{:02x}:{:02x}.0", properties.pciDomainID, properties.pciBusID, properties.pciDeviceID);
+  void* handle = nullptr;
+  if (init == nullptr || find == nullptr || rates == nullptr || init() != 0 || find(bus.c_str(), &handle) != 0)
+    return nullptr;
+  return [rates, handle] {
+    Rates now{};
+    return rates(handle, &now) == 0 ? now.gpu / 100.0 : 1.0;
+  };
+}
+
 // What cuBLAS keeps for good, for this thread and for the one that autograd works on, is part of the static bytes.
 void warm_up(c10::Device device) {
   model::prepare_cuda_thread();
@@ -72,6 +99,7 @@ Device open_checked(int index) {
   opened.id = id_of(properties);
   opened.total = memory->total();
   opened.available = [memory] { return memory->available(); };
+  opened.utilisation = utilisation_of(properties);
   warm_up(opened.place);
   return opened;
 }

@@ -1,0 +1,104 @@
+"""Our step beside the same in transformers and peft, on the same weights and samples, on the same device in one run."""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from suite import PEERS, NotRun, python
+
+sys.path.insert(0, str(PEERS))
+import step_peer  # noqa: E402
+
+# Dense bf16 floating-point operations per second, from the makers' data sheets.
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+PARAMETERS = {"3b": {"language": 36 * (2 * 2048 * 2048 + 2 * 256 * 2048 + 3 * 2048 * 11008), "vision": 32 * (4 * 1280**2 + 3 * 1280 * 3420)}}
+
+
+def sides(suite, folder, batch, recompute):
+    """(ours, PyTorch's), waiting to be asked for a step."""
+    s = suite.scale
+    folder.mkdir(parents=True)
+    blocks = 0 if recompute == "none" else s.depth_of_language
+    ours = [suite.program("reference_dump"), "--device", suite.device, "--model", suite.model(), "--out", folder, "--batch", batch, "--recompute", blocks,
+            "--paced", "--dtype", s.dtype, "--images", s.images, "--side", s.side, "--text", s.text, "--width", s.width, "--depth", s.depth,
+            "--heads", s.heads, "--max-context", 1024]  # fmt: skip
+    environment = {**suite.environment(), "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+    counted = dict(environment)
+    if suite.device == "cpu":
+        counted["LD_PRELOAD"] = step_peer.build_counter(suite.work)
+    mine = step_peer.Side([str(word) for word in ours], counted)
+    return mine, step_peer.Side([python(), str(PEERS / "step_peer.py"), "--peer", str(folder), "--device", suite.device], counted)
+
+
+def compare(suite, section, batch, recompute):
+    with tempfile.TemporaryDirectory(dir=suite.work) as folder:
+        mine, theirs = sides(suite, pathlib.Path(folder) / "step", batch, recompute)
+        for _ in range(suite.scale.turns):
+            mine.step()
+            theirs.step()
+        for side in (mine, theirs):
+            side.close()
+    speed = statistics.median(other / own for own, other in zip(mine.seconds, theirs.seconds))
+    whole = [side.ready["live_bytes"] + side.ready["step_bytes"] for side in (mine, theirs)]
+    name = f"batch {batch}, recompute {recompute}"
+    section.figure(f"{name}: samples/s, ours by PyTorch's", speed, "ratio", at_least=1.5)
+    section.figure(f"{name}: memory, ours by PyTorch's", whole[0] / max(1, whole[1]), "ratio", at_most=0.7)
+    return {"batch": batch, "recompute": recompute, "ours, samples/s": batch / statistics.median(mine.seconds),
+            "PyTorch's, samples/s": batch / statistics.median(theirs.seconds), "ours, bytes": whole[0], "PyTorch's, bytes": whole[1],
+            "ours, above what stays": mine.ready["step_bytes"], "PyTorch's, above what stays": theirs.ready["step_bytes"]}  # fmt: skip
+
+
+def equal_batch(suite, section):
+    """Whole steps in turns, at the same batch."""
+    suite.need_model()
+    rows = []
+    for recompute in ("none", "all"):
+        for batch in suite.scale.batches:
+            if suite.left() < 30:
+                section.not_run(f"batch {batch}, recompute {recompute}", "the time is up")
+                continue
+            rows.append(compare(suite, section, batch, recompute))
+    section.table("Steps", rows)
+    suite.known["equal"] = rows
+    utilisation(suite, section, rows)
+
+
+def utilisation(suite, section, rows):
+    """Model FLOPs of what must be computed, by the card's dense bf16 peak. Per token and parameter of the language model: 2 forward and 2 to
+    the inputs (4N: frozen weights have no gradient); the frozen tower in front: 2 forward. Attention and expert are left out."""
+    counts, name = PARAMETERS.get(suite.scale.size), suite.known.get("gpu", "")
+    peak = next((flops for card, flops in PEAKS.items() if card in name), None)
+    if counts is None or peak is None:
+        return section.not_run("MFU", f"no peak is known of {name or 'this device'}, or no count of the model's parameters")
+    s = suite.scale
+    patches = s.images * (s.side // 14) ** 2
+    flops = 4 * counts["language"] * (patches // 4 + s.text) + 2 * counts["vision"] * patches
+    best = max(row["ours, samples/s"] for row in rows if row["recompute"] == "none")
+    section.figure(f"model FLOPs of a sample (4N of {counts['language'] / 1e9:.2f} G, 2N of {counts['vision'] / 1e9:.2f} G)", flops / 1e12, "TFLOP")
+    section.figure(f"MFU by 4N, no recompute, of {peak / 1e12:.0f} TFLOP/s", flops * best / peak, "", at_least=0.45)
+
+
+def search(suite, section):
+    """The best that PyTorch does under each card, batch and checkpointing searched, beside our best plan there."""
+    suite.need_model()
+    s = suite.scale
+    with tempfile.TemporaryDirectory(dir=suite.work) as folder:
+        suite.run([suite.program("reference_dump"), "--device", suite.device, "--model", suite.model(), "--out", folder, "--batch", max(s.search), "--paced",
+                   "--dtype", s.dtype, "--images", s.images, "--side", s.side, "--text", s.text, "--width", s.width, "--depth", s.depth,
+                   "--heads", s.heads, "--max-context", 1024], "samples for the search")  # fmt: skip
+        text, _ = suite.run([python(), pathlib.Path(__file__).with_name("batch_search.py"), folder, "--device", suite.device, "--effective", s.effective,
+                             "--batches", *s.search, "--budgets", *s.budgets], "PyTorch's best batch")  # fmt: skip
+    rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    section.table("PyTorch, by batch and gradient checkpointing", rows)
+    suite.known["searched"] = rows
+    for budget in s.budgets:
+        within = [row["samples_per_second"] for row in rows if row["budget"] == budget and not row["ran_out"]]
+        best = suite.known.get("best", {}).get(budget)
+        if not within or best is None or "samples_per_second" not in best:
+            section.not_run(f"{budget}, best beside best", "one of the two has no plan that fits" if within or best else "the table was not measured")
+            continue
+        section.figure(f"{budget}: best samples/s, ours by PyTorch's", best["samples_per_second"] / max(within), "ratio", at_least=1.5)

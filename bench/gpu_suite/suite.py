@@ -1,0 +1,194 @@
+"""What the parts of the suite share: the programs, how they are run, and what is written down.
+
+A part adds figures and tables to its Section. What it cannot do it raises as NotRun, or lists by Section.not_run() and goes on: nothing
+that did not run is left out of the report.
+"""
+
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+PEERS = HERE.parent / "peers"
+
+
+class NotRun(Exception):
+    """A part that could not be tried here, and why."""
+
+
+class Broken(Exception):
+    """A program of ours that ended otherwise than it should."""
+
+
+class Section:
+    """What one part found out."""
+
+    def __init__(self, name, title):
+        self.name, self.title = name, title
+        self.outcome, self.why, self.seconds = "not run", "", 0.0
+        self.figures, self.tables, self.missing = [], [], []
+
+    def figure(self, name, value, unit="", at_most=None, at_least=None):
+        met = None
+        if at_most is not None:
+            met = value <= at_most
+        if at_least is not None:
+            met = value >= at_least
+        bound = at_most if at_most is not None else at_least
+        self.figures.append({"name": name, "value": value, "unit": unit, "bound": bound, "met": met})
+
+    def table(self, title, rows):
+        """rows: dictionaries with the same keys."""
+        self.tables.append({"title": title, "rows": rows})
+
+    def not_run(self, what, why):
+        self.missing.append({"what": what, "why": why})
+
+    def markdown(self):
+        lines = [f"## {self.name}", "", f"{self.title}: {self.outcome}{f' ({self.why})' if self.why else ''}, {self.seconds:.0f} s.", ""]
+        if self.figures:
+            lines += ["| figure | value | unit | bound |", "|---|---:|---|---|"]
+            for f in self.figures:
+                bound = "" if f["bound"] is None else f"{f['bound']:g}: {'met' if f['met'] else 'NOT met'}"
+                lines.append(f"| {f['name']} | {shown(f['value'])} | {f['unit']} | {bound} |")
+            lines.append("")
+        for table in self.tables:
+            if not table["rows"]:
+                continue
+            names = list(table["rows"][0])
+            lines += [f"{table['title']}:", "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+            lines += [f"| {' | '.join(shown(row.get(name, '')) for name in names)} |" for row in table["rows"]]
+            lines.append("")
+        lines += [f"- not run: {entry['what']}: {entry['why']}" for entry in self.missing]
+        return lines + ([""] if self.missing else [])
+
+
+def shown(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Suite:
+    """Where programs and results lie, what was asked for, and how much time is left."""
+
+    def __init__(self, scale, build, out, device, minutes):
+        self.scale, self.device = scale, device
+        self.build = pathlib.Path(build).resolve()
+        self.out = pathlib.Path(out).resolve()
+        self.work = self.out / "work"
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.begun = time.monotonic()
+        self.deadline = self.begun + 60 * minutes
+        self.sections = []
+        self.known = {}  # what a part leaves for later ones
+        self.peak_children = 0
+
+    def left(self):
+        return self.deadline - time.monotonic()
+
+    def environment(self):
+        """Of our programs, which find libtorch in the Python environment when it is not where they were built."""
+        folders = [self.build / "lib", *torch_libraries()]
+        found = os.environ.get("LD_LIBRARY_PATH", "")
+        # Ranks and caches of other runs on this machine must not meddle.
+        return {**os.environ, "LD_LIBRARY_PATH": ":".join([*map(str, folders), *([found] if found else [])]),
+                "XDG_CACHE_HOME": str(self.work / "cache"), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # fmt: skip
+
+    def program(self, name):
+        path = self.build / name
+        if not path.exists():
+            raise NotRun(f"{name} is not in {self.build}")
+        return str(path)
+
+    def run(self, command, what, codes=(0,)):
+        """Output of one of our programs, with its errors behind it; (text, exit code). It ends when the suite's time does."""
+        if self.left() < 5:
+            raise NotRun("the time is up")
+        try:
+            done = subprocess.run([str(word) for word in command], env=self.environment(), stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=self.left())  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise NotRun(f"the time was up while it ran: {what}") from None
+        with (self.out / "log.txt").open("a") as log:
+            log.write(f"$ {' '.join(str(word) for word in command)}\n{done.stdout}\n")
+        if done.returncode not in codes:
+            raise Broken(f"{what}: exit code {done.returncode}: {' | '.join(done.stdout.strip().splitlines()[-4:])}")
+        return done.stdout, done.returncode
+
+    def configure(self, name, **tables):
+        """A configuration of the scale's model and samples; `tables` replace single keys. Returns its path."""
+        s = self.scale
+        threads = max(1, min(12, (os.cpu_count() or 1) - 2))
+        base = {
+            "run": {"dir": str(self.work / name), "device": self.device, "seed": 7},
+            "model": {"path": str(self.model()), "dtype": s.dtype},
+            "lora": {"rank": 8, "alpha": 16},
+            "expert": {"width": s.width, "depth": s.depth, "heads": s.heads, "draws": 4, "chunk": 16},
+            "sensor": {"window": 16},
+            "data": {"synthetic_samples": s.samples, "synthetic_images": s.images, "synthetic_side": s.side,
+                     "synthetic_text": s.text, "workers": threads, "prefetch": 3},
+            "batch": {"effective": s.effective},
+            "memory": {"budget": s.budgets[-1], "calibration": "off", "table": "off"},
+            "train": {"max_steps": 20, "checkpoint_every": 100000},
+        }  # fmt: skip
+        for table, keys in tables.items():
+            base.setdefault(table, {}).update(keys)
+        lines = []
+        for table, keys in base.items():
+            lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items() if not of_tables(value))]
+            for key, value in keys.items():
+                for entry in value if of_tables(value) else []:
+                    lines += [f"[[{table}.{key}]]", *(f"{k} = {json.dumps(v)}" for k, v in entry.items())]
+        path = self.work / f"{name}.toml"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    def train(self, name, codes=(0,), **tables):
+        """Runs a training; (lines of metrics.jsonl, exit code)."""
+        path = self.configure(name, **tables)
+        _, code = self.run([self.program("plimsoll"), "train", "--config", path], f"training {name}", codes)
+        metrics = self.work / name / "metrics.jsonl"
+        return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else [], code
+
+    def model(self):
+        return self.work / "model"
+
+    def need_model(self):
+        if not (self.model() / "config.json").exists():
+            raise NotRun("there is no model: the part `model` did not run")
+
+    def write(self):
+        """The two reports, after every part, so that an end from outside loses none."""
+        document = {"scale": self.scale.size, "device": self.device, "seconds": time.monotonic() - self.begun,
+                    "parts": [vars(section) for section in self.sections]}  # fmt: skip
+        (self.out / "gpu_suite.json").write_text(json.dumps(document, indent=1) + "\n")
+        lines = [f"# The suite on {self.device}, model of size {self.scale.size}", ""]
+        for section in self.sections:
+            lines += section.markdown()
+        (self.out / "gpu_suite.md").write_text("\n".join(lines))
+
+    def peak_of(self, command, what):
+        """Runs it and returns the most memory, in bytes, that any process of the suite took so far, if it grew; else None."""
+        self.run(command, what)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        grew, self.peak_children = peak > self.peak_children, max(peak, self.peak_children)
+        return peak if grew else None
+
+
+def of_tables(value):
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def torch_libraries():
+    """Folders of libtorch and of the CUDA libraries beside it, without importing torch."""
+    import importlib.util
+
+    root = pathlib.Path(importlib.util.find_spec("torch").origin).parent
+    return [root / "lib", *sorted(folder for folder in root.parent.glob("nvidia/*/lib") if folder.is_dir())]
+
+
+def python():
+    return sys.executable

@@ -1,0 +1,24 @@
+#pragma once
+// What every row of a LeRobot dataset has beside its features, and whether that is what meta/ says.
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "data/lerobot_info.h"
+
+namespace plimsoll::data {
+
+struct RowIndex {
+  float timestamp = 0;  ///< seconds since the episode's start
+  std::int64_t index = 0, frame_index = 0, episode_index = 0, task_index = 0;
+};
+
+/// Is told of a column that holds `found`, and what is due there instead.
+using TellRow = std::function<void(const char* column, std::int64_t found, const std::string& due)>;
+
+/// Compares the row at global index `index`, which is of episode `episode`, with `info`. Its time is not looked at.
+void check_row(const RowIndex& row, std::int64_t index, std::int64_t episode, const LeRobotInfo& info,
+               const TellRow& tell);
+
+}  // namespace plimsoll::data

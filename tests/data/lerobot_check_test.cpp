@@ -1,0 +1,144 @@
+#include "data/lerobot_check.h"
+
+#include <gmock/gmock.h>
+
+#include <filesystem>
+#include <fstream>
+#include <limits>
+
+#include "core/error.h"
+#include "data/parquet_writer.h"
+#include "tests/data/lerobot_files.h"
+#include "tests/data/model_files.h"
+
+namespace plimsoll::data {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+class LeRobotCheck : public ::testing::Test {
+ protected:
+  std::string root() const { return folder_.file("set"); }
+  std::string in_set(const std::string& name) const { return root() + "/" + name; }
+  DatasetReport report() const { return check_lerobot_dataset(root()); }
+  void edit(const std::string& name, const std::function<void(nlohmann::json&)>& change) const {
+    auto json = nlohmann::json::parse(read_file(in_set(name)));
+    change(json);
+    std::ofstream(in_set(name)) << json.dump();
+  }
+  // Rows of a data file of write_counting_dataset(); `wrong` may change them.
+  void rewrite_rows(const std::string& file, std::int64_t begin, std::int64_t rows,
+                    const std::function<void(std::int64_t, std::vector<Cell>&)>& wrong) const {
+    ParquetWriter writer(in_set(file),
+                         {{"timestamp", ColumnType::kFloat},
+                          {"frame_index"},
+                          {"episode_index"},
+                          {"index"},
+                          {"task_index"},
+                          {"observation.state", ColumnType::kFloats, 2},
+                          {"observation.force", ColumnType::kFloat},
+                          {"action", ColumnType::kFloats, 2}},
+                         64);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      std::vector<Cell> cells{static_cast<double>(i) / 10, i,   std::int64_t{0},          begin + i, std::int64_t{0},
+                              std::vector<double>{0, 0},   0.0, std::vector<double>{0, 0}};
+      wrong(i, cells);
+      writer.add(cells);
+    }
+    writer.finish();
+  }
+  TestFolder folder_;
+};
+
+TEST_F(LeRobotCheck, FindsNothingWhereNothingIsWrong) {
+  write_counting_dataset(root(), {5, 1, 8, 3});
+  const DatasetReport found = report();
+  EXPECT_THAT(found.faults, IsEmpty());
+  EXPECT_THAT(found.warnings, Each(HasSubstr("wrist"))) << "whose pictures differ in size";
+  EXPECT_EQ(found.episodes, 4);
+  EXPECT_EQ(found.frames, 17);
+  EXPECT_EQ(found.tasks, 2);
+  write_counting_dataset_v2(folder_.file("v2"), {5, 1});
+  EXPECT_THAT(check_lerobot_dataset(folder_.file("v2")).faults, IsEmpty());
+}
+
+// What one pass finds: each of these ends the reading for those who train.
+TEST_F(LeRobotCheck, FindsAllThatIsWrongInOnePass) {
+  auto options = counting_options();
+  options.frames_per_data_file = options.frames_per_video_file = 1;
+  write_counting_dataset(root(), {4, 3, 2, 5}, options);
+  edit("meta/info.json", [](auto& json) { json["total_frames"] = 99; });
+  edit("meta/info.json", [](auto& json) { json["features"]["odd"] = {{"dtype", "text"}, {"shape", {1}}}; });
+  edit("meta/stats.json", [](auto& json) { json["action"]["mean"] = {0.0, std::numeric_limits<double>::quiet_NaN()}; });
+  edit("meta/stats.json", [](auto& json) { json["observation.force"]["max"] = {-1.0}; });
+  std::filesystem::resize_file(in_set("data/chunk-000/file-000.parquet"), 100);
+  std::filesystem::remove(in_set("data/chunk-000/file-002.parquet"));
+  rewrite_rows("data/chunk-000/file-001.parquet", 4, 3, [](std::int64_t row, std::vector<Cell>& cells) {
+    cells[2] = std::int64_t{row == 2 ? 7 : 1};
+    if (row == 0) cells[4] = std::int64_t{12};
+    if (row == 1) cells[5] = std::vector<double>{0, std::numeric_limits<double>::quiet_NaN()};
+    if (row == 1) cells[0] = 0.25;
+  });
+  const std::string videos = "videos/observation.images.top/chunk-000/";
+  std::filesystem::remove(in_set(videos + "file-001.mp4"));
+  std::filesystem::copy_file(in_set(videos + "file-002.mp4"), in_set(videos + "file-003.mp4"),
+                             std::filesystem::copy_options::overwrite_existing);
+  const auto faults = report().faults;
+  const std::string second = "file-001.parquet: column ";
+  EXPECT_THAT(faults, Contains(AllOf(HasSubstr("info.json"), HasSubstr("odd"), HasSubstr("text"))));
+  EXPECT_THAT(faults, Contains(AllOf(HasSubstr("total_frames is 99"), HasSubstr("14"))));
+  EXPECT_THAT(faults, Contains(AllOf(HasSubstr("stats"), HasSubstr("action"))));
+  EXPECT_THAT(faults, Contains(AllOf(HasSubstr("observation.force"), HasSubstr("max -1"))));
+  EXPECT_THAT(faults, Contains(HasSubstr("file-000.parquet")));
+  EXPECT_THAT(faults, Contains(HasSubstr("file-002.parquet")));
+  EXPECT_THAT(faults, Contains(HasSubstr(second + "episode_index: row 2 is 7")));
+  EXPECT_THAT(faults, Contains(HasSubstr(second + "task_index: row 0 is 12")));
+  EXPECT_THAT(faults, Contains(HasSubstr(second + "timestamp: row 1 is 0.25 s")));
+  EXPECT_THAT(faults, Contains(HasSubstr(second + "observation.state: row 1 holds nan")));
+  EXPECT_THAT(faults, Contains(HasSubstr("file-001.mp4")));
+  EXPECT_THAT(faults, Contains(AllOf(HasSubstr("file-003.mp4"), HasSubstr("episode 3"))));
+  EXPECT_THAT(faults, Contains(HasSubstr(second + "observation.images.wrist: is missing")));
+}
+
+TEST_F(LeRobotCheck, CountsRowsThatAreWrongAlike) {
+  write_counting_dataset(root(), {9});
+  rewrite_rows("data/chunk-000/file-000.parquet", 0, 9,
+               [](std::int64_t, std::vector<Cell>& cells) { cells[4] = std::int64_t{5}; });
+  std::vector<std::string> of_tasks;
+  for (const auto& fault : report().faults)
+    if (fault.find("task_index") != std::string::npos) of_tasks.push_back(fault);
+  EXPECT_THAT(of_tasks, ElementsAre(HasSubstr("row 0"), HasSubstr("row 1"), HasSubstr("row 2"),
+                                    HasSubstr("6 more rows like these")));
+}
+
+TEST_F(LeRobotCheck, LooksAtTaskTexts) {
+  write_counting_dataset(root(), {2});
+  ParquetWriter writer(in_set("meta/tasks.parquet"), {{"task_index"}, {"task", ColumnType::kText}}, 8);
+  writer.add({std::int64_t{0}, std::string("place the b\xC3\xA4ll \xF0\x9F\xA4\x96")});
+  writer.add({std::int64_t{1}, std::string("bad \xFF bytes")});
+  writer.add({std::int64_t{2}, std::string(5000, 'x')});
+  writer.finish();
+  const DatasetReport found = report();
+  EXPECT_THAT(found.faults, Contains(AllOf(HasSubstr("task 1"), HasSubstr("UTF-8"))));
+  EXPECT_THAT(found.faults, Contains(HasSubstr("total_tasks")));
+  EXPECT_THAT(found.faults, SizeIs(2));
+  EXPECT_THAT(found.warnings, Contains(AllOf(HasSubstr("task 2"), HasSubstr("5000 bytes"))));
+}
+
+TEST_F(LeRobotCheck, WarnsOfConstantsAndRefusesWhatIsNoDataset) {
+  write_counting_dataset(root(), {3});
+  edit("meta/stats.json",
+       [](auto& json) { json["observation.force"]["min"] = json["observation.force"]["max"] = {4.0}; });
+  EXPECT_THAT(report().warnings, Contains(AllOf(HasSubstr("observation.force"), HasSubstr("is 4 in every row"))));
+  EXPECT_THAT(report().faults, IsEmpty());
+  EXPECT_THROW(check_lerobot_dataset(folder_.file("nowhere")), Error);
+}
+
+}  // namespace
+}  // namespace plimsoll::data

@@ -1,0 +1,36 @@
+"""The loader that changes while a run goes on: what is trained stays the same, and what it came to is left for the next run."""
+
+import tomllib
+
+import pytest
+
+import runs
+
+
+def trained(folder, model, **data):
+    """A run of 20 steps; (its folder, what it said)."""
+    changes = {"data": {"synthetic_samples": 40, "synthetic_side": 112, **data}, "train": {"max_steps": 20, "checkpoint_every": 100}}
+    config = runs.configure(folder, model, **changes)
+    with runs.launch(config, 2) as run:
+        assert run.end() == 0, run.output()
+        return folder / "run", run.output()
+
+
+def test_an_adaptive_loader_changes_nothing_that_is_learned(tmp_path, model):
+    fixed, said = trained(tmp_path / "fixed", model, adaptive=False)
+    assert "loader:" not in said
+    adaptive, said = trained(tmp_path / "adaptive", model, adjust_every=2, most_workers=4)
+    runs.assert_same_training(adaptive, fixed, 20)
+    assert "[loader] epoch ends in step" in said and "ahead | steps waited" in said, said
+    for folder in (fixed, adaptive):
+        found = tomllib.loads((folder / "loader.toml").read_text())["data"]
+        assert 1 <= found["workers"] <= 4 and found["prefetch"] >= 1
+
+
+@pytest.mark.parametrize("size", ["1KiB", "4MiB"])
+def test_a_loader_with_little_memory(tmp_path, model, size):
+    """What a step needs is loaded whatever it takes; what is beyond waits for room, and the loader asks for less."""
+    fixed, _ = trained(tmp_path / "fixed", model, adaptive=False)
+    scarce, said = trained(tmp_path / "scarce", model, loader_bytes=size, adjust_every=2, prefetch=6)
+    runs.assert_same_training(scarce, fixed, 20)
+    assert "memory" in said and "is above 80 %: less is loaded ahead" in said, said
