@@ -2,12 +2,14 @@
 """cache.mode = "hybrid" on the demo's task: held-out action error and time, by the part of samples that is live.
 
 Usage, from the repository's root: bench/hybrid_bench.py [--seeds 5] [--steps 400] [--episodes 100] [--fractions 0.25 ...]
-[--rebuilds 5 ...] [--plot docs/hybrid.svg]. A rebuild of 0 is none. Trains the same run with the cache off, and with each fraction and rebuild, once for every seed, one rank and
-one thread each, seed by seed, so that what else the machine does hits all alike. Prints a Markdown table and lines
-FIGURE name = value unit. The first epoch is all live: features are made then. The plot has the error of each fraction over its
-computing, a line for each rebuild.
+[--rebuilds 5 ...] [--few 2 --sure 0.25:5] [--plot docs/hybrid.svg]. A rebuild of 0 is none. Trains the same run with the cache off,
+and with each fraction and rebuild, once for every seed (with --few: only --sure's and off for every seed, the others for so many),
+one rank and one thread each, the runs of a seed one after the other, so that what else the machine does hits all alike; two seeds
+at once where there are two cores. Prints a Markdown table and lines FIGURE name = value unit. Ratios are of the same seeds. The
+first epoch is all live: features are made then. The plot has the error of each fraction over its computing, a line for each rebuild.
 """
 import argparse
+import concurrent.futures
 import json
 import math
 import os
@@ -91,6 +93,8 @@ def main():
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.25])
     parser.add_argument("--rebuilds", type=int, nargs="+", default=[5])
+    parser.add_argument("--few", type=int, help="seeds of the settings that are not in --sure")
+    parser.add_argument("--sure", nargs="+", default=[], help="fraction:rebuild of those that are trained for every seed")
     parser.add_argument("--plot", type=pathlib.Path)
     options = parser.parse_args()
     if not 1 <= options.seeds <= 10:
@@ -107,29 +111,37 @@ def main():
                 kinds[names[rebuild, fraction]] = {
                     "cache.mode": '"hybrid"', "cache.live_fraction": fraction, "cache.rebuild_epochs": rebuild,
                     "cache.frozen_adapters": "true" if fraction == 0 else "false"}
-        results = {kind: [] for kind in kinds}
-        for seed in range(options.seeds):
-            for number, (kind, settings) in enumerate(kinds.items()):
-                results[kind].append(train(folder, f"run{number}", options, seed, settings))
-    print(f"| {options.steps} steps of 16 samples, {options.episodes} episodes of 8 | held-out action error, mean of {options.seeds} seeds | of off's | seconds of computing, of off's | live |\n|---|---|---|---|---|")
+        if unknown := set(options.sure) - {f"{fraction:g}:{rebuild}" for rebuild, fraction in names}:
+            parser.error(f"--sure {' '.join(unknown)}: none of --fractions and --rebuilds")
+        surely = {"off"} | {kind for (rebuild, fraction), kind in names.items() if f"{fraction:g}:{rebuild}" in options.sure}
+
+        def of_seed(seed):
+            wanted = [kind for kind in kinds if options.few is None or seed < options.few or kind in surely]
+            return {kind: train(folder, f"run{list(kinds).index(kind)}", options, seed, kinds[kind]) for kind in wanted}
+
+        with concurrent.futures.ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+            by_seed = list(pool.map(of_seed, range(options.seeds)))
+        results = {kind: [found[kind] for found in by_seed if kind in found] for kind in kinds}
+    print(f"| {options.steps} steps of 16 samples, {options.episodes} episodes of 8 | seeds | held-out action error, mean | of off's | seconds of computing, of off's | live |\n|---|---|---|---|---|---|")
     off = results["off"]
     for kind, found in results.items():
         errors = [one[0] for one in found]
         ratios = [one[0] / base[0] for one, base in zip(found, off)]
         times = [one[1] / base[1] for one, base in zip(found, off)]
-        print(f"| {kind} | {statistics.mean(errors):.4f} +- {interval(errors):.4f} | {statistics.mean(ratios):.3f} +- {interval(ratios):.3f} "
+        print(f"| {kind} | {len(found)} | {statistics.mean(errors):.4f} +- {interval(errors):.4f} | {statistics.mean(ratios):.3f} +- {interval(ratios):.3f} "
               f"| {statistics.mean(times):.3f} | {statistics.mean(one[2] for one in found):.3f} |", flush=True)
     for kind, found in results.items():
         if kind == "off":
             continue
-        print(f"FIGURE held-out action error of {kind}, of off's = {statistics.mean(one[0] for one in found) / statistics.mean(one[0] for one in off):.3f} x")
-        print(f"FIGURE computing of {kind}, of off's = {statistics.mean(one[1] for one in found) / statistics.mean(one[1] for one in off):.3f} x")
+        for what, i in (("held-out action error", 0), ("computing", 1)):
+            ratios = [one[i] / base[i] for one, base in zip(found, off)]
+            print(f"FIGURE {what} of {kind}, of off's, {len(ratios)} seeds = {statistics.mean(ratios):.3f} +- {interval(ratios):.3f}")
     if options.plot:
         lines = {}
         for (rebuild, fraction), kind in names.items():
             ratios = lambda i: [one[i] / base[i] for one, base in zip(results[kind], off)]
             time, error = statistics.mean(ratios(1)), statistics.mean(ratios(0))
-            spread = interval(ratios(0)) if options.seeds > 1 else 0
+            spread = interval(ratios(0)) if len(results[kind]) > 2 else 0  # of two seeds it is wider than the plot
             lines.setdefault(f"rebuilt every {rebuild} epochs" if rebuild else "never rebuilt", []).append((time, error, spread, f"{fraction:g}"))
         options.plot.write_text(plotted(lines))
 

@@ -118,7 +118,7 @@ def failures(suite, section):
         changes = [{"step": 3, "rank": 0, "budget": size_of(low), "after_allocations": after}]
         metrics, _ = suite.train(f"failure-{after}", memory={"budget": high, "budget_changes": changes}, **tables)
         found = summary(metrics)
-        section.figure(f"after {after} allocations: failures replayed", found["retries"])
+        section.figure(f"after {after} allocations: failures replayed", found["retries"], "", at_least=1)
         section.figure(f"after {after} allocations: steps", found["steps"], "of 6", at_least=6)
         off = max(abs(one["loss"] / other["loss"] - 1) for one, other in zip(metrics, calm))
         section.figure(f"after {after} allocations: losses beside an undisturbed run's, worst", off, "relative", at_most=1e-2)

@@ -26,7 +26,7 @@ def sides(suite, folder, batch, recompute):
     ours = [suite.program("reference_dump"), "--device", suite.device, "--model", suite.model(), "--out", folder, "--batch", batch, "--recompute", blocks,
             "--paced", "--dtype", s.dtype, "--images", s.images, "--side", s.side, "--text", s.text, "--width", s.width, "--depth", s.depth,
             "--heads", s.heads, "--max-context", 1024]  # fmt: skip
-    environment = {**suite.environment(), "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)), **suite.environment()}
     counted = dict(environment)
     if suite.device == "cpu":
         counted["LD_PRELOAD"] = step_peer.build_counter(suite.work)

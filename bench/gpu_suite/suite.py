@@ -94,7 +94,8 @@ class Suite:
         folders = [self.build / "lib", *torch_libraries()]
         found = os.environ.get("LD_LIBRARY_PATH", "")
         # Ranks and caches of other runs on this machine must not meddle.
-        return {**os.environ, "LD_LIBRARY_PATH": ":".join([*map(str, folders), *([found] if found else [])]),
+        threads = {"OMP_NUM_THREADS": "1"} if self.device == "cpu" else {}  # a rehearsal beside whatever else runs
+        return {**os.environ, **threads, "LD_LIBRARY_PATH": ":".join([*map(str, folders), *([found] if found else [])]),
                 "XDG_CACHE_HOME": str(self.work / "cache"), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # fmt: skip
 
     def program(self, name):
@@ -123,7 +124,7 @@ class Suite:
         s = self.scale
         threads = max(1, min(12, (os.cpu_count() or 1) - 2))
         base = {
-            "run": {"dir": str(self.work / name), "device": self.device, "seed": 7},
+            "run": {"dir": str(self.work / name), "device": self.device, "seed": 7, "threads": 1 if self.device == "cpu" else 0},
             "model": {"path": str(self.model()), "dtype": s.dtype},
             "lora": {"rank": 8, "alpha": 16},
             "expert": {"width": s.width, "depth": s.depth, "heads": s.heads, "draws": 4, "chunk": 16},

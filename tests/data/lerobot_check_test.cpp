@@ -112,7 +112,7 @@ TEST_F(LeRobotCheck, CountsRowsThatAreWrongAlike) {
                [](std::int64_t, std::vector<Cell>& cells) { cells[4] = std::int64_t{5}; });
   std::vector<std::string> of_tasks;
   for (const auto& fault : report().faults)
-    if (fault.find("task_index") != std::string::npos) of_tasks.push_back(fault);
+    if (fault.find("column task_index:") != std::string::npos) of_tasks.push_back(fault);
   EXPECT_THAT(of_tasks, ElementsAre(HasSubstr("row 0"), HasSubstr("row 1"), HasSubstr("row 2"),
                                     HasSubstr("6 more rows like these")));
 }
