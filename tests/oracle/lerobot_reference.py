@@ -2,17 +2,21 @@
 
   lerobot_reference.py write FOLDER FORM ...   writes a dataset FOLDER/<form> of each of these forms (FORMS) and reads it;
                                         prints as JSON what went wrong: {form: traceback}
-  lerobot_reference.py read DATASET     every sample as lerobot hands it out, into DATASET.safetensors: "000017/<feature>"
-                                        (pictures as 8-bit height x width x channels) and DATASET.json: task texts,
-                                        statistics
+  lerobot_reference.py convert DATASET         converts it from v2.1 to v3.0 in place and reads it
+  lerobot_reference.py read DATASET            reads it
+
+To read is to take every sample as lerobot hands it out, into DATASET.safetensors: "000017/<feature>" (pictures as 8-bit
+height x width x channels), with task texts, stored statistics, and statistics that lerobot computes, in DATASET.json.
 """
 
+import contextlib
 import json
 import pathlib
 import sys
 import traceback
 
 import numpy as np
+from lerobot.datasets.compute_stats import aggregate_stats, get_feature_stats
 from lerobot.datasets.lerobot_dataset import CODEBASE_VERSION, LeRobotDataset
 from PIL import Image
 from safetensors.numpy import save_file
@@ -20,7 +24,8 @@ from safetensors.numpy import save_file
 V3 = CODEBASE_VERSION.startswith("v3")
 REPO = "plimsoll/reference"
 CHUNK = 4
-LENGTHS = [6, 9, 1, 7, 5]
+LENGTHS = [6, 9, 2, 7, 5, 1]  # of an episode of one frame lerobot makes a dataset only in AV1 and of pictures: LONE
+USUAL, LONE = range(5), range(6)
 TASKS = ["push the red block to the left", "schieb den grünen Würfel, schnell — jetzt", "把杯子放到盘子上 🍵"]
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"
 SIZES = {FRONT: (64, 96), WRIST: (48, 80)}
@@ -56,6 +61,8 @@ def value(name, feature, episode, frame):
     if feature["dtype"] in ("image", "video"):
         return picture(name, episode, frame)
     random = np.random.default_rng([sum(map(ord, name)), episode, frame])
+    if feature["dtype"] == "string":
+        return f"note {frame} of episode {episode}"
     if feature["dtype"] == "bool":
         return np.array([frame == LENGTHS[episode] - 1])
     if feature["dtype"].startswith("float"):
@@ -79,15 +86,104 @@ def record(dataset, wanted, episodes):
         dataset.save_episode(**({"parallel_encoding": False} if V3 else {}))
 
 
-def recorded(root, wanted, fps=10, small_files=False, **options):
+def created(root, wanted, fps, small_files=None, **options):
     dataset = LeRobotDataset.create(REPO, fps, wanted, root=root, robot_type="none", **options)
     if small_files and V3:
-        dataset.meta.update_chunk_settings(chunks_size=2, data_files_size_in_mb=0.02, video_files_size_in_mb=0.02)
-    if small_files and not V3:
+        data, videos = small_files
+        dataset.meta.update_chunk_settings(chunks_size=2, data_files_size_in_mb=data, video_files_size_in_mb=videos)
+    if small_files and not V3:  # a file an episode anyway
         dataset.meta.info["chunks_size"] = 2
-    record(dataset, wanted, range(len(LENGTHS)))
+    return dataset
+
+
+def recorded(root, wanted, fps=10, episodes=USUAL, **options):
+    dataset = created(root, wanted, fps, **options)
+    record(dataset, wanted, episodes)
     if V3:
         dataset.finalize()
+
+
+def resumed(root):
+    """Recording went on another day: the library then begins new files."""
+    wanted = features("video", "image")
+    recorded(root, wanted, episodes=range(2), vcodec="h264")
+    dataset = LeRobotDataset(REPO, root=root, vcodec="h264")
+    record(dataset, wanted, range(2, 5))
+    dataset.finalize()
+
+
+def merged(root):
+    from lerobot.datasets.dataset_tools import merge_datasets
+
+    wanted = features("video", "image")
+    parts = []
+    for name, episodes in {"first": [0, 1], "second": [2, 3, 4]}.items():
+        part = root.with_name(f"{root.name}-{name}")
+        recorded(part, wanted, episodes=episodes, vcodec="h264")
+        parts.append(LeRobotDataset(f"{REPO}-{name}", root=part))
+    merge_datasets(parts, REPO, root)
+
+
+def episode_deleted(root):
+    from lerobot.datasets.dataset_tools import delete_episodes
+
+    whole = root.with_name(root.name + "-whole")
+    recorded(whole, features("video", "image"), vcodec="h264")
+    delete_episodes(LeRobotDataset(REPO, root=whole), [3], root, REPO)
+
+
+def encoded_as(codecs):
+    """lerobot 0.3.3 has no option for the codec; its encoding function has one. By camera."""
+    from lerobot.datasets import lerobot_dataset
+
+    encode = lerobot_dataset.encode_video_frames
+
+    def with_codec(pictures, video, fps, **options):
+        encode(pictures, video, fps, vcodec=codecs[video.parent.name], **options)
+
+    lerobot_dataset.encode_video_frames = with_codec
+    return lambda: setattr(lerobot_dataset, "encode_video_frames", encode)
+
+
+def recorded_as(root, front, wrist, **options):
+    restore = encoded_as({FRONT: front, WRIST: wrist})
+    try:
+        recorded(root, features("video", "video"), **options)
+    finally:
+        restore()
+
+
+def as_lists(statistics):
+    return {name: {key: np.asarray(part).tolist() for key, part in parts.items()} for name, parts in statistics.items()}
+
+
+def computed(dataset, tensors):
+    """lerobot's own statistics of what it read, by episode and of all: in double precision, for in that of the data its formula
+    (the mean square less the squared mean) loses the digits that are to be compared, and of 8-bit pictures all."""
+    by_episode = []
+    episodes = np.array([tensors[f"{index:06d}/episode_index"] for index in range(len(dataset))])
+    for episode in np.unique(episodes):
+        statistics = {}
+        for name, feature in dataset.features.items():
+            if feature["dtype"] in ("video", "string"):
+                continue  # a decoded video is no longer what its statistics were taken of
+            rows = np.stack([tensors[f"{index:06d}/{name}"] for index in np.flatnonzero(episodes == episode)]).astype(np.float64)
+            if feature["dtype"] == "image":
+                pictures = get_feature_stats(rows.transpose(0, 3, 1, 2), axis=(0, 2, 3), keepdims=True)
+                statistics[name] = {key: part if key == "count" else np.squeeze(part / 255, axis=0) for key, part in pictures.items()}
+            else:
+                rows = rows[:, 0] if name == "action" else rows  # of a chunk the row's own
+                statistics[name] = get_feature_stats(rows, axis=0, keepdims=rows.ndim == 1)
+        by_episode.append(statistics)
+    return {"computed_by_episode": [as_lists(one) for one in by_episode], "computed": as_lists(aggregate_stats(by_episode))}
+
+
+def convert(root):
+    from lerobot.datasets.v30.convert_dataset_v21_to_v30 import convert_dataset
+
+    with contextlib.redirect_stdout(sys.stderr):
+        convert_dataset(root.name, root=root.parent, push_to_hub=False)
+    read(root)
 
 
 def read(root):
@@ -104,13 +200,43 @@ def read(root):
             elif not isinstance(content, str):
                 tensors[key] = np.array(content.numpy())
     save_file(tensors, root.with_suffix(".safetensors"))
-    statistics = {name: {key: np.asarray(part).tolist() for key, part in parts.items()} for name, parts in dataset.meta.stats.items()}
-    root.with_suffix(".json").write_text(json.dumps({"tasks": tasks, "statistics": statistics}))
+    texts = {"tasks": tasks, "stored": as_lists(dataset.meta.stats), **computed(dataset, tensors)}
+    root.with_suffix(".json").write_text(json.dumps(texts))
 
+
+# What a column may be beside the usual vectors: the library's ArrayND types, other number types, single values, text.
+MORE_COLUMNS = {
+    "observation.matrix": {"dtype": "float32", "shape": (2, 3), "names": None},
+    "observation.cube": {"dtype": "float32", "shape": (2, 3, 2), "names": None},
+    "observation.precise": vector(3, "float64"),
+    "observation.counters": vector(2, "int64"),
+    "observation.levels": vector(5, "uint8"),
+    "observation.gripper": {"dtype": "float32", "shape": (1,), "names": None},
+    "next.done": {"dtype": "bool", "shape": (1,), "names": None},
+    "note": {"dtype": "string", "shape": (1,), "names": None},
+}
 
 FORMS = {
-    "av1": lambda root: recorded(root, features("video", "video"), fps=30),
+    "av1": lambda root: recorded(root, features("video", "video"), fps=30, episodes=LONE),
+    "images": lambda root: recorded(root, features("image", "image"), episodes=LONE),
+    "columns": lambda root: recorded(root, features("image", "image", **MORE_COLUMNS)),
+    "many-files": lambda root: recorded(root, features("video", "image"), fps=30, small_files=(0.05, 0.004)),
 }
+if V3:
+    FORMS |= {
+        "h264": lambda root: recorded(root, features("video", "video"), fps=15, vcodec="h264"),
+        "hevc": lambda root: recorded(root, features("video", "video"), vcodec="hevc", small_files=(100, 1e-6)),
+        "streamed": lambda root: recorded(root, features("video", "video"), streaming_encoding=True),
+        "resumed": resumed,
+        "merged": merged,
+        "episode-deleted": episode_deleted,
+    }
+else:
+    FORMS |= {
+        "h264": lambda root: recorded_as(root, "h264", "h264", fps=15),
+        "av1-and-h264": lambda root: recorded_as(root, "libsvtav1", "h264", fps=30),
+        "hevc": lambda root: recorded_as(root, "hevc", "hevc"),
+    }
 
 
 def write(folder, forms):
@@ -128,6 +254,8 @@ def main():
     what, path = sys.argv[1], pathlib.Path(sys.argv[2])
     if what == "read":
         read(path)
+    elif what == "convert":
+        convert(path)
     else:
         print(json.dumps(write(path, sys.argv[3:])))
 
