@@ -7,6 +7,7 @@ PyAV's own in both, so that what lerobot decodes does not hang on the system's.
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import pathlib
@@ -29,7 +30,9 @@ def requirements(version):
 
 
 def wanted_stamp(version):
-    return hashlib.sha256(requirements(version).read_bytes()).hexdigest()
+    """Of the wheels in the environment and of those behind them, to whose FFmpeg it has links."""
+    lists = [requirements(version), *(ROOT / "tools" / f"requirements-{name}.txt" for name in ["build", "test"])]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in lists)).hexdigest()
 
 
 def site_packages(folder):
@@ -74,19 +77,45 @@ def last_line(error):
     return (text if isinstance(text, str) else text.decode(errors="replace")).strip().splitlines()[-1]
 
 
+def folder_of(version):
+    return ROOT / f".venv-lerobot-{version}"
+
+
+def is_made(version):
+    stamp = folder_of(version) / ".installed"
+    return stamp.exists() and stamp.read_text() == wanted_stamp(version)
+
+
+def how_to(version):
+    return f"no environment of lerobot {version}; PLIMSOLL_PROOFS=1 installs {requirements(version).relative_to(ROOT)} into it"
+
+
+def why_none(versions):
+    """Why none of these versions can be used here, or nothing if one can."""
+    versions = list(versions)
+    return "" if PROOFS or any(map(is_made, versions)) else "; ".join(map(how_to, versions))
+
+
+@functools.cache
+def obstacle(version):
+    """Why that environment cannot be used, once it was tried to make it where that is asked for; nothing if it can."""
+    with locked(folder_of(version)):
+        if is_made(version):
+            return ""
+        if not PROOFS:
+            return how_to(version)
+        try:
+            make(version, folder_of(version))
+        except (subprocess.SubprocessError, OSError) as error:
+            return f"lerobot {version} cannot be installed: {last_line(error)}"
+    return ""
+
+
 def python_of(version):
-    """The interpreter of that environment, which is made first where that is asked for; else the test is skipped."""
-    folder = ROOT / f".venv-lerobot-{version}"
-    stamp = folder / ".installed"
-    with locked(folder):
-        if not (stamp.exists() and stamp.read_text() == wanted_stamp(version)):
-            if not PROOFS:
-                pytest.skip(f"no environment of lerobot {version}: PLIMSOLL_PROOFS=1 installs it ({requirements(version).relative_to(ROOT)})")
-            try:
-                make(version, folder)
-            except (subprocess.SubprocessError, OSError) as error:
-                pytest.skip(f"lerobot {version} cannot be installed: {last_line(error)}")
-    return folder / "bin/python"
+    """The environment's interpreter; where there is none and none can be made, the test is skipped."""
+    if reason := obstacle(version):
+        pytest.skip(reason)
+    return folder_of(version) / "bin/python"
 
 
 def run(version, scratch, *arguments):

@@ -24,8 +24,9 @@ from safetensors.numpy import save_file
 V3 = CODEBASE_VERSION.startswith("v3")
 REPO = "plimsoll/reference"
 CHUNK = 4
-LENGTHS = [6, 9, 2, 7, 5, 1]  # of an episode of one frame lerobot makes a dataset only in AV1 and of pictures: LONE
-USUAL, LONE = range(5), range(6)
+LENGTHS = [6, 9, 2, 7, 5, 1, 1100]
+USUAL = range(5)
+LONE = range(6)  # with an episode of one frame, of which lerobot makes a dataset only in AV1 and of pictures
 TASKS = ["push the red block to the left", "schieb den grünen Würfel, schnell — jetzt", "把杯子放到盘子上 🍵"]
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"
 SIZES = {FRONT: (64, 96), WRIST: (48, 80)}
@@ -75,14 +76,14 @@ def task(episode, frame):
     return TASKS[2 if episode == 1 and frame > 4 else episode % 2]
 
 
-def record(dataset, wanted, episodes):
+def record(dataset, wanted, episodes, late=lambda frame: 0):
     for episode in episodes:
         for frame in range(LENGTHS[episode]):
             sample = {name: value(name, feature, episode, frame) for name, feature in wanted.items()}
             if V3:
                 dataset.add_frame({**sample, "task": task(episode, frame)})
             else:
-                dataset.add_frame(sample, task=task(episode, frame))
+                dataset.add_frame(sample, task=task(episode, frame), timestamp=frame / dataset.fps + late(frame))
         dataset.save_episode(**({"parallel_encoding": False} if V3 else {}))
 
 
@@ -96,9 +97,9 @@ def created(root, wanted, fps, small_files=None, **options):
     return dataset
 
 
-def recorded(root, wanted, fps=10, episodes=USUAL, **options):
+def recorded(root, wanted, fps=10, episodes=USUAL, late=lambda frame: 0, **options):
     dataset = created(root, wanted, fps, **options)
-    record(dataset, wanted, episodes)
+    record(dataset, wanted, episodes, late)
     if V3:
         dataset.finalize()
 
@@ -124,12 +125,42 @@ def merged(root):
     merge_datasets(parts, REPO, root)
 
 
-def episode_deleted(root):
+def edited(edit, wanted=None, **options):
+    """A form that the library's editing tools make of a recorded dataset: edit(dataset, where to)."""
+
+    def make(root):
+        before = root.with_name(root.name + "-before")
+        recorded(before, wanted or features("image", "image"), **options)
+        edit(LeRobotDataset(REPO, root=before), root)
+
+    return make
+
+
+def with_episode_deleted(dataset, root):
     from lerobot.datasets.dataset_tools import delete_episodes
 
-    whole = root.with_name(root.name + "-whole")
-    recorded(whole, features("video", "image"), vcodec="h264")
-    delete_episodes(LeRobotDataset(REPO, root=whole), [3], root, REPO)
+    delete_episodes(dataset, [3], root, REPO)
+
+
+def with_features_changed(dataset, root):
+    from lerobot.datasets.dataset_tools import modify_features
+
+    effort = np.random.default_rng(7).normal(size=len(dataset)).astype(np.float32)
+    added = {"observation.effort": (effort, {"dtype": "float32", "shape": (1,), "names": None})}
+    modify_features(dataset, added, "observation.gripper", root, REPO)
+
+
+def with_tasks_changed(dataset, root):
+    from lerobot.datasets.dataset_tools import modify_tasks
+
+    modify_tasks(dataset, TASKS[0], {1: "nimm den Würfel", 3: "etwas anderes"})
+    dataset.root.rename(root)
+
+
+def with_videos_made(dataset, root):
+    from lerobot.datasets.dataset_tools import convert_image_to_video_dataset
+
+    convert_image_to_video_dataset(dataset, root, REPO, num_workers=1)
 
 
 def encoded_as(codecs):
@@ -204,6 +235,7 @@ def read(root):
     root.with_suffix(".json").write_text(json.dumps(texts))
 
 
+GRIPPER = {"observation.gripper": {"dtype": "float32", "shape": (1,), "names": None}}
 # What a column may be beside the usual vectors: the library's ArrayND types, other number types, single values, text.
 MORE_COLUMNS = {
     "observation.matrix": {"dtype": "float32", "shape": (2, 3), "names": None},
@@ -211,7 +243,7 @@ MORE_COLUMNS = {
     "observation.precise": vector(3, "float64"),
     "observation.counters": vector(2, "int64"),
     "observation.levels": vector(5, "uint8"),
-    "observation.gripper": {"dtype": "float32", "shape": (1,), "names": None},
+    **GRIPPER,
     "next.done": {"dtype": "bool", "shape": (1,), "names": None},
     "note": {"dtype": "string", "shape": (1,), "names": None},
 }
@@ -226,16 +258,20 @@ if V3:
     FORMS |= {
         "h264": lambda root: recorded(root, features("video", "video"), fps=15, vcodec="h264"),
         "hevc": lambda root: recorded(root, features("video", "video"), vcodec="hevc", small_files=(100, 1e-6)),
-        "streamed": lambda root: recorded(root, features("video", "video"), streaming_encoding=True),
+        "streamed": lambda root: recorded(root, features("video", "video"), fps=7, streaming_encoding=True),
         "resumed": resumed,
         "merged": merged,
-        "episode-deleted": episode_deleted,
+        "episode-deleted": edited(with_episode_deleted, features("video", "image"), vcodec="h264"),
+        "features-changed": edited(with_features_changed, features("image", "image", **GRIPPER)),
+        "tasks-changed": edited(with_tasks_changed),
+        "videos-made": edited(with_videos_made),
+        "long": lambda root: recorded(root, features("video", "image"), fps=50, episodes=[*USUAL, 6], vcodec="h264"),
     }
 else:
     FORMS |= {
         "h264": lambda root: recorded_as(root, "h264", "h264", fps=15),
         "av1-and-h264": lambda root: recorded_as(root, "libsvtav1", "h264", fps=30),
-        "hevc": lambda root: recorded_as(root, "hevc", "hevc"),
+        "late-frames": lambda root: recorded(root, features("video", "image"), fps=30, late=lambda frame: 4e-5 * (frame % 2)),
     }
 
 
