@@ -151,6 +151,15 @@ void read_episode_file(const std::string& path, const std::vector<std::string>& 
   }
 }
 
+// lerobot 0.4.4 takes those of a feature of shape [2, 3] over its rows too: one for each of the 3, which then holds for
+// both rows. 0.3.3 has 6.
+void repeat_over_leading_axes(const LeRobotFeature& feature, std::vector<double>& values) {
+  if (feature.kind != FeatureKind::kNumbers || feature.shape.size() < 2) return;
+  if (std::ssize(values) != feature.shape.back()) return;
+  const std::vector<double> last = values;
+  while (std::ssize(values) < feature.width()) values.insert(values.end(), last.begin(), last.end());
+}
+
 void read_statistics(LeRobotInfo& out) {
   const std::string path = out.root + "/meta/stats.json";
   if (!std::filesystem::exists(path)) return;  // an error only for those who normalise by them
@@ -163,8 +172,10 @@ void read_statistics(LeRobotInfo& out) {
                                                                   {"min", &statistics.min},   {"max", &statistics.max},
                                                                   {"q01", &statistics.q01},   {"q99", &statistics.q99}};
     for (const auto& [name, values] : parts) {
-      if (const auto part = found->find(name); part != found->end())
+      if (const auto part = found->find(name); part != found->end()) {
         flatten(*part, *values, path + ": " + feature.name + "." + name);
+        repeat_over_leading_axes(feature, *values);
+      }
     }
   }
 }

@@ -109,6 +109,14 @@ def shown(dataset, frames):
     return Samples(load_file(out), json.loads(out.with_suffix(".json").read_text()))
 
 
+def shown_statistics(dataset):
+    out = dataset.with_name(dataset.name + "-statistics.json")
+    command = [PLIMSOLL, "dataset", "show", dataset, "--indices", "0", "--out", out.with_suffix(".safetensors"), "--statistics", out]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+
 def read_by_lerobot(dataset):
     texts = json.loads(dataset.with_suffix(".json").read_text())
     return Samples(load_file(dataset.with_suffix(".safetensors")), texts["tasks"]), texts
@@ -221,6 +229,20 @@ class TestWrittenByLeRobot:
 
     def test_no_feature_is_left_out(self, pair):
         assert pair.found.features() == pair.expected.features()
+
+    def test_statistics(self, pair):
+        """As lerobot has them in memory: of format v2.1 those of the episodes taken together."""
+        found = shown_statistics(pair.path)
+        assert {"observation.state", "action"} <= set(found)  # of features that its tools add lerobot stores none
+        assert set(found) == {*cameras(pair), *numbers(pair)} & set(pair.texts["stored"])
+        for name, parts in found.items():
+            stored = pair.texts["stored"][name]
+            assert set(parts) == {"mean", "std", "min", "max", "q01", "q99"} & set(stored) and len(parts) >= 4, name
+            shape = (3, 1, 1) if name in cameras(pair) else tuple(pair.info["features"][name]["shape"])
+            for key, values in parts.items():
+                # lerobot 0.4.4 has one value for all leading indices of a matrix, and broadcasts it.
+                expected = np.broadcast_to(np.array(stored[key], np.float64), shape).ravel()
+                np.testing.assert_allclose(values, expected, rtol=1e-6, atol=0, err_msg=f"{name} {key}")
 
 
 # That the datasets are what they are called -----------------------------------------------------------------------------
