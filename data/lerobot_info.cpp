@@ -154,13 +154,25 @@ void read_episodes(LeRobotInfo& out, Faults& faults) {
   if (out.episodes.empty()) fail(ExitCode::kData, "{}/meta/episodes: lists no episode; the dataset is empty", out.root);
 }
 
-FeatureStatistics read_feature_statistics(const Json& json, const std::string& where) {
+// lerobot 0.4.4 takes those of a feature of shape [2, 3] over its rows too: one for each of the 3, which then holds for
+// both rows. 0.3.3 has 6.
+void repeat_over_leading_axes(const LeRobotFeature& feature, std::vector<double>& values) {
+  if (feature.kind != FeatureKind::kNumbers || feature.shape.size() < 2) return;
+  if (std::ssize(values) != feature.shape.back()) return;
+  const std::vector<double> last = values;
+  while (std::ssize(values) < feature.width()) values.insert(values.end(), last.begin(), last.end());
+}
+
+FeatureStatistics read_feature_statistics(const Json& json, const LeRobotFeature& feature, const std::string& where) {
   FeatureStatistics statistics;
   const std::pair<const char*, std::vector<double>*> parts[] = {{"mean", &statistics.mean}, {"std", &statistics.std},
                                                                 {"min", &statistics.min},   {"max", &statistics.max},
                                                                 {"q01", &statistics.q01},   {"q99", &statistics.q99}};
   for (const auto& [name, values] : parts) {
-    if (const auto part = json.find(name); part != json.end()) flatten(*part, *values, where + "." + name);
+    const auto part = json.find(name);
+    if (part == json.end()) continue;
+    flatten(*part, *values, where + "." + name);
+    repeat_over_leading_axes(feature, *values);
   }
   return statistics;
 }
@@ -172,7 +184,8 @@ void read_statistics(LeRobotInfo& out, Faults& faults) {
   for (const LeRobotFeature& feature : out.features) {
     const auto found = json.find(feature.name);
     if (found == json.end()) continue;
-    faults.run([&] { out.statistics[feature.name] = read_feature_statistics(*found, path + ": " + feature.name); });
+    faults.run(
+        [&] { out.statistics[feature.name] = read_feature_statistics(*found, feature, path + ": " + feature.name); });
   }
 }
 

@@ -113,6 +113,20 @@ class Row {
   Tensors& out_;
 };
 
+/// What normalisation goes by: as stored or, of format v2.1, put together from the episodes'.
+nlohmann::ordered_json statistics_json(const data::LeRobotInfo& info) {
+  auto json = nlohmann::ordered_json::object();
+  for (const auto& [feature, statistics] : info.statistics) {
+    const std::pair<const char*, const std::vector<double>*> parts[] = {
+        {"mean", &statistics.mean}, {"std", &statistics.std}, {"min", &statistics.min},
+        {"max", &statistics.max},   {"q01", &statistics.q01}, {"q99", &statistics.q99}};
+    for (const auto& [name, values] : parts) {
+      if (!values->empty()) json[feature][name] = *values;
+    }
+  }
+  return json;
+}
+
 int show(const std::string& root, const cxxopts::ParseResult& parsed) {
   const auto chunk = parsed["chunk"].as<std::int64_t>();
   if (chunk < 1 || chunk > 1 << 20) fail(ExitCode::kUsage, "--chunk is {}, but must be at least 1", chunk);
@@ -133,6 +147,9 @@ int show(const std::string& root, const cxxopts::ParseResult& parsed) {
   tensors.write(out.string());
   write_file_durably(std::filesystem::path(out).replace_extension(".json"),
                      texts.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n", ExitCode::kData);
+  if (parsed.count("statistics"))
+    write_file_durably(parsed["statistics"].as<std::string>(), statistics_json(dataset.info()).dump(2) + "\n",
+                       ExitCode::kData);
   return 0;
 }
 
@@ -167,7 +184,9 @@ int run_dataset(const std::vector<std::string>& args) {
                                                        cxxopts::value<std::string>())(
       "chunk", "Actions from each frame on; rows past the episode's end repeat its last",
       cxxopts::value<std::int64_t>()->default_value("1"))(
-      "out", "File to write, F.safetensors; task texts go to F.json", cxxopts::value<std::string>());
+      "out", "File to write, F.safetensors; task texts go to F.json", cxxopts::value<std::string>())(
+      "statistics", "File to write with the statistics that normalisation goes by, as JSON",
+      cxxopts::value<std::string>());
   options.parse_positional({"what", "dir"});
   options.positional_help("show|check DIR");
   const auto parsed = parse_options(options, args);

@@ -407,6 +407,32 @@ def test_scalars_and_higher_shapes(copied, tmp_path):
     assert tensors["000014/observation.level"].dtype == np.float32 and tensors["000014/observation.level"] == 14
 
 
+def test_show_statistics(demo, tmp_path):
+    out = tmp_path / "statistics.json"
+    done = plimsoll("dataset", "show", demo, "--indices", 0, "--out", tmp_path / "x.safetensors", "--statistics", out)
+    assert done.returncode == 0, done.stderr
+    found, stored = json.loads(out.read_text()), json.loads((demo / "meta/stats.json").read_text())
+    assert set(found) == {"observation.state", "observation.force", "action", TOP, WRIST}
+    for name, parts in found.items():
+        assert parts == {key: np.ravel(stored[name][key]).tolist() for key in ["mean", "std", "min", "max", "q01", "q99"]}
+
+
+@pytest.mark.parametrize("stored", [[[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]], [0.0, 1.0, 2.0]], ids=["lerobot 0.3.3", "lerobot 0.4.4"])
+def test_statistics_of_a_matrix(copied, stored, tmp_path):
+    """Of a feature of shape [2, 3] lerobot has 6 values or, for it takes them over the rows too, 3."""
+    rewrite(copied, lambda table: table.append_column("observation.grid", pa.array([[[1.0] * 3] * 2] * 200, pa.list_(pa.list_(pa.float32())))))
+    for file, section in {"info": lambda whole: whole["features"], "stats": lambda whole: whole}.items():
+        path = copied / f"meta/{file}.json"
+        whole = json.loads(path.read_text())
+        kind = {"dtype": "float32", "shape": [2, 3], "names": None}
+        section(whole)["observation.grid"] = kind if file == "info" else dict.fromkeys(["mean", "std", "min", "max"], stored)
+        path.write_text(json.dumps(whole))
+    out = tmp_path / "statistics.json"
+    done = plimsoll("dataset", "show", copied, "--indices", 0, "--out", tmp_path / "x.safetensors", "--statistics", out)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text())["observation.grid"] == dict.fromkeys(["mean", "std", "min", "max"], [0, 1, 2, 0, 1, 2])
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 
