@@ -1,6 +1,7 @@
 #pragma once
-// The report of a run, as files in its folder: batch_metrics.json, epoch_metrics.json, training_report.json. Made
-// anew from the streams each time, also of a run that goes on; each file is there whole or not at all.
+// The report of a run, as files in its folder: batch_metrics.json, epoch_metrics.json, training_report.json,
+// training_curves.png and task_comparison.png where gnuplot is installed, report.html. Made anew from the streams each
+// time, also of a run that goes on; each file is there whole or not at all.
 
 #include <filesystem>
 #include <string>
@@ -16,7 +17,7 @@ struct WrittenReport {
 };
 
 /// Reads the streams in `run_dir` and writes the report beside them. Throws Error(kData) for streams that cannot be
-/// read (report/run_streams.h) and where the disk refuses.
+/// read (report/run_streams.h) and where the disk refuses. Plots that cannot be drawn are said in the notes.
 WrittenReport write_report(const std::filesystem::path& run_dir);
 
 /// The same for a run that just ended, whose outcome a report must not change: logs one line, a warning when it failed.

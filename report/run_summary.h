@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "report/run_streams.h"
@@ -119,7 +120,9 @@ struct RunSummary {
 };
 RunSummary summarise_run(const RunStreams& run);
 
-/// For a person, at most a dozen lines with a line break each.
+/// For a person: names and what there is to say, about ten of them.
+std::vector<std::pair<std::string, std::string>> summary_rows(const RunStreams& run, const RunSummary& summary);
+/// The same as text, a line each.
 std::string summary_text(const RunStreams& run, const RunSummary& summary);
 
 }  // namespace plimsoll::report

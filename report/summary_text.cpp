@@ -8,9 +8,7 @@
 namespace plimsoll::report {
 namespace {
 
-std::string or_dash(const std::optional<double>& value, const char* unit = "") {
-  return value ? fmt::format("{:.4g}{}", *value, unit) : "-";
-}
+std::string or_dash(const std::optional<double>& value) { return value ? fmt::format("{:.4g}", *value) : "-"; }
 
 std::string outcome_text(const RunStreams& run) {
   if (!run.exit) return "still running, or killed: there is no exit.json of it";
@@ -62,29 +60,37 @@ std::string tasks_text(const Stretch& all) {
   return text;
 }
 
+std::string speed_text(const Stretch& all) {
+  const auto seconds = [](double value) { return format_duration(std::chrono::duration<double>(value)); };
+  return fmt::format("{} samples/s; {} computing, {} waiting for the loader ({})", or_dash(all.samples_per_second),
+                     seconds(all.computing), seconds(all.waiting),
+                     all.waiting_share ? fmt::format("{:.1f} %", 100 * *all.waiting_share) : "-");
+}
+
 }  // namespace
 
-std::string summary_text(const RunStreams& run, const RunSummary& summary) {
+std::vector<std::pair<std::string, std::string>> summary_rows(const RunStreams& run, const RunSummary& summary) {
   const Stretch& all = summary.steps;
-  const auto seconds = [](double value) { return format_duration(std::chrono::duration<double>(value)); };
+  std::vector<std::pair<std::string, std::string>> rows = {{"run", run.folder.string()},
+                                                           {"outcome", outcome_text(run)},
+                                                           {"steps", steps_text(summary)},
+                                                           {"loss", loss_text(summary)}};
+  if (!all.tasks.empty()) rows.emplace_back("tasks", tasks_text(all));
+  rows.emplace_back("speed", speed_text(all));
+  rows.emplace_back("memory", all.worst ? peak_text(*all.worst) : "not known");
+  rows.emplace_back("predictions", predictions_text(summary.predictions));
+  rows.emplace_back("decisions",
+                    fmt::format("{}, {} changed the plan", summary.decisions, summary.plan_changes.size()));
+  rows.emplace_back("trouble", fmt::format("{} steps replayed in smaller pieces ({} pieces), {} skipped", all.replayed,
+                                           all.retries, all.skipped));
+  if (summary.cache) rows.emplace_back("cache", cache_text(*summary.cache));
+  return rows;
+}
+
+std::string summary_text(const RunStreams& run, const RunSummary& summary) {
   std::string text;
-  const auto line = [&](const char* name, const std::string& value) {
+  for (const auto& [name, value] : summary_rows(run, summary))
     text += fmt::format("{:<12} {}\n", name, on_one_line(value, 400));
-  };
-  line("run", run.folder.string());
-  line("outcome", outcome_text(run));
-  line("steps", steps_text(summary));
-  line("loss", loss_text(summary));
-  if (!all.tasks.empty()) line("tasks", tasks_text(all));
-  line("speed", fmt::format("{} samples/s; {} computing, {} waiting for the loader ({})",
-                            or_dash(all.samples_per_second), seconds(all.computing), seconds(all.waiting),
-                            all.waiting_share ? fmt::format("{:.1f} %", 100 * *all.waiting_share) : "-"));
-  line("memory", all.worst ? peak_text(*all.worst) : "not known");
-  line("predictions", predictions_text(summary.predictions));
-  line("decisions", fmt::format("{}, {} changed the plan", summary.decisions, summary.plan_changes.size()));
-  line("trouble", fmt::format("{} steps replayed in smaller pieces ({} pieces), {} skipped", all.replayed, all.retries,
-                              all.skipped));
-  if (summary.cache) line("cache", cache_text(*summary.cache));
   return text;
 }
 
