@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "core/error.h"
 #include "launcher/commands.h"
 #include "launcher/options.h"
 #include "report/report_files.h"
@@ -18,7 +19,8 @@ int run_report(const std::vector<std::string>& args) {
   options.positional_help("RUN_DIR");
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;
-  const report::WrittenReport report = report::write_report(required(*parsed, "dir"));
+  if (parsed->count("dir") == 0) fail(ExitCode::kUsage, "plimsoll report: give the folder of the run (run.dir)");
+  const report::WrittenReport report = report::write_report((*parsed)["dir"].as<std::string>());
   if (parsed->count("json") > 0) {
     fmt::print("{}", report.training_report);
     return 0;

@@ -189,10 +189,10 @@ std::string bars_text(const char* title, int number, const std::vector<std::stri
   std::string text = fmt::format("$bars{} << EOD\n", number), labels;
   for (std::size_t i = 0; i < names.size(); ++i) {
     text += fmt::format("{} {}\n", i, number_text(heights[i]));
-    labels += fmt::format("{}{} {}", i == 0 ? "" : ", ", quoted(on_one_line(names[i], 16)), i);
+    labels += fmt::format("{}{} {}", i == 0 ? "" : ", ", quoted(on_one_line(names[i], 96 / names.size())), i);
   }
   return text + fmt::format(
-                    "EOD\nset title {}\nset xtics ({})\nset xrange [-0.6:{}]\nset yrange [0:*]\n"
+                    "EOD\nset title {}\nset xtics ({})\nset xrange [-0.6:{}]\nset yrange [0:*]\nset boxwidth 0.7\n"
                     "plot $bars{} using 1:2 with boxes fillstyle solid 0.6 linecolor rgb '#1f77b4' notitle\n",
                     quoted(title), labels, static_cast<double>(names.size()) - 0.4, number);
 }
