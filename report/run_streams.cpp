@@ -36,11 +36,12 @@ class Fields {
       refuse(name, *value, "an integer below 2^53");
     return value->get<std::int64_t>();
   }
-  std::int64_t count(const std::string& name) const {
-    const std::int64_t value = integer(name).value_or(0);
-    if (value < 0) refuse(name, value, "0 or more");
+  std::optional<std::int64_t> amount(const std::string& name) const {
+    const auto value = integer(name);
+    if (value && *value < 0) refuse(name, *value, "0 or more");
     return value;
   }
+  std::int64_t count(const std::string& name) const { return amount(name).value_or(0); }
   std::optional<bool> flag(const std::string& name) const {
     const Json* value = find(name);
     if (value != nullptr && !value->is_boolean()) refuse(name, *value, "true or false");
@@ -143,9 +144,9 @@ StepLine step_line(const Fields& line) {
   step.step_ms = line.number("step_ms");
   step.load_ms = line.number("load_ms");
   step.tasks = tasks_of(line);
-  step.samples = line.integer("samples");
-  step.first_sample = line.integer("first_sample");
-  step.micro_batches = line.integer("micro_batches");
+  step.samples = line.amount("samples");
+  step.first_sample = line.amount("first_sample");
+  step.micro_batches = line.amount("micro_batches");
   step.skipped = line.flag("skipped").value_or(false);
   step.ranks = memory_of(line);
   step.attempt = line.integer("attempt").value_or(1);

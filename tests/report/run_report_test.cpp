@@ -394,6 +394,7 @@ TEST_F(RunReport, AFieldOfAnotherKindIsNamed) {
            {R"("samples":1.5)", R"("samples" is 1.5, but must be an integer)"},
            {R"("samples":18446744073709551615)", "must be an integer below 2^53"},
            {R"("first_sample":-9223372036854775808)", "must be an integer below 2^53"},
+           {R"("samples":-5)", "\"samples\" is -5, but must be 0 or more"},
            {R"("epoch":-1)", "\"epoch\" is -1"},
            {R"("epoch":1e300)", "\"epoch\" is 1e+300, but must be between"},
            {R"("task_losses":[1])", R"("task_losses": is no JSON object)"},
