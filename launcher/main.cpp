@@ -32,6 +32,7 @@ constexpr std::array kCommands{
     Command{"train", plimsoll::run_train, "train as one rank: alone, or under mpirun or srun"},
     Command{"simulate", plimsoll::run_simulate, "drive the memory policies with a trace of peaks or a made-up run"},
     Command{"cache", plimsoll::run_cache, "build a feature cache, look at it, verify or clear it"},
+    Command{"report", plimsoll::run_report, "write the report of a run from what it wrote down, and sum it up"},
     Command{"doctor", plimsoll::run_doctor, "say what this machine has and what is missing"},
     Command{"config", plimsoll::run_config, "print the manual of all configuration keys, or a resolved configuration"},
 };

@@ -36,6 +36,8 @@ std::string line(const Json& json) { return json.dump(-1, ' ', false, Json::erro
 
 }  // namespace
 
+std::string to_json(const PlanView& plan) { return line(view(plan)); }
+
 std::string to_json(const StepRecord& record) {
   Json tasks = Json::object();
   for (const auto& [name, loss] : record.task_losses) tasks[name] = loss;

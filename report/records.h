@@ -29,6 +29,7 @@ struct PlanView {
   bool offload = false;
   std::uint32_t hash = 0;
 };
+std::string to_json(const PlanView& plan);
 
 /// One optimiser step over the whole world.
 struct StepRecord {

@@ -206,14 +206,18 @@ struct LaunchConfig {
   }
 };
 
-/// [report]: what rank 0 prints (report/console.h). On a terminal one progress line is redrawn in place and `every` is
-/// not used.
+/// [report]: what rank 0 prints (report/console.h) and leaves behind (report/report_files.h, called by train/run.cpp).
+/// On a terminal one progress line is redrawn in place and `every` is not used.
 struct ReportConfig {
   std::int64_t every = 1;
+  bool files = true;
 
   template <class V>
   void visit(V& v) {
     v("every", every, "Steps between two progress lines where there is no terminal.", at_least(1));
+    v("files", files,
+      "Write report files at the end of a run that is done or stopped: metrics as JSON, plots where gnuplot is "
+      "installed, report.html. `plimsoll report` writes the same at any time.");
   }
 };
 
@@ -245,7 +249,7 @@ struct Config {
     v.table("cache", cache, "Features that are kept across epochs.");
     v.table("train", train, "The optimisation.");
     v.table("launch", launch, "Starting and supervising ranks.");
-    v.table("report", report, "What is printed.");
+    v.table("report", report, "What is printed, and what is left for people.");
   }
 };
 

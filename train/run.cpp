@@ -13,6 +13,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "report/exit_file.h"
+#include "report/report_files.h"
 #include "train/evaluate.h"
 #include "train/loop.h"
 #include "train/source.h"
@@ -136,7 +137,10 @@ ExitCode run(const Config& config, const RunOptions& options) {
   try {
     outcome = train_one(config, options, *communicator, step);
     communicator->barrier();  // all durable work is done: only now may anybody leave
-    if (!options.plan_only && !options.build_cache) write_exit(config, *communicator, outcome, step);
+    if (!options.plan_only && !options.build_cache) {
+      write_exit(config, *communicator, outcome, step);
+      if (config.report.files && communicator->rank() == 0) report::write_report_of_ended_run(config.run.dir);
+    }
   } catch (const ddp::PeerLeft& error) {
     // The culprit has written exit.json; this rank only leaves with its code.
     spdlog::error("{}", error.what());

@@ -51,6 +51,8 @@ max_steps = 8
 checkpoint_every = 2
 [launch]
 timeout = 60
+[report]
+files = false
 """
 
 
