@@ -84,7 +84,8 @@ struct LeRobotSource::Parts {
 
   Normaliser normaliser(const Part& part, const std::string& feature) const {
     const LeRobotInfo& info = part.dataset.info();
-    return Normaliser(options.normalisation, info.statistics_of(*info.find(feature)), feature);
+    return Normaliser(options.normalisation, info.statistics_of(*info.find(feature)),
+                      fmt::format("{}/meta: statistics of \"{}\"", info.root, feature));
   }
 
   void check_widths(const Part& part) const {

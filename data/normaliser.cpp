@@ -7,15 +7,16 @@
 namespace plimsoll::data {
 namespace {
 
-const std::vector<double>& statistic(const std::vector<double>& values, const char* name, const std::string& feature) {
+const std::vector<double>& statistic(const std::vector<double>& values, const char* name, const std::string& where) {
   if (values.empty()) {
     fail(ExitCode::kData,
-         "meta/stats.json: \"{}\" has no \"{}\"; choose another data.normalisation or compute the statistics again",
-         feature, name);
+         "{}: no \"{}\" among them; choose another data.normalisation or compute the statistics again (format v2.1 has "
+         "no "
+         "quantiles)",
+         where, name);
   }
   for (const double value : values) {
-    if (!std::isfinite(value))
-      fail(ExitCode::kData, "meta/stats.json: {} of \"{}\" holds {}, which is not finite", name, feature, value);
+    if (!std::isfinite(value)) fail(ExitCode::kData, "{}: their {} holds {}, which is not finite", where, name, value);
   }
   return values;
 }
@@ -29,14 +30,14 @@ Normalisation parse_normalisation(const std::string& name) {
   fail(ExitCode::kUsage, "data.normalisation is \"{}\", but must be one of mean_std, min_max, quantiles", name);
 }
 
-Normaliser::Normaliser(Normalisation kind, const FeatureStatistics& statistics, const std::string& feature) {
+Normaliser::Normaliser(Normalisation kind, const FeatureStatistics& statistics, const std::string& where) {
   if (kind == Normalisation::kMeanStd) {
-    shift_ = statistic(statistics.mean, "mean", feature);
-    for (const double std : statistic(statistics.std, "std", feature)) scale_.push_back(std > 0 ? std + 1e-8 : 1.0);
+    shift_ = statistic(statistics.mean, "mean", where);
+    for (const double std : statistic(statistics.std, "std", where)) scale_.push_back(std > 0 ? std + 1e-8 : 1.0);
   } else {
     const bool ends = kind == Normalisation::kMinMax;
-    shift_ = statistic(ends ? statistics.min : statistics.q01, ends ? "min" : "q01", feature);
-    const auto& high = statistic(ends ? statistics.max : statistics.q99, ends ? "max" : "q99", feature);
+    shift_ = statistic(ends ? statistics.min : statistics.q01, ends ? "min" : "q01", where);
+    const auto& high = statistic(ends ? statistics.max : statistics.q99, ends ? "max" : "q99", where);
     for (std::size_t i = 0; i < shift_.size(); ++i)
       scale_.push_back(high[i] > shift_[i] ? (high[i] - shift_[i]) / 2 : 1.0);
     offset_ = -1;

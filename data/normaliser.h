@@ -22,9 +22,9 @@ Normalisation parse_normalisation(const std::string& name);
 /// so that such an element becomes 0 (mean_std) or -1 instead of noise blown up. Immutable.
 class Normaliser {
  public:
-  /// Throws Error(kData) naming `feature` and the statistic that is missing (converted datasets have no quantiles) or
-  /// not finite.
-  Normaliser(Normalisation kind, const FeatureStatistics& statistics, const std::string& feature);
+  /// `where`: whose statistics they are, for errors. Throws Error(kData) naming it and the statistic that is missing
+  /// (converted datasets have no quantiles) or not finite.
+  Normaliser(Normalisation kind, const FeatureStatistics& statistics, const std::string& where);
 
   std::size_t width() const { return shift_.size(); }
   /// In place; `values` holds whole rows of width() elements.
