@@ -50,18 +50,19 @@ class ReportWriter {
 }  // namespace
 
 WrittenReport write_report(const std::filesystem::path& run_dir) {
-  const RunStreams run = read_run(run_dir);
+  RunStreams run = read_run(run_dir);
   const RunSummary summary = summarise_run(run);
   const std::vector<EpochSummary> epochs = summarise_epochs(run);
   ReportWriter writer(run_dir);
   writer.report.notes = run.notes;
   writer.report.summary = summary_text(run, summary);
+  writer.add_picture("training_curves.png", "Training curves", training_curves_script(run, summary));
+  writer.add_picture("task_comparison.png", "Tasks compared", task_comparison_script(run, summary));
+  run.notes = writer.report.notes;  // why there is no plot belongs to them
   writer.report.training_report = training_report_json(run, summary);
   writer.write("batch_metrics.json", batch_metrics_json(run));
   writer.write("epoch_metrics.json", epoch_metrics_json(epochs));
   writer.write("training_report.json", writer.report.training_report);
-  writer.add_picture("training_curves.png", "Training curves", training_curves_script(run, summary));
-  writer.add_picture("task_comparison.png", "Tasks compared", task_comparison_script(run, summary));
   writer.write("report.html", html_report(run, summary, epochs, writer.pictures, writer.report.notes));
   return std::move(writer.report);
 }
