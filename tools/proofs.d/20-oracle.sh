@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# Parity with transformers, peft and tokenizers; datasets against pyarrow and PyAV; in full.
+# Parity with transformers, peft and tokenizers; datasets against lerobot 0.3.3 and 0.4.4, pyarrow and PyAV; in full.
 set -euo pipefail
 tools/test.sh oracle
