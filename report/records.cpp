@@ -55,6 +55,7 @@ std::string to_json(const StepRecord& record) {
        {"samples_per_second", record.step_ms > 0 ? static_cast<double>(record.samples) / record.step_ms * 1e3 : 0.0},
        {"step_ms", record.step_ms},
        {"load_ms", record.load_ms},
+       {"wall_ms", record.wall_ms},
        {"micro_batches", record.micro_batches},
        {"skipped", record.skipped},
        {"plan", view(record.plan)},
