@@ -189,13 +189,22 @@ struct LaunchConfig {
 };
 
 /// [report]: what rank 0 prints (report/console.h). On a terminal one progress line is redrawn in place and `every` is
-/// not used.
+/// not used. And what it sends to an MLflow server (report/mlflow_log.h).
 struct ReportConfig {
   std::int64_t every = 1;
+  std::string mlflow_uri, mlflow_experiment = "plimsoll";
+  double mlflow_flush = 5;
 
   template <class V>
   void visit(V& v) {
     v("every", every, "Steps between two progress lines where there is no terminal.", at_least(1));
+    v("mlflow_uri", mlflow_uri,
+      "MLflow tracking server that parameters and metrics are sent to: http://host:port or https://host:port/prefix; "
+      "empty: none. It never holds a step: what it does not take waits in the run's folder.");
+    v("mlflow_experiment", mlflow_experiment, "Experiment on that server; made where there is none.", not_empty());
+    v("mlflow_flush", mlflow_flush,
+      "Seconds that the end of a run waits, at most, for what is still to be sent to that server.",
+      between(0.0, 3600.0));
   }
 };
 
@@ -227,7 +236,7 @@ struct Config {
     v.table("cache", cache, "Features that are kept across epochs.");
     v.table("train", train, "The optimisation.");
     v.table("launch", launch, "Starting and supervising ranks.");
-    v.table("report", report, "What is printed.");
+    v.table("report", report, "What is printed, and what is sent.");
   }
 };
 
