@@ -157,6 +157,7 @@ HttpAnswer HttpClient::perform(const std::string& url) {
   curl_easy_setopt(handle_->curl, CURLOPT_URL, url.c_str());
   curl_easy_setopt(handle_->curl, CURLOPT_WRITEDATA, &answer);
   const CURLcode code = curl_easy_perform(handle_->curl);
+  if (code == CURLE_ABORTED_BY_CALLBACK) return {0, "", "no answer before it was given up"};
   if (code != CURLE_OK) return {0, "", curl_easy_strerror(code)};
   long status = 0;
   curl_easy_getinfo(handle_->curl, CURLINFO_RESPONSE_CODE, &status);
