@@ -116,6 +116,10 @@ HttpClient::HttpClient(const HttpLimits& limits, const std::atomic<bool>& cancel
   handle_->headers = curl_slist_append(nullptr, "Content-Type: application/json");
   handle_->headers = curl_slist_append(handle_->headers, "Expect:");
   curl_easy_setopt(curl, CURLOPT_HTTPHEADER, handle_->headers);
+  // On a connection that it has kept, libcurl makes a request again by itself where the server closes without an
+  // answer, and what must not be done twice would be.
+  curl_easy_setopt(curl, CURLOPT_FRESH_CONNECT, 1L);
+  curl_easy_setopt(curl, CURLOPT_FORBID_REUSE, 1L);
   curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
   curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(limits.connect.count()));

@@ -27,9 +27,9 @@ struct HttpAnswer {
 /// too (and not shown): the address is written into the run's folder, so that they belong into the environment.
 std::string checked_server_address(const std::string& text, const std::string& key);
 
-/// Sends requests one after the other and keeps the connection between them. One thread at a time. Redirections are not
-/// followed. Credentials are those of the environment that MLflow's own clients read (MLFLOW_TRACKING_TOKEN, else
-/// MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD); they are never shown.
+/// Sends requests one after the other, each on a connection of its own and each at most once. One thread at a time.
+/// Redirections are not followed. Credentials are those of the environment that MLflow's own clients read
+/// (MLFLOW_TRACKING_TOKEN, else MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD); they are never shown.
 class HttpClient {
  public:
   /// `cancelled`, where it becomes true, ends a request within about a second; it outlives the client.

@@ -203,7 +203,8 @@ struct ReportConfig {
       "empty: none. It never holds a step: what it does not take waits in the run's folder.");
     v("mlflow_experiment", mlflow_experiment, "Experiment on that server; made where there is none.", not_empty());
     v("mlflow_flush", mlflow_flush,
-      "Seconds that the end of a run waits, at most, for what is still to be sent to that server.",
+      "Seconds that the end of a run waits, at most, for what is still to be sent to that server; never more than half "
+      "of launch.timeout.",
       between(0.0, 3600.0));
   }
 };

@@ -60,7 +60,9 @@ std::unique_ptr<report::MlflowLog> mlflow_log(const Config& config, std::int64_t
   options.experiment = config.report.mlflow_experiment;
   options.configuration = config_to_toml(config);
   options.resumed = resume_step > 0 || report::attempt_number() > 1;
-  options.flush = std::chrono::milliseconds(static_cast<std::int64_t>(config.report.mlflow_flush * 1000.0));
+  // The other ranks wait for this one meanwhile.
+  const double seconds = std::min(config.report.mlflow_flush, config.launch.timeout / 2);
+  options.flush = std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000.0));
   return std::make_unique<report::MlflowLog>(options);
 }
 
