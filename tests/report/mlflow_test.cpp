@@ -358,9 +358,11 @@ TEST_F(Mlflow, WhatIsRefusedStandsAloneAndStopsNothingElse) {
     }
     return std::nullopt;
   };
-  MlflowDelivery delivery(folder_, "http://h:1", transport());
-  EXPECT_EQ(deliver_all(delivery), MlflowDelivery::Outcome::kNothing);
-  EXPECT_EQ(delivery.refused(), 2);
+  {
+    MlflowDelivery delivery(folder_, "http://h:1", transport());
+    EXPECT_EQ(deliver_all(delivery), MlflowDelivery::Outcome::kNothing);
+    EXPECT_EQ(delivery.refused(), 2);
+  }
   auto expected = up_to(100);
   EXPECT_EQ(ModelServer::steps(server_.runs.at("run1"), "step_ms"), expected);
   expected.erase(expected.begin() + 40, expected.begin() + 42);
