@@ -1,6 +1,7 @@
 #pragma once
 // What is wrong with files that are read: the first fault ends the reading, or all of them are listed.
 
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,7 +25,8 @@ class Faults {
     list_.push_back(what);
   }
 
-  /// Runs `part`; an Error(kData) that it throws is a fault. False when there was one and it was kept.
+  /// Runs `part`; an Error(kData) that it throws is a fault, and so is a folder that cannot be read. False when there
+  /// was one and it was kept.
   template <class Part>
   bool run(Part&& part) {
     try {
@@ -33,8 +35,10 @@ class Faults {
     } catch (const Error& error) {
       if (!listing_ || error.code() != ExitCode::kData) throw;
       list_.emplace_back(error.what());
-      return false;
+    } catch (const std::filesystem::filesystem_error& error) {
+      add(error.what());
     }
+    return false;
   }
 
  private:

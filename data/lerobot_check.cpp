@@ -69,10 +69,12 @@ class Check {
     check_tasks();
     for (const LeRobotFeature& feature : info_.features)
       if (feature.kind == FeatureKind::kNumbers) check_statistics(feature);
-    for (const DataPart& part : data_parts()) check_data_file(part);
+    attempt([&] {
+      for (const DataPart& part : data_parts()) check_data_file(part);
+    });
     const auto cameras = info_.cameras();
     for (std::size_t slot = 0; slot < cameras.size(); ++slot)
-      if (info_.find(cameras[slot])->kind == FeatureKind::kVideo) check_videos(cameras[slot], slot);
+      if (info_.find(cameras[slot])->kind == FeatureKind::kVideo) attempt([&] { check_videos(cameras[slot], slot); });
     report_.faults.insert(report_.faults.begin(), faults_.list().begin(), faults_.list().end());
     report_.episodes = std::ssize(info_.episodes);
     report_.frames = info_.frames;

@@ -16,8 +16,8 @@ struct DatasetReport {
 
 /// Reads all of `root`: meta/, every row of every data file, the size of every picture of an image column, and of every
 /// video the first and the last frame of each episode. A column's rows that are wrong in the same way are named up to
-/// the third, then counted. Memory grows with the largest data file. Throws Error(kData) only when meta/info.json
-/// cannot be read at all.
+/// the third, then counted. Memory grows with the largest data file. Throws Error(kData) where nothing else can be
+/// read: meta/info.json, its version, frames a second or paths.
 DatasetReport check_lerobot_dataset(const std::string& root);
 
 }  // namespace plimsoll::data

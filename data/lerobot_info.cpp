@@ -134,6 +134,11 @@ void read_episode_file(const std::string& path, const std::vector<std::string>& 
     if (index[row] != static_cast<std::int64_t>(out.episodes.size()))
       faults.add(fmt::format("{}: column episode_index: row {} is {}, but the next episode is {}", path, row,
                              index[row], out.episodes.size()));
+    if (length[row] > kMostFrames || from[row] < 0 || from[row] > kMostFrames) {
+      faults.add(fmt::format("{}: row {}: episode {} of length {} begins at frame {}; at most {} are read", path, row,
+                             index[row], length[row], from[row], kMostFrames));
+      continue;
+    }
     if (from[row] != out.frames || length[row] < 1 || to[row] != from[row] + length[row])
       faults.add(fmt::format(
           "{}: row {}: episode {} of length {} has frames {} to {}, but must begin at {} and have at least one", path,

@@ -65,6 +65,9 @@ struct LeRobotInfo {
   const FeatureStatistics& statistics_of(const LeRobotFeature& feature) const;
 };
 
+/// Of a dataset: far more than any has, and sums of them stay whole numbers.
+inline constexpr std::int64_t kMostFrames = std::int64_t{1} << 48;
+
 /// Reads and checks `root`/meta. Throws Error(kData) naming file and key, column or row: another format version, no
 /// episodes, episodes that overlap or leave gaps, task indices that are not 0 .. n - 1, a missing or mistyped entry.
 LeRobotInfo read_lerobot_info(const std::string& root);

@@ -9,7 +9,8 @@
 
 namespace plimsoll::data {
 
-/// Throws Error(kData) when the file cannot be read or is no JSON.
+/// Throws Error(kData) when the file cannot be read or is no JSON. Python's NaN, Infinity and -Infinity, which JSON
+/// does not have, are taken as texts of these names.
 nlohmann::json read_json(const std::string& path);
 
 /// A line each, of a .jsonl file; empty lines are left out. Throws Error(kData) naming the line, from 1.
@@ -29,8 +30,8 @@ T entry(const nlohmann::json& json, const std::string& where, const std::string&
   }
 }
 
-/// Numbers of nested lists, one after another: statistics of pictures are [3][1][1]. Booleans are 0 and 1. Throws
-/// Error(kData) naming `where`.
+/// Numbers of nested lists, one after another: statistics of pictures are [3][1][1]. Booleans are 0 and 1, and those
+/// texts and null what they stand for. Throws Error(kData) naming `where`.
 void flatten(const nlohmann::json& json, std::vector<double>& out, const std::string& where);
 
 }  // namespace plimsoll::data

@@ -42,6 +42,8 @@ void read_episodes(const Json& info, LeRobotInfo& out, Faults& faults) {
     const auto length = entry<std::int64_t>(lines[i], where, "length");
     if (index != static_cast<std::int64_t>(i))
       faults.add(fmt::format("{}: episode_index is {}, but the next episode is {}", where, index, i));
+    if (length > kMostFrames || out.frames > kMostFrames)
+      fail(ExitCode::kData, "{}: episode {} has {} frames; at most {} are read", where, i, length, kMostFrames);
     if (length < 1)
       faults.add(fmt::format("{}: episode {} has {} frames, but must have at least one", where, i, length));
     // A file an episode: its number is the episode's, and every video begins with it.

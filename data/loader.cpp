@@ -95,12 +95,18 @@ struct Loader::Parts {
 
   static std::int64_t bytes_of(const Slot& slot) { return slot.sample ? host_bytes(*slot.sample) : 0; }
 
-  /// As if what is being loaded, and one more, became as large as the largest so far.
-  bool has_room() const { return options.most_bytes == 0 || held + (loading + 1) * largest <= options.most_bytes; }
+  /// As if what is being loaded, and one more, became as large as the largest so far; before there is one, it is found
+  /// out with one sample.
+  bool has_room() const {
+    if (options.most_bytes == 0) return true;
+    return largest == 0 ? loading == 0 : held + (loading + 1) * largest <= options.most_bytes;
+  }
 
   bool take_job(Job& job) {
-    const std::uint64_t ahead = begin_of(step + 1);
+    // What was queued under a larger prefetch waits until it lies in the window again.
+    const std::uint64_t ahead = begin_of(step + 1), end = begin_of(step + options.prefetch + 1);
     for (auto& [position, slot] : slots) {
+      if (position >= end) return false;
       if (slot.phase != Phase::kQueued) continue;
       if (position >= ahead && !has_room()) return false;
       slot.phase = Phase::kLoading;
@@ -217,7 +223,7 @@ void Loader::set_workers(int workers) {
 void Loader::set_prefetch(std::int64_t steps) {
   const std::lock_guard lock(parts_->mutex);
   parts_->options.prefetch = std::max<std::int64_t>(0, steps);
-  // Steps beyond a smaller window stay: dropping them would load them twice.
+  // What is loaded beyond a smaller window stays: dropping it would load it twice.
   parts_->extend();
 }
 

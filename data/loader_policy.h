@@ -39,7 +39,7 @@ struct LoaderDecision {
 /// The rules, in this order:
 /// - memory above its limit: half as far ahead; where that is one step already, one thread less;
 /// - utilisation below its target, steps that wait a twentieth of their time or more, and memory free: twice as many
-///   threads up to four, then half as many again, and at least as many steps ahead as threads need;
+///   threads up to four, then half as many again;
 /// - loading slower than processing, or utilisation above 0.95: one step further ahead; for the latter up to four, as
 ///   where no step waits more only takes memory;
 /// - else nothing.

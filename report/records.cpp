@@ -58,6 +58,7 @@ std::string to_json(const StepRecord& record) {
                {"samples_per_second", samples_per_second(record)},
                {"step_ms", record.step_ms},
                {"load_ms", record.load_ms},
+               {"wall_ms", record.wall_ms},
                {"micro_batches", record.micro_batches},
                {"skipped", record.skipped},
                {"plan", view(record.plan)},

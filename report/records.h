@@ -47,6 +47,7 @@ struct StepRecord {
                                    ///< a split
   std::int64_t live = 0;           ///< samples that ran the whole model; the others came with their hidden states
   double load_ms = 0.0;            ///< waited for the loader, the slowest rank
+  double wall_ms = 0.0;            ///< from asking for samples to the end of the update, on rank 0
   bool skipped = false;            ///< values were not finite: nothing was updated
   PlanView plan;
   std::vector<RankMemory> ranks;  ///< in rank order

@@ -29,7 +29,7 @@ else
 fi
 
 # What the programs need, libraries of libraries too, but for the ones that are there (libc's, torch's, CUDA's) and FFmpeg.
-there='/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|ld-linux-x86-64|libtorch[a-z_]*|libc10[a-z_]*|libgomp|libcu[a-z]*|libnv[a-zA-Z]*|libnccl)[-.]'
+there='/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|ld-linux-x86-64|libtorch[a-z_]*|libc10[a-z_]*|libgomp|libcu(da|dart|dnn|blas|blasLt|fft|file|pti|rand|solver|sparse|sparseLt)[a-z_]*|libnv[a-zA-Z]*|libnccl)[-.]'
 video='lib(avcodec|avformat|avutil|swscale|swresample)\.so'
 needed() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
 where() { ldd "$build/plimsoll" "$build/cuda_library" "$build/reduction_bench" | awk -v name="$1" '$1 == name && $3 ~ /^\// && !seen++ {print $3}'; }

@@ -138,21 +138,24 @@ struct DataConfig {
       "Both change while the run goes on, by how long steps wait, how busy the device is and what memory is free. "
       "`loader.toml` in run.dir says at the end where to start the next run.");
     v("adjust_every", adjust_every, "Steps between two such changes.", at_least(1));
-    v("most_workers", most_workers, "Loader threads at most; 0: a rank's part of the cores.", between(0, 64));
-    v("most_prefetch", most_prefetch, "Steps that the loader is ahead at most.", at_least(1));
+    v("most_workers", most_workers,
+      "Loader threads that it may come to; 0: the machine's cores by all ranks, or `workers` if that is more.",
+      between(0, 64));
+    v("most_prefetch", most_prefetch, "Steps that it may come to be ahead.", at_least(1));
     v("loader_bytes", loader_bytes,
-      "Bytes of host memory that a rank's loaded samples may take: \"auto\" (what leaves a fifth of the machine's "
-      "memory free) or a size. A single step's samples may take more.",
+      "Bytes of host memory that a rank's loaded samples may take: \"auto\" (no bound but that the adaptive loader is "
+      "less far ahead where more than four fifths of the machine's memory are in use) or a size. A single step's "
+      "samples may take more.",
       either({one_of({"auto"}), byte_size()}));
     v("eval_fraction", eval_fraction, "Fraction of the episodes, the last ones, kept out of training to measure on.",
       between(0.0, 0.5));
     v("synthetic_samples", synthetic_samples,
       "Train on this many made-up samples instead of a dataset, to try memory and speed; 0: off.", at_least(0));
-    v("synthetic_images", synthetic_images, "Pictures of a made-up sample.", at_least(1));
+    v("synthetic_images", synthetic_images, "Pictures of a made-up sample.", between(1, 64));
     v("synthetic_side", synthetic_side,
       "Pixels of their sides, a multiple of 28; 0: sides differ from 56 to 112, and every 16th sample has 224.",
-      at_least(0));
-    v("synthetic_text", synthetic_text, "Text tokens of a made-up sample; 0: 8 to 40.", at_least(0));
+      between(0, 4480));
+    v("synthetic_text", synthetic_text, "Text tokens of a made-up sample; 0: 8 to 40.", between(0, 100000));
   }
 };
 

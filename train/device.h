@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "ddp/device_communicator.h"
@@ -31,9 +32,10 @@ struct Device {
   std::string id;                           ///< no other device of any machine has it; empty for the CPU
   std::int64_t total = 0;                   ///< bytes that it has
   std::function<std::int64_t()> available;  ///< bytes that are free now
-  std::function<double()> utilisation;      ///< part of the last moments that it was busy, 0 to 1; null: not known
-  int sharers = 0;                          ///< ranks that compute on it, as communicator_on() finds; 0: all
-  const DeviceLibrary* library = nullptr;   ///< null for the CPU
+  /// Part of the last moments that it was busy, 0 to 1; nothing, or null, where it does not say.
+  std::function<std::optional<double>()> utilisation;
+  int sharers = 0;                         ///< ranks that compute on it, as communicator_on() finds; 0: all
+  const DeviceLibrary* library = nullptr;  ///< null for the CPU
 };
 
 /// The CPU behind its budgeted allocator (memory/cpu_allocator.h), installed with the first call.

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <exception>
 #include <filesystem>
 #include <thread>
 
@@ -55,7 +56,7 @@ LoaderTuner::LoaderTuner(Session& session, RunLog& log)
 // On the CPU the device is busy whenever the step does not wait.
 LoaderTuner::Sums LoaderTuner::look(double load_ms, double wall_ms) const {
   Sums one{1, load_ms, wall_ms, wall_ms > 0 ? 1.0 - load_ms / wall_ms : 0.0, machine_in_use()};
-  if (session_.device.utilisation) one.utilisation = session_.device.utilisation();
+  if (session_.device.utilisation) one.utilisation = session_.device.utilisation().value_or(one.utilisation);
   const auto most = static_cast<double>(session_.loader->most_bytes());
   if (most > 0) one.memory = static_cast<double>(session_.loader->held_bytes()) / most;
   return one;
@@ -99,8 +100,16 @@ void LoaderTuner::close_epoch(std::int64_t step) {
   adjusted_ = 0;
 }
 
-void LoaderTuner::recommend() const {
+void LoaderTuner::recommend() const noexcept {
   if (session_.communicator.rank() != 0 || by_setting_.empty()) return;
+  try {
+    write_file_durably(std::filesystem::path(session_.config.run.dir) / "loader.toml", recommendation());
+  } catch (const std::exception& error) {
+    spdlog::warn("no loader.toml was written: {}", error.what());
+  }
+}
+
+std::string LoaderTuner::recommendation() const {
   // A setting that was left after a few steps has not shown what it does.
   const std::int64_t least = session_.config.data.adjust_every / 2;
   const auto mean = [](const Sums& sums) { return sums.wall_ms / static_cast<double>(sums.steps); };
@@ -112,11 +121,10 @@ void LoaderTuner::recommend() const {
     return cost(entry) <= std::pair(best.first, kNoise * best.second);
   });
   const auto& [setting, sums] = *chosen;
-  const std::string text = fmt::format(
+  return fmt::format(
       "# What this run's loader did best with: {} steps of {:.1f} ms, of which {:.1f} ms waiting for samples.\n"
       "# For the configuration of the next run.\n[data]\nworkers = {}\nprefetch = {}\n",
       sums.steps, mean(sums), sums.load_ms / static_cast<double>(sums.steps), setting.first, setting.second);
-  write_file_durably(std::filesystem::path(session_.config.run.dir) / "loader.toml", text);
 }
 
 }  // namespace plimsoll::train

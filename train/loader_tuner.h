@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <string>
 #include <utility>
 
 #include "data/loader_policy.h"
@@ -20,8 +21,9 @@ class LoaderTuner {
   /// A step waited `load_ms` for its samples and took `wall_ms` in all. Every data.adjust_every steps the loader is
   /// changed where the policy says so; where an epoch ends, a line tells what the loader came to.
   void took(std::int64_t step, double load_ms, double wall_ms);
-  /// Rank 0 writes run.dir/loader.toml: the setting under which steps took least, for the next run to start with.
-  void recommend() const;
+  /// Rank 0 writes run.dir/loader.toml: the setting under which steps took least, for the next run to start with. A
+  /// disk that refuses costs a warning.
+  void recommend() const noexcept;
 
  private:
   struct Sums {
@@ -31,6 +33,7 @@ class LoaderTuner {
   };
   Sums look(double load_ms, double wall_ms) const;
   void adjust(std::int64_t step);
+  std::string recommendation() const;
   void close_epoch(std::int64_t step);
 
   Session& session_;

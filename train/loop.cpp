@@ -55,8 +55,8 @@ Outcome Loop::run() {
     if (upkeep_ && !replaying_) upkeep_->work(step);
     if (!replaying_ && step % session_.config.train.checkpoint_every == 0) checkpoint();
   }
-  loader_.recommend();
   checkpoint();
+  loader_.recommend();
   return {};
 }
 

@@ -84,6 +84,7 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
                   std::int64_t& step) {
   const bool trains = !options.plan_only && !options.build_cache;
   if (!options.resume && trains) refuse_old_run(config.run.dir);
+  if (trains && communicator.rank() == 0) report::remove_exit_record(config.run.dir);  // how an earlier attempt ended
   Device device = open_device(config.run.device, communicator.local_rank());
   const auto on_device = communicator_on(device, communicator);
   set_threads(config.run, communicator.world());

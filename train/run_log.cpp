@@ -149,6 +149,7 @@ void RunLog::step(const StepView& v) {
   record.skipped = result.verdict.action == ddp::Action::kSkip;
   record.plan = view(v.plan);
   record.ranks = rank_memory(result.reports);
+  record.wall_ms = v.wall_ms;
   record.attempt = report::attempt_number();
   metrics_->append(report::to_json(record));
   if (mlflow_) mlflow_->step(record);

@@ -1,5 +1,7 @@
 #include "train/source.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "data/lerobot_source.h"
 #include "model/qwen_config.h"
@@ -12,7 +14,8 @@ void keep_shape(const DataConfig& config, data::SyntheticOptions& options) {
   options.heavy_every = config.synthetic_side > 0 ? 0 : 16;
   if (config.synthetic_side % 28 != 0)
     fail(ExitCode::kUsage, "data.synthetic_side = {}: no multiple of 28, the pixels of a token's side; give {} or {}",
-         config.synthetic_side, config.synthetic_side / 28 * 28, (config.synthetic_side / 28 + 1) * 28);
+         config.synthetic_side, std::max<std::int64_t>(1, config.synthetic_side / 28) * 28,
+         (config.synthetic_side / 28 + 1) * 28);
   if (config.synthetic_side > 0) options.smallest_side = options.largest_side = static_cast<int>(config.synthetic_side);
   if (config.synthetic_text > 0) options.smallest_text = options.largest_text = static_cast<int>(config.synthetic_text);
 }

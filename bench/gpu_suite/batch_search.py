@@ -18,7 +18,8 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "peers"))
 from reference_model import Reference, collate, read_batches, read_options  # noqa: E402
 
-SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from suite import size_of  # noqa: E402
 
 
 def step(model, optimizer, samples, batch, effective, device):
@@ -40,7 +41,9 @@ def attempt(model, optimizer, samples, batch, effective, device):
         start = time.perf_counter()
         step(model, optimizer, samples, batch, effective, device)
         return time.perf_counter() - start
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:  # torch's own among them
+        if not any(word in str(error) for word in ("out of memory", "ALLOC_FAILED", "not enough memory")):
+            raise
         return None
 
 
@@ -62,7 +65,7 @@ def main():
             if args.device != "cpu":
                 total = torch.cuda.get_device_properties(0).total_memory
                 torch.cuda.empty_cache()
-                torch.cuda.set_per_process_memory_fraction(min(1.0, int(budget[:-3]) * SIZES[budget[-3:]] / total))
+                torch.cuda.set_per_process_memory_fraction(min(1.0, size_of(budget) / total))
             for batch in args.batches:
                 seconds = attempt(model, optimizer, samples, batch, args.effective, args.device)
                 optimizer.zero_grad(set_to_none=True)

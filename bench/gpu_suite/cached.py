@@ -2,6 +2,8 @@
 
 import statistics
 
+from plans import rate
+
 
 def steady(metrics, live=None):
     """Lines of the later epochs, when every sample that is drawn has its features."""
@@ -16,7 +18,7 @@ def measure(suite, name, **cache):
     lines = steady(metrics, live=0 if cache.get("mode") == "hybrid" else None)
     if not lines:
         return None
-    return {"cache": name, "samples/s": statistics.median(line["samples_per_second"] for line in lines),
+    return {"cache": name, "samples/s": statistics.median(rate(line) for line in lines),
             "peak": max(rank["peak"] for line in lines for rank in line["memory"]), "steps": len(lines)}  # fmt: skip
 
 

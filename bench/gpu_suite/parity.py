@@ -8,7 +8,8 @@ from suite import PEERS, NotRun, python
 def dump(suite, name, device, *words):
     """Runs our steps; (folder, tensors by name)."""
     folder = suite.work / "parity" / name
-    suite.run([suite.program("reference_dump"), "--out", folder, "--device", device, *words], f"our steps, {name}")
+    suite.run([suite.program("reference_dump"), "--out", folder, *(("--device", device) if "--device" not in words else ()), *words],
+              f"our steps, {name}")  # fmt: skip
     return folder, load_file(str(folder / "ours.safetensors"))
 
 
@@ -54,9 +55,7 @@ def full(suite, section):
     """In bf16: how far we are from the fp32 result, and how far transformers is."""
     suite.need_model()
     s = suite.scale
-    words = ("--model", suite.model(), "--dtype", "bf16", "--batch", "2", "--images", s.images, "--side", s.side, "--text", s.text,
-             "--width", s.width, "--depth", s.depth, "--heads", s.heads, "--max-context", 1024)  # fmt: skip
-    folder, ours = dump(suite, "full", suite.device, *words)
+    folder, ours = dump(suite, "full", suite.device, *suite.sample_words(), "--batch", "2")
     theirs, exact = (reference(suite, folder, suite.device, dtype) for dtype in ("bf16", "fp32"))
     parts = {"hidden states": lambda t: [t["hidden"]], "gradients of lora": lambda t: gradients(t, "lora"),
              "gradients of expert": lambda t: gradients(t, "expert")}  # fmt: skip

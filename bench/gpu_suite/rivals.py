@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 
-from suite import PEERS, NotRun, python
+from suite import PEERS, Broken, python
 
 sys.path.insert(0, str(PEERS))
 import step_peer  # noqa: E402
@@ -23,25 +23,29 @@ def sides(suite, folder, batch, recompute):
     s = suite.scale
     folder.mkdir(parents=True)
     blocks = 0 if recompute == "none" else s.depth_of_language
-    ours = [suite.program("reference_dump"), "--device", suite.device, "--model", suite.model(), "--out", folder, "--batch", batch, "--recompute", blocks,
-            "--paced", "--dtype", s.dtype, "--images", s.images, "--side", s.side, "--text", s.text, "--width", s.width, "--depth", s.depth,
-            "--heads", s.heads, "--max-context", 1024]  # fmt: skip
-    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)), **suite.environment()}
-    counted = dict(environment)
-    if suite.device == "cpu":
-        counted["LD_PRELOAD"] = step_peer.build_counter(suite.work)
-    mine = step_peer.Side([str(word) for word in ours], counted)
-    return mine, step_peer.Side([python(), str(PEERS / "step_peer.py"), "--peer", str(folder), "--device", suite.device], counted)
+    ours = [suite.program("reference_dump"), *suite.sample_words(), "--out", folder, "--batch", batch, "--recompute", blocks, "--paced"]
+    theirs = [python(), PEERS / "step_peer.py", "--peer", folder, "--device", suite.device]
+    counter = {"LD_PRELOAD": step_peer.build_counter(suite.work)} if suite.device == "cpu" else {}
+    more = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)), **counter}
+    patience = max(1.0, min(180.0, suite.left()))
+    mine = step_peer.Side([str(word) for word in ours], {**more, **suite.environment(), **counter}, patience)
+    try:
+        return mine, step_peer.Side([str(word) for word in theirs], {**more, **suite.environment(ours=False), **counter}, patience)
+    except step_peer.SideFailed:
+        mine.close()
+        raise
 
 
 def compare(suite, section, batch, recompute):
     with tempfile.TemporaryDirectory(dir=suite.work) as folder:
         mine, theirs = sides(suite, pathlib.Path(folder) / "step", batch, recompute)
-        for _ in range(suite.scale.turns):
-            mine.step()
-            theirs.step()
-        for side in (mine, theirs):
-            side.close()
+        try:
+            for _ in range(suite.scale.turns):
+                mine.step()
+                theirs.step()
+        finally:
+            for side in (mine, theirs):
+                side.close()
     speed = statistics.median(other / own for own, other in zip(mine.seconds, theirs.seconds))
     whole = [side.ready["live_bytes"] + side.ready["step_bytes"] for side in (mine, theirs)]
     name = f"batch {batch}, recompute {recompute}"
@@ -61,7 +65,12 @@ def equal_batch(suite, section):
             if suite.left() < 30:
                 section.not_run(f"batch {batch}, recompute {recompute}", "the time is up")
                 continue
-            rows.append(compare(suite, section, batch, recompute))
+            try:
+                rows.append(compare(suite, section, batch, recompute))
+            except step_peer.SideFailed as failure:
+                if "reference_dump" in str(failure).split(" ")[0]:
+                    raise Broken(str(failure)) from None
+                section.not_run(f"batch {batch}, recompute {recompute}", f"PyTorch's side: {str(failure).strip().splitlines()[-1][:200]}")
     section.table("Steps", rows)
     suite.known["equal"] = rows
     utilisation(suite, section, rows)
@@ -77,7 +86,9 @@ def utilisation(suite, section, rows):
     s = suite.scale
     patches = s.images * (s.side // 14) ** 2
     flops = 4 * counts["language"] * (patches // 4 + s.text) + 2 * counts["vision"] * patches
-    best = max(row["ours, samples/s"] for row in rows if row["recompute"] == "none")
+    best = max((row["ours, samples/s"] for row in rows if row["recompute"] == "none"), default=None)
+    if best is None:
+        return section.not_run("MFU", "no step without recompute was measured")
     section.figure(f"model FLOPs of a sample (4N of {counts['language'] / 1e9:.2f} G, 2N of {counts['vision'] / 1e9:.2f} G)", flops / 1e12, "TFLOP")
     section.figure(f"MFU by 4N, no recompute, of {peak / 1e12:.0f} TFLOP/s", flops * best / peak, "", at_least=0.45)
 
@@ -87,15 +98,16 @@ def search(suite, section):
     suite.need_model()
     s = suite.scale
     with tempfile.TemporaryDirectory(dir=suite.work) as folder:
-        suite.run([suite.program("reference_dump"), "--device", suite.device, "--model", suite.model(), "--out", folder, "--batch", max(s.search), "--paced",
-                   "--dtype", s.dtype, "--images", s.images, "--side", s.side, "--text", s.text, "--width", s.width, "--depth", s.depth,
-                   "--heads", s.heads, "--max-context", 1024], "samples for the search")  # fmt: skip
+        # Its steps are only on the way to the samples: one at a time, all recomputed, so that they fit everywhere.
+        suite.run([suite.program("reference_dump"), *suite.sample_words(), "--out", folder, "--batch", max(s.search), "--micro", 1,
+                   "--recompute", s.depth_of_language, "--paced"], "samples for the search")  # fmt: skip
         text, _ = suite.run([python(), pathlib.Path(__file__).with_name("batch_search.py"), folder, "--device", suite.device, "--effective", s.effective,
-                             "--batches", *s.search, "--budgets", *s.budgets], "PyTorch's best batch")  # fmt: skip
+                             "--batches", *s.search, "--budgets", *suite.budgets()], "PyTorch's best batch", partial=True)  # fmt: skip
     rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     section.table("PyTorch, by batch and gradient checkpointing", rows)
     suite.known["searched"] = rows
-    for budget in s.budgets:
+    suite.list_larger_cards(section)
+    for budget in suite.budgets():
         within = [row["samples_per_second"] for row in rows if row["budget"] == budget and not row["ran_out"]]
         best = suite.known.get("best", {}).get(budget)
         if not within or best is None or "samples_per_second" not in best:

@@ -40,4 +40,4 @@ FULL = Scale("3b", "bf16", images=2, side=448, text=84, width=512, depth=7, head
 REHEARSAL = Scale("tiny", "bf16", images=1, side=56, text=12, width=64, depth=2, heads=4, depth_of_language=4, samples=20, effective=4,
                   budgets=("32MiB", "64MiB"), by_hand=(("64MiB", 2),), contenders=2, tune_steps=1,
                   long_steps=6, long_effective=2, batches=(1,), turns=2, search=(1, 2), lowered=("64MiB", "14MiB"),
-                  allocations=(60, 300), cache_epochs=4)  # fmt: skip
+                  allocations=(20, 100), cache_epochs=4)  # fmt: skip

@@ -4,12 +4,14 @@ A part adds figures and tables to its Section. What it cannot do it raises as No
 that did not run is left out of the report.
 """
 
+import contextlib
 import json
 import os
 import pathlib
-import resource
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -81,22 +83,34 @@ class Suite:
         self.work = self.out / "work"
         self.work.mkdir(parents=True, exist_ok=True)
         self.begun = time.monotonic()
-        self.deadline = self.begun + 60 * minutes
+        self.deadline = self.part_deadline = self.begun + 60 * minutes
         self.sections = []
         self.known = {}  # what a part leaves for later ones
-        self.peak_children = 0
+        self.write()  # the folder is a suite's from now on
 
     def left(self):
-        return self.deadline - time.monotonic()
+        """Seconds of the part that runs now."""
+        return min(self.deadline, self.part_deadline) - time.monotonic()
 
-    def environment(self):
-        """Of our programs, which find libtorch in the Python environment when it is not where they were built."""
-        folders = [self.build / "lib", *torch_libraries()]
+    def begin_part(self, share):
+        """At most this share of the whole time, so that no part starves those behind it."""
+        self.part_deadline = time.monotonic() + share * (self.deadline - self.begun)
+
+    def library_path(self):
+        """Of our programs, which find libtorch in the Python environment when it is not where they were built. Of no other program:
+        a foreign mpirun must not load our Open MPI."""
         found = os.environ.get("LD_LIBRARY_PATH", "")
+        return ":".join([str(self.build / "lib"), *map(str, torch_libraries()), *([found] if found else [])])
+
+    def ours_under_another(self, *words):
+        """Our program as another one's child."""
+        return ["env", f"LD_LIBRARY_PATH={self.library_path()}", *words]
+
+    def environment(self, ours=True):
         # Ranks and caches of other runs on this machine must not meddle.
         threads = {"OMP_NUM_THREADS": "1"} if self.device == "cpu" else {}  # a rehearsal beside whatever else runs
-        return {**os.environ, **threads, "LD_LIBRARY_PATH": ":".join([*map(str, folders), *([found] if found else [])]),
-                "XDG_CACHE_HOME": str(self.work / "cache"), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # fmt: skip
+        libraries = {"LD_LIBRARY_PATH": self.library_path()} if ours else {}
+        return {**os.environ, **threads, **libraries, "XDG_CACHE_HOME": str(self.work / "cache"), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # fmt: skip
 
     def program(self, name):
         path = self.build / name
@@ -104,20 +118,34 @@ class Suite:
             raise NotRun(f"{name} is not in {self.build}")
         return str(path)
 
-    def run(self, command, what, codes=(0,)):
-        """Output of one of our programs, with its errors behind it; (text, exit code). It ends when the suite's time does."""
+    def run(self, command, what, codes=(0,), partial=False):
+        """Output of a program, with its errors in it; (text, exit code). It ends when the part's time does, with all that it started.
+        `partial`: what it had said by then, or before it failed, is given back too, with exit code None."""
         if self.left() < 5:
             raise NotRun("the time is up")
-        try:
-            done = subprocess.run([str(word) for word in command], env=self.environment(), stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=self.left())  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise NotRun(f"the time was up while it ran: {what}") from None
+        words = [str(word) for word in command]
+        with tempfile.TemporaryFile(mode="w+", errors="replace") as output:
+            process = subprocess.Popen(words, env=self.environment(words[0].startswith(str(self.build))), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                                       start_new_session=True)  # fmt: skip
+            late = False
+            try:
+                process.wait(timeout=self.left())
+            except subprocess.TimeoutExpired:
+                late = True
+            finally:
+                with contextlib.suppress(OSError):
+                    os.killpg(process.pid, signal.SIGKILL)  # what it left running would keep the card
+                process.wait()
+            output.seek(0)
+            text = output.read()
         with (self.out / "log.txt").open("a") as log:
-            log.write(f"$ {' '.join(str(word) for word in command)}\n{done.stdout}\n")
-        if done.returncode not in codes:
-            raise Broken(f"{what}: exit code {done.returncode}: {' | '.join(done.stdout.strip().splitlines()[-4:])}")
-        return done.stdout, done.returncode
+            log.write(f"$ {' '.join(words)}\n{text}\n{'(its time was up)' if late else ''}")
+        fine = not late and process.returncode in codes
+        if fine or (partial and text):
+            return text, process.returncode if fine else None
+        if late:
+            raise NotRun(f"the time was up while it ran: {what}")
+        raise Broken(f"{what}: exit code {process.returncode}: {' | '.join(text.strip().splitlines()[-4:])}")
 
     def configure(self, name, **tables):
         """A configuration of the scale's model and samples; `tables` replace single keys. Returns its path."""
@@ -132,7 +160,7 @@ class Suite:
             "data": {"synthetic_samples": s.samples, "synthetic_images": s.images, "synthetic_side": s.side,
                      "synthetic_text": s.text, "workers": threads, "prefetch": 3},
             "batch": {"effective": s.effective},
-            "memory": {"budget": s.budgets[-1], "calibration": "off", "table": "off"},
+            "memory": {"budget": self.budgets()[-1], "calibration": "off", "table": "off"},
             "train": {"max_steps": 20, "checkpoint_every": 100000},
         }  # fmt: skip
         for table, keys in tables.items():
@@ -154,6 +182,25 @@ class Suite:
         metrics = self.work / name / "metrics.jsonl"
         return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else [], code
 
+    def budgets(self):
+        """Emulated cards that the real one holds: a card of nominally 80 GB has somewhat less than 80 GiB."""
+        total = self.known.get("total")
+        fit = tuple(budget for budget in self.scale.budgets if total is None or size_of(budget) <= total)
+        if not fit:
+            raise NotRun(f"the card is smaller than {self.scale.budgets[0]}")
+        return fit
+
+    def list_larger_cards(self, section):
+        for budget in self.scale.budgets:
+            if budget not in self.budgets():
+                section.not_run(budget, f"this card has {self.known['total'] / 2**30:.1f} GiB")
+
+    def sample_words(self):
+        """Arguments of reference_dump for the scale's model and samples."""
+        s = self.scale
+        return ["--device", self.device, "--model", self.model(), "--dtype", s.dtype, "--images", s.images, "--side", s.side, "--text", s.text,
+                "--width", s.width, "--depth", s.depth, "--heads", s.heads, "--max-context", 1024]  # fmt: skip
+
     def model(self):
         return self.work / "model"
 
@@ -172,11 +219,19 @@ class Suite:
         (self.out / "gpu_suite.md").write_text("\n".join(lines))
 
     def peak_of(self, command, what):
-        """Runs it and returns the most memory, in bytes, that any process of the suite took so far, if it grew; else None."""
-        self.run(command, what)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-        grew, self.peak_children = peak > self.peak_children, max(peak, self.peak_children)
-        return peak if grew else None
+        """Runs it and returns the most memory, in bytes, that it took."""
+        measure = "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
+        measure += "print('PEAK', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
+        text, _ = self.run([python(), "-c", measure, *command], what)
+        return int(text.split("PEAK")[-1]) * 1024
+
+
+SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def size_of(text):
+    """Bytes of "24GiB"."""
+    return int(text[:-3]) * SIZES[text[-3:]]
 
 
 def of_tables(value):

@@ -17,10 +17,12 @@ speeds are never asserted (tools/figures.py prints them with their bounds).
 """
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
 import pathlib
+import select
 import statistics
 import subprocess
 import sys
@@ -96,10 +98,15 @@ def build_counter(folder):
     return str(library)
 
 
-class Side:
-    """A process that makes a step when it is asked to."""
+class SideFailed(Exception):
+    """A side that ended, or gave no answer in time, with the end of what it said."""
 
-    def __init__(self, command, environment):
+
+class Side:
+    """A process that makes a step when it is asked to. `patience`: seconds that an answer may take; None: any."""
+
+    def __init__(self, command, environment, patience=None):
+        self.patience = patience
         self.errors = tempfile.TemporaryFile(mode="w+")
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=self.errors, text=True)
@@ -107,11 +114,14 @@ class Side:
         self.seconds = []
 
     def answer(self):
-        line = self.process.stdout.readline()
+        ready, _, _ = select.select([self.process.stdout], [], [], self.patience)
+        line = self.process.stdout.readline() if ready else ""
         if not line:
+            self.process.kill()
             self.process.wait()
             self.errors.seek(0)
-            raise SystemExit(f"{self.process.args[0]} failed: {self.errors.read()[-2000:]}")
+            why = "failed" if ready else f"gave no answer in {self.patience:.0f} s"
+            raise SideFailed(f"{self.process.args[0]} {why}: {self.errors.read()[-2000:]}")
         return line
 
     def step(self):
@@ -120,7 +130,8 @@ class Side:
         self.seconds.append(float(self.answer()))
 
     def close(self):
-        self.process.stdin.close()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
         self.process.wait()
 
 
@@ -173,7 +184,11 @@ def main():
                 raise SystemExit(f"no {size} model: {made.stderr}")
             for batch in args.batch:
                 for recompute in args.recompute:
-                    if not compare(args, folder, model, size, batch, recompute, environment):
+                    try:
+                        within = compare(args, folder, model, size, batch, recompute, environment)
+                    except SideFailed as failure:
+                        raise SystemExit(str(failure)) from None
+                    if not within:
                         above.append(f"{size}, batch {batch}")
     if above:
         raise SystemExit(f"activation bytes above {BYTES_BOUND} of PyTorch's: {'; '.join(above)}")

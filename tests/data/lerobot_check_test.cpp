@@ -32,6 +32,12 @@ class LeRobotCheck : public ::testing::Test {
     change(json);
     std::ofstream(in_set(name)) << json.dump();
   }
+  void replace(const std::string& name, const std::string& from, const std::string& to) const {
+    std::string text = read_file(in_set(name));
+    const auto at = text.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    std::ofstream(in_set(name)) << text.replace(at, from.size(), to);
+  }
   // Rows of a data file of write_counting_dataset(); `wrong` may change them.
   void rewrite_rows(const std::string& file, std::int64_t begin, std::int64_t rows,
                     const std::function<void(std::int64_t, std::vector<Cell>&)>& wrong) const {
@@ -75,8 +81,9 @@ TEST_F(LeRobotCheck, FindsAllThatIsWrongInOnePass) {
   write_counting_dataset(root(), {4, 3, 2, 5}, options);
   edit("meta/info.json", [](auto& json) { json["total_frames"] = 99; });
   edit("meta/info.json", [](auto& json) { json["features"]["odd"] = {{"dtype", "text"}, {"shape", {1}}}; });
-  edit("meta/stats.json", [](auto& json) { json["action"]["mean"] = {0.0, std::numeric_limits<double>::quiet_NaN()}; });
+  edit("meta/stats.json", [](auto& json) { json["action"]["mean"] = {0.0, "MISSING"}; });
   edit("meta/stats.json", [](auto& json) { json["observation.force"]["max"] = {-1.0}; });
+  replace("meta/stats.json", "\"MISSING\"", "NaN");  // as Python writes it
   std::filesystem::resize_file(in_set("data/chunk-000/file-000.parquet"), 100);
   std::filesystem::remove(in_set("data/chunk-000/file-002.parquet"));
   rewrite_rows("data/chunk-000/file-001.parquet", 4, 3, [](std::int64_t row, std::vector<Cell>& cells) {
@@ -93,7 +100,7 @@ TEST_F(LeRobotCheck, FindsAllThatIsWrongInOnePass) {
   const std::string second = "file-001.parquet: column ";
   EXPECT_THAT(faults, Contains(AllOf(HasSubstr("info.json"), HasSubstr("odd"), HasSubstr("text"))));
   EXPECT_THAT(faults, Contains(AllOf(HasSubstr("total_frames is 99"), HasSubstr("14"))));
-  EXPECT_THAT(faults, Contains(AllOf(HasSubstr("stats"), HasSubstr("action"))));
+  EXPECT_THAT(faults, Contains(AllOf(HasSubstr("statistics of \"action\""), HasSubstr("element 1 of mean is nan"))));
   EXPECT_THAT(faults, Contains(AllOf(HasSubstr("observation.force"), HasSubstr("max -1"))));
   EXPECT_THAT(faults, Contains(HasSubstr("file-000.parquet")));
   EXPECT_THAT(faults, Contains(HasSubstr("file-002.parquet")));
@@ -115,6 +122,16 @@ TEST_F(LeRobotCheck, CountsRowsThatAreWrongAlike) {
     if (fault.find("column task_index:") != std::string::npos) of_tasks.push_back(fault);
   EXPECT_THAT(of_tasks, ElementsAre(HasSubstr("row 0"), HasSubstr("row 1"), HasSubstr("row 2"),
                                     HasSubstr("6 more rows like these")));
+}
+
+TEST_F(LeRobotCheck, GoesOnWhereAPathOrALengthIsImpossible) {
+  write_counting_dataset_v2(root(), {3, 2});
+  const std::string info = read_file(in_set("meta/info.json"));
+  replace("meta/info.json", "{video_key}", "{camera}");
+  EXPECT_THAT(report().faults, ElementsAre(HasSubstr("no template"))) << "the numbers are still looked at";
+  std::ofstream(in_set("meta/info.json")) << info;
+  replace("meta/episodes.jsonl", "\"length\":2", "\"length\":9223372036854775807");
+  EXPECT_THAT(report().faults, Contains(AllOf(HasSubstr("episodes.jsonl: entry 2"), HasSubstr("at most"))));
 }
 
 TEST_F(LeRobotCheck, LooksAtTaskTexts) {

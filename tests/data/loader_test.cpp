@@ -28,6 +28,7 @@ class NumberedSource final : public SampleSource {
   Sample load(std::int64_t index) const override { return load_at(index, 0); }
   Sample load_at(std::int64_t index, std::int64_t resolution) const override {
     ++loads;
+    if (milliseconds > 0) std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
     if (index == broken && (repaired_after < 0 || ++attempts <= repaired_after))
       fail(ExitCode::kData, "file.parquet: column action: row 3 is null");
     Sample sample;
@@ -41,6 +42,7 @@ class NumberedSource final : public SampleSource {
 
   std::int64_t broken = -1, repaired_after = -1;
   std::size_t floats = 1;  ///< of a sample
+  int milliseconds = 0;    ///< that loading one takes
   mutable std::atomic<std::int64_t> loads = 0, attempts = 0;
 
  private:
@@ -187,6 +189,21 @@ TEST(Loader, HoldsNoMoreBytesThanItMay) {
     }
     EXPECT_EQ(all, expected(source, 0, 150));
   }
+}
+
+// What is queued already is not loaded after the window has become smaller.
+TEST(Loader, LoadsLessAfterItWasToldTo) {
+  NumberedSource source(1000);
+  source.milliseconds = 2;
+  auto options = options_for(5, 1);
+  options.prefetch = 50;
+  Loader loader(source, options);
+  drawn(loader, 1, 1, options);
+  loader.set_prefetch(1);
+  drawn(loader, 2, 2, options);
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_LE(source.loads, 5 * 3 + 1) << "two steps, one ahead, and what was being loaded";
+  EXPECT_EQ(drawn(loader, 3, 12, options), expected(source, 10, 60));
 }
 
 TEST(Loader, CarriesAnErrorToWhoAsksForTheSample) {

@@ -21,6 +21,7 @@ def test_an_adaptive_loader_changes_nothing_that_is_learned(tmp_path, model):
     assert "loader:" not in said
     adaptive, said = trained(tmp_path / "adaptive", model, adjust_every=2, most_workers=4)
     runs.assert_same_training(adaptive, fixed, 20)
+    assert "loader: 1 thread, 2 steps ahead ->" in said, said
     assert "[loader] epoch ends in step" in said and "ahead | steps waited" in said, said
     for folder in (fixed, adaptive):
         found = tomllib.loads((folder / "loader.toml").read_text())["data"]

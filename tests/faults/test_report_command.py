@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -114,6 +115,23 @@ def test_of_a_run_that_is_at_work_and_of_one_that_was_killed(tmp_path, model):
     text, report = reported(run)
     assert report["torn_lines"] == 1 and report["last_step"] == runs.steps_done(run)
     assert "has no end" in text
+
+
+def test_a_run_that_goes_on_is_not_reported_as_ended(tmp_path, model):
+    """`train --resume` without `launch`, after an error: exit.json of the attempt before is gone."""
+    run = tmp_path / "run"
+    config = runs.configure(tmp_path, model, train={"max_steps": 4000, "checkpoint_every": 1000})
+    with runs.Run([runs.PLIMSOLL, "train", "--config", config], tmp_path) as work:
+        work.until(lambda: runs.steps_done(run) >= 2, "two steps")
+        work.process.send_signal(signal.SIGINT)
+        assert work.end() == 75, work.output()
+    before = runs.steps_done(run)
+    record = json.loads((run / "exit.json").read_text())
+    (run / "exit.json").write_text(json.dumps({**record, "exit_code": 4, "reason": "sample 3: file.parquet is damaged"}))
+    with runs.Run([runs.PLIMSOLL, "train", "--config", config, "--resume"], tmp_path) as work:
+        work.until(lambda: runs.steps_done(run) >= before + 2, "two steps more")
+        text, report = reported(run)
+        assert report["outcome"] is None and "damaged" not in text, text
 
 
 # --- bad input ---

@@ -141,6 +141,7 @@ TEST_F(OnAGpu, WhatRunsOutOfMemoryIsReplayedAndHoldsNothing) {
     s.meter.set_budget(device_.total);
     if (after < 0) undisturbed = result.loss;
     EXPECT_EQ(result.guardian.retries > 0, after >= 0) << "after " << after << " allocations";
+    EXPECT_EQ(left.empty(), after < 0) << "after " << after << " allocations";
     EXPECT_THAT(left, testing::Each(0)) << "after " << after << " allocations";
     EXPECT_NEAR(result.loss, undisturbed, 1e-3 * undisturbed) << "after " << after << " allocations";
   }

@@ -8,6 +8,7 @@
 #include <torch/torch.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "core/error.h"
@@ -52,7 +53,7 @@ std::string id_of(const cudaDeviceProp& properties) {
 
 // By NVIDIA's management library, which comes with the driver; its header is not needed to build. Functions and types
 // are those of NVML's API reference.
-std::function<double()> utilisation_of(const cudaDeviceProp& properties) {
+std::function<std::optional<double>()> utilisation_of(const cudaDeviceProp& properties) {
   void* nvml = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
   if (nvml == nullptr) return nullptr;
   struct Rates {
@@ -66,9 +67,10 @@ std::function<double()> utilisation_of(const cudaDeviceProp& properties) {
   void* handle = nullptr;
   if (init == nullptr || find == nullptr || rates == nullptr || init() != 0 || find(bus.c_str(), &handle) != 0)
     return nullptr;
-  return [rates, handle] {
+  return [rates, handle]() -> std::optional<double> {
     Rates now{};
-    return rates(handle, &now) == 0 ? now.gpu / 100.0 : 1.0;
+    if (rates(handle, &now) != 0) return std::nullopt;  // parts of a GPU (MIG) do not say
+    return now.gpu / 100.0;
   };
 }
 
