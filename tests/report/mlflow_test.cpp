@@ -234,7 +234,7 @@ TEST(MlflowAddress, ShowsNoCredentials) {
 // ---- the spool
 
 TEST_F(Mlflow, ASpoolTornAnywhereKeepsItsWholeLines) {
-  put_run(3);
+  put_run(2);
   const std::string whole = spool_text();
   for (std::size_t size = 0; size <= whole.size(); ++size) {
     std::ofstream(mlflow_spool_file(folder_), std::ios::binary) << whole.substr(0, size);
@@ -302,7 +302,7 @@ TEST_F(Mlflow, AnyRequestThatFailsForAWhileIsMadeAgain) {
   for (const int status : {0, 408, 429, 500, 503, 302, 401, 403, 405}) {
     std::filesystem::remove(mlflow_mark_file(folder_));
     std::filesystem::remove(mlflow_spool_file(folder_));
-    put_run(100);
+    put_run(50);
     MlflowSpool(folder_).append(mlflow_state_line("FINISHED", 9000));
     server_ = ModelServer();
     std::set<std::string> failed;  // each call once
@@ -319,7 +319,7 @@ TEST_F(Mlflow, AnyRequestThatFailsForAWhileIsMadeAgain) {
     EXPECT_EQ(laters, 6) << "one for each kind of call";
     EXPECT_EQ(delivery.trouble(), "");
     EXPECT_EQ(delivery.refused(), 0);
-    EXPECT_EQ(ModelServer::steps(server_.runs.at("run1"), "loss"), up_to(100)) << status;
+    EXPECT_EQ(ModelServer::steps(server_.runs.at("run1"), "loss"), up_to(50)) << status;
     EXPECT_EQ(server_.runs.at("run1").status, "FINISHED");
     EXPECT_THAT(server_.runs, SizeIs(1));
   }
