@@ -143,7 +143,7 @@ memory::Plan everything_recomputed(const train::Forecast& forecast) {
 void fill_table(const train::Config& config, const Subject& subject, const std::vector<std::int64_t>& cards,
                 PlanReport& report) {
   for (const int rank : {4, 8, 16, 32}) {
-    train::Forecast forecast(with_rank(config, rank), subject.dims, subject.shapes, config.batch.effective);
+    train::Forecast forecast(with_rank(config, rank), subject.dims, subject.shapes, report.ranks);
     for (const std::int64_t card : cards) {
       TableCell cell{card, rank, everything_recomputed(forecast), 0};
       cell.plan.micro_batch = forecast.largest_micro_batch(card - report.overhead, cell.plan);
@@ -186,7 +186,7 @@ void fill_figures(const train::Config& config, const Subject& subject, train::Fo
   const std::int64_t kept = activations(forecast, with), all = activations(forecast, without);
   train::Config other = config;
   other.model.dtype = "fp32";
-  train::Forecast twin(other, subject.dims, subject.shapes, config.batch.effective);
+  train::Forecast twin(other, subject.dims, subject.shapes, 1);
   const std::int64_t ours = forecast.live(with), theirs = twin.live(with);
   const auto saved = [](std::int64_t less, std::int64_t more) {
     return fmt::format("{:.0f} %", 100.0 * (1.0 - static_cast<double>(less) / static_cast<double>(more)));
@@ -214,7 +214,7 @@ void fill_guides(const train::Config& config, PlanReport& report) {
   train::Config theirs = with_rank(config, kGuidesRank);
   theirs.model.dtype = "bf16";
   const Subject subject = made_up(theirs, kGuidesPictures, kGuidesSide, kTextTokens);
-  train::Forecast forecast(theirs, subject.dims, subject.shapes, theirs.batch.effective);
+  train::Forecast forecast(theirs, subject.dims, subject.shapes, 1);
   fill_rows(forecast, report);
   fill_figures(theirs, subject, forecast, report);
   report.dry_runs += forecast.dry_runs();
@@ -239,13 +239,25 @@ std::vector<std::int64_t> cards_of(const std::string& sizes, std::int64_t overhe
   return cards;
 }
 
-// As much recomputed and offloaded as the configuration says, else everything and nothing.
-int safe_batch(const train::Config& config, train::Forecast& forecast, std::int64_t usable) {
+// As much recomputed and offloaded as the configuration says, else everything and nothing. What fits is also served by
+// the caching allocator.
+int safe_batch(const train::Config& config, train::Forecast& forecast, std::int64_t usable, bool expandable_segments) {
   memory::Plan plan = everything_recomputed(forecast);
   plan.recompute_blocks =
       train::configured_recompute(config.memory, plan.recompute_blocks).value_or(plan.recompute_blocks);
   plan.offload = config.memory.offload.is("on") && plan.recompute_blocks > 0;
-  return forecast.largest_micro_batch(usable, plan);
+  plan.micro_batch = forecast.largest_micro_batch(usable, plan);
+  while (plan.micro_batch > 0 && !forecast.bytes(plan, usable, expandable_segments).fits) --plan.micro_batch;
+  return plan.micro_batch;
+}
+
+// That share the effective batch; each has a card.
+int ranks_of(const train::Config& config, const cxxopts::ParseResult& parsed) {
+  const std::int64_t ranks = parsed.count("ranks") > 0 ? parsed["ranks"].as<std::int64_t>() : config.launch.ranks;
+  if (ranks < 1 || ranks > config.batch.effective)
+    fail(ExitCode::kUsage, "{} ranks ({}): give 1 to {}, which is batch.effective, or raise that", ranks,
+         parsed.count("ranks") > 0 ? "--ranks" : "launch.ranks", config.batch.effective);
+  return static_cast<int>(ranks);
 }
 
 bool is_a_gpu(const std::string& device) {
@@ -267,6 +279,8 @@ cxxopts::Options plan_options() {
       cxxopts::value<std::string>()->default_value("cuda"));
   add("overhead", "Bytes of a card that its driver and libraries take",
       cxxopts::value<std::string>()->default_value("1GiB"));
+  add("ranks", "Ranks that share the effective batch, with a card each (default: launch.ranks)",
+      cxxopts::value<std::int64_t>());
   add("size", "Plan for a built-in model instead of model.path: tiny, wide or 3b", cxxopts::value<std::string>());
   add("images", "Pictures of a made-up sample", cxxopts::value<int>()->default_value("2"));
   add("side", "Pixels of their sides (default: data.resolution, else 448)", cxxopts::value<int>());
@@ -299,10 +313,12 @@ int run_plan(const std::vector<std::string>& args) {
   report.overhead = parse_bytes((*parsed)["overhead"].as<std::string>(), "--overhead");
   report.target = train::policy_config(config).target;  // refuses what a run would refuse
   report.effective = config.batch.effective;
+  report.ranks = ranks_of(config, *parsed);
   const auto cards = cards_of((*parsed)["budget"].as<std::string>(), report.overhead);
-  train::Forecast forecast(config, subject.dims, subject.shapes, config.batch.effective);
+  train::Forecast forecast(config, subject.dims, subject.shapes, report.ranks);
+  report.expandable_segments = parsed->count("expandable-segments") > 0;
   if (parsed->count("safe-batch") > 0) {
-    fmt::print("{}\n", safe_batch(config, forecast, cards.front() - report.overhead));
+    fmt::print("{}\n", safe_batch(config, forecast, cards.front() - report.overhead, report.expandable_segments));
     return 0;
   }
   report.model =
@@ -310,7 +326,6 @@ int run_plan(const std::vector<std::string>& args) {
                   config.model.dtype, config.lora.rank);
   report.sample = subject.words;
   report.static_bytes = forecast.dry().static_bytes();
-  report.expandable_segments = parsed->count("expandable-segments") > 0;
   for (const std::int64_t card : cards)
     report.cards.push_back(planned(forecast, card, report.overhead, report.expandable_segments));
   if (parsed->count("no-table") == 0) {

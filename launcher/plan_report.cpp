@@ -16,8 +16,10 @@ std::string percent(std::int64_t part, std::int64_t whole) {
   return fmt::format("{:.1f} %", whole > 0 ? 100.0 * static_cast<double>(part) / static_cast<double>(whole) : 0.0);
 }
 
-std::int64_t accumulation(std::int64_t effective, int micro_batch) {
-  return micro_batch > 0 ? (effective + micro_batch - 1) / micro_batch : 0;
+// Micro-batches of a step of each of so many ranks.
+std::int64_t accumulation(std::int64_t effective, int ranks, int micro_batch) {
+  const std::int64_t share = (effective + ranks - 1) / ranks;
+  return micro_batch > 0 ? (share + micro_batch - 1) / micro_batch : 0;
 }
 
 std::string card_text(const PlannedCard& card, const PlanReport& report) {
@@ -29,7 +31,7 @@ std::string card_text(const PlannedCard& card, const PlanReport& report) {
   }
   const PlannedPeak& best = *card.best;
   text += fmt::format("  best: {}; accumulation {}; peak {} ({} of usable), reserved {} ({} fragmented{})\n",
-                      memory::to_string(best.plan), accumulation(report.effective, best.plan.micro_batch),
+                      memory::to_string(best.plan), accumulation(report.effective, report.ranks, best.plan.micro_batch),
                       format_bytes(best.live), percent(best.live, card.usable), format_bytes(best.reserved),
                       percent(best.fragmentation, 10000),
                       best.retries == 0 ? "" : fmt::format(", after {} retries of the allocator", best.retries));
@@ -50,7 +52,7 @@ std::string table_text(const PlanReport& report) {
     const bool fits = cell.plan.micro_batch > 0;
     text += fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", format_bytes(cell.card), cell.lora_rank,
                         fits ? std::to_string(cell.plan.micro_batch) : "none fits",
-                        accumulation(report.effective, cell.plan.micro_batch), report.effective,
+                        accumulation(report.effective, report.ranks, cell.plan.micro_batch), report.effective,
                         cell.plan.recompute_blocks > 0 ? "all" : "none", fits ? format_bytes(cell.live) : "");
   }
   return text + "\n";
@@ -62,7 +64,7 @@ std::string rows_text(const PlanReport& report) {
     const bool fits = row.live <= row.allowed;
     text +=
         fmt::format("{} -> {} x {}, everything recomputed: {}, {} of {} allowed, {} {}; the largest that does is {}\n",
-                    format_bytes(row.card), row.micro_batch, accumulation(report.effective, row.micro_batch),
+                    format_bytes(row.card), row.micro_batch, accumulation(report.effective, 1, row.micro_batch),
                     fits ? "fits" : "does not fit", format_bytes(row.live), format_bytes(row.allowed),
                     format_bytes(fits ? row.allowed - row.live : row.live - row.allowed),
                     fits ? "to spare" : "too much", row.largest);
@@ -88,7 +90,7 @@ Json card_json(const PlannedCard& card, const PlanReport& report) {
   Json json{{"card", card.card}, {"usable", card.usable}, {"best", nullptr}};
   if (card.best) {
     json["best"] = {{"plan", plan_json(card.best->plan)},
-                    {"accumulation", accumulation(report.effective, card.best->plan.micro_batch)},
+                    {"accumulation", accumulation(report.effective, report.ranks, card.best->plan.micro_batch)},
                     {"peak", card.best->live},
                     {"reserved", card.best->reserved},
                     {"fragmentation_per_10000", card.best->fragmentation},
@@ -105,11 +107,12 @@ Json card_json(const PlannedCard& card, const PlanReport& report) {
 
 std::string to_text(const PlanReport& report) {
   std::string text = fmt::format(
-      "{}\nheaviest sample: {}\neffective batch {}, {} of every card taken for the driver and its libraries, {} dry "
+      "{}\nheaviest sample: {}\neffective batch {} over {} rank{}, {} of every card taken for the driver and its "
+      "libraries, {} dry "
       "runs\n"
       "These are the allocations of {}.{}\n\n",
-      report.model, report.sample, report.effective, format_bytes(report.overhead), report.dry_runs,
-      report.for_a_gpu ? "our CUDA kernels" : "a run on the CPU",
+      report.model, report.sample, report.effective, report.ranks, report.ranks == 1 ? "" : "s",
+      format_bytes(report.overhead), report.dry_runs, report.for_a_gpu ? "our CUDA kernels" : "a run on the CPU",
       report.expandable_segments ? " Segments are expandable." : "");
   for (const auto& card : report.cards) text += card_text(card, report);
   return text + table_text(report) + rows_text(report) + guide_text(report);
@@ -119,6 +122,7 @@ std::string to_json(const PlanReport& report) {
   Json json{{"model", report.model},
             {"sample", report.sample},
             {"effective", report.effective},
+            {"ranks", report.ranks},
             {"overhead", report.overhead},
             {"target_per_10000", report.target},
             {"static_bytes", report.static_bytes},
@@ -131,7 +135,7 @@ std::string to_json(const PlanReport& report) {
     json["table"].push_back({{"card", cell.card},
                              {"lora_rank", cell.lora_rank},
                              {"plan", plan_json(cell.plan)},
-                             {"accumulation", accumulation(report.effective, cell.plan.micro_batch)},
+                             {"accumulation", accumulation(report.effective, report.ranks, cell.plan.micro_batch)},
                              {"peak", cell.live}});
   }
   for (const auto& row : report.rows) {

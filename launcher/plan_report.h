@@ -50,6 +50,7 @@ struct GuideFigure {
 struct PlanReport {
   std::string model, sample;  ///< what was planned for, in words
   std::int64_t effective = 0, overhead = 0, target = 0, static_bytes = 0;
+  int ranks = 1;  ///< that share the effective batch
   int dry_runs = 0;
   bool for_a_gpu = true;  ///< whose allocations they are: those of the CUDA kernels, or of the CPU's
   bool expandable_segments = false;

@@ -58,9 +58,10 @@ GuardianReport Guardian::run(std::size_t samples, std::size_t micro_batch, const
       continue;
     }
     const std::size_t leaner = work.leaner ? work.leaner(piece) : 0;
-    if (piece.count == 1 && leaner == 0) {
+    if (piece.count == 1 && leaner == 0 && !gives_up(work)) {
       report.failed = true;
       report.failed_sample = piece.begin;
+      report.failed_peak = meter_.live() + work.predicted(piece, 0);
       return report;
     }
     // The rest of the share keeps the smaller limit: what did not fit once will hardly fit a moment later.
@@ -69,6 +70,12 @@ GuardianReport Guardian::run(std::size_t samples, std::size_t micro_batch, const
     ++report.retries;
   }
   return report;
+}
+
+bool Guardian::gives_up(const MicroBatchWork& work) {
+  if (!work.give_up || work.give_up() == 0) return false;
+  meter_.release_cached();
+  return true;
 }
 
 Piece Guardian::next_piece(std::size_t begin, std::size_t samples, std::size_t limit, const MicroBatchWork& work,

@@ -32,6 +32,9 @@ struct MicroBatchWork {
   /// Called after a failure, when its piece is discarded: whether the piece needs less from here on, because it was not
   /// run in the leanest way that the step has; then the most samples of that way, else 0. Null: there is one way only.
   std::function<std::size_t(Piece)> leaner = nullptr;
+  /// Called after a single sample failed in the leanest way: frees device memory that the run can do without, and
+  /// returns its bytes; 0: there is none. Null: there never is.
+  std::function<std::int64_t()> give_up = nullptr;
 };
 
 struct GuardianReport {
@@ -42,6 +45,7 @@ struct GuardianReport {
   std::int64_t failed_request = 0;  ///< size of the last request that failed
   bool failed = false;              ///< a single sample did not fit
   std::size_t failed_sample = 0;    ///< its place in the share
+  std::int64_t failed_peak = 0;     ///< its predicted peak alone, live bytes included
   std::string error;                ///< what the allocator said
 };
 
@@ -66,13 +70,14 @@ class Guardian {
 
   /// Commits samples [0, samples) in order, at most `micro_batch` at once and no more than `budget`-bytes-fitting ones
   /// together. After an out-of-memory failure: drain, discard, release cached blocks, then the same samples in halves,
-  /// or in the leaner way. A single sample that fails in the leanest way sets `failed` and ends the run. Other errors
-  /// pass through.
+  /// or in the leaner way. A single sample that fails in the leanest way is tried again beside nothing that can be
+  /// given up; one that fails then sets `failed` and ends the run. Other errors pass through.
   GuardianReport run(std::size_t samples, std::size_t micro_batch, const MicroBatchWork& work);
 
  private:
   Piece next_piece(std::size_t begin, std::size_t samples, std::size_t limit, const MicroBatchWork& work,
                    GuardianReport& report);
+  bool gives_up(const MicroBatchWork& work);
   bool try_piece(Piece piece, const MicroBatchWork& work, GuardianReport& report);
 
   DeviceMemory& meter_;

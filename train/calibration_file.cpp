@@ -45,8 +45,8 @@ std::optional<std::filesystem::path> calibration_file(const memory::MemoryConfig
 
 std::string calibration_key(const Session& session) {
   const auto shape = xxh3_128_of_file((std::filesystem::path(session.config.model.path) / "config.json").string());
-  return fmt::format("{}, model {}, {}, trained {:016x}", c10::DeviceTypeName(session.device.place.type(), true), shape,
-                     session.config.model.dtype, session.buffers->layout_hash());
+  return fmt::format("{}, {}, model {}, {}, trained {:016x}", c10::DeviceTypeName(session.device.place.type(), true),
+                     session.device.name, shape, session.config.model.dtype, session.buffers->layout_hash());
 }
 
 memory::Calibration read_calibration(Session& session) {

@@ -93,9 +93,9 @@ memory::Decision Controller::after_failure(std::int64_t step, std::span<const dd
   fail(ExitCode::kMemory,
        "rank {}: sample {} does not fit even alone with every block recomputed: a tensor of {} was wanted under a "
        "budget of {}. "
-       "Give the rank at least {} (memory.budget), {}use a smaller data.resolution, or a smaller model",
+       "Give the rank more than {} (memory.budget), {}use a smaller data.resolution, or a smaller model",
        rank, report.sample_index, format_bytes(report.failed_request_bytes), format_bytes(report.budget_bytes),
-       format_bytes(std::max(report.measured_peak_bytes, report.budget_bytes) + report.failed_request_bytes),
+       format_bytes(std::max(report.measured_peak_bytes, report.budget_bytes)),
        plan.offload || plan.recompute_blocks == 0 ? "" : "set memory.offload = \"on\", ");
 }
 

@@ -28,7 +28,8 @@ struct DeviceTier::State {
   std::mutex mutex;  ///< of what follows
   cache::RowRanges ranges;
   std::unordered_map<std::int64_t, Kept> kept;
-  std::multimap<std::uint64_t, std::int64_t> by_next;  ///< samples, by when they are needed next
+  std::multimap<std::uint64_t, std::int64_t> by_next;                         ///< samples, by when they are needed next
+  std::unordered_map<std::int64_t, std::weak_ptr<model::DeviceRows>> handed;  ///< all rows, by the first of them
 
   explicit State(std::int64_t rows) : ranges(rows) {}
 
@@ -71,7 +72,7 @@ DeviceTier::~DeviceTier() {
   ended.swap(state_->kept);
 }
 
-std::int64_t DeviceTier::bytes() const { return state_ ? static_cast<std::int64_t>(state_->block.nbytes()) : 0; }
+std::int64_t DeviceTier::bytes() const { return keeps() ? static_cast<std::int64_t>(state_->block.nbytes()) : 0; }
 
 std::shared_ptr<const model::DeviceRows> DeviceTier::find(std::int64_t sample, std::int64_t stamp, std::uint64_t next) {
   if (!state_) return nullptr;
@@ -96,6 +97,40 @@ void DeviceTier::forget(std::int64_t sample) {
   if (const auto found = state_->kept.find(sample); found != state_->kept.end()) state_->forget(found, ended);
 }
 
+namespace {
+
+// Not by the device's allocator, which on the CPU counts what it gives.
+at::Tensor in_host_memory(const at::Tensor& rows) {
+  auto bytes = std::make_shared<std::vector<std::byte>>(rows.nbytes());
+  const at::Tensor copy = at::from_blob(
+      bytes->data(), rows.sizes(), [bytes](void*) {}, at::TensorOptions(rows.scalar_type()));
+  return copy.copy_(rows);
+}
+
+}  // namespace
+
+std::int64_t DeviceTier::give_up() {
+  const std::int64_t bytes = this->bytes();
+  if (bytes == 0) return 0;
+  State& state = *state_;
+  gone_ = true;
+  {
+    Ended ended;
+    const std::scoped_lock lock(state.mutex);
+    while (!state.kept.empty()) state.forget(state.kept.begin(), ended);
+    state.block.reset();
+  }
+  std::vector<std::shared_ptr<model::DeviceRows>> in_use;
+  {
+    const std::scoped_lock lock(state.mutex);
+    for (const auto& [first, rows] : state.handed)
+      if (auto held = rows.lock()) in_use.push_back(std::move(held));
+  }
+  const at::NoGradGuard no_graph;
+  for (const auto& rows : in_use) rows->rows = in_host_memory(rows->rows);
+  return bytes;
+}
+
 // So many rows side by side, by forgetting what is needed later; nothing where that does not give as many.
 std::optional<std::int64_t> DeviceTier::take_rows(std::int64_t count, std::uint64_t next) {
   State& state = *state_;
@@ -117,7 +152,7 @@ std::optional<std::int64_t> DeviceTier::take_rows(std::int64_t count, std::uint6
 }
 
 void DeviceTier::keep(std::int64_t sample, std::int64_t stamp, std::span<const std::byte> bytes, std::uint64_t next) {
-  if (!state_ || bytes.empty()) return;
+  if (!keeps() || bytes.empty()) return;
   State& state = *state_;
   const auto count = static_cast<std::int64_t>(bytes.size()) / (state.block.size(1) * state.block.element_size());
   {
@@ -132,8 +167,9 @@ void DeviceTier::keep(std::int64_t sample, std::int64_t stamp, std::span<const s
   if (!first) return;
   const std::shared_ptr<State> shared = state_;
   const auto kept =
-      std::make_shared<const model::DeviceRows>(state.block.narrow(0, *first, count), [shared, first = *first, count] {
+      std::make_shared<model::DeviceRows>(state.block.narrow(0, *first, count), [shared, first = *first, count] {
         const std::scoped_lock lock(shared->mutex);
+        shared->handed.erase(first);
         shared->ranges.give_back(first, count);
       });
   {
@@ -143,6 +179,7 @@ void DeviceTier::keep(std::int64_t sample, std::int64_t stamp, std::span<const s
         at::from_blob(const_cast<std::byte*>(bytes.data()), rows.sizes(), at::TensorOptions(rows.scalar_type())));
   }
   const std::scoped_lock lock(state.mutex);
+  state.handed[*first] = kept;
   state.kept[sample] = {stamp, kept, state.by_next.emplace(next, sample)};
 }
 

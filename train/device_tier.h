@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -15,8 +16,8 @@
 
 namespace plimsoll::train {
 
-/// Keeps what is needed soonest: who is needed last makes room. find() and forget() may be called by any thread, all
-/// else by the step's.
+/// Keeps what is needed soonest: who is needed last makes room. find(), forget() and keeps() may be called by any
+/// thread, all else by the step's.
 class DeviceTier {
  public:
   /// Rows of `width` values, as many as fit `bytes`; 0: nothing is kept. Throws c10::OutOfMemoryError beyond the
@@ -37,15 +38,19 @@ class DeviceTier {
 
   /// They will not be asked for again.
   void forget(std::int64_t sample);
+  /// Gives the block back to the device for good, and returns its bytes. Rows that are in use keep their values, in
+  /// host memory that is not the device's. Not while a micro-batch runs.
+  std::int64_t give_up();
 
-  bool keeps() const { return state_ != nullptr; }
+  bool keeps() const { return state_ != nullptr && !gone_; }
   std::int64_t bytes() const;  ///< of the block, whatever lies in it
 
  private:
   std::optional<std::int64_t> take_rows(std::int64_t count, std::uint64_t next);
 
   struct State;
-  std::shared_ptr<State> state_;  ///< rows that are in use outlive the tier; null: nothing is kept
+  std::shared_ptr<State> state_;    ///< rows that are in use outlive the tier; null: nothing is kept
+  std::atomic<bool> gone_ = false;  ///< the block was given up
 };
 
 }  // namespace plimsoll::train

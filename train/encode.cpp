@@ -38,7 +38,8 @@ void encode(Session& session, model::Features which, std::span<const std::int64_
   const auto discard = [&] {
     if (session.cache) session.cache->discard();
   };
-  const auto report = guardian.run(indices.size(), most, {attempt, discard, predicted});
+  const auto give_up = [&] { return session.cache ? session.cache->give_up_device() : 0; };
+  const auto report = guardian.run(indices.size(), most, {attempt, discard, predicted, nullptr, give_up});
   if (report.failed)
     fail(ExitCode::kMemory, "feature cache: sample {} does not fit alone: {}", indices[report.failed_sample],
          report.error);

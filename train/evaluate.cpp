@@ -59,8 +59,9 @@ void measure_share(Session& session, std::span<const std::int64_t> indices, std:
     for (std::size_t i = 0; i < piece.count; ++i) total += session.source.shape_of(indices[piece.begin + i]);
     return session.evaluation_predictor->attempt_bytes(total, {}, room);
   };
-  const auto report =
-      guardian.run(indices.size(), static_cast<std::size_t>(session.plan.micro_batch), {attempt, [] {}, predicted});
+  const auto give_up = [&] { return session.cache ? session.cache->give_up_device() : 0; };
+  const auto report = guardian.run(indices.size(), static_cast<std::size_t>(session.plan.micro_batch),
+                                   {attempt, [] {}, predicted, nullptr, give_up});
   if (report.failed)
     fail(ExitCode::kMemory, "evaluation: held-out sample {} does not fit alone: {}", indices[report.failed_sample],
          report.error);

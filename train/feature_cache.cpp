@@ -482,6 +482,16 @@ void FeatureCache::discard() {
   shown_ = {};
 }
 
+std::int64_t FeatureCache::give_up_device() {
+  const std::int64_t bytes = device_->give_up();
+  if (bytes > 0)
+    spdlog::warn(
+        "feature cache: rank {} gives its {} of the device's memory up, beside which one sample did not fit; features "
+        "come from host memory and the disk from here on",
+        communicator_.rank(), format_bytes(bytes));
+  return bytes;
+}
+
 // What came from the host, for the next time.
 void FeatureCache::keep_on_device(const model::StreamSample& item) {
   if (!device_->keeps()) return;

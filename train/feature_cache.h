@@ -89,6 +89,8 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   /// committed already, so that nothing may be thrown.
   void commit() override;
   void discard() override;
+  /// Said once, as a warning: a sample did not fit beside the block.
+  std::int64_t give_up_device() override;
 
   /// On every rank: what all ranks have kept so far, up to `stamp` where features age, is read from here on, and
   /// nothing that is stamped before `oldest`. A folder that cannot be read any more is said once.

@@ -45,14 +45,13 @@ memory::CostModel analytic_costs(const model::VlaModel& model) {
   return costs;
 }
 
-Forecast::Forecast(const Config& config, const data::SampleDims& dims, std::vector<SampleShape> heaviest,
-                   std::int64_t share)
+Forecast::Forecast(const Config& config, const data::SampleDims& dims, std::vector<SampleShape> heaviest, int ranks)
     : config_(config),
-      heaviest_(memory::heaviest(heaviest, static_cast<std::size_t>(share))),
-      share_(share),
+      share_((config.batch.effective + ranks - 1) / ranks),
+      heaviest_(memory::heaviest(heaviest, static_cast<std::size_t>(share_))),
       target_(memory::parse_fraction(config.memory.target, "memory.target")),
       dry_(std::make_unique<DryStep>(vla_options(config, dims), static_cast<std::uint64_t>(config.run.seed),
-                                     config.batch.effective, kLossSlots + ddp::slot_count(1))) {}
+                                     config.batch.effective, kLossSlots + ddp::slot_count(ranks))) {}
 
 memory::MicroBatchShape Forecast::heaviest(int samples) const {
   memory::MicroBatchShape total{samples, 0, 0};

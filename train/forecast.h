@@ -38,9 +38,9 @@ struct CardForecast {
 /// Dry runs of one model under one configuration, each made once, of what they stand for (device.h). One thread.
 class Forecast {
  public:
-  /// `heaviest`: the heaviest samples there are, heaviest first, as many as `share` or more; they stand for every
-  /// micro-batch.
-  Forecast(const Config& config, const data::SampleDims& dims, std::vector<SampleShape> heaviest, std::int64_t share);
+  /// Of one of so many ranks. `heaviest`: the heaviest samples there are, heaviest first, as many as its share or more;
+  /// they stand for every micro-batch.
+  Forecast(const Config& config, const data::SampleDims& dims, std::vector<SampleShape> heaviest, int ranks);
 
   /// Peak of a plan: the maximum over its phases, training and, with train.eval_samples, evaluation.
   std::int64_t live(const memory::Plan& plan);
@@ -74,8 +74,8 @@ class Forecast {
   std::int64_t workspace();
 
   Config config_;
+  std::int64_t share_;  ///< the largest of any rank
   std::vector<SampleShape> heaviest_;
-  std::int64_t share_;
   std::int64_t target_;  ///< 1/10000
   std::unique_ptr<DryStep> dry_;
   std::map<std::array<int, 6>, std::int64_t> known_;  ///< by the numbers of a plan

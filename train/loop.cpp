@@ -137,11 +137,15 @@ std::optional<memory::Decision> Loop::decide(std::int64_t step, const StepResult
     return session_.controller->observe(step, result.reports, result.verdict, session_.plan);
   } catch (const Error& error) {
     checkpoint();  // no plan fits, and all ranks find so here: what was learned so far is kept
-    // What the allocator of the rank said names the tensor; here all ranks are.
+    // What the allocator of the rank said names the tensor, and a dry run its peak; here all ranks are.
+    const auto& guardian = result.guardian;
+    const std::string mine =
+        guardian.failed ? fmt::format(". Alone it needs {} in all, live bytes included. The allocator said: {}",
+                                      format_bytes(guardian.failed_peak), guardian.error)
+                        : "";
     std::string said;
-    for (const auto& text : ddp::share_text(session_.communicator, result.guardian.error))
-      said = text.empty() ? said : text;
-    throw Error(error.code(), said.empty() ? error.what() : fmt::format("{}. It said: {}", error.what(), said));
+    for (const auto& text : ddp::share_text(session_.communicator, mine)) said = text.empty() ? said : text;
+    throw Error(error.code(), error.what() + said);
   }
 }
 

@@ -124,7 +124,10 @@ void add(memory::GuardianReport& sum, const memory::GuardianReport& part, std::s
   sum.splits += part.splits;
   sum.predicted_peak = std::max(sum.predicted_peak, part.predicted_peak);
   sum.failed_request = std::max(sum.failed_request, part.failed_request);
-  if (part.failed && !sum.failed) sum.failed_sample = offset + part.failed_sample;
+  if (part.failed && !sum.failed) {
+    sum.failed_sample = offset + part.failed_sample;
+    sum.failed_peak = part.failed_peak;
+  }
   sum.failed = sum.failed || part.failed;
   if (!part.error.empty()) sum.error = part.error;
 }
@@ -200,7 +203,8 @@ memory::MicroBatchWork Step::work(const StepInput& input) {
             const auto samples = input.samples.subspan(piece.begin, piece.count);
             return predictor_.attempt_bytes(shape_of(samples), plan_of(input, piece), room);
           },
-          [this, &input](memory::Piece piece) { return keep_to_plan(input, piece); }};
+          [this, &input](memory::Piece piece) { return keep_to_plan(input, piece); },
+          [this] { return keeper_ != nullptr ? keeper_->give_up_device() : 0; }};
 }
 
 memory::Plan Step::plan_of(const StepInput& input, memory::Piece piece) {

@@ -91,6 +91,9 @@ class FeatureKeeper {
   virtual model::Shown shown(std::span<const model::StreamSample> samples) = 0;
   virtual void commit() = 0;
   virtual void discard() = 0;
+  /// Gives the device's memory back that it holds, for good, and returns its bytes. Samples that are loaded keep their
+  /// features.
+  virtual std::int64_t give_up_device() = 0;
 };
 
 /// Runs steps on one rank. Everything it refers to outlives it; one thread.

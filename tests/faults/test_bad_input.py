@@ -110,10 +110,16 @@ def test_a_budget_that_falls_below_one_sample(tmp_path, model):
     config.write_text(config.read_text().replace("[memory]", f"[memory]\nbudget_changes = [{change}]"))
     with runs.launch(config, 2) as run:
         assert run.end() == 3, run.output()
-    assert "rank 1: sample" in run.output() and "does not fit even alone" in run.output() and "Give the rank at least" in run.output()
-    assert re.search(r"It said: out of memory: [0-9.]+ .?i?B wanted for [a-z]", run.output()), "the tensor's place is named"
+    assert "rank 1: sample" in run.output() and "does not fit even alone" in run.output() and "Give the rank more than" in run.output()
+    assert re.search(r"The allocator said: out of memory: [0-9.]+ .?i?B wanted for [a-z]", run.output()), "the tensor's place is named"
     done = runs.metrics(tmp_path / "run")[-1]["step"]
     assert done >= 3 and list(runs.checkpoints(tmp_path / "run")) == [done], "what was learned before is kept"
+    alone = float(re.search(r"Alone it needs ([0-9.]+) MiB in all", run.output())[1])
+    assert alone * 1024 > budget - 64
+    (tmp_path / "again").mkdir()
+    again = runs.configure(tmp_path / "again", model, memory={"budget": f"{int((alone + 0.1) * 1024)}KiB"}, train={"max_steps": 5})
+    code, text = runs.finished([*TRAIN, "--config", again])
+    assert code == 0, f"with what was said to be needed: {text}"
 
 
 # --- model directory ---

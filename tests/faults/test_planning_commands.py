@@ -125,6 +125,18 @@ def test_plan_answers_with_one_number():
     assert int(text) >= 4
 
 
+def test_plan_of_several_ranks_plans_for_one_of_them():
+    """The share is what each of them has to do: no micro-batch is larger, and accumulation is counted of it."""
+    one, four = (planned("--size", "tiny", "--budget", "24GiB", "--set", "batch.effective=32", "--ranks", ranks) for ranks in (1, 4))
+    assert (one["ranks"], four["ranks"]) == (1, 4)
+    assert one["table"][0]["plan"]["micro_batch"] == 32 and four["table"][0]["plan"]["micro_batch"] == 8
+    assert one["table"][0]["accumulation"] == four["table"][0]["accumulation"] == 1
+    assert four["cards"][0]["best"]["plan"]["micro_batch"] <= 8
+    by_setting = planned("--size", "tiny", "--budget", "24GiB", "--set", "batch.effective=32", "--set", "launch.ranks=4")
+    assert by_setting["table"] == four["table"]
+    refused([*PLAN, "--size", "tiny", "--ranks", "33", "--set", "batch.effective=32"], 2, "33 ranks", "batch.effective")
+
+
 def test_plan_on_a_dataset_and_on_one_of_its_tasks(tmp_path, model, dataset):
     """The heaviest sample is the dataset's; a task has no heavier one."""
     config = runs.configure(tmp_path, model, data={"synthetic_samples": 0, "path": [str(dataset)]})

@@ -167,7 +167,9 @@ TEST_F(OnAGpu, TheAllocatorModelSaysWhatIsReserved) {
   Session& s = on.session;
   std::vector<SampleShape> shapes;
   for (const auto& sample : on.samples) shapes.push_back(sample.sample->shape());
-  Forecast forecast(wide_config(), on.source->dims(), shapes, std::ssize(shapes));
+  Config config = wide_config();
+  config.batch.effective = std::ssize(shapes);
+  Forecast forecast(config, on.source->dims(), shapes, 1);
   const auto rules = s.model->packing_rules(3, false);
   s.meter.release_cached();
   const std::int64_t before = s.meter.reserved();

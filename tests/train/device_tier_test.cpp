@@ -96,6 +96,26 @@ TEST_F(DeviceTierTest, TheBlockGoesWithTheTier) {
   EXPECT_EQ(memory.live(), before);
 }
 
+TEST_F(DeviceTierTest, WhatIsGivenUpIsTheDevicesAgainAndRowsInUseKeepTheirValues) {
+  auto& memory = memory::CpuAllocator::install();
+  const std::int64_t before = memory.live();
+  DeviceTier tier = tier_of(1000);
+  keep(tier, 1, 0, 300, 10);
+  keep(tier, 2, 0, 300, 20);
+  keep(tier, 3, 0, 300, 30);
+  const auto held = tier.find(1, 0, 40), forgotten = tier.find(2, 0, 50);
+  tier.forget(2);
+  EXPECT_EQ(tier.give_up(), bytes(1000));
+  EXPECT_EQ(memory.live(), before) << "nor are the rows in use a part of it";
+  EXPECT_TRUE(at::equal(held->rows, at::full({300, kWidth}, 1.0F)));
+  EXPECT_TRUE(at::equal(forgotten->rows, at::full({300, kWidth}, 2.0F)));
+  EXPECT_FALSE(tier.keeps());
+  EXPECT_EQ(tier.bytes(), 0);
+  EXPECT_EQ(tier.give_up(), 0) << "once";
+  keep(tier, 4, 0, 1, 10);
+  for (std::int64_t sample = 1; sample <= 4; ++sample) EXPECT_FALSE(tier.find(sample, 0, 60)) << sample;
+}
+
 TEST_F(DeviceTierTest, OneThreadKeepsWhileOthersFind) {
   DeviceTier tier = tier_of(40);
   std::vector<std::thread> readers;

@@ -362,6 +362,46 @@ TEST_F(PrefixRun, TheDevicesPartIsInThePlanAndAMixtureIsPredictedToTheByte) {
   EXPECT_TRUE(at::equal(model::pack(from_host, rules, at::kCPU).cached_features, features)) << "to the bit";
 }
 
+// What the guardian has left when one sample does not fit in the leanest way.
+TEST_F(PrefixRun, TheDevicesPartIsGivenUpBeforeASampleIsRefused) {
+  Config config = config_;
+  config.cache.mode = "prefix";
+  const Seen off = run_with("off", 5);
+  run(config, 2);
+  config.cache.device_bytes = "64KiB";
+  const auto source = make_source(config);
+  const auto communicator = ddp::make_solo();
+  Session session(config, *communicator, *source);
+  std::vector<std::shared_ptr<const Sample>> hold;
+  int on_device = 0;
+  const auto step = [&](int number) {
+    StepInput input;
+    const auto samples = session.load_share(number, hold);
+    for (const auto& sample : samples) on_device += sample.sample->vlm.device_features ? 1 : 0;
+    input.step = number;
+    input.updates = number - 1;
+    input.samples = samples;
+    input.plan = {.micro_batch = 1, .recompute_blocks = session.model->language_blocks()};
+    const StepResult result = session.step->run(input);
+    if (session.loader) session.loader->seek(number + 1);  // what it had loaded ahead came before the step
+    return result;
+  };
+  for (int number = 1; number <= 3; ++number) EXPECT_EQ(step(number).guardian.retries, 0);
+  EXPECT_GT(on_device, 0);
+  ASSERT_GT(session.cache->device_bytes(), 40 << 10) << "all features";
+  // A budget that a single sample fits only without the block.
+  const std::int64_t before = session.meter.budget();
+  session.meter.set_budget(session.meter.peak() - (20 << 10));
+  const StepResult squeezed = step(4);
+  EXPECT_FALSE(squeezed.guardian.failed) << squeezed.guardian.error;
+  EXPECT_EQ(squeezed.guardian.retries, 1);
+  EXPECT_EQ(session.cache->device_bytes(), 0);
+  EXPECT_NEAR(squeezed.loss, off.losses[3], 1e-6 * off.losses[3]);
+  EXPECT_NEAR(step(5).loss, off.losses[4], 1e-6 * off.losses[4]);
+  EXPECT_EQ(session.cache->use(5, 1.0).device_bytes, 0);
+  session.meter.set_budget(before);
+}
+
 TEST_F(PrefixRun, RefusesMemoryThatIsNotThere) {
   const auto refusal = [&](const char* key, const char* size) {
     Config config = config_;

@@ -21,7 +21,7 @@ struct Scene {
 };
 
 RankUsage any_rank() {
-  const auto budget = *rc::gen::inRange<std::int64_t>(1, std::int64_t{1} << 34);
+  const auto budget = *rc::gen::inRange<std::int64_t>(1, std::int64_t{1} << 37);
   // Around the band as often as anywhere.
   const auto percent = *rc::gen::inRange<std::int64_t>(0, 130);
   return {.budget_bytes = budget,

@@ -16,7 +16,7 @@
 namespace plimsoll::memory {
 namespace {
 
-constexpr std::int64_t kLargest = std::int64_t{1} << 34;
+constexpr std::int64_t kLargest = std::int64_t{1} << 37;
 
 std::int64_t any(std::int64_t low, std::int64_t high) { return *rc::gen::inRange<std::int64_t>(low, high + 1); }
 bool one_in(int n) { return any(1, n) == 1; }
