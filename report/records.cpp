@@ -38,29 +38,32 @@ std::string line(const Json& json) { return json.dump(-1, ' ', false, Json::erro
 
 std::string to_json(const PlanView& plan) { return line(view(plan)); }
 
+double samples_per_second(const StepRecord& record) {
+  return record.step_ms > 0 ? static_cast<double>(record.samples) / record.step_ms * 1e3 : 0.0;
+}
+
 std::string to_json(const StepRecord& record) {
   Json tasks = Json::object();
   for (const auto& [name, loss] : record.task_losses) tasks[name] = loss;
-  return line(
-      {{"step", record.step},
-       {"epoch", record.epoch},
-       {"loss", record.loss},
-       {"task_losses", tasks},
-       {"grad_norm", record.grad_norm},
-       {"lr", record.lr},
-       {"vl_lr", record.vl_lr},
-       {"samples", record.samples},
-       {"first_sample", record.first_sample},
-       {"live", record.live},
-       {"samples_per_second", record.step_ms > 0 ? static_cast<double>(record.samples) / record.step_ms * 1e3 : 0.0},
-       {"step_ms", record.step_ms},
-       {"load_ms", record.load_ms},
-       {"wall_ms", record.wall_ms},
-       {"micro_batches", record.micro_batches},
-       {"skipped", record.skipped},
-       {"plan", view(record.plan)},
-       {"memory", view(record.ranks)},
-       {"attempt", record.attempt}});
+  return line({{"step", record.step},
+               {"epoch", record.epoch},
+               {"loss", record.loss},
+               {"task_losses", tasks},
+               {"grad_norm", record.grad_norm},
+               {"lr", record.lr},
+               {"vl_lr", record.vl_lr},
+               {"samples", record.samples},
+               {"first_sample", record.first_sample},
+               {"live", record.live},
+               {"samples_per_second", samples_per_second(record)},
+               {"step_ms", record.step_ms},
+               {"load_ms", record.load_ms},
+               {"wall_ms", record.wall_ms},
+               {"micro_batches", record.micro_batches},
+               {"skipped", record.skipped},
+               {"plan", view(record.plan)},
+               {"memory", view(record.ranks)},
+               {"attempt", record.attempt}});
 }
 
 std::string to_json(const DecisionRecord& record) {

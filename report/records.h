@@ -54,6 +54,8 @@ struct StepRecord {
   std::int64_t attempt = 1;       ///< of the run: one more with every restart
 };
 std::string to_json(const StepRecord& record);
+/// By computing alone; 0 where no time was taken.
+double samples_per_second(const StepRecord& record);
 
 /// One decision: what was seen, what was predicted, what was chosen and why. Also written when nothing changes.
 struct DecisionRecord {

@@ -209,11 +209,14 @@ struct LaunchConfig {
   }
 };
 
-/// [report]: what rank 0 prints (report/console.h) and leaves behind (report/report_files.h, called by train/run.cpp).
-/// On a terminal one progress line is redrawn in place and `every` is not used.
+/// [report]: what rank 0 prints (report/console.h), leaves behind (report/report_files.h, called by train/run.cpp) and
+/// sends to an MLflow server (report/mlflow_log.h). On a terminal one progress line is redrawn in place and `every` is
+/// not used.
 struct ReportConfig {
   std::int64_t every = 1;
   bool files = true;
+  std::string mlflow_uri, mlflow_experiment = "plimsoll";
+  double mlflow_flush = 5;
 
   template <class V>
   void visit(V& v) {
@@ -221,6 +224,14 @@ struct ReportConfig {
     v("files", files,
       "Write report files at the end of a run that is done or stopped: metrics as JSON, plots where gnuplot is "
       "installed, report.html. `plimsoll report` writes the same at any time.");
+    v("mlflow_uri", mlflow_uri,
+      "MLflow tracking server that parameters and metrics are sent to: http://host:port or https://host:port/prefix; "
+      "empty: none. It never holds a step: what it does not take waits in the run's folder.");
+    v("mlflow_experiment", mlflow_experiment, "Experiment on that server; made where there is none.", not_empty());
+    v("mlflow_flush", mlflow_flush,
+      "Seconds that the end of a run waits, at most, for what is still to be sent to that server; never more than half "
+      "of launch.timeout.",
+      between(0.0, 3600.0));
   }
 };
 
@@ -252,7 +263,7 @@ struct Config {
     v.table("cache", cache, "Features that are kept across epochs.");
     v.table("train", train, "The optimisation.");
     v.table("launch", launch, "Starting and supervising ranks.");
-    v.table("report", report, "What is printed, and what is left for people.");
+    v.table("report", report, "What is printed, what is left for people, and what is sent.");
   }
 };
 

@@ -13,6 +13,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "report/exit_file.h"
+#include "report/http.h"
 #include "report/report_files.h"
 #include "train/evaluate.h"
 #include "train/loop.h"
@@ -123,6 +124,7 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
         fmt::format("{} after step {}; checkpoint {}{}", outcome.reason, step, newest->string(),
                     std::filesystem::exists(*newest / "adapter") ? ", adapter " + (*newest / "adapter").string() : ""));
   }
+  log.finish(outcome.code);
   return outcome;
 }
 
@@ -130,6 +132,8 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
 
 ExitCode run(const Config& config, const RunOptions& options) {
   make_run_dir(config.run.dir);
+  if (const auto& uri = config.report.mlflow_uri; !uri.empty())
+    report::checked_server_address(uri, "report.mlflow_uri");  // by all ranks, before any of them waits for another
   const auto communicator = ddp::make_communicator(config.run.dir, config.launch.timeout);
   start_logging("info", communicator->rank(), communicator->world());
   watch_for_stop_requests();
