@@ -13,10 +13,12 @@
 #include <string>
 #include <vector>
 
+#include "cache/host_pool.h"
 #include "cache/int8.h"
 #include "cache/live_samples.h"
 #include "cache/memory_tier.h"
 #include "cache/store.h"
+#include "cache/upkeep.h"
 #include "data/sample_source.h"
 #include "data/sample_stream.h"
 #include "ddp/communicator.h"
@@ -68,11 +70,11 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
                ddp::Communicator& communicator, const Device& device, std::int64_t budget);
   ~FeatureCache() override;
 
-  /// Opens the folder of the run's fingerprint; before anything else is asked. What is stamped after `published` or
-  /// before `oldest` is not read, where features age. A folder that cannot be written is read, and said once.
+  /// Opens the folder of the run's fingerprint; before anything else is asked. Where features age, only what `known` says
+  /// is read. A folder that cannot be written is read, and said once.
   /// Collective. Throws Error(kData) when the folder can neither be made nor read, Error(kUsage) when ranks have
   /// different ones.
-  void open(const FeatureOrigin& origin, std::int64_t published, std::int64_t oldest = 0);
+  void open(const FeatureOrigin& origin, const cache::UpkeepState& known);
 
   model::Features features() const { return features_; }
   /// Whether features age: hidden states while adapters learn.
@@ -92,19 +94,21 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   /// Said once, as a warning: a sample did not fit beside the block.
   std::int64_t give_up_device() override;
 
-  /// On every rank: what all ranks have kept so far, up to `stamp` where features age, is read from here on, and
-  /// nothing that is stamped before `oldest`. A folder that cannot be read any more is said once.
-  void publish(std::int64_t stamp, std::int64_t oldest = 0);
+  /// On every rank: what all ranks have kept so far is read from here on; where features age, what `known` says of it. A
+  /// folder that cannot be read any more is said once.
+  void publish(const cache::UpkeepState& known = {});
   /// What is kept from now on lies in files of its own, so that older ones can be cleared.
   void end_segment() { store_->end_segment(); }
   /// Removes the files in which all is stamped before `stamp`.
   void clear_older(std::int64_t stamp);
   /// Of the device's memory, all of it live from the start.
   std::int64_t device_bytes() const { return device_->bytes(); }
+  /// Of this rank's host memory, at most.
+  std::int64_t host_bytes() const { return host_bytes_; }
   /// Whether anything more can be kept.
   bool has_room() const { return keeps_ && !full_; }
   /// The hidden states of a sample that are read now, [T, hidden] in the compute dtype; empty where there are none.
-  std::vector<std::byte> known_states(const Sample& sample) const;
+  HostBytes known_states(const Sample& sample) const;
   /// Copies the features of these samples, made in evaluation mode after step `step`, and writes them.
   void keep_after(std::int64_t step, std::span<const model::StreamSample> samples, const at::Tensor& features);
   /// What all ranks' caches did since it was last asked. Collective. After step `step`, so many passes over the data.
@@ -142,8 +146,9 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   bool is_last_in_step(const model::StreamSample& item) const;
   void allow_appends();
   std::int64_t rows_of(const Sample& sample) const;
-  std::optional<std::vector<std::byte>> read(const Sample& sample, std::optional<std::uint64_t> next,
-                                             bool* from_memory = nullptr) const;
+  std::optional<HostBytes> read(const Sample& sample, std::optional<std::uint64_t> next,
+                                bool* from_memory = nullptr) const;
+  std::optional<HostBytes> read_from_disk(const cache::RecordKey& key, bool to_upload) const;
   Sample load_known(std::int64_t index, std::int64_t resolution, std::optional<std::uint64_t> next) const;
   std::uint64_t next_draw(std::uint64_t position, std::int64_t index) const;
   std::uint64_t next_read(std::uint64_t position, std::int64_t index) const;
@@ -159,9 +164,10 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   Config config_;
   model::Features features_;
   bool ages_;
-  std::int64_t batch_, width_;
+  std::int64_t batch_, width_, host_bytes_ = 0;
   cache::Kept made_as_, kept_;  ///< the compute dtype, and what lies on the disk
   std::unique_ptr<cache::Store> store_;
+  std::unique_ptr<cache::HostPool> pinned_;  ///< what memory_ keeps lies there; null: in ordinary memory
   std::unique_ptr<cache::MemoryTier> memory_;
   std::unique_ptr<DeviceTier> device_;
   std::span<const model::StreamSample> shown_;  ///< of the micro-batch that is run

@@ -95,6 +95,11 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
       if (communicator.rank() == 0) spdlog::info("{}", text);
     });
     if (communicator.rank() == 0) options.build_cache(built);
+    if (built.known < built.samples)
+      return {ExitCode::kData,
+              fmt::format("{}: {} of {} samples have no features: the folder cannot be written, or cache.disk_bytes or "
+                          "the disk has no more room; what there is is kept",
+                          built.folder, built.samples - built.known, built.samples)};
     return {ExitCode::kDone, "cache built"};
   }
   session.resume(options.resume);

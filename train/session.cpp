@@ -204,7 +204,7 @@ FeatureOrigin Session::feature_origin() {
   return origin;
 }
 
-void Session::open_cache() { cache->open(feature_origin(), state.features.published, state.features.oldest); }
+void Session::open_cache() { cache->open(feature_origin(), state.features); }
 
 void Session::make_cache() {
   const bool automatic = config.cache.mode == "auto";

@@ -272,12 +272,17 @@ std::string Session::plan_text() {
     text += fmt::format("  {:<28} {:>12}\n", label, format_bytes(bytes));
     sum += bytes;
   }
+  const std::string host =
+      cache && cache->host_bytes() > 0
+          ? fmt::format("beside the budget, up to {} of host memory for features (cache.host_bytes)\n",
+                        format_bytes(cache->host_bytes()))
+          : "";
   return fmt::format(
       "plan: {}, effective batch {} over {} rank{}\npredicted peak of the heaviest micro-batch{} ({} samples, {} "
-      "tokens, {} patches):\n{}  {:<28} {:>12}  {:.1f} % of {}\n",
+      "tokens, {} patches):\n{}  {:<28} {:>12}  {:.1f} % of {}\n{}",
       memory::to_string(plan), config.batch.effective, communicator.world(), communicator.world() == 1 ? "" : "s",
       evaluation ? " of the evaluation" : "", shape.samples, shape.tokens, shape.patches, text, "sum",
-      format_bytes(sum), 100.0 * static_cast<double>(sum) / static_cast<double>(budget), format_bytes(budget));
+      format_bytes(sum), 100.0 * static_cast<double>(sum) / static_cast<double>(budget), format_bytes(budget), host);
 }
 
 }  // namespace plimsoll::train
