@@ -31,7 +31,7 @@ struct FeaturePiece {
 struct HostBatch {
   Sizes sizes;
   std::vector<float> pixels, vision_cos, vision_sin, text_cos, text_sin, state, sensor, actions, weight, noise,
-      timesteps;
+      timesteps, loss_weight;
   std::vector<std::int64_t> unpermute, vision_keys, merged_keys, ids, image_rows, cached_rows, token_keys,
       context_positions, token_rows, sensor_rows, context_lengths;
   std::vector<FeaturePiece> feature_pieces;
@@ -135,6 +135,7 @@ void upload_expert(const HostBatch& host, const PackingRules& rules, const Uploa
   batch.action_weight = upload.floats(host.weight, {n, rules.chunk});
   batch.noise = upload.floats(host.noise, {n * rules.draws, rules.chunk, rules.action_dim});
   batch.timesteps = upload.floats(host.timesteps, {n * rules.draws});
+  if (!rules.evaluate) batch.loss_weight = upload.floats(host.loss_weight, {n});
 }
 
 PackedBatch upload_all(HostBatch host, const PackingRules& rules, at::Device device) {
@@ -404,6 +405,7 @@ void append_expert(HostBatch& host, const StreamSample& item, const PackingRules
   for (const auto pad : sample.action_is_pad) host.weight.push_back(pad != 0 ? 0.0F : 1.0F);
   append_context(host, static_cast<std::int64_t>(sample.vlm.input_ids.size()), rules);
   append_draws(host, item.position, rules);
+  host.loss_weight.push_back(item.weight);
 }
 
 void require_tables(const PackingRules& rules) {

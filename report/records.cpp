@@ -31,6 +31,13 @@ Json view(const std::vector<RankMemory>& ranks) {
   return list;
 }
 
+template <class Value>
+Json by_name(const std::vector<std::pair<std::string, Value>>& values) {
+  Json object = Json::object();
+  for (const auto& [name, value] : values) object[name] = value;
+  return object;
+}
+
 /// One line whatever names and reasons hold.
 std::string line(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
@@ -43,12 +50,13 @@ double samples_per_second(const StepRecord& record) {
 }
 
 std::string to_json(const StepRecord& record) {
-  Json tasks = Json::object();
-  for (const auto& [name, loss] : record.task_losses) tasks[name] = loss;
   return line({{"step", record.step},
                {"epoch", record.epoch},
                {"loss", record.loss},
-               {"task_losses", tasks},
+               {"task_losses", by_name(record.task_losses)},
+               {"task_counts", by_name(record.task_counts)},
+               {"task_weights", by_name(record.task_weights)},
+               {"task_norms", by_name(record.task_norms)},
                {"grad_norm", record.grad_norm},
                {"lr", record.lr},
                {"vl_lr", record.vl_lr},

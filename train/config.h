@@ -117,7 +117,7 @@ struct DataConfig {
   bool adaptive = true;
   Setting loader_bytes = "auto";
   std::int64_t adjust_every = 50, most_workers = 0, most_prefetch = 16;
-  std::int64_t synthetic_samples = 0, synthetic_images = 1, synthetic_side = 0, synthetic_text = 0;
+  std::int64_t synthetic_samples = 0, synthetic_images = 1, synthetic_side = 0, synthetic_text = 0, synthetic_tasks = 0;
 
   template <class V>
   void visit(V& v) {
@@ -156,6 +156,7 @@ struct DataConfig {
       "Pixels of their sides, a multiple of 28; 0: sides differ from 56 to 112, and every 16th sample has 224.",
       between(0, 4480));
     v("synthetic_text", synthetic_text, "Text tokens of a made-up sample; 0: 8 to 40.", between(0, 100000));
+    v("synthetic_tasks", synthetic_tasks, "Tasks that made-up samples are of, in turn; 0: none.", between(0, 1000));
   }
 };
 
@@ -187,6 +188,51 @@ struct TrainConfig {
       at_least(1));
     v("eval_samples", eval_samples, "Held-out samples on which the action error is measured at start and end; 0: none.",
       at_least(0));
+  }
+};
+
+/// An item of tasks.rules.
+struct TaskRule {
+  std::string name, match;
+
+  template <class V>
+  void visit(V& v) {
+    v("name", name, "Name of the type.", not_empty());
+    v("match", match, "Regular expression that is looked for in the text of a sample's task.", not_empty());
+  }
+};
+
+/// [tasks]: train/task_types.h finds the types, data/sample_stream.h draws them, train/step.h weighs them.
+struct TaskConfig {
+  std::string by = "off";
+  std::vector<TaskRule> rules;
+  Setting target = "auto";
+  std::vector<double> weights;
+  bool normalise = false, gradnorm = false;
+  double alpha = 1.5, balance_lr = 0.025;
+
+  template <class V>
+  void visit(V& v) {
+    v("by", by,
+      "What makes samples of different types, 8 at most: \"off\" (all are of one), \"task\" (each text of the "
+      "dataset's tasks is a type), \"rules\" (the first of tasks.rules that matches the text) or \"images\" (how many "
+      "images a sample has).",
+      one_of({"off", "task", "rules", "images"}));
+    v("rules", rules, "Types by patterns, in the order in which they are tried.");
+    v("target", target,
+      "How often each type is drawn: \"natural\" (as often as the data has it), a fraction for each, or \"auto\" (0.4, "
+      "0.3, 0.3 for three types, else equal ones). Types are in the order of the dataset's tasks, of the rules, or of "
+      "ascending numbers of images. Every type's samples come in passes of their own.",
+      either({one_of({"auto", "natural"}), each(between(0.0, 1.0))}));
+    v("weights", weights, "How much the loss of each type counts, 0 or more; empty: 1 each.");
+    v("normalise", normalise,
+      "Divide a type's loss by the samples of it in the step and multiply it by its part of the draws, so that it "
+      "counts by that part in every step.");
+    v("gradnorm", gradnorm,
+      "Learn a weight for each type beside these, so that all types train at a like pace (GradNorm, Chen et al. 2018). "
+      "The layer that they are balanced by is the expert's last.");
+    v("alpha", alpha, "GradNorm: how strongly a type that has learned less is pulled ahead.", between(0.0, 12.0));
+    v("balance_lr", balance_lr, "GradNorm: learning rate of the weights.", above(0));
   }
 };
 
@@ -247,6 +293,7 @@ struct Config {
   memory::MemoryConfig memory;
   cache::CacheConfig cache;
   TrainConfig train;
+  TaskConfig tasks;
   LaunchConfig launch;
   ReportConfig report;
 
@@ -262,6 +309,7 @@ struct Config {
     v.table("memory", memory, "Budgets, and how the plan is chosen.");
     v.table("cache", cache, "Features that are kept across epochs.");
     v.table("train", train, "The optimisation.");
+    v.table("tasks", tasks, "Types of samples: how often they are drawn, and how much they count.");
     v.table("launch", launch, "Starting and supervising ranks.");
     v.table("report", report, "What is printed, what is left for people, and what is sent.");
   }

@@ -154,7 +154,8 @@ CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model
 }
 
 FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                           ddp::Communicator& communicator, const Device& device, std::int64_t budget)
+                           std::shared_ptr<const data::StreamOrder> order, ddp::Communicator& communicator,
+                           const Device& device, std::int64_t budget)
     : source_(source),
       communicator_(communicator),
       config_(config),
@@ -164,7 +165,7 @@ FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, c
       width_(model.packing_rules(0, false).hidden),
       made_as_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16),
       kept_(features_ == model::Features::kStates && config.cache.keep == "int8" ? cache::Kept::kInt8 : made_as_),
-      stream_(source.training(), static_cast<std::uint64_t>(config.run.seed)),
+      stream_(std::move(order)),
       live_([this](std::uint64_t position) { return stream_.at(position); }, source.size(), batch_,
             static_cast<std::int64_t>(std::llround(config.cache.live_fraction * cache::kWholeFraction))) {
   refuse_what_would_not_hold(config, model);
@@ -332,25 +333,11 @@ std::optional<HostBytes> FeatureCache::read_from_disk(const cache::RecordKey& ke
   return HostBytes(std::move(block), size);
 }
 
-// The position at which the sample is drawn in the epoch after that of `position`.
-std::uint64_t FeatureCache::next_draw(std::uint64_t position, std::int64_t index) const {
-  const auto length = static_cast<std::uint64_t>(stream_.epoch_length());
-  const std::uint64_t epoch = position / length + 1;
-  auto& places = places_[epoch];
-  if (places.empty()) {
-    places.resize(static_cast<std::size_t>(source_.size()));
-    for (std::uint64_t i = 0; i < length; ++i)
-      places[static_cast<std::size_t>(stream_.at(epoch * length + i))] = static_cast<std::uint32_t>(i);
-  }
-  const std::uint64_t next = epoch * length + places[static_cast<std::size_t>(index)];
-  while (places_.size() > 2) places_.erase(places_.begin());
-  return next;
-}
-
-// The same, where it will be read then: a live draw reads nothing, and what is made by then replaces what is there.
-std::uint64_t FeatureCache::next_read(std::uint64_t position, std::int64_t index) const {
+// The position at which the sample that is drawn at this one is read next: a live draw reads nothing, and what is made
+// by then replaces what is there.
+std::uint64_t FeatureCache::next_read(std::uint64_t position) const {
   if (!memory_->keeps() && !device_->keeps()) return 0;
-  const std::uint64_t next = next_draw(position, index);
+  const std::uint64_t next = stream_.next_draw(position);
   return ages_ && live_.at(next) ? std::numeric_limits<std::uint64_t>::max() : next;
 }
 
@@ -400,7 +387,7 @@ Sample FeatureCache::load_drawn(std::uint64_t position, std::int64_t index, std:
   std::optional<std::uint64_t> next;
   {
     const std::scoped_lock lock(live_mutex_);
-    if (!ages_ || !live_.at(position)) next = next_read(position, index);
+    if (!ages_ || !live_.at(position)) next = next_read(position);
   }
   if (!next) {  // what is made now is what will be read
     memory_->forget(index);
@@ -410,16 +397,12 @@ Sample FeatureCache::load_drawn(std::uint64_t position, std::int64_t index, std:
   return load_known(index, resolution, next);
 }
 
-// Of two draws of a sample in one step, which runs across the end of an epoch, the later one's features are kept: which
-// that is, no plan and no number of ranks changes.
+// Of several draws of a sample in one step the last one's features are kept: which that is, no plan and no number of
+// ranks changes.
 bool FeatureCache::is_last_in_step(const model::StreamSample& item) const {
-  const auto batch = static_cast<std::uint64_t>(batch_), length = static_cast<std::uint64_t>(stream_.epoch_length());
-  const std::uint64_t end = (item.position / batch + 1) * batch;
-  if ((end - batch) / length == (end - 1) / length) return true;
+  const auto batch = static_cast<std::uint64_t>(batch_);
   const std::scoped_lock lock(live_mutex_);
-  for (std::uint64_t position = item.position + 1; position < end; ++position)
-    if (stream_.at(position) == item.sample->index) return false;
-  return true;
+  return stream_.next_draw(item.position) >= (item.position / batch + 1) * batch;
 }
 
 // What ages is kept whenever it was made anew.
@@ -518,7 +501,7 @@ void FeatureCache::keep_on_device(const model::StreamSample& item) {
   std::uint64_t next = 0;
   {
     const std::scoped_lock lock(live_mutex_);
-    next = next_read(item.position, item.sample->index);
+    next = next_read(item.position);
   }
   device_->keep(key->sample, key->stamp, {rows.data(), rows.size()}, next);
 }

@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -61,19 +60,18 @@ std::uint64_t feature_bytes(const Config& config, const model::VlaModel& model, 
 /// bytes where cache.keep says so.
 class FeatureCache final : public FeatureKeeper, public data::SampleSource {
  public:
-  /// `source` and `communicator` outlive it. Throws Error(kUsage) for settings under which features would not stay
-  /// exact (prefix: an adapter in the vision tower; resolution among memory.knobs), or with which adapters would learn
-  /// nothing.
-  /// Makes its block of the device's memory (cache.device_bytes): before plans are chosen. Throws Error(kUsage) for
-  /// memory that is not there. Collective.
+  /// `order`: what the run's stream draws of the source. `source` and `communicator` outlive it. Throws Error(kUsage)
+  /// for settings under which features would not stay exact (prefix: an adapter in the vision tower; resolution among
+  /// memory.knobs), or with which adapters would learn nothing. Makes its block of the device's memory
+  /// (cache.device_bytes): before plans are chosen. Throws Error(kUsage) for memory that is not there. Collective.
   FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-               ddp::Communicator& communicator, const Device& device, std::int64_t budget);
+               std::shared_ptr<const data::StreamOrder> order, ddp::Communicator& communicator, const Device& device,
+               std::int64_t budget);
   ~FeatureCache() override;
 
-  /// Opens the folder of the run's fingerprint; before anything else is asked. Where features age, only what `known` says
-  /// is read. A folder that cannot be written is read, and said once.
-  /// Collective. Throws Error(kData) when the folder can neither be made nor read, Error(kUsage) when ranks have
-  /// different ones.
+  /// Opens the folder of the run's fingerprint; before anything else is asked. Where features age, only what `known`
+  /// says is read. A folder that cannot be written is read, and said once. Collective. Throws Error(kData) when the
+  /// folder can neither be made nor read, Error(kUsage) when ranks have different ones.
   void open(const FeatureOrigin& origin, const cache::UpkeepState& known);
 
   model::Features features() const { return features_; }
@@ -94,8 +92,8 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   /// Said once, as a warning: a sample did not fit beside the block.
   std::int64_t give_up_device() override;
 
-  /// On every rank: what all ranks have kept so far is read from here on; where features age, what `known` says of it. A
-  /// folder that cannot be read any more is said once.
+  /// On every rank: what all ranks have kept so far is read from here on; where features age, what `known` says of it.
+  /// A folder that cannot be read any more is said once.
   void publish(const cache::UpkeepState& known = {});
   /// What is kept from now on lies in files of its own, so that older ones can be cleared.
   void end_segment() { store_->end_segment(); }
@@ -129,6 +127,7 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   std::int64_t own_resolution() const override { return source_.own_resolution(); }
   std::vector<std::string> tasks() const override { return source_.tasks(); }
   std::int64_t task_of(std::int64_t index) const override { return source_.task_of(index); }
+  std::int64_t pictures_of(std::int64_t index) const override { return source_.pictures_of(index); }
   const std::vector<std::int64_t>& training() const override { return source_.training(); }
   const std::vector<std::int64_t>& held_out() const override { return source_.held_out(); }
   std::uint64_t hash() const override { return source_.hash(); }
@@ -150,8 +149,7 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
                                 bool* from_memory = nullptr) const;
   std::optional<HostBytes> read_from_disk(const cache::RecordKey& key, bool to_upload) const;
   Sample load_known(std::int64_t index, std::int64_t resolution, std::optional<std::uint64_t> next) const;
-  std::uint64_t next_draw(std::uint64_t position, std::int64_t index) const;
-  std::uint64_t next_read(std::uint64_t position, std::int64_t index) const;
+  std::uint64_t next_read(std::uint64_t position) const;
   std::vector<std::byte> payload_of(const std::byte* features, std::uint32_t rows);
   bool is_wanted(const Sample& sample) const;
   void keep_on_device(const model::StreamSample& item);
@@ -173,8 +171,7 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   std::span<const model::StreamSample> shown_;  ///< of the micro-batch that is run
   mutable std::mutex live_mutex_;               ///< of what follows
   mutable data::SampleStream stream_;
-  mutable std::map<std::uint64_t, std::vector<std::uint32_t>> places_;  ///< of two epochs: of each sample within it
-  mutable cache::LiveSamples live_;                                     ///< where features age
+  mutable cache::LiveSamples live_;  ///< where features age
   std::vector<Staged> staged_;
   std::atomic<std::int64_t> step_ = 0;
   std::uint64_t all_bytes_ = 0;  ///< of all training samples' features, on disk

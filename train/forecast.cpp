@@ -51,7 +51,7 @@ Forecast::Forecast(const Config& config, const data::SampleDims& dims, std::vect
       heaviest_(memory::heaviest(heaviest, static_cast<std::size_t>(share_))),
       target_(memory::parse_fraction(config.memory.target, "memory.target")),
       dry_(std::make_unique<DryStep>(vla_options(config, dims), static_cast<std::uint64_t>(config.run.seed),
-                                     config.batch.effective, kLossSlots + ddp::slot_count(ranks))) {}
+                                     config.batch.effective, SumSlots{}, ranks)) {}
 
 memory::MicroBatchShape Forecast::heaviest(int samples) const {
   memory::MicroBatchShape total{samples, 0, 0};

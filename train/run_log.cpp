@@ -150,6 +150,7 @@ void RunLog::step(const StepView& v) {
   record.plan = view(v.plan);
   record.ranks = rank_memory(result.reports);
   record.wall_ms = v.wall_ms;
+  add_tasks(v, record);
   record.attempt = report::attempt_number();
   metrics_->append(report::to_json(record));
   if (mlflow_) mlflow_->step(record);
@@ -167,6 +168,19 @@ void RunLog::step(const StepView& v) {
       worst.budget,
       std::chrono::duration<double>(smooth_ms_ / 1000.0 * static_cast<double>(session_.steps - v.step))};
   console_->progress(progress);
+}
+
+void RunLog::add_tasks(const StepView& v, report::StepRecord& record) const {
+  const auto means = type_means(v.result, v.counts);
+  const auto& weights = v.balance.weights;
+  for (std::size_t type = 0; type < v.counts.size(); ++type) {
+    const std::string& name = session_.tasks.names[type];
+    record.task_counts.emplace_back(name, v.counts[type]);
+    if (v.counts[type] > 0) record.task_losses.emplace_back(name, means[type]);
+    if (v.result.type_norms.empty()) continue;
+    record.task_weights.emplace_back(name, weights.empty() ? 1.0 : weights[type]);
+    record.task_norms.emplace_back(name, v.result.type_norms[type]);
+  }
 }
 
 void RunLog::gather(const std::vector<ddp::Report>& reports) {

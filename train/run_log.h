@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "memory/planning/policy.h"
@@ -27,6 +28,8 @@ struct StepView {
   double learning_rate_factor = 1.0;
   const StepResult& result;
   double wall_ms = 0.0;
+  std::span<const std::int64_t> counts;  ///< samples of each type
+  const BalanceState& balance;           ///< by which they were weighed
 };
 
 /// One per rank; one thread. Refers to the session, which outlives it. Throws Error(kCheckpoint) when the disk refuses.
@@ -60,6 +63,7 @@ class RunLog {
 
  private:
   report::PlanView view(const memory::Plan& plan) const;
+  void add_tasks(const StepView& v, report::StepRecord& record) const;
   void status(const memory::Decision& decision, std::int64_t window);
 
   const Session& session_;

@@ -25,6 +25,12 @@ std::int64_t weight_of(std::span<const model::StreamSample> samples) {
   return weight;
 }
 
+std::vector<std::uint8_t> types_of(std::span<const model::StreamSample> samples) {
+  std::vector<std::uint8_t> types;
+  for (const auto& sample : samples) types.push_back(sample.type);
+  return types;
+}
+
 std::vector<model::StreamSample> taken(std::span<const model::StreamSample> samples,
                                        std::span<const std::size_t> places) {
   std::vector<model::StreamSample> some;
@@ -33,6 +39,13 @@ std::vector<model::StreamSample> taken(std::span<const model::StreamSample> samp
 }
 
 }  // namespace
+
+std::vector<double> type_means(const StepResult& result, std::span<const std::int64_t> counts) {
+  std::vector<double> means;
+  for (std::size_t type = 0; type < counts.size(); ++type)
+    means.push_back(counts[type] > 0 ? result.type_losses[type] / static_cast<double>(counts[type]) : 0.0);
+  return means;
+}
 
 memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples) {
   memory::MicroBatchShape total{static_cast<std::int64_t>(samples.size()), 0, 0};
@@ -50,8 +63,8 @@ at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBat
   const at::AutoGradMode grad(true);
   const AllocationLabel label("backward");  // the model's parts label what they make; the rest is backward's
   const at::Tensor losses = model.sample_losses(batch, recompute, shown);
-  // Every sample counts 1 / B, however the batch is cut: that is why splitting never changes the gradient.
-  const at::Tensor weights = at::full(losses.sizes(), 1.0 / static_cast<double>(effective_batch), losses.options());
+  // Every sample counts its weight / B, however the batch is cut: that is why splitting never changes the gradient.
+  const at::Tensor weights = batch.loss_weight * (1.0 / static_cast<double>(effective_batch));
   torch::autograd::backward({losses}, {weights});
   return losses.detach();
 }
@@ -87,7 +100,10 @@ Step::Step(const model::VlaModel& model, const model::PackingRules& rules, at::D
       meter_(meter),
       predictor_(predictor),
       options_(options),
-      guardian_(meter) {}
+      guardian_(meter) {
+  const SumSlots& sums = options.sums;
+  if (sums.layer() > 0) type_gradients_.emplace(sums.types, sums.out, sums.in, device);
+}
 
 namespace {
 
@@ -170,7 +186,7 @@ StepResult Step::run(const StepInput& input) {
   if (live > 0) result.guardian = run_part(part, result);
   part.samples = whole.subspan(live);
   if (live < whole.size() && !result.guardian.failed) add(result.guardian, run_part(part, result), live);
-  const std::span<float> slots = buffers_.extra().subspan(kLossSlots);
+  const std::span<float> slots = buffers_.extra().subspan(static_cast<std::size_t>(options_.sums.size()));
   ddp::pack(report(input, result.guardian, microseconds_since(start) / 1000), communicator_.rank(), slots);
 
   communicator_.enter(input.step, "reduce");
@@ -184,8 +200,7 @@ StepResult Step::run(const StepInput& input) {
     return result;
   }
   agreement_ = result.verdict.next;
-  result.loss = buffers_.extra()[0] / buffers_.extra()[1];
-  result.live = static_cast<std::int64_t>(buffers_.extra()[2]);
+  take_sums(result);
   if (result.verdict.action == ddp::Action::kApply) {
     result.gradient_norm = apply_gradients(
         buffers_, options_, {input.learning_rate_factor, input.updates, input.adapter_updates, result.live});
@@ -193,10 +208,26 @@ StepResult Step::run(const StepInput& input) {
   return result;
 }
 
+void Step::take_sums(StepResult& result) {
+  const std::span<const float> sums = buffers_.extra();
+  result.loss = sums[0] / sums[1];
+  result.live = static_cast<std::int64_t>(sums[2]);
+  const SumSlots& slots = options_.sums;
+  const auto of_types = sums.subspan(kLossSlots, slots.types);
+  result.type_losses.assign(of_types.begin(), of_types.end());
+  for (std::size_t type = 0; slots.layer() > 0 && type < slots.types; ++type) {
+    const auto begin = slots.gradients() + static_cast<std::int64_t>(type) * slots.layer();
+    double squares = 0;
+    for (const float value : part(sums, {begin, begin + slots.layer()})) squares += double{value} * double{value};
+    result.type_norms.push_back(std::sqrt(squares));
+  }
+}
+
 memory::MicroBatchWork Step::work(const StepInput& input) {
   return {[this, &input](memory::Piece piece) { forward_backward(input, piece); },
           [this] {
             buffers_.discard_staging();
+            if (type_gradients_) type_gradients_->discard();
             if (keeper_ != nullptr) keeper_->discard();
           },
           [this, &input](memory::Piece piece, std::int64_t room) {
@@ -231,7 +262,8 @@ void Step::forward_backward(const StepInput& input, memory::Piece piece) {
   const model::PackedBatch batch = model::pack(samples, rules_, device_);
   const memory::Plan way = plan_of(input, piece);
   other_recompute_ = other_recompute_ || !memory::recomputes_alike(way, input.plan);
-  const model::Shown shown = keeper_ != nullptr ? keeper_->shown(samples) : model::Shown{};
+  model::Shown shown = keeper_ != nullptr ? keeper_->shown(samples) : model::Shown{};
+  if (type_gradients_) shown.last_layer = type_gradients_->watch(types_of(samples));
   commit(samples, train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, shown));
 }
 
@@ -247,11 +279,17 @@ void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor
   if (bad >= 0) {
     if (non_finite_sample_ < 0) non_finite_sample_ = bad;
     if (keeper_ != nullptr) keeper_->discard();
+    if (type_gradients_) type_gradients_->discard();
     return buffers_.discard_staging();
   }
   buffers_.commit_staging();
+  const SumSlots& slots = options_.sums;
+  if (type_gradients_) type_gradients_->commit(part(buffers_.extra(), {slots.gradients(), slots.size()}));
   if (keeper_ != nullptr) keeper_->commit();
-  for (std::size_t i = 0; i < samples.size(); ++i) buffers_.extra()[0] += values[i];
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    buffers_.extra()[0] += values[i];
+    if (slots.types > 0) buffers_.extra()[kLossSlots + samples[i].type] += values[i];
+  }
   buffers_.extra()[1] += static_cast<float>(samples.size());
   if (!samples.front().sample->vlm.has_states()) buffers_.extra()[2] += static_cast<float>(samples.size());
 }
