@@ -50,7 +50,9 @@ void SampleStream::deal_out() {
     std::int64_t furthest = -1;
     for (std::size_t type = 0; type < types_.size(); ++type) {
       const std::int64_t behind = types_[type].part * (at + 1) - std::ssize(types_[type].positions) * period;
-      if (behind > furthest) next = type, furthest = behind;
+      if (behind <= furthest) continue;
+      next = type;
+      furthest = behind;
     }
     type_at_.push_back(static_cast<std::uint8_t>(next));
     number_at_.push_back(static_cast<std::uint32_t>(types_[next].positions.size()));

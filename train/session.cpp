@@ -78,10 +78,10 @@ std::string new_run_name() {
   return fmt::format("{:x}-{:x}", now, ::getpid());
 }
 
-const std::vector<std::int64_t>& nonempty(const std::vector<std::int64_t>& samples) {
-  if (samples.empty())
+const data::SampleSource& nonempty(const data::SampleSource& source) {
+  if (source.training().empty())
     fail(ExitCode::kData, "the dataset has no training samples; lower data.eval_fraction or add episodes");
-  return samples;
+  return source;
 }
 
 std::int64_t most_loader_bytes(const DataConfig& data) {
@@ -106,7 +106,7 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
       budget(
           rank_budget(config.memory, comm.rank(), comm.world(), free_for_a_rank(device, comm.world()), device.total)),
       options(vla_options(config, source.dims())),
-      tasks((nonempty(source.training()), task_types(config.tasks, source))),
+      tasks(task_types(config.tasks, nonempty(source))),
       order(stream_order(tasks, source, static_cast<std::uint64_t>(config.run.seed))),
       stream(order),
       steps(total_steps(config, static_cast<std::int64_t>(source.training().size()))),
@@ -120,7 +120,10 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   meter.set_budget(budget);
   SumSlots sums;
   sums.types = tasks.names.size();
-  if (config.tasks.gradnorm) sums.out = options.action_dim, sums.in = options.expert.width;
+  if (config.tasks.gradnorm) {
+    sums.out = options.action_dim;
+    sums.in = options.expert.width;
+  }
   dry = std::make_unique<DryStep>(options, static_cast<std::uint64_t>(config.run.seed), config.batch.effective, sums,
                                   comm.world());
   heaviest = heaviest_at(static_cast<int>(config.data.resolution));

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "memory/cpu_allocator.h"
 #include "tests/train/tiny_run.h"
 #include "train/source.h"
 #include "train/task_balance.h"
