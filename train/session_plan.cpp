@@ -100,8 +100,18 @@ std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
 }
 
 memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number) const {
-  if (candidates.find(wanted) == nullptr) return {};
-  return fill(wanted, number, controller->state());
+  memory::Fill with;
+  if (candidates.find(wanted) != nullptr) with = fill(wanted, number, controller->state());
+  if (config.batch.packing != "bytes") return with;
+  const std::int64_t target = memory::parse_fraction(config.memory.target, "memory.target");
+  if (with.bytes == 0) with.bytes = meter.budget() / 10000 * target - meter.live();
+  const Setting& most = config.batch.max_memory;
+  if (!most.is("budget"))
+    with.bytes = std::min(
+        with.bytes,
+        (most.is_string() ? parse_bytes(most.as_string(), "batch.max_memory") : most.as_integer()) - meter.live());
+  with.bytes = std::max<std::int64_t>(1, with.bytes);  // what fits nowhere is run alone
+  return with;
 }
 
 memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number, const memory::PolicyState& known) const {

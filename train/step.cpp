@@ -1,7 +1,9 @@
 #include "train/step.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 
 #include "core/scope.h"
 #include "memory/planning/packing.h"
@@ -75,7 +77,24 @@ namespace {
 struct ArrangedShare {
   std::vector<model::StreamSample> samples;
   memory::Plan way;
+  std::vector<std::size_t> ends = {};  ///< of micro-batches that are cut by bytes, in that order
 };
+
+// All that the plan says but for the count: of that as many as fit.
+ArrangedShare pack_by_bytes(std::span<const model::StreamSample> share, const memory::Plan& plan, std::int64_t bytes,
+                            const StepOptions& options, memory::Predictor& predictor) {
+  const auto fits = [&](std::span<const std::size_t> places) {
+    return places.size() <= options.most_samples && predictor.fits(shape_of(taken(share, places)), plan, bytes);
+  };
+  ArrangedShare arranged{{}, plan};
+  for (const auto& places : memory::packed(weights_of(share), types_of(share), options.diversity, fits)) {
+    const auto samples = taken(share, places);
+    arranged.samples.insert(arranged.samples.end(), samples.begin(), samples.end());
+    arranged.ends.push_back(arranged.samples.size());
+  }
+  arranged.way.micro_batch = static_cast<int>(share.size());
+  return arranged;
+}
 
 ArrangedShare arrange(std::span<const model::StreamSample> share, const memory::Plan& plan, const memory::Fill& fill,
                       memory::Predictor& predictor) {
@@ -151,8 +170,11 @@ void add(memory::GuardianReport& sum, const memory::GuardianReport& part, std::s
 }  // namespace
 
 memory::GuardianReport Step::run_part(const StepInput& asked, StepResult& result) {
+  const bool by_bytes = options_.pack_by_bytes && !out_of_memory_ && asked.fill.bytes > 0;
   const ArrangedShare share =
-      arrange(asked.samples, asked.plan, out_of_memory_ ? memory::Fill{} : asked.fill, predictor_);
+      by_bytes ? pack_by_bytes(asked.samples, asked.plan, asked.fill.bytes, options_, predictor_)
+               : arrange(asked.samples, asked.plan, out_of_memory_ ? memory::Fill{} : asked.fill, predictor_);
+  ends_ = share.ends;
   const auto start = std::chrono::steady_clock::now();  // what arranging takes, no way of running changes
   StepInput input = asked;
   input.samples = share.samples;
@@ -235,7 +257,8 @@ memory::MicroBatchWork Step::work(const StepInput& input) {
             return predictor_.attempt_bytes(shape_of(samples), plan_of(input, piece), room);
           },
           [this, &input](memory::Piece piece) { return keep_to_plan(input, piece); },
-          [this] { return keeper_ != nullptr ? keeper_->give_up_device() : 0; }};
+          [this] { return keeper_ != nullptr ? keeper_->give_up_device() : 0; },
+          [this](std::size_t begin) { return most_from(begin); }};
 }
 
 memory::Plan Step::plan_of(const StepInput& input, memory::Piece piece) {
@@ -246,6 +269,12 @@ memory::Plan Step::plan_of(const StepInput& input, memory::Piece piece) {
     return predictor_.fits(shape_of(input.samples.subspan(piece.begin, piece.count)), tried, room);
   };
   return memory::way_of_micro_batch(way_, input.fill, fits);
+}
+
+// To the end of the micro-batch, where the share was cut by bytes.
+std::size_t Step::most_from(std::size_t begin) const {
+  const auto end = std::ranges::upper_bound(ends_, begin);
+  return end == ends_.end() || out_of_memory_ ? std::numeric_limits<std::size_t>::max() : *end - begin;
 }
 
 // The rest of a step that ran out of memory is run as its plan says.

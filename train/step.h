@@ -45,6 +45,9 @@ struct StepOptions {
   /// by its own norm.
   bool clip_apart = false;
   SumSlots sums;
+  bool pack_by_bytes = false;    ///< micro-batches are cut by StepInput's fill.bytes instead of by the plan's count
+  double diversity = 0.5;        ///< memory::packed
+  std::size_t most_samples = 1;  ///< of a micro-batch that is cut so
 };
 
 /// How far the cached features of some samples are from fresh ones.
@@ -134,6 +137,7 @@ class Step {
   memory::MicroBatchWork work(const StepInput& input);
   void take_sums(StepResult& result);
   memory::Plan plan_of(const StepInput& input, memory::Piece piece);
+  std::size_t most_from(std::size_t begin) const;
   std::size_t keep_to_plan(const StepInput& input, memory::Piece piece);
   void forward_backward(const StepInput& input, memory::Piece piece);
   void commit(std::span<const model::StreamSample> samples, const at::Tensor& losses);
@@ -153,10 +157,11 @@ class Step {
   ddp::AgreementState agreement_;
   std::int64_t non_finite_sample_ = -1;
   std::int64_t failed_sample_ = -1;
-  memory::Plan way_;              ///< of this step's share, or of that part of it which is being run
-  bool other_way_ = false;        ///< in this step: some part was not run in the plan's way
-  bool out_of_memory_ = false;    ///< in this step: the rest of it is run as the plan says
-  bool other_recompute_ = false;  ///< in this step: some micro-batch recomputed or offloaded something else
+  memory::Plan way_;               ///< of this step's share, or of that part of it which is being run
+  std::vector<std::size_t> ends_;  ///< of the micro-batches of that part, where they are cut by bytes
+  bool other_way_ = false;         ///< in this step: some part was not run in the plan's way
+  bool out_of_memory_ = false;     ///< in this step: the rest of it is run as the plan says
+  bool other_recompute_ = false;   ///< in this step: some micro-batch recomputed or offloaded something else
 };
 
 /// What an update goes by.

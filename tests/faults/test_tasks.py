@@ -69,6 +69,24 @@ def test_with_a_feature_cache(tmp_path, model):
         runs.assert_same_training(run, off, 24)
 
 
+def test_packed_by_bytes_is_the_same_training_in_fewer_micro_batches(tmp_path, model, whole):
+    """At the same peak: what the whole share needs at two samples a micro-batch, which is cut by counts in the one run."""
+    counts = {"effective": 7, "micro": 2}
+    (tmp_path / "count").mkdir()
+    by_count = runs.finish(typed(tmp_path / "count", model, batch=counts, memory={"policy": "fixed"}), 1)
+    peak = max(rank["peak"] for line in runs.metrics(by_count) for rank in line["memory"])
+    for diversity in 0.0, 1.0:
+        folder = tmp_path / f"bytes-{diversity}"
+        folder.mkdir()
+        batch = {**counts, "packing": "bytes", "max_memory": peak, "diversity": diversity}
+        run = runs.finish(typed(folder, model, batch=batch, memory={"policy": "fixed"}), 1)
+        runs.assert_same_training(run, whole, STEPS)
+        lines = runs.metrics(run)
+        assert max(rank["peak"] for line in lines for rank in line["memory"]) <= peak
+        assert sum(rank["retries"] for line in lines for rank in line["memory"]) == 0
+        assert sum(line["micro_batches"] for line in lines) < sum(line["micro_batches"] for line in runs.metrics(by_count))
+
+
 def test_bad_settings(tmp_path, model):
     for tasks, said in (
         ({"by": "colour"}, "tasks.by"),
