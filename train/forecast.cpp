@@ -99,9 +99,12 @@ std::int64_t Forecast::live(const memory::Plan& plan) {
                           plan.recompute_vision, plan.recompute_expert, plan.offload ? 1 : 0};
   if (const auto found = known_.find(key); found != known_.end()) return found->second;
   ++dry_runs_;
+  return known_[key] = dry_->static_bytes() + cache_bytes() + workspace() + activation_bytes(plan);
+}
+
+std::int64_t Forecast::activation_bytes(const memory::Plan& plan) const {
   const auto shape = heaviest(plan.micro_batch);
-  const std::int64_t activations = std::max(dry_->activation_bytes(shape, plan), evaluation_bytes(shape));
-  return known_[key] = dry_->static_bytes() + cache_bytes() + workspace() + activations;
+  return std::max(dry_->activation_bytes(shape, plan), evaluation_bytes(shape));
 }
 
 PlanBytes Forecast::bytes(const memory::Plan& plan, std::int64_t usable, bool expandable_segments) {
