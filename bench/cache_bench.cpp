@@ -146,9 +146,9 @@ void throughput(const Folder& folder, std::int64_t mebibytes) {
 void memory_tier(std::int64_t mebibytes) {
   const auto records = std::max<std::int64_t>(1, mebibytes / 2);
   cache::MemoryTier tier(std::uint64_t{1} << 40);
-  std::vector<cache::Payload> plain;
+  std::vector<HostBytes> plain;
   for (std::int64_t i = 0; i < records; ++i) {
-    plain.push_back(std::make_shared<std::vector<std::byte>>(cache::payload_bytes(kLarge), std::byte{1}));
+    plain.emplace_back(std::vector<std::byte>(cache::payload_bytes(kLarge), std::byte{1}));
     tier.keep(i, 0, plain.back(), static_cast<std::uint64_t>(i));
   }
   std::vector<double> ratios;
@@ -156,11 +156,13 @@ void memory_tier(std::int64_t mebibytes) {
     const auto position = static_cast<std::uint64_t>(round + 1) << 32;
     std::vector<std::byte> copy;
     const double copying = time_ms([&] {
-      for (const auto& payload : plain) copy = *payload;
+      for (const auto& payload : plain) copy.assign(payload.begin(), payload.end());
     });
     ratios.push_back(copying / time_ms([&] {
-                       for (std::int64_t i = 0; i < records; ++i)
-                         copy = *tier.find(i, 0, position + static_cast<std::uint64_t>(i));
+                       for (std::int64_t i = 0; i < records; ++i) {
+                         const auto found = tier.find(i, 0, position + static_cast<std::uint64_t>(i));
+                         copy.assign(found->begin(), found->end());
+                       }
                      }));
   }
   fmt::print("FIGURE memory in front of the disk, finding and copying beside copying = {:.3f} (bound 0.8: {})\n",
@@ -239,7 +241,7 @@ std::vector<Sample> with_features(Session& session, std::vector<Sample> samples)
       const bool states = which == model::Features::kStates;
       const auto rows = states ? item.sample->vlm.input_ids.size() : static_cast<std::size_t>(vlm.feature_rows());
       const std::size_t bytes = rows * static_cast<std::size_t>(features.size(1)) * features.element_size();
-      (states ? vlm.hidden_states : vlm.image_features).assign(from, from + bytes);
+      (states ? vlm.hidden_states : vlm.image_features) = std::vector<std::byte>(from, from + bytes);
       vlm.pixel_values.clear();
       from += bytes;
     }
@@ -355,7 +357,7 @@ class Cached {
     FeatureCache& cache = *session_->cache;
     encode(*session_, cache.features(), source_->training(),
            [&](std::span<const model::StreamSample> some, const at::Tensor& made) { cache.keep_after(0, some, made); });
-    cache.publish(0);
+    cache.publish();
     for (std::int64_t i = 0; i < source_->size(); ++i) loaded_.push_back(cache.load(i));
   }
 

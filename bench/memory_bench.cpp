@@ -36,7 +36,7 @@ void full_size_dry_run(benchmark::State& state) {
       << model::qwen_config_json(model::init_config("3b"), "bfloat16").dump();
   data::SampleDims dims;
   dims.state = dims.action = 7;
-  const train::DryStep dry(train::vla_options(config, dims), 0, 32, 20);
+  const train::DryStep dry(train::vla_options(config, dims), 0, 32, {}, 1);
   memory::Plan plan;
   plan.recompute_blocks = static_cast<int>(state.range(0));
   std::int64_t bytes = 0;

@@ -5,19 +5,19 @@
 namespace plimsoll::cache {
 
 void MemoryTier::remove(std::unordered_map<std::int64_t, Kept>::iterator found) {
-  bytes_ -= found->second.payload->size();
+  bytes_ -= found->second.payload.size();
   by_next_.erase(found->second.place);
   kept_.erase(found);
 }
 
-Payload MemoryTier::find(std::int64_t sample, std::int64_t stamp, std::uint64_t next) {
-  if (most_ == 0) return nullptr;
+std::optional<HostBytes> MemoryTier::find(std::int64_t sample, std::int64_t stamp, std::uint64_t next) {
+  if (most_ == 0) return std::nullopt;
   const std::scoped_lock lock(mutex_);
   const auto found = kept_.find(sample);
   if (found == kept_.end() || found->second.stamp != stamp) {
     ++misses_;
     if (found != kept_.end()) remove(found);
-    return nullptr;
+    return std::nullopt;
   }
   ++hits_;
   by_next_.erase(found->second.place);
@@ -25,8 +25,8 @@ Payload MemoryTier::find(std::int64_t sample, std::int64_t stamp, std::uint64_t 
   return found->second.payload;
 }
 
-void MemoryTier::keep(std::int64_t sample, std::int64_t stamp, Payload payload, std::uint64_t next) {
-  const std::uint64_t size = payload->size();
+void MemoryTier::keep(std::int64_t sample, std::int64_t stamp, HostBytes payload, std::uint64_t next) {
+  const std::uint64_t size = payload.size();
   if (size > most_) return;
   const std::scoped_lock lock(mutex_);
   if (const auto old = kept_.find(sample); old != kept_.end()) remove(old);

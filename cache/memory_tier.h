@@ -6,28 +6,26 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
-#include <vector>
+
+#include "core/host_bytes.h"
 
 namespace plimsoll::cache {
 
-/// A record's payload, shared with whoever reads it.
-using Payload = std::shared_ptr<const std::vector<std::byte>>;
-
-/// Any thread.
+/// Payloads are shared with whoever reads them. Any thread.
 class MemoryTier {
  public:
   /// `bytes`: of all payloads together; 0: nothing is kept.
   explicit MemoryTier(std::uint64_t bytes) : most_(bytes) {}
 
-  /// The payload of the sample made at `stamp`, or null; from now on it is needed next at `next`, a position of the
+  /// The payload of the sample made at `stamp`, or nothing; from now on it is needed next at `next`, a position of the
   /// stream. One of another stamp is forgotten.
-  Payload find(std::int64_t sample, std::int64_t stamp, std::uint64_t next);
+  std::optional<HostBytes> find(std::int64_t sample, std::int64_t stamp, std::uint64_t next);
   /// Keeps it until what is needed sooner wants its place; not at all where all that is kept is needed sooner. Replaces
   /// an older one of the sample.
-  void keep(std::int64_t sample, std::int64_t stamp, Payload payload, std::uint64_t next);
+  void keep(std::int64_t sample, std::int64_t stamp, HostBytes payload, std::uint64_t next);
 
   /// It will not be asked for again.
   void forget(std::int64_t sample);
@@ -40,7 +38,7 @@ class MemoryTier {
  private:
   struct Kept {
     std::int64_t stamp = 0;
-    Payload payload;
+    HostBytes payload;
     std::multimap<std::uint64_t, std::int64_t>::iterator place;  ///< in by_next_
   };
   void remove(std::unordered_map<std::int64_t, Kept>::iterator found);

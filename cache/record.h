@@ -30,6 +30,7 @@ struct RecordKey {
 /// (and its update) in evaluation mode. Whoever reads what was known after a step reads no stamp above the latter.
 constexpr std::int64_t stamp_in_step(std::int64_t step) { return 2 * step - 1; }
 constexpr std::int64_t stamp_after_step(std::int64_t step) { return 2 * step; }
+constexpr bool is_after_step(std::int64_t stamp) { return stamp % 2 == 0; }
 /// Steps that had begun.
 constexpr std::int64_t step_of_stamp(std::int64_t stamp) { return (stamp + 1) / 2; }
 

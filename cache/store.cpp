@@ -62,6 +62,7 @@ void Store::open(const fs::path& path) {
     segments_.push_back(std::move(segment));
     good_.push_back(0);
     newest_.push_back(-1);
+    records_.push_back(0);
   } catch (const Error& refused) {
     findings_.refused.emplace_back(refused.what());
     return;
@@ -80,6 +81,7 @@ void Store::read_on(std::uint32_t number) {
   bytes_ += now - good;
   good = now;
   findings_.records += std::ssize(found);
+  records_[number - 1] += std::ssize(found);
   for (const Placed& placed : found) newest_[number - 1] = std::max(newest_[number - 1], placed.key.stamp);
   {
     const std::scoped_lock lock(mutex_);  // only now: threads that read do not wait for the disk
@@ -149,8 +151,8 @@ void Store::end_segment() {
   writing_ = 0;
 }
 
-std::uint64_t Store::clear_older(std::int64_t stamp, bool of_all) {
-  std::uint64_t removed = 0;
+Cleared Store::clear_older(std::int64_t stamp, bool of_all) {
+  Cleared cleared;
   for (std::uint32_t number = 1; number <= segments_.size(); ++number) {
     const fs::path& path = segments_[number - 1]->path();
     const bool own = path.filename().string().starts_with(options_.writer + "-");
@@ -164,9 +166,11 @@ std::uint64_t Store::clear_older(std::int64_t stamp, bool of_all) {
     fs::remove(index_path(path), error);
     newest_[number - 1] = -1;
     bytes_ -= std::min(bytes_, good_[number - 1]);
-    removed += size;
+    ++cleared.segments;
+    cleared.records += std::exchange(records_[number - 1], 0);
+    cleared.bytes += size;
   }
-  return removed;
+  return cleared;
 }
 
 SegmentWriter& Store::writer() {
@@ -180,6 +184,7 @@ SegmentWriter& Store::writer() {
   const std::scoped_lock lock(mutex_);
   segments_.push_back(std::move(segment));
   newest_.push_back(-1);
+  records_.push_back(0);
   good_.push_back(0);  // nobody but this process writes it: publish() takes its records
   writing_ = static_cast<std::uint32_t>(segments_.size());
   writer_ = std::move(writer);
@@ -193,15 +198,17 @@ bool Store::append(const RecordKey& key, std::span<const std::byte> payload) {
   bytes_ += record_bytes(key);
   appended_bytes_ += record_bytes(key);
   newest_[writing_ - 1] = std::max(newest_[writing_ - 1], key.stamp);
+  ++records_[writing_ - 1];
   appended_.emplace_back(writing_, placed);
   unpublished_.insert(key.sample);
   return true;
 }
 
 // What was passed over is the oldest, be it of an attempt that had gone further.
-void Store::publish(std::int64_t latest_stamp, std::int64_t oldest_stamp) {
+void Store::publish(std::int64_t latest_stamp, std::int64_t oldest_stamp, std::int64_t unfinished_stamp) {
   options_.latest_stamp = latest_stamp;
   options_.oldest_stamp = oldest_stamp;
+  options_.unfinished_stamp = unfinished_stamp;
   {
     const std::scoped_lock lock(mutex_);
     for (Place& place : places_)
@@ -214,7 +221,9 @@ void Store::publish(std::int64_t latest_stamp, std::int64_t oldest_stamp) {
 }
 
 void Store::take_in_time(std::uint32_t segment, const Placed& placed) {
-  if (placed.key.stamp <= options_.latest_stamp) {
+  const std::int64_t stamp = placed.key.stamp;
+  const bool unfinished = is_after_step(stamp) && stamp >= options_.unfinished_stamp;
+  if (stamp <= options_.latest_stamp && !unfinished) {
     take(segment, placed);
   } else {
     later_.emplace_back(segment, placed);

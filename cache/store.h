@@ -35,13 +35,21 @@ struct StoreOptions {
   std::string writer;
   std::int64_t latest_stamp = std::numeric_limits<std::int64_t>::max();  ///< records stamped later are passed over
   std::int64_t oldest_stamp = 0;                                         ///< and those stamped before this
-  std::uint64_t segment_bytes = std::uint64_t{1} << 30;                  ///< from which on the next one is begun
+  /// Of what was made after a step (record.h), nothing stamped from here on is read: a rebuild that is not complete.
+  std::int64_t unfinished_stamp = std::numeric_limits<std::int64_t>::max();
+  std::uint64_t segment_bytes = std::uint64_t{1} << 30;  ///< from which on the next one is begun
 };
 
 /// What opening, or looking again, came upon.
 struct StoreFindings {
   std::int64_t segments = 0, records = 0;
   std::vector<std::string> refused;  ///< segments that are not used, each with the reason
+};
+
+/// What clear_older() removed.
+struct Cleared {
+  std::int64_t segments = 0, records = 0;
+  std::uint64_t bytes = 0;
 };
 
 /// The newest record of each sample. find() and read() may be called from any thread; the rest comes from one.
@@ -69,17 +77,17 @@ class Store {
   /// when the disk refuses; what was appended before is kept.
   bool append(const RecordKey& key, std::span<const std::byte> payload);
   /// Makes visible what was appended, here and by other processes since it was last looked; of records of one sample
-  /// the newest. Records stamped later than `latest_stamp` go on being passed over, until they are no longer. Records
-  /// stamped before `oldest_stamp` are forgotten.
-  void publish(std::int64_t latest_stamp = std::numeric_limits<std::int64_t>::max(), std::int64_t oldest_stamp = 0);
+  /// the newest. Records stamped later than `latest_stamp`, and those that the options' unfinished_stamp means, go on
+  /// being passed over, until they are no longer. Records stamped before `oldest_stamp` are forgotten.
+  void publish(std::int64_t latest_stamp = std::numeric_limits<std::int64_t>::max(), std::int64_t oldest_stamp = 0,
+               std::int64_t unfinished_stamp = std::numeric_limits<std::int64_t>::max());
   /// What was appended survives a power cut. Throws Error(kData).
   void sync();
   /// What is appended next goes to another segment.
   void end_segment();
   /// Removes the segments of which all records are stamped before `stamp`, which is at most the oldest_stamp of the
-  /// last publish(), and that nobody writes: this process's, or of all. Returns the bytes. A file that cannot be
-  /// removed stays.
-  std::uint64_t clear_older(std::int64_t stamp, bool of_all);
+  /// last publish(), and that nobody writes: this process's, or of all. A file that cannot be removed stays.
+  Cleared clear_older(std::int64_t stamp, bool of_all);
 
  private:
   struct Place {  // 24 bytes a sample
@@ -106,6 +114,7 @@ class Store {
   std::vector<std::shared_ptr<const SegmentReader>> segments_;  ///< numbered from 1
   std::vector<std::uint64_t> good_;                             ///< bytes of each that were looked through
   std::vector<std::int64_t> newest_;                            ///< stamps of each
+  std::vector<std::int64_t> records_;                           ///< of each, that were seen or written
   std::set<std::filesystem::path> known_;                       ///< used or refused
   std::unique_ptr<SegmentWriter> writer_;
   std::uint32_t writing_ = 0;  ///< number of the segment that is being written
@@ -114,7 +123,7 @@ class Store {
   std::uint64_t most_appended_ = std::numeric_limits<std::uint64_t>::max();
   std::vector<std::pair<std::uint32_t, Placed>> appended_;  ///< not published
   std::unordered_set<std::int64_t> unpublished_;
-  std::vector<std::pair<std::uint32_t, Placed>> later_;  ///< passed over: stamped too late
+  std::vector<std::pair<std::uint32_t, Placed>> later_;  ///< passed over, until a publish() says otherwise
 };
 
 }  // namespace plimsoll::cache

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <nlohmann/json.hpp>
 
+#include "cache/record.h"
 #include "core/error.h"
 
 namespace plimsoll::cache {
@@ -26,6 +28,10 @@ std::optional<std::string> rebuild_due(const UpkeepRules& rules, const UpkeepSta
   if (looked && state.drift < rules.drift_bound / kStill) return std::nullopt;
   return fmt::format("the features are {} epochs old (cache.rebuild_epochs = {}){}", state.epochs, rules.rebuild_epochs,
                      looked ? fmt::format(", and have moved by {:.4f}", fraction(state.drift)) : "");
+}
+
+std::int64_t UpkeepState::unfinished() const {
+  return begun >= 0 ? stamp_after_step(begun) : std::numeric_limits<std::int64_t>::max();
 }
 
 Part part_of_rebuild(const UpkeepRules& rules, const UpkeepState& state, std::int64_t samples) {

@@ -1,6 +1,6 @@
 #pragma once
 // One training sample, as the loader hands it over and the model packs it. All vectors are ordinary host memory,
-// outside every budget.
+// outside every budget; features may lie in memory that is pinned for the device.
 
 #include <array>
 #include <cstddef>
@@ -8,6 +8,8 @@
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "core/host_bytes.h"
 
 namespace plimsoll {
 
@@ -32,9 +34,9 @@ struct VlmInput {
   std::vector<float> pixel_values;                          ///< [patches, 1176] row-major, images one after another
   /// In place of pixel_values, out of the feature cache: what vision tower and merger make of the images, [patches / 4,
   /// hidden] in the model's compute dtype, rows in image order.
-  std::vector<std::byte> image_features;
+  HostBytes image_features;
   /// In place of both and of the whole model, likewise: what the language model makes of the prompt, [L, hidden].
-  std::vector<std::byte> hidden_states;
+  HostBytes hidden_states;
   /// In place of the bytes of either: the same rows in the device's memory (model/device_rows.h).
   std::shared_ptr<const model::DeviceRows> device_features, device_states;
 

@@ -253,6 +253,7 @@ std::uint64_t LeRobotSource::pictures_hash() const {
 
 std::vector<std::string> LeRobotSource::tasks() const { return parts_->tasks; }
 std::int64_t LeRobotSource::task_of(std::int64_t index) const { return parts_->task_of(index); }
+std::int64_t LeRobotSource::pictures_of(std::int64_t index) const { return std::ssize(parts_->part_of(index).cameras); }
 const Normaliser& LeRobotSource::action_normaliser() const { return *parts_->parts.front().action_scale; }
 const Normaliser* LeRobotSource::state_normaliser() const {
   const auto& scale = parts_->parts.front().state_scale;

@@ -59,6 +59,7 @@ class LeRobotSource final : public SampleSource {
 
   std::vector<std::string> tasks() const override;
   std::int64_t task_of(std::int64_t index) const override;
+  std::int64_t pictures_of(std::int64_t index) const override;
   /// What a model's actions go through, and what its state comes through, in a closed loop; of the first dataset.
   const Normaliser& action_normaliser() const;
   const Normaliser* state_normaliser() const;   ///< null without a state

@@ -45,7 +45,9 @@ struct Job {
 
 struct Loader::Parts {
   Parts(const SampleSource& from, const LoaderOptions& chosen)
-      : source(from), options(chosen), stream(from.training(), chosen.seed) {
+      : source(from),
+        options(chosen),
+        stream(chosen.order ? SampleStream(chosen.order) : SampleStream(from.training(), chosen.seed)) {
     if (options.workers < 1) fail(ExitCode::kUsage, "data.workers is {}, but must be at least 1", options.workers);
     if (options.prefetch < 0) fail(ExitCode::kUsage, "data.prefetch is {}, but must be at least 0", options.prefetch);
     go_to(options.first_step);

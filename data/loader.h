@@ -9,6 +9,7 @@
 
 #include "core/sample.h"
 #include "data/sample_source.h"
+#include "data/sample_stream.h"
 
 namespace plimsoll::data {
 
@@ -17,9 +18,10 @@ struct LoaderOptions {
   std::int64_t prefetch = 2;         ///< steps held ready beyond the one being used; 0: only that one
   std::int64_t effective_batch = 1;  ///< samples of a step over all ranks
   int rank = 0, world = 1;
-  std::uint64_t seed = 0;        ///< of the stream (SampleStream)
-  std::int64_t resolution = -1;  ///< of SampleSource::load_at; -1: the source's own
-  std::int64_t first_step = 1;   ///< where to begin, from 1
+  std::uint64_t seed = 0;                    ///< of the stream (SampleStream) of the source's training samples
+  std::shared_ptr<const StreamOrder> order;  ///< in place of those: what the stream draws; null: just them
+  std::int64_t resolution = -1;              ///< of SampleSource::load_at; -1: the source's own
+  std::int64_t first_step = 1;               ///< where to begin, from 1
   /// Bytes of samples that are held: beyond the step being used none is begun that might pass them. 0: any.
   std::int64_t most_bytes = 0;
   /// Positions of the stream that this rank draws in a step, ascending and all within the step; null: share_of_step().

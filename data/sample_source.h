@@ -45,6 +45,8 @@ class SampleSource {
   /// Texts of the tasks, and which of them a sample is of (Sample::task_index). A source without tasks has none, and 0.
   virtual std::vector<std::string> tasks() const { return {}; }
   virtual std::int64_t task_of(std::int64_t) const { return 0; }
+  /// Images that a sample has.
+  virtual std::int64_t pictures_of(std::int64_t) const { return 0; }
   /// Samples that are trained on, and those of the held-out episodes, as numbers of this source.
   virtual const std::vector<std::int64_t>& training() const = 0;
   virtual const std::vector<std::int64_t>& held_out() const = 0;
@@ -66,6 +68,7 @@ struct SyntheticOptions {
   int smallest_side = 56;  ///< pixels of an image's side, a multiple of 28; sides vary up to the largest
   int largest_side = 112;
   int smallest_text = 8, largest_text = 40;  ///< text tokens
+  std::int64_t tasks = 0;                    ///< made-up ones, which samples are of in turn
   int heavy_every = 0;                       ///< every n-th sample has twice the largest side; 0: none
   std::int64_t vocabulary = 512;             ///< text tokens are below this
   std::int64_t image_token = 0, vision_start_token = 0, vision_end_token = 0;  ///< of the model

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <string>
 
 #include "core/philox.h"
 #include "data/rope_index.h"
@@ -25,6 +26,13 @@ class SyntheticSource final : public SampleSource {
   SampleDims dims() const override {
     return {options_.state_dim, options_.action_dim, options_.sensor_window, options_.sensor_channels};
   }
+  std::vector<std::string> tasks() const override {
+    std::vector<std::string> texts;
+    for (std::int64_t task = 0; task < options_.tasks; ++task) texts.push_back("made-up task " + std::to_string(task));
+    return texts;
+  }
+  std::int64_t task_of(std::int64_t index) const override { return options_.tasks > 0 ? index % options_.tasks : 0; }
+  std::int64_t pictures_of(std::int64_t) const override { return options_.images; }
   const std::vector<std::int64_t>& training() const override { return training_; }
   const std::vector<std::int64_t>& held_out() const override { return held_out_; }
   std::uint64_t hash() const override {
@@ -59,6 +67,7 @@ class SyntheticSource final : public SampleSource {
     if (index % 5 == 0) sample.action_is_pad.back() = 1;
     if (index == options_.not_a_number) sample.actions.front() = std::numeric_limits<float>::quiet_NaN();
     sample.instruction = "a made-up instruction";
+    sample.task_index = task_of(index);
     return sample;
   }
 

@@ -13,14 +13,18 @@
 #include "core/file.h"
 #include "core/scope.h"
 #include "launcher/commands.h"
+#include "launcher/plan_estimate.h"
 #include "launcher/plan_report.h"
 #include "launcher/run_config.h"
 #include "memory/planning/first_plan.h"
 #include "model/init_model.h"
+#include "report/run_streams.h"
+#include "report/run_summary.h"
 #include "train/device.h"
 #include "train/forecast.h"
 #include "train/options.h"
 #include "train/source.h"
+#include "train/task_types.h"
 
 namespace plimsoll {
 namespace {
@@ -56,6 +60,7 @@ struct Subject {
   data::SampleDims dims;
   std::vector<SampleShape> shapes;
   std::string words;
+  std::vector<TypeOfSamples> types;  ///< the same shapes, by [tasks]
 };
 
 bool has_data(const train::Config& config) {
@@ -73,6 +78,19 @@ std::int64_t task_number(const std::vector<std::string>& tasks, const std::strin
        tasks.size() - 1, tasks.front());
 }
 
+// Shapes by the types that [tasks] makes, or all as one.
+std::vector<TypeOfSamples> types_from(const train::Config& config, const data::SampleSource& source) {
+  const train::TaskTypes known = train::task_types(config.tasks, source);
+  if (!known.any()) return {};
+  std::vector<TypeOfSamples> types;
+  for (std::size_t type = 0; type < known.names.size(); ++type)
+    types.push_back({known.names[type], known.part_of(type), {}});
+  for (const std::int64_t index : source.training())
+    types[known.type_of(index)].shapes.push_back(source.shape_of(index));
+  std::erase_if(types, [](const auto& type) { return type.shapes.empty(); });
+  return types;
+}
+
 // Shapes of the dataset's training samples, of one task where one is asked for.
 Subject from_data(const train::Config& config, const std::optional<std::string>& task) {
   const auto source = train::make_source(config);
@@ -82,6 +100,7 @@ Subject from_data(const train::Config& config, const std::optional<std::string>&
   for (const std::int64_t index : source->training()) {
     if (only < 0 || source->task_of(index) == only) subject.shapes.push_back(source->shape_of(index));
   }
+  subject.types = types_from(config, *source);
   if (subject.shapes.empty()) fail(ExitCode::kData, "no training sample{}", task ? " of task " + *task : "");
   const auto heavy = memory::heaviest(subject.shapes, 1).front();
   subject.words = fmt::format("{} tokens, {} patches, of {} training samples{}", heavy.tokens, heavy.patches,
@@ -260,6 +279,34 @@ int ranks_of(const train::Config& config, const cxxopts::ParseResult& parsed) {
   return static_cast<int>(ranks);
 }
 
+// What --estimate asks; of the samples that are known where --samples does not say.
+EstimateInput estimate_input(const cxxopts::ParseResult& parsed, const train::Config& config, const Subject& subject) {
+  EstimateInput input;
+  input.samples = parsed.count("samples") > 0 ? parsed["samples"].as<std::int64_t>() : std::ssize(subject.shapes);
+  input.epochs = parsed.count("epochs") > 0 ? parsed["epochs"].as<double>() : static_cast<double>(config.train.epochs);
+  if (input.samples < 1) fail(ExitCode::kUsage, "--samples {}: give 1 or more", input.samples);
+  if (!(input.epochs > 0)) fail(ExitCode::kUsage, "--epochs {}: give more than 0", input.epochs);
+  if (parsed.count("rate") > 0) input.rate = parsed["rate"].as<double>();
+  if (parsed.count("run") > 0)
+    input.rate = report::summarise_run(report::read_run(parsed["run"].as<std::string>())).steps.samples_per_second;
+  if (input.rate && !(*input.rate > 0))
+    fail(ExitCode::kUsage, "samples/s are {}: give a --rate above 0, or a --run that made steps", *input.rate);
+  return input;
+}
+
+int print_estimate(const train::Config& config, const Subject& subject, const PlanReport& report,
+                   const std::vector<std::int64_t>& cards, const cxxopts::ParseResult& parsed) {
+  EstimateInput input = estimate_input(parsed, config, subject);
+  input.cards = cards;
+  input.overhead = report.overhead;
+  input.expandable_segments = report.expandable_segments;
+  std::vector<TypeOfSamples> types = subject.types;
+  if (types.empty()) types = {{"all samples", 1, subject.shapes}};
+  const RunEstimate estimate = estimate_run(config, subject.dims, types, report.ranks, input);
+  fmt::print("{}", parsed.count("json") > 0 ? to_json(estimate) : to_text(estimate));
+  return 0;
+}
+
 bool is_a_gpu(const std::string& device) {
   if (device != "cuda" && device != "cpu") fail(ExitCode::kUsage, "--device \"{}\": give cuda or cpu", device);
   return device == "cuda";
@@ -287,6 +334,11 @@ cxxopts::Options plan_options() {
   add("text-tokens", "Tokens of its text", cxxopts::value<int>()->default_value(std::to_string(kTextTokens)));
   add("task", "Only samples of this task of the dataset: its number or text", cxxopts::value<std::string>());
   add("safe-batch", "Print one number: the largest micro-batch that fits the first budget");
+  add("estimate", "What a whole run takes: peak, memory of a micro-batch by type of samples, steps, time");
+  add("samples", "--estimate: training samples (default: those of the dataset)", cxxopts::value<std::int64_t>());
+  add("epochs", "--estimate: passes over them (default: train.epochs)", cxxopts::value<double>());
+  add("rate", "--estimate: samples a second of all ranks together", cxxopts::value<double>());
+  add("run", "--estimate: take that from the run in this folder", cxxopts::value<std::string>());
   add("no-table", "Leave out the tables of LoRA ranks and hand-made rows");
   add("expandable-segments", "Reserved bytes as under PyTorch's expandable_segments:True");
   add("json", "Print JSON");
@@ -315,8 +367,9 @@ int run_plan(const std::vector<std::string>& args) {
   report.effective = config.batch.effective;
   report.ranks = ranks_of(config, *parsed);
   const auto cards = cards_of((*parsed)["budget"].as<std::string>(), report.overhead);
-  train::Forecast forecast(config, subject.dims, subject.shapes, report.ranks);
   report.expandable_segments = parsed->count("expandable-segments") > 0;
+  if (parsed->count("estimate") > 0) return print_estimate(config, subject, report, cards, *parsed);
+  train::Forecast forecast(config, subject.dims, subject.shapes, report.ranks);
   if (parsed->count("safe-batch") > 0) {
     fmt::print("{}\n", safe_batch(config, forecast, cards.front() - report.overhead, report.expandable_segments));
     return 0;

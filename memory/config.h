@@ -108,6 +108,9 @@ struct BatchConfig {
   Setting micro = "auto";
   std::int64_t min_micro = 1, max_micro = 64;
   Setting accumulation = "auto";
+  std::string packing = "count";
+  Setting max_memory = "budget";
+  double diversity = 0.5;
 
   template <class V>
   void visit(V& v) {
@@ -121,6 +124,22 @@ struct BatchConfig {
       "Micro-batches per step and rank under policy \"fixed\": \"auto\", or a number that is checked against the "
       "effective batch.",
       either({one_of({"auto"}), count(1)}));
+    v("packing", packing,
+      "How a rank's samples of a step are cut into micro-batches: \"count\" (as many in each as the plan says, of "
+      "about "
+      "the same weight) or \"bytes\" (as many as are predicted to fit, the plan saying only what is recomputed). "
+      "Neither "
+      "changes what is learned.",
+      one_of({"count", "bytes"}));
+    v("max_memory", max_memory,
+      "packing = \"bytes\": bytes that a rank may be predicted to have live with a micro-batch: \"budget\" "
+      "(memory.target "
+      "of it) or a size below that.",
+      either({one_of({"budget"}), byte_size()}));
+    v("diversity", diversity,
+      "packing = \"bytes\": how much it counts that a micro-batch's samples are of different types ([tasks]), beside "
+      "that it is full: 0 to 1.",
+      between(0.0, 1.0));
   }
 };
 

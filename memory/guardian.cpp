@@ -83,6 +83,7 @@ Piece Guardian::next_piece(std::size_t begin, std::size_t samples, std::size_t l
   const std::int64_t live = meter_.live();
   const std::int64_t room = meter_.budget() - live;
   Piece piece{begin, std::min(limit, samples - begin)};
+  if (work.most) piece.count = std::clamp<std::size_t>(work.most(begin), 1, piece.count);
   std::int64_t needed = work.predicted(piece, room);
   const bool split = piece.count > 1 && needed > room;
   while (piece.count > 1 && needed > room) {

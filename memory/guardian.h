@@ -35,6 +35,8 @@ struct MicroBatchWork {
   /// Called after a single sample failed in the leanest way: frees device memory that the run can do without, and
   /// returns its bytes; 0: there is none. Null: there never is.
   std::function<std::int64_t()> give_up = nullptr;
+  /// The most samples of a piece that begins there, beside the limit; null: any number.
+  std::function<std::size_t(std::size_t begin)> most = nullptr;
 };
 
 struct GuardianReport {

@@ -23,17 +23,17 @@ struct Sizes {
 /// Some rows of the features, in their order.
 struct FeaturePiece {
   std::int64_t rows = 0;
-  at::Tensor on_device;  ///< undefined: the next ones of HostBatch::features
+  const std::byte* on_host = nullptr;  ///< the sample's own, which outlives the packing; null: on the device
+  at::Tensor on_device;
 };
 
 // All that goes to the device, in ordinary host memory. Empty vectors when only shapes are wanted.
 struct HostBatch {
   Sizes sizes;
   std::vector<float> pixels, vision_cos, vision_sin, text_cos, text_sin, state, sensor, actions, weight, noise,
-      timesteps;
+      timesteps, loss_weight;
   std::vector<std::int64_t> unpermute, vision_keys, merged_keys, ids, image_rows, cached_rows, token_keys,
       context_positions, token_rows, sensor_rows, context_lengths;
-  std::vector<std::byte> features;  ///< of samples whose rows are not on the device already
   std::vector<FeaturePiece> feature_pieces;
   Segments windows, frames, tokens;
 };
@@ -53,21 +53,15 @@ class Upload {
   }
   /// Of that dtype already: one allocation, wherever the pieces come from.
   Tensor features(const HostBatch& host, at::IntArrayRef shape, at::ScalarType dtype) const {
-    const bool all_on_host =
-        std::ranges::none_of(host.feature_pieces, [](const FeaturePiece& piece) { return piece.on_device.defined(); });
-    if (all_on_host) return copy(host.features, shape, dtype);
     Tensor out = at::empty(shape, at::TensorOptions().dtype(dtype).device(device_));
-    const auto row = static_cast<std::size_t>(shape.back()) * c10::elementSize(dtype);
     std::int64_t at = 0;
-    const std::byte* from = host.features.data();
     for (const FeaturePiece& piece : host.feature_pieces) {
       Tensor to = out.narrow(0, at, piece.rows);
       at += piece.rows;
       if (piece.on_device.defined()) {
         to.copy_(piece.on_device);
       } else {
-        to.copy_(at::from_blob(const_cast<std::byte*>(from), to.sizes(), at::TensorOptions().dtype(dtype)));
-        from += static_cast<std::size_t>(piece.rows) * row;
+        to.copy_(at::from_blob(const_cast<std::byte*>(piece.on_host), to.sizes(), at::TensorOptions().dtype(dtype)));
       }
     }
     return out;
@@ -141,6 +135,7 @@ void upload_expert(const HostBatch& host, const PackingRules& rules, const Uploa
   batch.action_weight = upload.floats(host.weight, {n, rules.chunk});
   batch.noise = upload.floats(host.noise, {n * rules.draws, rules.chunk, rules.action_dim});
   batch.timesteps = upload.floats(host.timesteps, {n * rules.draws});
+  if (!rules.evaluate) batch.loss_weight = upload.floats(host.loss_weight, {n});
 }
 
 PackedBatch upload_all(HostBatch host, const PackingRules& rules, at::Device device) {
@@ -195,7 +190,7 @@ void check_size(const Sample& sample, const char* what, std::size_t found, std::
 }
 
 // Cached rows, as bytes or on the device.
-void check_rows(const Sample& sample, const char* what, const std::vector<std::byte>& bytes, const DeviceRows* device,
+void check_rows(const Sample& sample, const char* what, const HostBytes& bytes, const DeviceRows* device,
                 std::int64_t rows, const PackingRules& rules) {
   const std::int64_t expected = rows * rules.hidden * static_cast<std::int64_t>(c10::elementSize(rules.compute));
   const std::size_t found = device == nullptr ? bytes.size() : device->rows.nbytes();
@@ -322,10 +317,12 @@ class VisionPacker {
   std::vector<std::array<std::int64_t, 2>> order_;  // patch positions in window order
 };
 
-void append_features(HostBatch& host, const std::vector<std::byte>& bytes, const DeviceRows* device,
-                     std::int64_t rows) {
-  host.feature_pieces.push_back({rows, device == nullptr ? Tensor() : device->rows});
-  if (device == nullptr) host.features.insert(host.features.end(), bytes.begin(), bytes.end());
+void append_features(HostBatch& host, const HostBytes& bytes, const DeviceRows* device, std::int64_t rows) {
+  if (device == nullptr) {
+    host.feature_pieces.push_back({rows, bytes.data(), {}});
+  } else {
+    host.feature_pieces.push_back({rows, nullptr, device->rows});
+  }
 }
 
 void append_text(HostBatch& host, const StreamSample& item, const PackingRules& rules) {
@@ -408,6 +405,7 @@ void append_expert(HostBatch& host, const StreamSample& item, const PackingRules
   for (const auto pad : sample.action_is_pad) host.weight.push_back(pad != 0 ? 0.0F : 1.0F);
   append_context(host, static_cast<std::int64_t>(sample.vlm.input_ids.size()), rules);
   append_draws(host, item.position, rules);
+  host.loss_weight.push_back(item.weight);
 }
 
 void require_tables(const PackingRules& rules) {

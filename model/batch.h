@@ -44,6 +44,8 @@ struct PackingRules {
 struct StreamSample {
   const Sample* sample = nullptr;
   std::uint64_t position = 0;  ///< position in the endless sample stream
+  float weight = 1.0F;         ///< of its loss
+  std::uint8_t type = 0;       ///< which of the run's types of samples it is of
 };
 
 /// A micro-batch on the device. Tensors marked "host-made" hold indices or noise; nothing of them is read back.
@@ -80,6 +82,7 @@ struct PackedBatch {
   Tensor sensor;                              ///< [samples, window, channels] fp32, undefined without a sensor
   Tensor actions;                             ///< [samples, N, A] fp32
   Tensor action_weight;                       ///< [samples, N] fp32: 1 where unpadded
+  Tensor loss_weight;                         ///< [samples] fp32: StreamSample::weight; undefined for evaluation
   Tensor noise;      ///< [samples * d, N, A] fp32 standard normal, host-made; draws of a sample are neighbours
   Tensor timesteps;  ///< [samples * d] fp32, host-made: ddpm step index, uniform in 0 .. diffusion_steps - 1, or flow
                      ///< time 0.001 + 0.999 Beta(1.5, 1) as in pi0 (Black et al. 2024, appendix B)

@@ -174,7 +174,7 @@ Tensor ActionExpert::start_rows(const Tensor& noisy, const Tensor& state) const 
 }
 
 Tensor ActionExpert::predict(const Tensor& noisy, const Tensor& times, const Tensor& state,
-                             const ExpertContext& context, int recomputed) const {
+                             const ExpertContext& context, int recomputed, const LastLayer& shown) const {
   if (recomputed < 0 || recomputed > options_.depth) {
     fail(ExitCode::kUsage, "recompute {} expert blocks: expert.depth is {}", recomputed, options_.depth);
   }
@@ -205,7 +205,10 @@ Tensor ActionExpert::predict(const Tensor& noisy, const Tensor& times, const Ten
     rows = recompute(again, rows, trainable);
   }
   const auto m = split_columns(multiply(time, final_modulation_.weight, final_modulation_.bias), 2);
-  const Tensor out = multiply(modulated_norm(rows, m[0], m[1]), action_out_.weight, action_out_.bias);
+  const Tensor last = modulated_norm(rows, m[0], m[1]);
+  const Tensor out = multiply(last, action_out_.weight, action_out_.bias);
+  if (shown && out.requires_grad())
+    out.register_hook([shown, read = last.detach()](const Tensor& gradient) { shown(read, gradient); });
   return out.view({noisy.size(0), row_positions_.size(0), ports_.action_dim});
 }
 

@@ -11,6 +11,7 @@
 
 #include <torch/torch.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -53,9 +54,11 @@ class ActionExpert {
   /// noisy: [G, N, A] fp32; times: sinusoidal embedding [G, kTimeWidth] fp32; state: [samples, state_dim] fp32. Returns
   /// [G, n, A] in `compute`: the last N rows of each draw are the predicted noise or velocity, a state row before them
   /// means nothing (Diffusion::loss looks at the last N only). The first `recomputed` blocks keep only their rows for
-  /// backward; more than there are is Error(kUsage).
+  /// backward; more than there are is Error(kUsage). `shown`: sees in backward what the last layer read, [G n, width],
+  /// and the gradient of what it made, [G n, A].
+  using LastLayer = std::function<void(const Tensor& rows, const Tensor& gradient)>;
   Tensor predict(const Tensor& noisy, const Tensor& times, const Tensor& state, const ExpertContext& context,
-                 int recomputed = 0) const;
+                 int recomputed = 0, const LastLayer& shown = {}) const;
 
   static constexpr std::int64_t kTimeWidth = 256;
 

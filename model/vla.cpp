@@ -71,9 +71,9 @@ struct VlaModel::Parts {
   }
 
   Tensor predict(const Tensor& noisy, const Tensor& times, const PackedBatch& batch, const ExpertContext& context,
-                 int recomputed) const {
+                 int recomputed, const ActionExpert::LastLayer& shown = {}) const {
     return expert->predict(noisy, diffusion.embed_times(times, ActionExpert::kTimeWidth), batch.state, context,
-                           recomputed);
+                           recomputed, shown);
   }
 };
 
@@ -122,7 +122,7 @@ Tensor VlaModel::sample_losses(const PackedBatch& batch, const Recompute& recomp
   const AllocationLabel label("expert");
   const ExpertContext context = p.expert->context(hidden, sensors, batch, p.options.expert.draws, false);
   const Tensor noisy = p.diffusion.add_noise(batch.actions, batch.noise, batch.timesteps);
-  const Tensor predicted = p.predict(noisy, batch.timesteps, batch, context, recompute.expert_blocks);
+  const Tensor predicted = p.predict(noisy, batch.timesteps, batch, context, recompute.expert_blocks, shown.last_layer);
   return p.diffusion.loss(predicted, batch.actions, batch.noise, batch.action_weight);
 }
 

@@ -38,6 +38,9 @@ enum class Features {
 struct Shown {
   std::function<void(const Tensor&)> image_features;  ///< of vision tower and merger, of the samples that have none
   std::function<void(const Tensor&)> hidden_states;   ///< last ones, [T, hidden], of all samples
+  /// In the backward pass: what the expert's last layer read, [R, width], and the gradient of what it made, [R, A],
+  /// both in the compute dtype. A sample's rows are neighbours, and all samples have as many. Not recomputed.
+  std::function<void(const Tensor& rows, const Tensor& gradient)> last_layer;
 };
 
 /// The whole model on one device (CPU or meta). Not thread-safe; one per rank.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 
 #include "report/shown_text.h"
 
@@ -19,6 +20,7 @@ constexpr int kPanelHeight = 260;
 struct Point {
   Stretch steps;
   std::optional<double> smoothed, lr, vl_lr;
+  std::optional<double> drift, age;  ///< of cached features, as last known
 };
 
 /// The moving mean after each step; none before the first loss.
@@ -35,6 +37,14 @@ std::vector<std::optional<double>> smoothed_losses(const RunStreams& run, std::i
   return smoothed;
 }
 
+/// What the newest record up to a step has there; nothing before the first. Records are in the order of their steps.
+template <class Record, class Value>
+std::optional<double> newest(const std::vector<Record>& records, std::int64_t step, Value Record::*value) {
+  const auto after = std::upper_bound(records.begin(), records.end(), step,
+                                      [](std::int64_t at, const Record& record) { return at < record.step; });
+  return after == records.begin() ? std::nullopt : std::optional<double>(std::prev(after)->*value);
+}
+
 std::vector<Point> points_of(const RunStreams& run, const RunSummary& summary) {
   const auto smoothed = smoothed_losses(run, summary.trend ? summary.trend->window : 1);
   const std::size_t size = run.steps.size(), stride = (size + kMostPoints - 1) / kMostPoints;
@@ -42,8 +52,9 @@ std::vector<Point> points_of(const RunStreams& run, const RunSummary& summary) {
   for (std::size_t begin = 0; begin < size; begin += stride) {
     const std::size_t end = std::min(size, begin + stride);
     const StepLine& last = run.steps[end - 1];
-    points.push_back(
-        {summarise(std::span(run.steps).subspan(begin, end - begin)), smoothed[end - 1], last.lr, last.vl_lr});
+    points.push_back({summarise(std::span(run.steps).subspan(begin, end - begin)), smoothed[end - 1], last.lr,
+                      last.vl_lr, newest(run.drift, last.step, &DriftRecord::drift),
+                      newest(run.cache_use, last.step, &CacheUseRecord::age)});
   }
   return points;
 }
@@ -160,7 +171,11 @@ std::vector<Panel> training_panels(const RunStreams& run, const RunSummary& summ
           {"speed, samples/s",
            {{"computing and waiting", "linecolor rgb '#2ca02c'",
              [](const Point& point) { return point.steps.samples_per_second; }}}},
-          memory_panel(run)};
+          memory_panel(run),
+          {"drift of cached features, relative L2",
+           {{"probe samples", "linecolor rgb '#9467bd'", [](const Point& point) { return point.drift; }}}},
+          {"age of cached features, steps",
+           {{"mean of an epoch", "linecolor rgb '#8c564b'", [](const Point& point) { return point.age; }}}}};
 }
 
 /// The tasks that are drawn: those that ever had a loss, by name.

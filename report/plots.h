@@ -9,7 +9,8 @@
 namespace plimsoll::report {
 
 /// Over the steps: loss with its moving mean, learning rates, samples/s, and the worst rank's peak against its budget
-/// and the target, with the steps after which the plan changed. Panels of which no step tells are left out.
+/// and the target, with the steps after which the plan changed; drift and age of cached features. Panels of which no
+/// step tells are left out.
 std::string training_curves_script(const RunStreams& run, const RunSummary& summary);
 
 /// Each task's loss over the steps, its mean over the last tenth of them, and the samples it had; for two tasks or

@@ -31,6 +31,13 @@ Json view(const std::vector<RankMemory>& ranks) {
   return list;
 }
 
+template <class Value>
+Json by_name(const std::vector<std::pair<std::string, Value>>& values) {
+  Json object = Json::object();
+  for (const auto& [name, value] : values) object[name] = value;
+  return object;
+}
+
 /// One line whatever names and reasons hold.
 std::string line(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
@@ -38,29 +45,33 @@ std::string line(const Json& json) { return json.dump(-1, ' ', false, Json::erro
 
 std::string to_json(const PlanView& plan) { return line(view(plan)); }
 
+double samples_per_second(const StepRecord& record) {
+  return record.step_ms > 0 ? static_cast<double>(record.samples) / record.step_ms * 1e3 : 0.0;
+}
+
 std::string to_json(const StepRecord& record) {
-  Json tasks = Json::object();
-  for (const auto& [name, loss] : record.task_losses) tasks[name] = loss;
-  return line(
-      {{"step", record.step},
-       {"epoch", record.epoch},
-       {"loss", record.loss},
-       {"task_losses", tasks},
-       {"grad_norm", record.grad_norm},
-       {"lr", record.lr},
-       {"vl_lr", record.vl_lr},
-       {"samples", record.samples},
-       {"first_sample", record.first_sample},
-       {"live", record.live},
-       {"samples_per_second", record.step_ms > 0 ? static_cast<double>(record.samples) / record.step_ms * 1e3 : 0.0},
-       {"step_ms", record.step_ms},
-       {"load_ms", record.load_ms},
-       {"wall_ms", record.wall_ms},
-       {"micro_batches", record.micro_batches},
-       {"skipped", record.skipped},
-       {"plan", view(record.plan)},
-       {"memory", view(record.ranks)},
-       {"attempt", record.attempt}});
+  return line({{"step", record.step},
+               {"epoch", record.epoch},
+               {"loss", record.loss},
+               {"task_losses", by_name(record.task_losses)},
+               {"task_counts", by_name(record.task_counts)},
+               {"task_weights", by_name(record.task_weights)},
+               {"task_norms", by_name(record.task_norms)},
+               {"grad_norm", record.grad_norm},
+               {"lr", record.lr},
+               {"vl_lr", record.vl_lr},
+               {"samples", record.samples},
+               {"first_sample", record.first_sample},
+               {"live", record.live},
+               {"samples_per_second", samples_per_second(record)},
+               {"step_ms", record.step_ms},
+               {"load_ms", record.load_ms},
+               {"wall_ms", record.wall_ms},
+               {"micro_batches", record.micro_batches},
+               {"skipped", record.skipped},
+               {"plan", view(record.plan)},
+               {"memory", view(record.ranks)},
+               {"attempt", record.attempt}});
 }
 
 std::string to_json(const DecisionRecord& record) {

@@ -33,11 +33,14 @@ std::string to_json(const PlanView& plan);
 
 /// One optimiser step over the whole world.
 struct StepRecord {
-  std::int64_t step = 0;                                    ///< from 1
-  double epoch = 0.0;                                       ///< passes over the data so far
-  double loss = 0.0;                                        ///< mean over the effective batch
-  std::vector<std::pair<std::string, double>> task_losses;  ///< name, mean
-  double grad_norm = 0.0;                                   ///< before clipping
+  std::int64_t step = 0;                                          ///< from 1
+  double epoch = 0.0;                                             ///< passes over the data so far
+  double loss = 0.0;                                              ///< mean over the effective batch
+  std::vector<std::pair<std::string, double>> task_losses;        ///< name, mean
+  std::vector<std::pair<std::string, std::int64_t>> task_counts;  ///< name, samples
+  std::vector<std::pair<std::string, double>> task_weights;       ///< name, what GradNorm weighed it by in this step
+  std::vector<std::pair<std::string, double>> task_norms;         ///< name, of the shared layer's gradient, likewise
+  double grad_norm = 0.0;                                         ///< before clipping
   double lr = 0.0;
   double vl_lr = 0.0;
   std::int64_t samples = 0;        ///< of this step: the effective batch
@@ -54,6 +57,8 @@ struct StepRecord {
   std::int64_t attempt = 1;       ///< of the run: one more with every restart
 };
 std::string to_json(const StepRecord& record);
+/// By computing alone; 0 where no time was taken.
+double samples_per_second(const StepRecord& record);
 
 /// One decision: what was seen, what was predicted, what was chosen and why. Also written when nothing changes.
 struct DecisionRecord {

@@ -142,7 +142,8 @@ Json cache_json(const CacheSummary& cache) {
           {"rebuilds", cache.rebuilds},
           {"looks", cache.looks},
           {"last_drift", or_null(cache.last_drift)},
-          {"largest_drift", or_null(cache.largest_drift)}};
+          {"largest_drift", or_null(cache.largest_drift)},
+          {"last_age", or_null(cache.last_age)}};
 }
 
 Json outcome_json(const RunStreams& run) {

@@ -175,6 +175,7 @@ std::optional<CacheSummary> summarise_cache(const RunStreams& run) {
     cache.device_bytes = use.device_bytes;
     cache.saved += use.saved_ms.value_or(0) / 1000;
     cache.upkeep += use.upkeep_ms / 1000;
+    if (use.age) cache.last_age = use.age;
   }
   cache.rebuilds = std::count_if(run.cache_changes.begin(), run.cache_changes.end(),
                                  [](const CacheRecord& change) { return change.cache == "rebuild"; });

@@ -96,6 +96,7 @@ struct CacheSummary {
   double saved = 0, upkeep = 0;                                                        ///< seconds
   std::int64_t rebuilds = 0, looks = 0;                                                ///< begun; at the probe samples
   std::optional<double> last_drift, largest_drift;
+  std::optional<double> last_age;  ///< steps: mean over the features that were read, where they age
 };
 
 struct LossTrend {

@@ -50,7 +50,7 @@ BuiltCache build_cache(Session& session, const std::function<void(const std::str
   };
   encode_dealt(
       session, session.cache->features(), all, take, [&] { return !session.cache->has_room(); }, say);
-  session.cache->publish(0);
+  session.cache->publish();
   BuiltCache built;
   for (const std::int64_t index : session.source.training()) built.samples += rows_of(session, index) > 0 ? 1 : 0;
   built.known = built.samples - std::ssize(missing(session));

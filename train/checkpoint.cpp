@@ -56,7 +56,8 @@ json to_json(const RunState& s) {
           {"configuration", s.configuration},
           {"adapter_updates", s.adapter_updates},
           {"run", s.run},
-          {"features", cache::to_json(s.features)}};
+          {"features", cache::to_json(s.features)},
+          {"balance", to_json(s.balance)}};
 }
 
 RunState state_from(const fs::path& file) {
@@ -71,11 +72,17 @@ RunState state_from(const fs::path& file) {
                             p.value("recompute_expert", 0),
                             p.value("offload", false)};
     const std::int64_t updates = j.at("updates");
-    return {j.at("step"),          updates,
-            j.at("skips_in_row"),  plan,
-            j.at("policy"),        j.value("window", ""),
-            j.at("configuration"), j.value("adapter_updates", updates),
-            j.value("run", ""),    cache::upkeep_from_json(j.value("features", ""))};
+    return {j.at("step"),
+            updates,
+            j.at("skips_in_row"),
+            plan,
+            j.at("policy"),
+            j.value("window", ""),
+            j.at("configuration"),
+            j.value("adapter_updates", updates),
+            j.value("run", ""),
+            cache::upkeep_from_json(j.value("features", "")),
+            balance_from_json(j.value("balance", ""))};
   } catch (const json::exception& error) {
     fail(ExitCode::kCheckpoint, "{}: {}; delete this checkpoint to resume from the one before", file.string(),
          error.what());

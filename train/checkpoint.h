@@ -15,6 +15,7 @@
 #include "cache/upkeep.h"
 #include "memory/planning/plan.h"
 #include "train/flat_buffers.h"
+#include "train/task_balance.h"
 
 namespace plimsoll::train {
 
@@ -31,6 +32,7 @@ struct RunState {
   std::int64_t adapter_updates = 0;  ///< updates of the adapters: fewer where steps had no live sample ("hybrid")
   std::string run;                   ///< names this run among all that share a cache folder; empty: of before there was
   cache::UpkeepState features;       ///< where features age
+  BalanceState balance;              ///< where GradNorm is on
 };
 
 /// Writes the adapter's own files into the folder it is given (empty in stage 1: not called).

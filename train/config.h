@@ -117,7 +117,7 @@ struct DataConfig {
   bool adaptive = true;
   Setting loader_bytes = "auto";
   std::int64_t adjust_every = 50, most_workers = 0, most_prefetch = 16;
-  std::int64_t synthetic_samples = 0, synthetic_images = 1, synthetic_side = 0, synthetic_text = 0;
+  std::int64_t synthetic_samples = 0, synthetic_images = 1, synthetic_side = 0, synthetic_text = 0, synthetic_tasks = 0;
 
   template <class V>
   void visit(V& v) {
@@ -156,6 +156,7 @@ struct DataConfig {
       "Pixels of their sides, a multiple of 28; 0: sides differ from 56 to 112, and every 16th sample has 224.",
       between(0, 4480));
     v("synthetic_text", synthetic_text, "Text tokens of a made-up sample; 0: 8 to 40.", between(0, 100000));
+    v("synthetic_tasks", synthetic_tasks, "Tasks that made-up samples are of, in turn; 0: none.", between(0, 1000));
   }
 };
 
@@ -190,6 +191,51 @@ struct TrainConfig {
   }
 };
 
+/// An item of tasks.rules.
+struct TaskRule {
+  std::string name, match;
+
+  template <class V>
+  void visit(V& v) {
+    v("name", name, "Name of the type.", not_empty());
+    v("match", match, "Regular expression that is looked for in the text of a sample's task.", not_empty());
+  }
+};
+
+/// [tasks]: train/task_types.h finds the types, data/sample_stream.h draws them, train/step.h weighs them.
+struct TaskConfig {
+  std::string by = "off";
+  std::vector<TaskRule> rules;
+  Setting target = "auto";
+  std::vector<double> weights;
+  bool normalise = false, gradnorm = false;
+  double alpha = 1.5, balance_lr = 0.025;
+
+  template <class V>
+  void visit(V& v) {
+    v("by", by,
+      "What makes samples of different types, 8 at most: \"off\" (all are of one), \"task\" (each text of the "
+      "dataset's tasks is a type), \"rules\" (the first of tasks.rules that matches the text) or \"images\" (how many "
+      "images a sample has).",
+      one_of({"off", "task", "rules", "images"}));
+    v("rules", rules, "Types by patterns, in the order in which they are tried.");
+    v("target", target,
+      "How often each type is drawn: \"natural\" (as often as the data has it), a fraction for each, or \"auto\" (0.4, "
+      "0.3, 0.3 for three types, else equal ones). Types are in the order of the dataset's tasks, of the rules, or of "
+      "ascending numbers of images. Every type's samples come in passes of their own.",
+      either({one_of({"auto", "natural"}), each(between(0.0, 1.0))}));
+    v("weights", weights, "How much the loss of each type counts, 0 or more; empty: 1 each.");
+    v("normalise", normalise,
+      "Divide a type's loss by the samples of it in the step and multiply it by its part of the draws, so that it "
+      "counts by that part in every step.");
+    v("gradnorm", gradnorm,
+      "Learn a weight for each type beside these, so that all types train at a like pace (GradNorm, Chen et al. 2018). "
+      "The layer that they are balanced by is the expert's last.");
+    v("alpha", alpha, "GradNorm: how strongly a type that has learned less is pulled ahead.", between(0.0, 12.0));
+    v("balance_lr", balance_lr, "GradNorm: learning rate of the weights.", above(0));
+  }
+};
+
 /// [launch]: read by `plimsoll launch` (ranks, restarts, time limit, mpirun) and, `timeout` only, by every rank's
 /// communicator.
 struct LaunchConfig {
@@ -209,11 +255,14 @@ struct LaunchConfig {
   }
 };
 
-/// [report]: what rank 0 prints (report/console.h) and leaves behind (report/report_files.h, called by train/run.cpp).
-/// On a terminal one progress line is redrawn in place and `every` is not used.
+/// [report]: what rank 0 prints (report/console.h), leaves behind (report/report_files.h, called by train/run.cpp) and
+/// sends to an MLflow server (report/mlflow_log.h). On a terminal one progress line is redrawn in place and `every` is
+/// not used.
 struct ReportConfig {
   std::int64_t every = 1;
   bool files = true;
+  std::string mlflow_uri, mlflow_experiment = "plimsoll";
+  double mlflow_flush = 5;
 
   template <class V>
   void visit(V& v) {
@@ -221,6 +270,14 @@ struct ReportConfig {
     v("files", files,
       "Write report files at the end of a run that is done or stopped: metrics as JSON, plots where gnuplot is "
       "installed, report.html. `plimsoll report` writes the same at any time.");
+    v("mlflow_uri", mlflow_uri,
+      "MLflow tracking server that parameters and metrics are sent to: http://host:port or https://host:port/prefix; "
+      "empty: none. It never holds a step: what it does not take waits in the run's folder.");
+    v("mlflow_experiment", mlflow_experiment, "Experiment on that server; made where there is none.", not_empty());
+    v("mlflow_flush", mlflow_flush,
+      "Seconds that the end of a run waits, at most, for what is still to be sent to that server; never more than half "
+      "of launch.timeout.",
+      between(0.0, 3600.0));
   }
 };
 
@@ -236,6 +293,7 @@ struct Config {
   memory::MemoryConfig memory;
   cache::CacheConfig cache;
   TrainConfig train;
+  TaskConfig tasks;
   LaunchConfig launch;
   ReportConfig report;
 
@@ -251,8 +309,9 @@ struct Config {
     v.table("memory", memory, "Budgets, and how the plan is chosen.");
     v.table("cache", cache, "Features that are kept across epochs.");
     v.table("train", train, "The optimisation.");
+    v.table("tasks", tasks, "Types of samples: how often they are drawn, and how much they count.");
     v.table("launch", launch, "Starting and supervising ranks.");
-    v.table("report", report, "What is printed, and what is left for people.");
+    v.table("report", report, "What is printed, what is left for people, and what is sent.");
   }
 };
 

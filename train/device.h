@@ -4,6 +4,7 @@
 
 #include <c10/core/Device.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -34,6 +35,9 @@ struct Device {
   std::function<std::int64_t()> available;  ///< bytes that are free now
   /// Part of the last moments that it was busy, 0 to 1; nothing, or null, where it does not say.
   std::function<std::optional<double>()> utilisation;
+  /// Host memory that it copies from fastest (page-locked), of so many bytes; null: ordinary memory serves. Throws
+  /// c10::Error where there is none to be had. Any thread.
+  std::function<std::shared_ptr<std::byte[]>(std::size_t)> pinned;
   int sharers = 0;                         ///< ranks that compute on it, as communicator_on() finds; 0: all
   const DeviceLibrary* library = nullptr;  ///< null for the CPU
 };
@@ -64,7 +68,7 @@ std::unique_ptr<ddp::Communicator> communicator_on(Device& device, ddp::Communic
 /// What the CUDA library gives: one function is looked up in it, which returns this. The library calls nothing of the
 /// program's.
 struct DeviceLibrary {
-  static constexpr int kVersion = 3;
+  static constexpr int kVersion = 4;
   int version = kVersion;
   /// Opens a GPU, which becomes the thread's current one. Throws Error(kUsage).
   Device (*open)(int index) = nullptr;

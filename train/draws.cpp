@@ -4,7 +4,6 @@
 #include <span>
 #include <utility>
 
-#include "data/sample_stream.h"
 #include "memory/planning/packing.h"
 
 namespace plimsoll::train {
@@ -12,7 +11,7 @@ namespace plimsoll::train {
 Draws::Draws(const data::SampleSource& source, const DrawOptions& options, std::vector<SampleShape> heaviest)
     : options_(options), heaviest_(std::move(heaviest)) {
   if (options.dealt || options.steps > kMost / options.effective_batch) return;
-  data::SampleStream stream(source.training(), options.seed);
+  data::SampleStream stream(options.order);
   const auto draws = static_cast<std::uint64_t>(options.steps * options.effective_batch);
   for (auto* values : {&weights_, &tokens_, &patches_}) values->reserve(draws);
   for (std::uint64_t position = 0; position < draws; ++position) {

@@ -4,19 +4,21 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "core/sample.h"
 #include "data/sample_source.h"
+#include "data/sample_stream.h"
 #include "memory/predictor.h"
 
 namespace plimsoll::train {
 
 /// What decides who draws what.
 struct DrawOptions {
-  std::uint64_t seed = 0;            ///< of the sample stream
-  std::int64_t steps = 1;            ///< of the whole run
-  std::int64_t effective_batch = 1;  ///< samples a step, over all ranks
+  std::shared_ptr<const data::StreamOrder> order;  ///< of the sample stream
+  std::int64_t steps = 1;                          ///< of the whole run
+  std::int64_t effective_batch = 1;                ///< samples a step, over all ranks
   int world = 1;
   int resolution = 0;  ///< of data::SampleSource::shape_at
   bool dealt = false;  ///< shares are not contiguous (cache/live_samples.h): they are not looked through

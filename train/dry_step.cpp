@@ -2,13 +2,13 @@
 
 #include <functional>
 #include <numeric>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "core/scope.h"
 #include "memory/dry_run.h"
 #include "train/flat_buffers.h"
-#include "train/step.h"
 
 namespace plimsoll::train {
 namespace {
@@ -30,19 +30,23 @@ std::vector<SampleShape> deal(const memory::MicroBatchShape& total) {
 struct DryStep::Parts {
   std::unique_ptr<model::VlaModel> model;
   std::unique_ptr<FlatBuffers> buffers;
+  std::optional<TypeGradients> type_gradients;
   model::PackingRules rules, evaluation_rules;
   std::int64_t effective_batch;
   memory::Breakdown breakdown;
   std::vector<memory::Event> events;
 };
 
-DryStep::DryStep(const model::VlaOptions& options, std::uint64_t seed, std::int64_t effective_batch, std::int64_t extra)
+DryStep::DryStep(const model::VlaOptions& options, std::uint64_t seed, std::int64_t effective_batch,
+                 const SumSlots& sums, int world)
     : parts_(std::make_unique<Parts>()) {
   parts_->effective_batch = effective_batch;
   const auto ledger = memory::dry_run(
       [&] {
         parts_->model = std::make_unique<model::VlaModel>(options, at::Device(at::kMeta));
-        parts_->buffers = std::make_unique<FlatBuffers>(parts_->model->parameters(), extra);
+        parts_->buffers =
+            std::make_unique<FlatBuffers>(parts_->model->parameters(), sums.size() + ddp::slot_count(world));
+        if (sums.layer() > 0) parts_->type_gradients.emplace(sums.types, sums.out, sums.in, at::Device(at::kMeta));
       },
       true);
   parts_->rules = parts_->model->packing_rules(seed, false);
@@ -69,14 +73,17 @@ std::int64_t DryStep::static_bytes() const {
                          [](std::int64_t sum, const auto& entry) { return sum + entry.second; });
 }
 
+void DryStep::run_once(std::span<const SampleShape> shapes, const model::Recompute& recompute) const {
+  model::Shown shown;
+  if (parts_->type_gradients)
+    shown.last_layer = parts_->type_gradients->watch(std::vector<std::uint8_t>(shapes.size(), 0));
+  forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), recompute, parts_->effective_batch,
+                   shown);
+}
+
 memory::Ledger DryStep::run(const memory::MicroBatchShape& shape, const memory::Plan& plan, bool keep_events) const {
   const auto shapes = deal(shape);
-  return memory::dry_run(
-      [&] {
-        forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), recompute_of(plan),
-                         parts_->effective_batch);
-      },
-      keep_events);
+  return memory::dry_run([&] { run_once(shapes, recompute_of(plan)); }, keep_events);
 }
 
 std::int64_t DryStep::activation_bytes(const memory::MicroBatchShape& shape, const memory::Plan& plan) const {
@@ -117,9 +124,7 @@ std::int64_t scratch_noted(const std::function<void()>& body) {
 }  // namespace
 
 std::int64_t DryStep::scratch_bytes(std::span<const SampleShape> shapes) const {
-  return scratch_noted([&] {
-    forward_backward(*parts_->model, model::pack_shapes(shapes, parts_->rules), {}, parts_->effective_batch);
-  });
+  return scratch_noted([&] { run_once(shapes, {}); });
 }
 
 std::int64_t DryStep::evaluation_scratch_bytes(std::span<const SampleShape> shapes) const {

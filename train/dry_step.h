@@ -8,14 +8,16 @@
 #include "memory/event.h"
 #include "memory/predictor.h"
 #include "model/vla.h"
+#include "train/step.h"
 
 namespace plimsoll::train {
 
 /// A model without data and the bytes of its steps. One thread.
 class DryStep {
  public:
-  /// `extra`: floats behind the gradients in the reduction buffer (FlatBuffers).
-  DryStep(const model::VlaOptions& options, std::uint64_t seed, std::int64_t effective_batch, std::int64_t extra);
+  /// `sums` and `world` make what lies behind the gradients in the reduction buffer (FlatBuffers).
+  DryStep(const model::VlaOptions& options, std::uint64_t seed, std::int64_t effective_batch, const SumSlots& sums,
+          int world);
   ~DryStep();
 
   /// Live between micro-batches: weights, adapters, expert, flat buffers; without the workspace arena. By label.
@@ -40,6 +42,7 @@ class DryStep {
   const model::VlaModel& model() const;
 
  private:
+  void run_once(std::span<const SampleShape> shapes, const model::Recompute& recompute) const;
   memory::Ledger run(const memory::MicroBatchShape& shape, const memory::Plan& plan, bool keep_events) const;
   memory::Ledger evaluate(const memory::MicroBatchShape& shape, bool keep_events) const;
 

@@ -24,6 +24,7 @@
 namespace plimsoll::train {
 namespace {
 
+constexpr std::size_t kPinnedPiece = std::size_t{64} << 20;
 constexpr const char* kVersion = "1";  // of how features are made: another number where that changes
 
 void refuse_what_would_not_hold(const Config& config, const model::VlaModel& model) {
@@ -153,7 +154,8 @@ CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model
 }
 
 FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                           ddp::Communicator& communicator, const Device& device, std::int64_t budget)
+                           std::shared_ptr<const data::StreamOrder> order, ddp::Communicator& communicator,
+                           const Device& device, std::int64_t budget)
     : source_(source),
       communicator_(communicator),
       config_(config),
@@ -163,7 +165,7 @@ FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, c
       width_(model.packing_rules(0, false).hidden),
       made_as_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16),
       kept_(features_ == model::Features::kStates && config.cache.keep == "int8" ? cache::Kept::kInt8 : made_as_),
-      stream_(source.training(), static_cast<std::uint64_t>(config.run.seed)),
+      stream_(std::move(order)),
       live_([this](std::uint64_t position) { return stream_.at(position); }, source.size(), batch_,
             static_cast<std::int64_t>(std::llround(config.cache.live_fraction * cache::kWholeFraction))) {
   refuse_what_would_not_hold(config, model);
@@ -176,10 +178,11 @@ void FeatureCache::make_tiers(std::int64_t features, const Device& device, std::
   const std::int64_t live = device.memory->live();
   const cache::TierRoom room{features, budget, budget - live, available_memory(ranks), device.place.is_cpu()};
   const auto asked = tier_bytes(config_.cache.device_bytes, "cache.device_bytes");
-  auto sizes = cache::choose_tiers(asked, tier_bytes(config_.cache.host_bytes, "cache.host_bytes"), room);
-  if (sizes.host > machine_memory() / ranks)
+  const auto host = tier_bytes(config_.cache.host_bytes, "cache.host_bytes");
+  if (host.value_or(0) > machine_memory() / ranks)
     fail(ExitCode::kUsage, "cache.host_bytes = {} for each of {} ranks: this machine has {}; give less",
-         format_bytes(sizes.host), ranks, format_bytes(machine_memory()));
+         format_bytes(*host), ranks, format_bytes(machine_memory()));
+  auto sizes = cache::choose_tiers(asked, host, room);
   // Candidates are judged by what is live on rank 0: the block is the same on all.
   const std::vector<std::int64_t> mine = {sizes.device};
   for (const auto& theirs : ddp::share_numbers(communicator_, mine))
@@ -198,10 +201,14 @@ void FeatureCache::make_tiers(std::int64_t features, const Device& device, std::
     if (asked) throw Error(ExitCode::kUsage, text);
     device_ = std::make_unique<DeviceTier>(0, width_, dtype, device.place);
   }
+  host_bytes_ = sizes.host;
   memory_ = std::make_unique<cache::MemoryTier>(static_cast<std::uint64_t>(sizes.host));
+  if (device.pinned && sizes.host > 0)
+    pinned_ = std::make_unique<cache::HostPool>(device.pinned, kPinnedPiece, static_cast<std::size_t>(sizes.host));
   if (communicator_.rank() == 0 && device_->bytes() + sizes.host > 0)
-    spdlog::info("feature cache: of {} of features each rank may keep {} on the device and {} in host memory",
-                 format_bytes(features), format_bytes(device_->bytes()), format_bytes(sizes.host));
+    spdlog::info("feature cache: of {} of features each rank may keep {} on the device and {} in {}host memory",
+                 format_bytes(features), format_bytes(device_->bytes()), format_bytes(sizes.host),
+                 pinned_ ? "pinned " : "");
 }
 
 FeatureCache::~FeatureCache() {
@@ -211,15 +218,16 @@ FeatureCache::~FeatureCache() {
   }
 }
 
-void FeatureCache::open(const FeatureOrigin& origin, std::int64_t published, std::int64_t oldest) {
+void FeatureCache::open(const FeatureOrigin& origin, const cache::UpkeepState& known) {
   const cache::Fingerprint fingerprint = feature_fingerprint(config_, origin);
   check_shared();
   cache::StoreOptions options;
   options.dir = config_.cache.dir;
   options.samples = source_.size();
   options.writer = writer_name(communicator_.rank());
-  if (ages_) options.latest_stamp = published;
-  if (ages_) options.oldest_stamp = oldest;
+  if (ages_) options.latest_stamp = known.published;
+  if (ages_) options.oldest_stamp = known.oldest;
+  if (ages_) options.unfinished_stamp = known.unfinished();
   const bool there = std::filesystem::is_directory(options.dir);
   try {
     store_ = std::make_unique<cache::Store>(options, fingerprint);
@@ -301,40 +309,35 @@ std::int64_t FeatureCache::rows_of(const Sample& sample) const {
 
 // In the compute dtype; nothing where they are not known, or not for such a sample. `next`: when they are needed again,
 // where memory is to keep them until then.
-std::optional<std::vector<std::byte>> FeatureCache::read(const Sample& sample, std::optional<std::uint64_t> next,
-                                                         bool* from_memory) const {
+std::optional<HostBytes> FeatureCache::read(const Sample& sample, std::optional<std::uint64_t> next,
+                                            bool* from_memory) const {
   const auto key = store_->find(sample.index);
   if (!key || key->kept != kept_ || key->width != width_ || key->rows != rows_of(sample)) return std::nullopt;
-  cache::Payload payload = next ? memory_->find(key->sample, key->stamp, *next) : nullptr;
-  if (from_memory != nullptr) *from_memory = payload != nullptr;
+  std::optional<HostBytes> payload = next ? memory_->find(key->sample, key->stamp, *next) : std::nullopt;
+  if (from_memory != nullptr) *from_memory = payload.has_value();
   if (!payload) {
-    auto read = std::make_shared<std::vector<std::byte>>(cache::payload_bytes(*key));
-    if (!store_->read(*key, *read)) return std::nullopt;
-    payload = std::move(read);
-    if (next) memory_->keep(key->sample, key->stamp, payload, *next);
+    payload = read_from_disk(*key, next.has_value());
+    if (!payload) return std::nullopt;
+    if (next) memory_->keep(key->sample, key->stamp, *payload, *next);
   }
-  return kept_ == cache::Kept::kInt8 ? cache::decode_int8(*payload, key->rows, key->width, made_as_) : *payload;
+  if (kept_ != cache::Kept::kInt8) return payload;
+  return cache::decode_int8({payload->data(), payload->size()}, key->rows, key->width, made_as_);
 }
 
-// The position at which the sample is drawn in the epoch after that of `position`.
-std::uint64_t FeatureCache::next_draw(std::uint64_t position, std::int64_t index) const {
-  const auto length = static_cast<std::uint64_t>(stream_.epoch_length());
-  const std::uint64_t epoch = position / length + 1;
-  auto& places = places_[epoch];
-  if (places.empty()) {
-    places.resize(static_cast<std::size_t>(source_.size()));
-    for (std::uint64_t i = 0; i < length; ++i)
-      places[static_cast<std::size_t>(stream_.at(epoch * length + i))] = static_cast<std::uint32_t>(i);
-  }
-  const std::uint64_t next = epoch * length + places[static_cast<std::size_t>(index)];
-  while (places_.size() > 2) places_.erase(places_.begin());
-  return next;
+// Into pinned memory where a step will upload it and there is room.
+std::optional<HostBytes> FeatureCache::read_from_disk(const cache::RecordKey& key, bool to_upload) const {
+  const std::size_t size = cache::payload_bytes(key);
+  std::shared_ptr<std::byte[]> block = to_upload && pinned_ ? pinned_->take(size) : nullptr;
+  if (!block) block = std::make_shared_for_overwrite<std::byte[]>(size);
+  if (!store_->read(key, {block.get(), size})) return std::nullopt;
+  return HostBytes(std::move(block), size);
 }
 
-// The same, where it will be read then: a live draw reads nothing, and what is made by then replaces what is there.
-std::uint64_t FeatureCache::next_read(std::uint64_t position, std::int64_t index) const {
+// The position at which the sample that is drawn at this one is read next: a live draw reads nothing, and what is made
+// by then replaces what is there.
+std::uint64_t FeatureCache::next_read(std::uint64_t position) const {
   if (!memory_->keeps() && !device_->keeps()) return 0;
-  const std::uint64_t next = next_draw(position, index);
+  const std::uint64_t next = stream_.next_draw(position);
   return ages_ && live_.at(next) ? std::numeric_limits<std::uint64_t>::max() : next;
 }
 
@@ -384,7 +387,7 @@ Sample FeatureCache::load_drawn(std::uint64_t position, std::int64_t index, std:
   std::optional<std::uint64_t> next;
   {
     const std::scoped_lock lock(live_mutex_);
-    if (!ages_ || !live_.at(position)) next = next_read(position, index);
+    if (!ages_ || !live_.at(position)) next = next_read(position);
   }
   if (!next) {  // what is made now is what will be read
     memory_->forget(index);
@@ -394,16 +397,12 @@ Sample FeatureCache::load_drawn(std::uint64_t position, std::int64_t index, std:
   return load_known(index, resolution, next);
 }
 
-// Of two draws of a sample in one step, which runs across the end of an epoch, the later one's features are kept: which
-// that is, no plan and no number of ranks changes.
+// Of several draws of a sample in one step the last one's features are kept: which that is, no plan and no number of
+// ranks changes.
 bool FeatureCache::is_last_in_step(const model::StreamSample& item) const {
-  const auto batch = static_cast<std::uint64_t>(batch_), length = static_cast<std::uint64_t>(stream_.epoch_length());
-  const std::uint64_t end = (item.position / batch + 1) * batch;
-  if ((end - batch) / length == (end - 1) / length) return true;
+  const auto batch = static_cast<std::uint64_t>(batch_);
   const std::scoped_lock lock(live_mutex_);
-  for (std::uint64_t position = item.position + 1; position < end; ++position)
-    if (stream_.at(position) == item.sample->index) return false;
-  return true;
+  return stream_.next_draw(item.position) >= (item.position / batch + 1) * batch;
 }
 
 // What ages is kept whenever it was made anew.
@@ -444,8 +443,8 @@ void FeatureCache::stage(std::span<const model::StreamSample> samples, const at:
   }
 }
 
-std::vector<std::byte> FeatureCache::known_states(const Sample& sample) const {
-  return read(sample, std::nullopt).value_or(std::vector<std::byte>());
+HostBytes FeatureCache::known_states(const Sample& sample) const {
+  return read(sample, std::nullopt).value_or(HostBytes());
 }
 
 void FeatureCache::keep_after(std::int64_t step, std::span<const model::StreamSample> samples,
@@ -502,14 +501,14 @@ void FeatureCache::keep_on_device(const model::StreamSample& item) {
   std::uint64_t next = 0;
   {
     const std::scoped_lock lock(live_mutex_);
-    next = next_read(item.position, item.sample->index);
+    next = next_read(item.position);
   }
-  device_->keep(key->sample, key->stamp, rows, next);
+  device_->keep(key->sample, key->stamp, {rows.data(), rows.size()}, next);
 }
 
-void FeatureCache::publish(std::int64_t stamp, std::int64_t oldest) {
+void FeatureCache::publish(const cache::UpkeepState& known) {
   try {
-    store_->publish(ages_ ? stamp : 0, ages_ ? oldest : 0);
+    ages_ ? store_->publish(known.published, known.oldest, known.unfinished()) : store_->publish(0);
     allow_appends();
     full_ = false;
   } catch (const std::exception& error) {
@@ -519,10 +518,12 @@ void FeatureCache::publish(std::int64_t stamp, std::int64_t oldest) {
 
 void FeatureCache::clear_older(std::int64_t stamp) {
   if (!ages_) return;
-  const std::uint64_t bytes = store_->clear_older(stamp, communicator_.rank() == 0);
-  if (bytes == 0) return;
-  spdlog::info("feature cache: cleared {} of features that are read no more",
-               format_bytes(static_cast<std::int64_t>(bytes)));
+  const auto start = std::chrono::steady_clock::now();
+  const cache::Cleared cleared = store_->clear_older(stamp, communicator_.rank() == 0);
+  if (cleared.segments == 0) return;
+  spdlog::info("feature cache: cleared {} features that are read no more, {} in {} files, in {:.2f} s", cleared.records,
+               format_bytes(static_cast<std::int64_t>(cleared.bytes)), cleared.segments,
+               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   allow_appends();
   full_ = false;
 }

@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -13,10 +12,12 @@
 #include <string>
 #include <vector>
 
+#include "cache/host_pool.h"
 #include "cache/int8.h"
 #include "cache/live_samples.h"
 #include "cache/memory_tier.h"
 #include "cache/store.h"
+#include "cache/upkeep.h"
 #include "data/sample_source.h"
 #include "data/sample_stream.h"
 #include "ddp/communicator.h"
@@ -59,20 +60,19 @@ std::uint64_t feature_bytes(const Config& config, const model::VlaModel& model, 
 /// bytes where cache.keep says so.
 class FeatureCache final : public FeatureKeeper, public data::SampleSource {
  public:
-  /// `source` and `communicator` outlive it. Throws Error(kUsage) for settings under which features would not stay
-  /// exact (prefix: an adapter in the vision tower; resolution among memory.knobs), or with which adapters would learn
-  /// nothing.
-  /// Makes its block of the device's memory (cache.device_bytes): before plans are chosen. Throws Error(kUsage) for
-  /// memory that is not there. Collective.
+  /// `order`: what the run's stream draws of the source. `source` and `communicator` outlive it. Throws Error(kUsage)
+  /// for settings under which features would not stay exact (prefix: an adapter in the vision tower; resolution among
+  /// memory.knobs), or with which adapters would learn nothing. Makes its block of the device's memory
+  /// (cache.device_bytes): before plans are chosen. Throws Error(kUsage) for memory that is not there. Collective.
   FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-               ddp::Communicator& communicator, const Device& device, std::int64_t budget);
+               std::shared_ptr<const data::StreamOrder> order, ddp::Communicator& communicator, const Device& device,
+               std::int64_t budget);
   ~FeatureCache() override;
 
-  /// Opens the folder of the run's fingerprint; before anything else is asked. What is stamped after `published` or
-  /// before `oldest` is not read, where features age. A folder that cannot be written is read, and said once.
-  /// Collective. Throws Error(kData) when the folder can neither be made nor read, Error(kUsage) when ranks have
-  /// different ones.
-  void open(const FeatureOrigin& origin, std::int64_t published, std::int64_t oldest = 0);
+  /// Opens the folder of the run's fingerprint; before anything else is asked. Where features age, only what `known`
+  /// says is read. A folder that cannot be written is read, and said once. Collective. Throws Error(kData) when the
+  /// folder can neither be made nor read, Error(kUsage) when ranks have different ones.
+  void open(const FeatureOrigin& origin, const cache::UpkeepState& known);
 
   model::Features features() const { return features_; }
   /// Whether features age: hidden states while adapters learn.
@@ -92,19 +92,21 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   /// Said once, as a warning: a sample did not fit beside the block.
   std::int64_t give_up_device() override;
 
-  /// On every rank: what all ranks have kept so far, up to `stamp` where features age, is read from here on, and
-  /// nothing that is stamped before `oldest`. A folder that cannot be read any more is said once.
-  void publish(std::int64_t stamp, std::int64_t oldest = 0);
+  /// On every rank: what all ranks have kept so far is read from here on; where features age, what `known` says of it.
+  /// A folder that cannot be read any more is said once.
+  void publish(const cache::UpkeepState& known = {});
   /// What is kept from now on lies in files of its own, so that older ones can be cleared.
   void end_segment() { store_->end_segment(); }
   /// Removes the files in which all is stamped before `stamp`.
   void clear_older(std::int64_t stamp);
   /// Of the device's memory, all of it live from the start.
   std::int64_t device_bytes() const { return device_->bytes(); }
+  /// Of this rank's host memory, at most.
+  std::int64_t host_bytes() const { return host_bytes_; }
   /// Whether anything more can be kept.
   bool has_room() const { return keeps_ && !full_; }
   /// The hidden states of a sample that are read now, [T, hidden] in the compute dtype; empty where there are none.
-  std::vector<std::byte> known_states(const Sample& sample) const;
+  HostBytes known_states(const Sample& sample) const;
   /// Copies the features of these samples, made in evaluation mode after step `step`, and writes them.
   void keep_after(std::int64_t step, std::span<const model::StreamSample> samples, const at::Tensor& features);
   /// What all ranks' caches did since it was last asked. Collective. After step `step`, so many passes over the data.
@@ -125,6 +127,7 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   std::int64_t own_resolution() const override { return source_.own_resolution(); }
   std::vector<std::string> tasks() const override { return source_.tasks(); }
   std::int64_t task_of(std::int64_t index) const override { return source_.task_of(index); }
+  std::int64_t pictures_of(std::int64_t index) const override { return source_.pictures_of(index); }
   const std::vector<std::int64_t>& training() const override { return source_.training(); }
   const std::vector<std::int64_t>& held_out() const override { return source_.held_out(); }
   std::uint64_t hash() const override { return source_.hash(); }
@@ -142,11 +145,11 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   bool is_last_in_step(const model::StreamSample& item) const;
   void allow_appends();
   std::int64_t rows_of(const Sample& sample) const;
-  std::optional<std::vector<std::byte>> read(const Sample& sample, std::optional<std::uint64_t> next,
-                                             bool* from_memory = nullptr) const;
+  std::optional<HostBytes> read(const Sample& sample, std::optional<std::uint64_t> next,
+                                bool* from_memory = nullptr) const;
+  std::optional<HostBytes> read_from_disk(const cache::RecordKey& key, bool to_upload) const;
   Sample load_known(std::int64_t index, std::int64_t resolution, std::optional<std::uint64_t> next) const;
-  std::uint64_t next_draw(std::uint64_t position, std::int64_t index) const;
-  std::uint64_t next_read(std::uint64_t position, std::int64_t index) const;
+  std::uint64_t next_read(std::uint64_t position) const;
   std::vector<std::byte> payload_of(const std::byte* features, std::uint32_t rows);
   bool is_wanted(const Sample& sample) const;
   void keep_on_device(const model::StreamSample& item);
@@ -159,16 +162,16 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   Config config_;
   model::Features features_;
   bool ages_;
-  std::int64_t batch_, width_;
+  std::int64_t batch_, width_, host_bytes_ = 0;
   cache::Kept made_as_, kept_;  ///< the compute dtype, and what lies on the disk
   std::unique_ptr<cache::Store> store_;
+  std::unique_ptr<cache::HostPool> pinned_;  ///< what memory_ keeps lies there; null: in ordinary memory
   std::unique_ptr<cache::MemoryTier> memory_;
   std::unique_ptr<DeviceTier> device_;
   std::span<const model::StreamSample> shown_;  ///< of the micro-batch that is run
   mutable std::mutex live_mutex_;               ///< of what follows
   mutable data::SampleStream stream_;
-  mutable std::map<std::uint64_t, std::vector<std::uint32_t>> places_;  ///< of two epochs: of each sample within it
-  mutable cache::LiveSamples live_;                                     ///< where features age
+  mutable cache::LiveSamples live_;  ///< where features age
   std::vector<Staged> staged_;
   std::atomic<std::int64_t> step_ = 0;
   std::uint64_t all_bytes_ = 0;  ///< of all training samples' features, on disk

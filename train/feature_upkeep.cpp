@@ -7,6 +7,7 @@
 #include <cmath>
 #include <utility>
 
+#include "ddp/handshake.h"
 #include "report/records.h"
 #include "train/encode.h"
 #include "train/feature_cache.h"
@@ -85,7 +86,8 @@ void FeatureUpkeep::conclude(std::int64_t step, std::span<const ddp::Report> rep
   made_ = 0;
   seconds_ = 0;
   log_.cache_decision(step, "rebuild", *why, state.drift);
-  log_.line(fmt::format("feature cache: rebuilding after step {}: {}", step, *why));
+  log_.line(fmt::format("feature cache: rebuilding the features of {} samples after step {}: {}",
+                        session_.source.training().size(), step, *why));
 }
 
 void FeatureUpkeep::work(std::int64_t step) {
@@ -162,10 +164,13 @@ void FeatureUpkeep::rebuild(std::int64_t step) {
   state.drift = -1;
   publish(step, cache::stamp_after_step(step));
   log_.cache_decision(step, "rebuilt", fmt::format("begun after step {}", begun), -1);
+  const std::vector<std::int64_t> mine = {made_};
+  std::int64_t made = 0;
+  for (const auto& theirs : ddp::share_numbers(session_.communicator, mine)) made += theirs.at(0);
   log_.line(
-      fmt::format("feature cache: rebuilt after step {}: {} samples by this rank in {:.1f} s; older features are read "
-                  "no more, and cleared after the next checkpoint",
-                  step, made_, seconds_));
+      fmt::format("feature cache: rebuilt after step {}: {} samples in {:.1f} s; older features are read no more, and "
+                  "cleared after the next checkpoint",
+                  step, made, seconds_));
 }
 
 void FeatureUpkeep::say_use(std::int64_t step) {
@@ -178,7 +183,7 @@ void FeatureUpkeep::say_use(std::int64_t step) {
 void FeatureUpkeep::publish(std::int64_t step, std::int64_t stamp) {
   auto& state = session_.state.features;
   state.published = stamp;
-  session_.cache->publish(stamp, state.oldest);
+  session_.cache->publish(state);
   // What is loaded ahead was loaded before.
   if (session_.cache->ages() && session_.loader) session_.loader->seek(step + 1);
   say_use(step);

@@ -51,7 +51,7 @@ Forecast::Forecast(const Config& config, const data::SampleDims& dims, std::vect
       heaviest_(memory::heaviest(heaviest, static_cast<std::size_t>(share_))),
       target_(memory::parse_fraction(config.memory.target, "memory.target")),
       dry_(std::make_unique<DryStep>(vla_options(config, dims), static_cast<std::uint64_t>(config.run.seed),
-                                     config.batch.effective, kLossSlots + ddp::slot_count(ranks))) {}
+                                     config.batch.effective, SumSlots{}, ranks)) {}
 
 memory::MicroBatchShape Forecast::heaviest(int samples) const {
   memory::MicroBatchShape total{samples, 0, 0};
@@ -99,9 +99,12 @@ std::int64_t Forecast::live(const memory::Plan& plan) {
                           plan.recompute_vision, plan.recompute_expert, plan.offload ? 1 : 0};
   if (const auto found = known_.find(key); found != known_.end()) return found->second;
   ++dry_runs_;
+  return known_[key] = dry_->static_bytes() + cache_bytes() + workspace() + activation_bytes(plan);
+}
+
+std::int64_t Forecast::activation_bytes(const memory::Plan& plan) const {
   const auto shape = heaviest(plan.micro_batch);
-  const std::int64_t activations = std::max(dry_->activation_bytes(shape, plan), evaluation_bytes(shape));
-  return known_[key] = dry_->static_bytes() + cache_bytes() + workspace() + activations;
+  return std::max(dry_->activation_bytes(shape, plan), evaluation_bytes(shape));
 }
 
 PlanBytes Forecast::bytes(const memory::Plan& plan, std::int64_t usable, bool expandable_segments) {

@@ -47,6 +47,8 @@ class Forecast {
   /// The same, for a GPU through the caching allocator's rules on a card with `usable` bytes, over several
   /// micro-batches in a row.
   PlanBytes bytes(const memory::Plan& plan, std::int64_t usable, bool expandable_segments);
+  /// What of it comes and goes with the heaviest micro-batch of the plan.
+  std::int64_t activation_bytes(const memory::Plan& plan) const;
   /// Live bytes at the peak by label: weights, adapters, gradients, activations by block, ...
   memory::Breakdown breakdown(const memory::Plan& plan);
   /// Every plan that settings and knobs allow, with bytes and relative times.

@@ -44,6 +44,7 @@ Outcome Loop::run() {
     if (result.verdict.action == ddp::Action::kApply) {
       ++state.updates;
       if (result.live > 0) ++state.adapter_updates;
+      session_.balance(step, result);
     }
     if (upkeep_ && !replaying_) upkeep_->conclude(step, result.reports);
     follow(step, result);
@@ -90,7 +91,8 @@ StepResult Loop::one_step(std::int64_t step) {
   }
   if (result.verdict.action != ddp::Action::kReplay) {
     const double wall_ms = milliseconds_since(start);
-    log_.step({step, session_.plan, input.learning_rate_factor, result, wall_ms});
+    log_.step({step, session_.plan, input.learning_rate_factor, result, wall_ms, session_.counts_of(step),
+               session_.state.balance});
     loader_.took(step, static_cast<double>(input.load_ms), wall_ms);
   }
   return result;

@@ -99,6 +99,9 @@ StepOptions step_options(const Config& config) {
   options.clip_norm = t.clip_norm;
   options.expert = {t.lr, t.beta1, t.beta2, 1e-8, t.weight_decay};
   options.adapters = {t.vl_lr, t.beta1, t.beta2, 1e-8, t.weight_decay};
+  options.pack_by_bytes = config.batch.packing == "bytes";
+  options.diversity = config.batch.diversity;
+  options.most_samples = static_cast<std::size_t>(config.batch.max_micro);
   options.clip_apart = config.cache.mode == "hybrid" && t.stage == 2 && config.cache.live_fraction < 1;
   return options;
 }

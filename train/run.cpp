@@ -13,6 +13,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "report/exit_file.h"
+#include "report/http.h"
 #include "report/report_files.h"
 #include "train/evaluate.h"
 #include "train/loop.h"
@@ -94,6 +95,11 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
       if (communicator.rank() == 0) spdlog::info("{}", text);
     });
     if (communicator.rank() == 0) options.build_cache(built);
+    if (built.known < built.samples)
+      return {ExitCode::kData,
+              fmt::format("{}: {} of {} samples have no features: the folder cannot be written, or cache.disk_bytes or "
+                          "the disk has no more room; what there is is kept",
+                          built.folder, built.samples - built.known, built.samples)};
     return {ExitCode::kDone, "cache built"};
   }
   session.resume(options.resume);
@@ -123,6 +129,7 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
         fmt::format("{} after step {}; checkpoint {}{}", outcome.reason, step, newest->string(),
                     std::filesystem::exists(*newest / "adapter") ? ", adapter " + (*newest / "adapter").string() : ""));
   }
+  log.finish(outcome.code);
   return outcome;
 }
 
@@ -130,6 +137,8 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
 
 ExitCode run(const Config& config, const RunOptions& options) {
   make_run_dir(config.run.dir);
+  if (const auto& uri = config.report.mlflow_uri; !uri.empty())
+    report::checked_server_address(uri, "report.mlflow_uri");  // by all ranks, before any of them waits for another
   const auto communicator = ddp::make_communicator(config.run.dir, config.launch.timeout);
   start_logging("info", communicator->rank(), communicator->world());
   watch_for_stop_requests();

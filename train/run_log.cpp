@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <utility>
 
@@ -51,6 +52,20 @@ std::int64_t slowest(const std::vector<ddp::Report>& reports, std::int64_t ddp::
   return most;
 }
 
+std::unique_ptr<report::MlflowLog> mlflow_log(const Config& config, std::int64_t resume_step) {
+  if (config.report.mlflow_uri.empty()) return nullptr;
+  report::MlflowOptions options;
+  options.run_dir = config.run.dir;
+  options.uri = config.report.mlflow_uri;
+  options.experiment = config.report.mlflow_experiment;
+  options.configuration = config_to_toml(config);
+  options.resumed = resume_step > 0 || report::attempt_number() > 1;
+  // The other ranks wait for this one meanwhile.
+  const double seconds = std::min(config.report.mlflow_flush, config.launch.timeout / 2);
+  options.flush = std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000.0));
+  return std::make_unique<report::MlflowLog>(options);
+}
+
 }  // namespace
 
 RunLog::RunLog(const Session& session, std::int64_t resume_step)
@@ -61,6 +76,7 @@ RunLog::RunLog(const Session& session, std::int64_t resume_step)
   metrics_ = std::make_unique<report::JsonLines>(dir / "metrics.jsonl", resume_step);
   decisions_ = std::make_unique<report::JsonLines>(dir / "decisions.jsonl", resume_step);
   if (session.cache) cache_ = std::make_unique<report::JsonLines>(dir / "cache.jsonl", resume_step);
+  mlflow_ = mlflow_log(session.config, resume_step);
   if (!session.candidates.empty()) write_file_durably(dir / "candidates.json", memory::to_json(session.candidates));
   console_ = std::make_unique<report::Console>(stdout, report::watched_by_a_person(), session.config.report.every,
                                                report::terminal_columns());
@@ -134,8 +150,10 @@ void RunLog::step(const StepView& v) {
   record.plan = view(v.plan);
   record.ranks = rank_memory(result.reports);
   record.wall_ms = v.wall_ms;
+  add_tasks(v, record);
   record.attempt = report::attempt_number();
   metrics_->append(report::to_json(record));
+  if (mlflow_) mlflow_->step(record);
 
   smooth_ms_ = smooth_ms_ == 0.0 ? v.wall_ms : 0.9 * smooth_ms_ + 0.1 * v.wall_ms;
   auto window = window_;  // gather() takes this step in only after it has been followed
@@ -150,6 +168,19 @@ void RunLog::step(const StepView& v) {
       worst.budget,
       std::chrono::duration<double>(smooth_ms_ / 1000.0 * static_cast<double>(session_.steps - v.step))};
   console_->progress(progress);
+}
+
+void RunLog::add_tasks(const StepView& v, report::StepRecord& record) const {
+  const auto means = type_means(v.result, v.counts);
+  const auto& weights = v.balance.weights;
+  for (std::size_t type = 0; type < v.counts.size(); ++type) {
+    const std::string& name = session_.tasks.names[type];
+    record.task_counts.emplace_back(name, v.counts[type]);
+    if (v.counts[type] > 0) record.task_losses.emplace_back(name, means[type]);
+    if (v.result.type_norms.empty()) continue;
+    record.task_weights.emplace_back(name, weights.empty() ? 1.0 : weights[type]);
+    record.task_norms.emplace_back(name, v.result.type_norms[type]);
+  }
 }
 
 void RunLog::gather(const std::vector<ddp::Report>& reports) {
@@ -204,6 +235,11 @@ void RunLog::sync() {
   metrics_->sync();
   decisions_->sync();
   if (cache_) cache_->sync();
+  if (mlflow_) mlflow_->sync();
+}
+
+void RunLog::finish(ExitCode code) {
+  if (mlflow_) mlflow_->finish(code);
 }
 
 }  // namespace plimsoll::train

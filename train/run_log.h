@@ -7,11 +7,13 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "memory/planning/policy.h"
 #include "report/console.h"
 #include "report/json_lines.h"
+#include "report/mlflow_log.h"
 #include "report/records.h"
 #include "train/session.h"
 #include "train/step.h"
@@ -26,6 +28,8 @@ struct StepView {
   double learning_rate_factor = 1.0;
   const StepResult& result;
   double wall_ms = 0.0;
+  std::span<const std::int64_t> counts;  ///< samples of each type
+  const BalanceState& balance;           ///< by which they were weighed
 };
 
 /// One per rank; one thread. Refers to the session, which outlives it. Throws Error(kCheckpoint) when the disk refuses.
@@ -53,14 +57,19 @@ class RunLog {
   void drift(const report::DriftRecord& drift);
   /// Waits for the disk: before a checkpoint is declared complete.
   void sync();
+  /// Tells the MLflow server, if there is one, how the run ended, and waits for what it still has to be sent, for
+  /// report.mlflow_flush seconds at most. Last of all calls; a run that fails makes none.
+  void finish(ExitCode code);
 
  private:
   report::PlanView view(const memory::Plan& plan) const;
+  void add_tasks(const StepView& v, report::StepRecord& record) const;
   void status(const memory::Decision& decision, std::int64_t window);
 
   const Session& session_;
   bool active_;
   std::unique_ptr<report::JsonLines> metrics_, decisions_, cache_;  ///< cache_: only with a cache
+  std::unique_ptr<report::MlflowLog> mlflow_;                       ///< only with report.mlflow_uri
   std::unique_ptr<report::Console> console_;
   std::int64_t windows_ = 0;
   std::vector<report::RankMemory> window_;  ///< since the last decision

@@ -51,6 +51,9 @@ const std::vector<std::string> kFreeSettings = {"run.dir",
                                                 "batch.min_micro",
                                                 "batch.max_micro",
                                                 "batch.accumulation",
+                                                "batch.packing",
+                                                "batch.max_memory",
+                                                "batch.diversity",
                                                 "data.workers",
                                                 "data.prefetch",
                                                 "data.adaptive",
@@ -78,10 +81,10 @@ std::string new_run_name() {
   return fmt::format("{:x}-{:x}", now, ::getpid());
 }
 
-const std::vector<std::int64_t>& nonempty(const std::vector<std::int64_t>& samples) {
-  if (samples.empty())
+const data::SampleSource& nonempty(const data::SampleSource& source) {
+  if (source.training().empty())
     fail(ExitCode::kData, "the dataset has no training samples; lower data.eval_fraction or add episodes");
-  return samples;
+  return source;
 }
 
 std::int64_t most_loader_bytes(const DataConfig& data) {
@@ -106,7 +109,9 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
       budget(
           rank_budget(config.memory, comm.rank(), comm.world(), free_for_a_rank(device, comm.world()), device.total)),
       options(vla_options(config, source.dims())),
-      stream(nonempty(source.training()), static_cast<std::uint64_t>(config.run.seed)),
+      tasks(task_types(config.tasks, nonempty(source))),
+      order(stream_order(tasks, source, static_cast<std::uint64_t>(config.run.seed))),
+      stream(order),
       steps(total_steps(config, static_cast<std::int64_t>(source.training().size()))),
       share((config.batch.effective + comm.world() - 1) / comm.world()) {
   if (config.batch.effective < comm.world()) {
@@ -116,8 +121,14 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   check_budget_changes(config.memory, comm.world(), device.total);
   meter.set_workspace(0);  // of a session before this one
   meter.set_budget(budget);
-  dry = std::make_unique<DryStep>(options, static_cast<std::uint64_t>(config.run.seed), config.batch.effective,
-                                  kLossSlots + ddp::slot_count(comm.world()));
+  SumSlots sums;
+  sums.types = tasks.names.size();
+  if (config.tasks.gradnorm) {
+    sums.out = options.action_dim;
+    sums.in = options.expert.width;
+  }
+  dry = std::make_unique<DryStep>(options, static_cast<std::uint64_t>(config.run.seed), config.batch.effective, sums,
+                                  comm.world());
   heaviest = heaviest_at(static_cast<int>(config.data.resolution));
   evaluated = heaviest_evaluated(source, config, comm.world());
   if (dry->static_bytes() > budget) {
@@ -130,13 +141,15 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   evaluation_predictor = std::make_unique<memory::Predictor>(
       [this](const auto& shape, const memory::Plan&) { return dry->evaluation_bytes(shape); }, device.place.is_cpu());
   model = std::make_unique<model::VlaModel>(options, device.place);
-  buffers = std::make_unique<FlatBuffers>(model->parameters(), kLossSlots + ddp::slot_count(comm.world()));
+  buffers = std::make_unique<FlatBuffers>(model->parameters(), sums.size() + ddp::slot_count(comm.world()));
   shake_hands();
   make_cache();
   size_workspace();
   choose_plan();
+  StepOptions how = step_options(config);
+  how.sums = sums;
   step = std::make_unique<Step>(*model, model->packing_rules(static_cast<std::uint64_t>(config.run.seed), false),
-                                device.place, *buffers, communicator, meter, *predictor, step_options(config));
+                                device.place, *buffers, communicator, meter, *predictor, how);
   step->keep_features(cache.get());
   controller = std::make_unique<Controller>(
       policy_config(config), comm.world(), share,
@@ -145,20 +158,15 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
 }
 
 std::vector<SampleShape> Session::heaviest_at(int resolution) const {
-  const auto samples = static_cast<std::int64_t>(source.training().size());
-  const auto times = static_cast<std::size_t>(data::most_draws_in_a_step(samples, config.batch.effective));
+  const auto times = static_cast<std::size_t>(stream.most_draws_in_a_step(config.batch.effective));
   return memory::heaviest(shapes_at(source, source.training(), resolution), static_cast<std::size_t>(share), times);
 }
 
 Draws& Session::draws_at(int resolution) const {
   const auto found = draws_.find(resolution);
   if (found != draws_.end()) return found->second;
-  const DrawOptions options_of{static_cast<std::uint64_t>(config.run.seed),
-                               steps,
-                               config.batch.effective,
-                               communicator.world(),
-                               resolution,
-                               cache && cache->ages()};
+  const DrawOptions options_of{
+      order, steps, config.batch.effective, communicator.world(), resolution, cache && cache->ages()};
   return draws_.emplace(resolution, Draws(source, options_of, heaviest_at(resolution))).first->second;
 }
 
@@ -204,13 +212,13 @@ FeatureOrigin Session::feature_origin() {
   return origin;
 }
 
-void Session::open_cache() { cache->open(feature_origin(), state.features.published, state.features.oldest); }
+void Session::open_cache() { cache->open(feature_origin(), state.features); }
 
 void Session::make_cache() {
   const bool automatic = config.cache.mode == "auto";
   if (automatic) choose_cache();
   if (!keeps_features(config)) return;
-  cache = std::make_unique<FeatureCache>(config, *model, source, communicator, device, budget);
+  cache = std::make_unique<FeatureCache>(config, *model, source, order, communicator, device, budget);
   encode_predictor = std::make_unique<memory::Predictor>(
       [this](const auto& shape, const memory::Plan&) { return dry->encode_bytes(shape, cache->features()); },
       device.place.is_cpu());
@@ -250,20 +258,39 @@ std::vector<model::StreamSample> Session::load_share(std::int64_t number,
     with.effective_batch = config.batch.effective;
     with.rank = communicator.rank();
     with.world = communicator.world();
-    with.seed = static_cast<std::uint64_t>(config.run.seed);
+    with.order = order;
     with.resolution = plan.resolution;
     with.first_step = number;
     with.most_bytes = most_loader_bytes(config.data);
     if (cache && cache->ages()) with.share = [this](std::int64_t of_step) { return cache->share_of(of_step); };
     loader = std::make_unique<data::Loader>(cache ? *cache : source, with);
   }
+  const std::vector<double> weights = type_weights(tasks, counts_of(number), state.balance.weights);
   std::vector<model::StreamSample> samples;
   hold.clear();
   for (const std::uint64_t position : positions_of(number)) {
     hold.push_back(loader->get(position));
-    samples.push_back({hold.back().get(), position});
+    const std::size_t type = tasks.type_of(hold.back()->index);
+    const double weight = tasks.any() ? weights[type] : 1.0;
+    samples.push_back({hold.back().get(), position, static_cast<float>(weight), static_cast<std::uint8_t>(type)});
   }
   return samples;
+}
+
+void Session::balance(std::int64_t number, const StepResult& result) {
+  if (!config.tasks.gradnorm) return;
+  const auto counts = counts_of(number);
+  const std::vector<double> means = type_means(result, counts);
+  state.balance =
+      balanced(state.balance, {counts, means, result.type_norms}, {config.tasks.alpha, config.tasks.balance_lr});
+}
+
+std::vector<std::int64_t> Session::counts_of(std::int64_t number) {
+  if (!tasks.any()) return {};
+  std::vector<std::int64_t> counts(tasks.names.size());
+  const auto [begin, end] = data::share_of_step(number, config.batch.effective, 0, 1);
+  for (std::uint64_t position = begin; position < end; ++position) ++counts[tasks.type_of(stream.at(position))];
+  return counts;
 }
 
 void Session::write_checkpoint() {

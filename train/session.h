@@ -27,6 +27,7 @@
 #include "train/dry_step.h"
 #include "train/feature_cache.h"
 #include "train/step.h"
+#include "train/task_types.h"
 
 namespace plimsoll::train {
 
@@ -50,6 +51,8 @@ struct Session {
   std::unique_ptr<memory::Predictor> predictor, evaluation_predictor, encode_predictor;
   std::unique_ptr<Step> step;
   std::unique_ptr<Controller> controller;
+  TaskTypes tasks;
+  std::shared_ptr<const data::StreamOrder> order;  ///< what the stream draws
   data::SampleStream stream;
   std::unique_ptr<FeatureCache> cache;   ///< null: off. The loader reads from it
   std::unique_ptr<data::Loader> loader;  ///< made with the first share
@@ -68,6 +71,8 @@ struct Session {
 
   /// Positions of the sample stream that this rank draws in a step.
   std::vector<std::uint64_t> positions_of(std::int64_t step) const;
+  /// Samples of each type that all ranks together draw in a step; none where samples have no types.
+  std::vector<std::int64_t> counts_of(std::int64_t step);
   /// This rank's share of a step, waiting for the loader; `hold` keeps the samples alive.
   std::vector<model::StreamSample> load_share(std::int64_t step, std::vector<std::shared_ptr<const Sample>>& hold);
   std::filesystem::path checkpoint_root() const;
@@ -81,6 +86,8 @@ struct Session {
   memory::Fill fill(const memory::Plan& plan, std::int64_t number) const;
   /// The same for any plan, as if it were a candidate.
   memory::Fill fill(const memory::Plan& plan, std::int64_t number, const memory::PolicyState& known) const;
+  /// After an update: GradNorm's weights for the next step. The same on every rank.
+  void balance(std::int64_t step, const StepResult& result);
   /// What the step took, for the ways of those that follow. This rank's alone.
   void learn(const memory::TimedShare& timed);
   /// Rank 0 writes `state` and all tensors to run.dir/checkpoints; the others wait. Collective. Throws

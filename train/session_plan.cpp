@@ -100,8 +100,18 @@ std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
 }
 
 memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number) const {
-  if (candidates.find(wanted) == nullptr) return {};
-  return fill(wanted, number, controller->state());
+  memory::Fill with;
+  if (candidates.find(wanted) != nullptr) with = fill(wanted, number, controller->state());
+  if (config.batch.packing != "bytes") return with;
+  const std::int64_t target = memory::parse_fraction(config.memory.target, "memory.target");
+  if (with.bytes == 0) with.bytes = meter.budget() / 10000 * target - meter.live();
+  const Setting& most = config.batch.max_memory;
+  if (!most.is("budget"))
+    with.bytes = std::min(
+        with.bytes,
+        (most.is_string() ? parse_bytes(most.as_string(), "batch.max_memory") : most.as_integer()) - meter.live());
+  with.bytes = std::max<std::int64_t>(1, with.bytes);  // what fits nowhere is run alone
+  return with;
 }
 
 memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number, const memory::PolicyState& known) const {
@@ -272,12 +282,17 @@ std::string Session::plan_text() {
     text += fmt::format("  {:<28} {:>12}\n", label, format_bytes(bytes));
     sum += bytes;
   }
+  const std::string host =
+      cache && cache->host_bytes() > 0
+          ? fmt::format("beside the budget, up to {} of host memory for features (cache.host_bytes)\n",
+                        format_bytes(cache->host_bytes()))
+          : "";
   return fmt::format(
       "plan: {}, effective batch {} over {} rank{}\npredicted peak of the heaviest micro-batch{} ({} samples, {} "
-      "tokens, {} patches):\n{}  {:<28} {:>12}  {:.1f} % of {}\n",
+      "tokens, {} patches):\n{}  {:<28} {:>12}  {:.1f} % of {}\n{}",
       memory::to_string(plan), config.batch.effective, communicator.world(), communicator.world() == 1 ? "" : "s",
       evaluation ? " of the evaluation" : "", shape.samples, shape.tokens, shape.patches, text, "sum",
-      format_bytes(sum), 100.0 * static_cast<double>(sum) / static_cast<double>(budget), format_bytes(budget));
+      format_bytes(sum), 100.0 * static_cast<double>(sum) / static_cast<double>(budget), format_bytes(budget), host);
 }
 
 }  // namespace plimsoll::train

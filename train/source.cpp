@@ -32,6 +32,7 @@ std::unique_ptr<data::SampleSource> synthetic(const Config& config) {
   options.vision_end_token = vlm.image_token_id - 2;
   options.vocabulary = vlm.image_token_id - 12;
   keep_shape(config.data, options);
+  options.tasks = config.data.synthetic_tasks;
   return data::make_synthetic_source(options);
 }
 

@@ -1,7 +1,9 @@
 #include "train/step.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 
 #include "core/scope.h"
 #include "memory/planning/packing.h"
@@ -25,6 +27,12 @@ std::int64_t weight_of(std::span<const model::StreamSample> samples) {
   return weight;
 }
 
+std::vector<std::uint8_t> types_of(std::span<const model::StreamSample> samples) {
+  std::vector<std::uint8_t> types;
+  for (const auto& sample : samples) types.push_back(sample.type);
+  return types;
+}
+
 std::vector<model::StreamSample> taken(std::span<const model::StreamSample> samples,
                                        std::span<const std::size_t> places) {
   std::vector<model::StreamSample> some;
@@ -33,6 +41,13 @@ std::vector<model::StreamSample> taken(std::span<const model::StreamSample> samp
 }
 
 }  // namespace
+
+std::vector<double> type_means(const StepResult& result, std::span<const std::int64_t> counts) {
+  std::vector<double> means;
+  for (std::size_t type = 0; type < counts.size(); ++type)
+    means.push_back(counts[type] > 0 ? result.type_losses[type] / static_cast<double>(counts[type]) : 0.0);
+  return means;
+}
 
 memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples) {
   memory::MicroBatchShape total{static_cast<std::int64_t>(samples.size()), 0, 0};
@@ -50,8 +65,8 @@ at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBat
   const at::AutoGradMode grad(true);
   const AllocationLabel label("backward");  // the model's parts label what they make; the rest is backward's
   const at::Tensor losses = model.sample_losses(batch, recompute, shown);
-  // Every sample counts 1 / B, however the batch is cut: that is why splitting never changes the gradient.
-  const at::Tensor weights = at::full(losses.sizes(), 1.0 / static_cast<double>(effective_batch), losses.options());
+  // Every sample counts its weight / B, however the batch is cut: that is why splitting never changes the gradient.
+  const at::Tensor weights = batch.loss_weight * (1.0 / static_cast<double>(effective_batch));
   torch::autograd::backward({losses}, {weights});
   return losses.detach();
 }
@@ -62,7 +77,24 @@ namespace {
 struct ArrangedShare {
   std::vector<model::StreamSample> samples;
   memory::Plan way;
+  std::vector<std::size_t> ends = {};  ///< of micro-batches that are cut by bytes, in that order
 };
+
+// All that the plan says but for the count: of that as many as fit.
+ArrangedShare pack_by_bytes(std::span<const model::StreamSample> share, const memory::Plan& plan, std::int64_t bytes,
+                            const StepOptions& options, memory::Predictor& predictor) {
+  const auto fits = [&](std::span<const std::size_t> places) {
+    return places.size() <= options.most_samples && predictor.fits(shape_of(taken(share, places)), plan, bytes);
+  };
+  ArrangedShare arranged{{}, plan};
+  for (const auto& places : memory::packed(weights_of(share), types_of(share), options.diversity, fits)) {
+    const auto samples = taken(share, places);
+    arranged.samples.insert(arranged.samples.end(), samples.begin(), samples.end());
+    arranged.ends.push_back(arranged.samples.size());
+  }
+  arranged.way.micro_batch = static_cast<int>(share.size());
+  return arranged;
+}
 
 ArrangedShare arrange(std::span<const model::StreamSample> share, const memory::Plan& plan, const memory::Fill& fill,
                       memory::Predictor& predictor) {
@@ -87,7 +119,10 @@ Step::Step(const model::VlaModel& model, const model::PackingRules& rules, at::D
       meter_(meter),
       predictor_(predictor),
       options_(options),
-      guardian_(meter) {}
+      guardian_(meter) {
+  const SumSlots& sums = options.sums;
+  if (sums.layer() > 0) type_gradients_.emplace(sums.types, sums.out, sums.in, device);
+}
 
 namespace {
 
@@ -135,8 +170,11 @@ void add(memory::GuardianReport& sum, const memory::GuardianReport& part, std::s
 }  // namespace
 
 memory::GuardianReport Step::run_part(const StepInput& asked, StepResult& result) {
+  const bool by_bytes = options_.pack_by_bytes && !out_of_memory_ && asked.fill.bytes > 0;
   const ArrangedShare share =
-      arrange(asked.samples, asked.plan, out_of_memory_ ? memory::Fill{} : asked.fill, predictor_);
+      by_bytes ? pack_by_bytes(asked.samples, asked.plan, asked.fill.bytes, options_, predictor_)
+               : arrange(asked.samples, asked.plan, out_of_memory_ ? memory::Fill{} : asked.fill, predictor_);
+  ends_ = share.ends;
   const auto start = std::chrono::steady_clock::now();  // what arranging takes, no way of running changes
   StepInput input = asked;
   input.samples = share.samples;
@@ -170,7 +208,7 @@ StepResult Step::run(const StepInput& input) {
   if (live > 0) result.guardian = run_part(part, result);
   part.samples = whole.subspan(live);
   if (live < whole.size() && !result.guardian.failed) add(result.guardian, run_part(part, result), live);
-  const std::span<float> slots = buffers_.extra().subspan(kLossSlots);
+  const std::span<float> slots = buffers_.extra().subspan(static_cast<std::size_t>(options_.sums.size()));
   ddp::pack(report(input, result.guardian, microseconds_since(start) / 1000), communicator_.rank(), slots);
 
   communicator_.enter(input.step, "reduce");
@@ -184,8 +222,7 @@ StepResult Step::run(const StepInput& input) {
     return result;
   }
   agreement_ = result.verdict.next;
-  result.loss = buffers_.extra()[0] / buffers_.extra()[1];
-  result.live = static_cast<std::int64_t>(buffers_.extra()[2]);
+  take_sums(result);
   if (result.verdict.action == ddp::Action::kApply) {
     result.gradient_norm = apply_gradients(
         buffers_, options_, {input.learning_rate_factor, input.updates, input.adapter_updates, result.live});
@@ -193,10 +230,26 @@ StepResult Step::run(const StepInput& input) {
   return result;
 }
 
+void Step::take_sums(StepResult& result) {
+  const std::span<const float> sums = buffers_.extra();
+  result.loss = sums[0] / sums[1];
+  result.live = static_cast<std::int64_t>(sums[2]);
+  const SumSlots& slots = options_.sums;
+  const auto of_types = sums.subspan(kLossSlots, slots.types);
+  result.type_losses.assign(of_types.begin(), of_types.end());
+  for (std::size_t type = 0; slots.layer() > 0 && type < slots.types; ++type) {
+    const auto begin = slots.gradients() + static_cast<std::int64_t>(type) * slots.layer();
+    double squares = 0;
+    for (const float value : part(sums, {begin, begin + slots.layer()})) squares += double{value} * double{value};
+    result.type_norms.push_back(std::sqrt(squares));
+  }
+}
+
 memory::MicroBatchWork Step::work(const StepInput& input) {
   return {[this, &input](memory::Piece piece) { forward_backward(input, piece); },
           [this] {
             buffers_.discard_staging();
+            if (type_gradients_) type_gradients_->discard();
             if (keeper_ != nullptr) keeper_->discard();
           },
           [this, &input](memory::Piece piece, std::int64_t room) {
@@ -204,7 +257,8 @@ memory::MicroBatchWork Step::work(const StepInput& input) {
             return predictor_.attempt_bytes(shape_of(samples), plan_of(input, piece), room);
           },
           [this, &input](memory::Piece piece) { return keep_to_plan(input, piece); },
-          [this] { return keeper_ != nullptr ? keeper_->give_up_device() : 0; }};
+          [this] { return keeper_ != nullptr ? keeper_->give_up_device() : 0; },
+          [this](std::size_t begin) { return most_from(begin); }};
 }
 
 memory::Plan Step::plan_of(const StepInput& input, memory::Piece piece) {
@@ -215,6 +269,12 @@ memory::Plan Step::plan_of(const StepInput& input, memory::Piece piece) {
     return predictor_.fits(shape_of(input.samples.subspan(piece.begin, piece.count)), tried, room);
   };
   return memory::way_of_micro_batch(way_, input.fill, fits);
+}
+
+// To the end of the micro-batch, where the share was cut by bytes.
+std::size_t Step::most_from(std::size_t begin) const {
+  const auto end = std::ranges::upper_bound(ends_, begin);
+  return end == ends_.end() || out_of_memory_ ? std::numeric_limits<std::size_t>::max() : *end - begin;
 }
 
 // The rest of a step that ran out of memory is run as its plan says.
@@ -231,7 +291,8 @@ void Step::forward_backward(const StepInput& input, memory::Piece piece) {
   const model::PackedBatch batch = model::pack(samples, rules_, device_);
   const memory::Plan way = plan_of(input, piece);
   other_recompute_ = other_recompute_ || !memory::recomputes_alike(way, input.plan);
-  const model::Shown shown = keeper_ != nullptr ? keeper_->shown(samples) : model::Shown{};
+  model::Shown shown = keeper_ != nullptr ? keeper_->shown(samples) : model::Shown{};
+  if (type_gradients_) shown.last_layer = type_gradients_->watch(types_of(samples));
   commit(samples, train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, shown));
 }
 
@@ -247,11 +308,17 @@ void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor
   if (bad >= 0) {
     if (non_finite_sample_ < 0) non_finite_sample_ = bad;
     if (keeper_ != nullptr) keeper_->discard();
+    if (type_gradients_) type_gradients_->discard();
     return buffers_.discard_staging();
   }
   buffers_.commit_staging();
+  const SumSlots& slots = options_.sums;
+  if (type_gradients_) type_gradients_->commit(part(buffers_.extra(), {slots.gradients(), slots.size()}));
   if (keeper_ != nullptr) keeper_->commit();
-  for (std::size_t i = 0; i < samples.size(); ++i) buffers_.extra()[0] += values[i];
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    buffers_.extra()[0] += values[i];
+    if (slots.types > 0) buffers_.extra()[kLossSlots + samples[i].type] += values[i];
+  }
   buffers_.extra()[1] += static_cast<float>(samples.size());
   if (!samples.front().sample->vlm.has_states()) buffers_.extra()[2] += static_cast<float>(samples.size());
 }

@@ -19,12 +19,22 @@
 #include "model/vla.h"
 #include "train/adamw.h"
 #include "train/flat_buffers.h"
+#include "train/type_gradients.h"
 
 namespace plimsoll::train {
 
 /// Floats between gradients and report slots in the reduction buffer: sum of the losses, count of the samples,
 /// and of those that ran the whole model.
 inline constexpr std::int64_t kLossSlots = 3;
+/// The same where samples are of types: then the sum of each type's losses, then the gradients that GradNorm balances
+/// by.
+struct SumSlots {
+  std::size_t types = 0;         ///< 0: samples have none
+  std::int64_t out = 0, in = 0;  ///< of the layer whose gradients are kept for each type (TypeGradients); 0: none
+  std::int64_t layer() const { return out * in; }
+  std::int64_t gradients() const { return kLossSlots + static_cast<std::int64_t>(types); }  ///< where they begin
+  std::int64_t size() const { return gradients() + static_cast<std::int64_t>(types) * layer(); }
+};
 
 /// What does not change from step to step.
 struct StepOptions {
@@ -34,6 +44,10 @@ struct StepOptions {
   /// Only a part of the samples gives adapters a gradient (cache.mode = "hybrid"): they and the rest are clipped each
   /// by its own norm.
   bool clip_apart = false;
+  SumSlots sums;
+  bool pack_by_bytes = false;    ///< micro-batches are cut by StepInput's fill.bytes instead of by the plan's count
+  double diversity = 0.5;        ///< memory::packed
+  std::size_t most_samples = 1;  ///< of a micro-batch that is cut so
 };
 
 /// How far the cached features of some samples are from fresh ones.
@@ -74,10 +88,15 @@ struct StepResult {
   memory::TimedShare timed;          ///< this rank's; without samples where anything was split or run twice
   FeatureTimes features;             ///< this rank's
   std::optional<Error> fatal;        ///< the job ends here, on all ranks alike: the third skip in a row, ranks diverged
-  double loss = 0.0;                 ///< mean over the samples of all ranks
+  double loss = 0.0;                 ///< mean over the samples of all ranks, whatever they weigh
+  std::vector<double> type_losses;   ///< sums over the samples of each type, likewise
+  std::vector<double> type_norms;    ///< of each type's gradient of the layer in StepOptions::sums
   std::int64_t live = 0;             ///< samples of all ranks that ran the whole model
   double gradient_norm = 0.0;        ///< before clipping
 };
+
+/// Mean loss of the samples of each type, of which the step had so many; 0 of those that it had none of.
+std::vector<double> type_means(const StepResult& result, std::span<const std::int64_t> counts);
 
 /// Who keeps the features that steps make (train/feature_cache.h). A commit concerns what was shown since the one
 /// before it.
@@ -116,7 +135,9 @@ class Step {
  private:
   memory::GuardianReport run_part(const StepInput& input, StepResult& result);
   memory::MicroBatchWork work(const StepInput& input);
+  void take_sums(StepResult& result);
   memory::Plan plan_of(const StepInput& input, memory::Piece piece);
+  std::size_t most_from(std::size_t begin) const;
   std::size_t keep_to_plan(const StepInput& input, memory::Piece piece);
   void forward_backward(const StepInput& input, memory::Piece piece);
   void commit(std::span<const model::StreamSample> samples, const at::Tensor& losses);
@@ -132,13 +153,15 @@ class Step {
   StepOptions options_;
   memory::Guardian guardian_;
   FeatureKeeper* keeper_ = nullptr;
+  std::optional<TypeGradients> type_gradients_;
   ddp::AgreementState agreement_;
   std::int64_t non_finite_sample_ = -1;
   std::int64_t failed_sample_ = -1;
-  memory::Plan way_;              ///< of this step's share, or of that part of it which is being run
-  bool other_way_ = false;        ///< in this step: some part was not run in the plan's way
-  bool out_of_memory_ = false;    ///< in this step: the rest of it is run as the plan says
-  bool other_recompute_ = false;  ///< in this step: some micro-batch recomputed or offloaded something else
+  memory::Plan way_;               ///< of this step's share, or of that part of it which is being run
+  std::vector<std::size_t> ends_;  ///< of the micro-batches of that part, where they are cut by bytes
+  bool other_way_ = false;         ///< in this step: some part was not run in the plan's way
+  bool out_of_memory_ = false;     ///< in this step: the rest of it is run as the plan says
+  bool other_recompute_ = false;   ///< in this step: some micro-batch recomputed or offloaded something else
 };
 
 /// What an update goes by.

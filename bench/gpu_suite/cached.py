@@ -36,9 +36,14 @@ def run(suite, section):
         return section.not_run("all cached", "no step came whose samples were all cached")
     section.figure("all cached: samples/s by off's", cached["samples/s"] / off["samples/s"], "ratio", at_least=10)
     section.figure("all cached: bytes less than off", (off["peak"] - cached["peak"]) / 1e9, "GB", at_least=10)
-    theirs = [row["PyTorch's, samples/s"] for row in suite.known.get("equal", [])]
+    equal = suite.known.get("equal", [])
+    theirs = [row["PyTorch's, samples/s"] for row in equal]
     if theirs:
         section.figure("all cached: samples/s by PyTorch's best at equal batch", cached["samples/s"] / max(theirs), "ratio")
         section.figure("prefix: samples/s by PyTorch's best at equal batch", prefix["samples/s"] / max(theirs) if prefix else 0.0, "ratio")
+        least = min(row["PyTorch's, bytes"] for row in equal)
+        section.figure("all cached: bytes less than PyTorch's least at equal batch", (least - cached["peak"]) / 1e9, "GB")
+        if prefix:
+            section.figure("prefix: bytes less than PyTorch's least at equal batch", (least - prefix["peak"]) / 1e9, "GB")
     else:
         section.not_run("beside transformers and peft", "the comparison at equal batch did not run")

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <tuple>
+#include <utility>
 
 namespace plimsoll::memory {
 namespace {
@@ -20,9 +21,8 @@ std::vector<MicroBatch> empty_micro_batches(std::size_t samples, std::size_t mic
   return all;
 }
 
-void deal(std::span<const std::int64_t> weights, std::span<const std::size_t> heaviest_first,
-          std::vector<MicroBatch>& all) {
-  for (const std::size_t sample : heaviest_first) {
+void deal(std::span<const std::int64_t> weights, std::span<const std::size_t> ordered, std::vector<MicroBatch>& all) {
+  for (const std::size_t sample : ordered) {
     MicroBatch* lightest = nullptr;
     for (MicroBatch& one : all) {
       if (one.samples.size() == one.room) continue;
@@ -37,15 +37,64 @@ void deal(std::span<const std::int64_t> weights, std::span<const std::size_t> he
 
 }  // namespace
 
+namespace {
+
+std::vector<std::size_t> heaviest_first(std::span<const std::int64_t> weights) {
+  std::vector<std::size_t> order(weights.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return weights[a] > weights[b]; });
+  return order;
+}
+
+// Part of the micro-batch's samples that are of another type.
+double newness(const MicroBatch& one, std::span<const std::uint8_t> types, std::size_t sample) {
+  if (types.empty()) return 0;
+  const auto alike = std::count_if(one.samples.begin(), one.samples.end(),
+                                   [&](std::size_t other) { return types[other] == types[sample]; });
+  return 1 - static_cast<double>(alike) / static_cast<double>(one.samples.size());
+}
+
+}  // namespace
+
+std::vector<std::vector<std::size_t>> packed(std::span<const std::int64_t> weights, std::span<const std::uint8_t> types,
+                                             double diversity,
+                                             const std::function<bool(std::span<const std::size_t>)>& fits) {
+  std::vector<MicroBatch> all;
+  std::int64_t heaviest = 1;
+  for (const std::size_t sample : heaviest_first(weights)) {
+    MicroBatch* best = nullptr;
+    double most = -1;
+    for (MicroBatch& one : all) {
+      one.samples.push_back(sample);
+      const bool fit = fits(one.samples);
+      one.samples.pop_back();
+      if (!fit) continue;
+      const double fullness = static_cast<double>(one.weight + weights[sample]) /
+                              static_cast<double>(std::max(heaviest, one.weight + weights[sample]));
+      const double score = (1 - diversity) * fullness + diversity * newness(one, types, sample);
+      if (score <= most) continue;
+      most = score;
+      best = &one;
+    }
+    if (best == nullptr) best = &all.emplace_back();
+    best->samples.push_back(sample);
+    best->weight += weights[sample];
+    heaviest = std::max(heaviest, best->weight);
+  }
+  std::vector<std::vector<std::size_t>> places;
+  for (MicroBatch& one : all) {
+    std::sort(one.samples.begin(), one.samples.end());
+    places.push_back(std::move(one.samples));
+  }
+  return places;
+}
+
 std::vector<std::size_t> balanced_order(std::span<const std::int64_t> weights, std::size_t micro_batch) {
   std::vector<std::size_t> as_given(weights.size());
   std::iota(as_given.begin(), as_given.end(), std::size_t{0});
   if (micro_batch < 2 || micro_batch >= weights.size()) return as_given;
-  std::vector<std::size_t> heaviest_first = as_given;
-  std::stable_sort(heaviest_first.begin(), heaviest_first.end(),
-                   [&](std::size_t a, std::size_t b) { return weights[a] > weights[b]; });
   auto all = empty_micro_batches(weights.size(), micro_batch);
-  deal(weights, heaviest_first, all);
+  deal(weights, heaviest_first(weights), all);
   std::vector<std::size_t> order;
   for (MicroBatch& one : all) {
     std::sort(one.samples.begin(), one.samples.end());

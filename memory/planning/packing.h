@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -21,6 +22,17 @@ inline std::int64_t weight_of(const SampleShape& shape) { return shape.tokens + 
 /// keep their order; a share whose heaviest micro-batch would not become lighter keeps it altogether. Equal on every
 /// rank and in every replay: it depends on nothing but its arguments.
 std::vector<std::size_t> balanced_order(std::span<const std::int64_t> weights, std::size_t micro_batch);
+
+/// Places in a share, of the micro-batches into which it is cut by what they need rather than by their number. The
+/// heaviest samples are placed first, each into one of those micro-batches that it still fits (best fit decreasing: D.
+/// S. Johnson, Near-optimal bin packing algorithms, 1973); only where there is none it begins another, so that a sample
+/// that fits nowhere is alone. `fits(places)`: whether these samples may run together. Of several that it fits it takes
+/// the one with the largest (1 - diversity) x fullness + diversity x newness: weight with it, as a part of the heaviest
+/// micro-batch's, and the part of the micro-batch's samples that are of another type than it. `types`: of the samples,
+/// or empty. Within a micro-batch samples keep their order. Equal on every rank and in every replay.
+std::vector<std::vector<std::size_t>> packed(std::span<const std::int64_t> weights, std::span<const std::uint8_t> types,
+                                             double diversity,
+                                             const std::function<bool(std::span<const std::size_t>)>& fits);
 
 /// The largest sum of one value over each of those micro-batches; `order` is balanced_order's.
 std::int64_t heaviest_micro_batch(std::span<const std::int64_t> values, std::span<const std::size_t> order,

@@ -11,7 +11,7 @@
 namespace plimsoll::cache {
 namespace {
 
-Payload bytes(std::size_t size) { return std::make_shared<const std::vector<std::byte>>(size); }
+HostBytes bytes(std::size_t size) { return std::vector<std::byte>(size); }
 
 TEST(MemoryTier, WhatIsNeededLastMakesRoom) {
   MemoryTier tier(30);
@@ -47,7 +47,7 @@ TEST(MemoryTier, AnOlderOneIsNeverGiven) {
   EXPECT_EQ(tier.bytes(), 0U);
   tier.keep(2, 0, bytes(31), 0);
   EXPECT_FALSE(tier.find(2, 0, 0)) << "larger than all";
-  EXPECT_EQ(MemoryTier(0).find(1, 0, 0), nullptr);
+  EXPECT_FALSE(MemoryTier(0).find(1, 0, 0));
 }
 
 /// Part of the accesses after the first epoch that hit. `rank(at, next)`: what the tier is told.

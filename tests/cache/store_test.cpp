@@ -258,6 +258,32 @@ TEST(Store, WhatIsStampedTooLateIsReadWhenItsTimeHasCome) {
   EXPECT_EQ(step_of_stamp(stamp_in_step(7)), 7);
 }
 
+TEST(Store, ARebuildIsReadWhenItIsComplete) {
+  const Folder folder;
+  auto options = options_for(folder, "1");
+  Store store(options, fingerprint_of("a"));
+  append(store, 0, 10, stamp_in_step(1));
+  store.publish(stamp_in_step(1));
+  append(store, 0, 5, stamp_after_step(4));  // a rebuild that began after the fourth step
+  append(store, 5, 7, stamp_in_step(6));     // and what the sixth made
+  append(store, 7, 8, stamp_after_step(6));
+  store.publish(stamp_in_step(6), 0, stamp_after_step(4));
+  EXPECT_EQ(store.find(2)->stamp, stamp_in_step(1)) << "not all of it is made";
+  EXPECT_EQ(store.find(7)->stamp, stamp_in_step(1));
+  EXPECT_EQ(store.find(6)->stamp, stamp_in_step(6)) << "steps are no part of it";
+  options.writer = "2";
+  options.latest_stamp = stamp_in_step(6);
+  options.unfinished_stamp = stamp_after_step(4);
+  store.sync();
+  const Store resumed(options, fingerprint_of("a"));
+  EXPECT_EQ(resumed.find(2)->stamp, stamp_in_step(1));
+  append(store, 8, 10, stamp_after_step(7));
+  store.publish(stamp_after_step(7), stamp_after_step(4));
+  EXPECT_EQ(store.find(2)->stamp, stamp_after_step(4));
+  EXPECT_EQ(store.find(7)->stamp, stamp_after_step(6));
+  EXPECT_EQ(count(store), 10);
+}
+
 TEST(Store, ClearsSegmentsOfWhichNothingIsReadAnyMore) {
   const Folder folder;
   Store mine(options_for(folder, "rank0"), fingerprint_of("a")),
@@ -265,7 +291,7 @@ TEST(Store, ClearsSegmentsOfWhichNothingIsReadAnyMore) {
   append(mine, 0, 10, stamp_in_step(1));
   append(other, 10, 20, stamp_in_step(1));
   mine.publish(stamp_in_step(1));
-  EXPECT_EQ(mine.clear_older(stamp_in_step(1), true), 0U) << "nothing is too old";
+  EXPECT_EQ(mine.clear_older(stamp_in_step(1), true).segments, 0) << "nothing is too old";
   for (Store* store : {&mine, &other}) store->end_segment();
   append(mine, 0, 10, stamp_after_step(3));
   append(other, 10, 15, stamp_after_step(3));
@@ -273,15 +299,18 @@ TEST(Store, ClearsSegmentsOfWhichNothingIsReadAnyMore) {
   other.publish(stamp_after_step(3), stamp_after_step(3));
   EXPECT_EQ(count(mine), 15) << "five were not made anew, and are too old";
   const auto before = mine.bytes();
-  EXPECT_EQ(mine.clear_older(stamp_in_step(1), true), 0U) << "a checkpoint needs it";
-  EXPECT_GT(mine.clear_older(stamp_after_step(3), true), 0U);
+  EXPECT_EQ(mine.clear_older(stamp_in_step(1), true).segments, 0) << "a checkpoint needs it";
+  const Cleared cleared = mine.clear_older(stamp_after_step(3), true);
+  EXPECT_GT(cleared.segments, 0);
+  EXPECT_GT(cleared.records, 0);
+  EXPECT_GT(cleared.bytes, 0U);
   EXPECT_LT(mine.bytes(), before);
   EXPECT_EQ(segments_of(mine).size(), 2U);
   EXPECT_EQ(count(mine), 15);
   EXPECT_EQ(count(other), 15);
   other.publish(stamp_after_step(4), stamp_after_step(3));
   EXPECT_EQ(count(other), 15) << "files that another has cleared are missed by nobody";
-  EXPECT_EQ(other.clear_older(stamp_after_step(3), false), 0U);
+  EXPECT_EQ(other.clear_older(stamp_after_step(3), false).segments, 0);
 }
 
 TEST(Store, PassesOverATornTailAndLosesNothingElse) {

@@ -281,27 +281,5 @@ TEST(Loader, StopsCleanlyAtAnyMoment) {
   }
 }
 
-TEST(SampleStream, EveryEpochHasEverySampleOnce) {
-  std::vector<std::int64_t> samples{3, 1, 4, 15, 9, 2, 6};
-  SampleStream stream(samples, 1);
-  std::set<std::vector<std::int64_t>> orders;
-  for (std::uint64_t epoch = 0; epoch < 20; ++epoch) {
-    std::vector<std::int64_t> order;
-    for (std::uint64_t i = 0; i < 7; ++i) order.push_back(stream.at(7 * epoch + i));
-    EXPECT_THAT(order, ::testing::UnorderedElementsAreArray(samples));
-    orders.insert(order);
-  }
-  EXPECT_GT(orders.size(), 15u);
-}
-
-TEST(SampleStream, DependsOnPositionAndSeedOnly) {
-  const std::vector<std::int64_t> samples{0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
-  SampleStream forward(samples, 1), backward(samples, 1), other(samples, 2);
-  std::vector<std::int64_t> a(50), b(50), c(50);
-  for (std::size_t i = 0; i < 50; ++i) a[i] = forward.at(i), b[49 - i] = backward.at(49 - i), c[i] = other.at(i);
-  EXPECT_EQ(a, b);
-  EXPECT_NE(a, c);
-}
-
 }  // namespace
 }  // namespace plimsoll::data

@@ -11,6 +11,7 @@ import tempfile
 import time
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -202,6 +203,19 @@ def killed_at_random_moments(config_of, ranks, steps, moments, draw, longest, pr
         finish(config, ranks, "--resume")
         assert steps_done(folder) == steps
         yield folder
+
+
+@contextlib.contextmanager
+def small_file_system(folder, size):
+    """A file system of its own at `folder`; the test is skipped where it cannot be mounted."""
+    folder.mkdir(exist_ok=True)
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True)
+    if mount.returncode != 0:
+        pytest.skip(f"cannot mount a small file system: {mount.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def exit_record(run):

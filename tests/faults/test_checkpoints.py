@@ -65,13 +65,8 @@ def test_leftovers_of_an_interrupted_write_are_ignored(tmp_path, short):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of four megabytes; two checkpoints of the short run fit, three do not."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, text=True)
-    if mount.returncode != 0:
-        pytest.skip(f"cannot mount a small file system: {mount.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with runs.small_file_system(tmp_path / "disk", "4m") as folder:
+        yield folder
 
 
 def test_no_space_for_a_checkpoint(small_disk, short, model):

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -184,6 +185,45 @@ def test_damaged_files_are_found_and_not_used(tmp_path, model, without):
     runs.assert_same_training(tmp_path / "third" / "run", without, STEPS)
 
 
+def test_a_full_disk_is_a_slower_run(tmp_path, model, without):
+    with runs.small_file_system(tmp_path / "cache", "64k") as disk:
+        config = cached(tmp_path / "first", model, cache={"mode": "prefix", "dir": str(disk), "disk_bytes": "1GiB"})
+        code, text = runs.finished([runs.PLIMSOLL, "cache", "build", "--config", config])
+        assert code == 4 and "No space left on device" in text and "samples have no features" in text and str(disk) in text, text
+        with runs.launch(config, 2) as run:
+            assert run.end() == 0, run.output()
+            assert "keeps no more features" in run.output()
+            assert 0 < epochs(run)[-1][0] < epochs(run)[-1][1], run.output()
+        runs.assert_same_training(tmp_path / "first" / "run", without, STEPS)
+        assert stat(disk, "verify")[0]["damaged"] == []
+
+
+def test_a_folder_that_can_only_be_read_is_read(tmp_path, model, without):
+    with runs.small_file_system(tmp_path / "cache", "16m") as disk:
+        runs.finish(cached(tmp_path / "first", model, train={"max_steps": 4, "checkpoint_every": 4}), 1)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        config = cached(tmp_path / "second", model)
+        with runs.launch(config, 2) as run:
+            assert run.end() == 0, run.output()
+            assert "keeps no more features" in run.output()
+            assert all(kept == 0 for _, _, kept in epochs(run)) and epochs(run)[0][0] > 0, run.output()
+        runs.assert_same_training(tmp_path / "second" / "run", without, STEPS)
+        code, text = runs.finished([runs.PLIMSOLL, "cache", "build", "--config", config])
+        assert code == 4 and "samples have no features" in text, text
+
+
+def test_a_folder_that_ranks_do_not_share_is_refused(tmp_path, model):
+    """The second rank, as on another node, sees a file system of its own there."""
+    (tmp_path / "cache").mkdir()
+    alone = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs tmpfs {tmp_path}/cache && exec "$@"', "sh"]
+    tried = subprocess.run([*alone, "true"], capture_output=True, text=True)
+    if tried.returncode != 0:
+        pytest.skip(f"cannot make a mount namespace: {tried.stderr.strip()}")
+    train = [runs.PLIMSOLL, "train", "--config", cached(tmp_path / "first", model)]
+    code, text = runs.finished([*runs.MPIRUN, "-n", "1", *train, ":", "-n", "1", *alone, *train])
+    assert code == 2 and "rank 1 does not find there what rank 0 writes" in text and str(tmp_path / "cache") in text, text
+
+
 def test_clear_and_its_errors(tmp_path, model):
     runs.finish(cached(tmp_path / "first", model, train={"max_steps": 2, "checkpoint_every": 2}), 1)
     (folder,) = stat(tmp_path / "cache")
@@ -210,6 +250,10 @@ def test_bad_settings(tmp_path, model):
         ({"cache": {"mode": "prefix", "dir": str(tmp_path / "file")}}, 4, "choose another cache.dir"),
         ({"cache": {"mode": "prefix", "dir": ""}}, 2, "cache.dir"),
         ({"cache": {"mode": "prefix", "disk_bytes": "many"}}, 2, "cache.disk_bytes"),
+        ({"cache": {"mode": "prefix", "host_bytes": "900TiB"}}, 2, "cache.host_bytes"),
+        ({"cache": {"mode": "hybrid", "live_fraction": 1.5}}, 2, "cache.live_fraction"),
+        ({"cache": {"mode": "hybrid", "live_fraction": -0.1}}, 2, "cache.live_fraction"),
+        ({"cache": {"mode": "hybrid", "drift_bound": 1.5}}, 2, "cache.drift_bound"),
         ({"lora": {"targets": ".*(blocks|layers).*(qkv|q_proj)"}}, 2, "needs a vision tower without adapters"),
         ({"memory": {"knobs": ["micro_batch", "resolution"]}, "data": {"resolution": 112}}, 2, "memory.knobs names"),
     ):

@@ -84,12 +84,22 @@ def test_stopped_and_resumed_at_other_world_sizes(tmp_path, model, whole):
     assert [line[:2] for line in decisions(folder)] == [line[:2] for line in decisions(whole)]
 
 
-@pytest.mark.parametrize("over", [0, 4])
-def test_ranks_killed_at_any_moment(tmp_path, model, over):
-    expected = runs.finish(hybrid(tmp_path / "whole", model, 26, {"rebuild_over": over}), 2)
+@pytest.mark.parametrize("over, epochs, moments", [(0, 2, 15), (4, 2, 15), (5, 1, 50)], ids=["at once", "spread", "always rebuilding"])
+def test_ranks_killed_at_any_moment(tmp_path, model, over, epochs, moments):
+    cache = {"rebuild_over": over, "rebuild_epochs": epochs}
+    expected = runs.finish(hybrid(tmp_path / "whole", model, 26, cache), 2)
     assert len(decisions(expected)) >= 4
-    moments = 25 if runs.PROOFS else 3
-    write = lambda number: hybrid(tmp_path / f"killed-{number}", model, 26, {"rebuild_over": over})
-    for folder in runs.killed_at_random_moments(write, 2, 26, moments, random.Random(5 + over), 0.8):
+    if epochs == 1:  # nearly every step is within a rebuild, and every epoch's end but the first
+        steps = [step for step, _, _ in decisions(expected)]
+        assert sum(end - begin for begin, end in zip(steps[::2], steps[1::2])) >= 13, steps
+    moments = moments if runs.PROOFS else 3
+    write = lambda number: hybrid(tmp_path / f"killed-{number}", model, 26, cache)
+
+    def nothing_is_damaged(folder):
+        if (folder.parent / "cache").exists():
+            code, text = runs.finished([runs.PLIMSOLL, "cache", "verify", folder.parent / "cache"])
+            assert code == 0, text
+
+    for folder in runs.killed_at_random_moments(write, 2, 26, moments, random.Random(5 + over), 0.8, after=nothing_is_damaged):
         runs.assert_same_training(folder, expected, 26)
         assert [line[:2] for line in decisions(folder)] == [line[:2] for line in decisions(expected)]

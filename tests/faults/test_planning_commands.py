@@ -137,6 +137,27 @@ def test_plan_of_several_ranks_plans_for_one_of_them():
     refused([*PLAN, "--size", "tiny", "--ranks", "33", "--set", "batch.effective=32"], 2, "33 ranks", "batch.effective")
 
 
+def test_plan_estimates_a_run(tmp_path, model):
+    """Steps and time by arithmetic, the peak by the plan that `plan` itself names, types by what each weighs."""
+    data = {"synthetic_samples": 40, "synthetic_tasks": 3}
+    config = runs.configure(tmp_path, model, data=data, batch={"effective": 8}, tasks={"by": "task", "target": [0.5, 0.25, 0.25]})
+    words = ["--config", str(config), "--budget", "1GiB,2GiB", "--overhead", "0", "--no-table"]
+    estimate = planned(*words, "--estimate", "--samples", "1000", "--epochs", "3", "--rate", "50")
+    assert (estimate["steps"], estimate["seconds"]) == (375, 60)
+    assert [type["part"] for type in estimate["types"]] == [0.5, 0.25, 0.25]
+    assert all(0 < type["sample_bytes"] <= type["batch_bytes"] for type in estimate["types"])
+    best = [card["best"] for card in planned(*words)["cards"]]
+    assert [card["peak"] for card in estimate["cards"]] == [one["peak"] for one in best]
+    assert all(card["usual"] <= card["peak"] for card in estimate["cards"])
+    code, text = runs.finished([*PLAN, *words, "--estimate"])
+    assert code == 0 and "36 samples" in text and "give --rate" in text, text
+    run = runs.finish(runs.configure(tmp_path, model), 1)
+    by_run = planned(*words, "--estimate", "--run", run)
+    assert by_run["samples_per_second"] > 0 and by_run["seconds"] > 0
+    for wrong in (["--samples", "0"], ["--epochs", "0"], ["--rate", "-1"]):
+        refused([*PLAN, *words, "--estimate", *wrong], 2, wrong[0][2:])
+
+
 def test_plan_on_a_dataset_and_on_one_of_its_tasks(tmp_path, model, dataset):
     """The heaviest sample is the dataset's; a task has no heavier one."""
     config = runs.configure(tmp_path, model, data={"synthetic_samples": 0, "path": [str(dataset)]})

@@ -280,7 +280,7 @@ TEST_F(RunReport, CacheUseIsSummedUp) {
       "\n"
       R"({"step":5,"what":"drift","probed":8,"drift":0.25,"cosine":0.9})"
       "\n"
-      R"({"step":5,"what":"use","loaded":10,"from_disk":3,"from_memory":2,"from_device":1,"disk_bytes":700,"saved_ms":1500})"
+      R"({"step":5,"what":"use","loaded":10,"from_disk":3,"from_memory":2,"from_device":1,"disk_bytes":700,"saved_ms":1500,"age":3.5})"
       "\n");
   const Json cache = report()["cache"];
   EXPECT_EQ(cache["loaded"], 20);
@@ -295,6 +295,7 @@ TEST_F(RunReport, CacheUseIsSummedUp) {
   EXPECT_EQ(cache["looks"], 2);
   EXPECT_EQ(cache["last_drift"], 0.25);
   EXPECT_EQ(cache["largest_drift"], 0.5);
+  EXPECT_EQ(cache["last_age"], 3.5);
 }
 
 TEST_F(RunReport, WhatTheProgramWritesIsReadBack) {

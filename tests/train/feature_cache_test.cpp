@@ -37,16 +37,16 @@ class PrefixRun : public ::testing::Test {
 
   struct Seen {
     std::vector<double> losses;
-    std::vector<float> values;
-    std::int64_t cached = 0, live = 0;  ///< samples that came with features, and without
-    std::int64_t on_device = 0;         ///< of those with, that had them in the device's memory
+    std::vector<float> values, gradients;  ///< trained parameters, and what the last step had of them
+    std::int64_t cached = 0, live = 0;     ///< samples that came with features, and without
+    std::int64_t on_device = 0;            ///< of those with, that had them in the device's memory
   };
 
   /// `steps` steps, as the loop makes them.
   Seen run(const Config& config, int steps) const {
     const auto source = make_source(config);
     const auto communicator = ddp::make_solo();
-    Session session(config, *communicator, *source);
+    Session session(config, *communicator, *source, device_);
     Seen seen;
     std::vector<std::shared_ptr<const Sample>> hold;
     for (int step = 1; step <= steps; ++step) {
@@ -62,11 +62,12 @@ class PrefixRun : public ::testing::Test {
       input.plan = session.plan;
       input.fill = session.fill(session.plan, step);
       seen.losses.push_back(session.step->run(input).loss);
-      if (session.cache && step % 2 == 0) session.cache->publish(step);
+      if (session.cache && step % 2 == 0) session.cache->publish();
       if (session.loader) session.loader->seek(step + 1);  // what it had loaded ahead came before publish()
     }
-    const auto values = session.buffers->parameters();
+    const auto values = session.buffers->parameters(), gradients = session.buffers->gradients();
     seen.values.assign(values.begin(), values.end());
+    seen.gradients.assign(gradients.begin(), gradients.end());
     return seen;
   }
 
@@ -84,12 +85,14 @@ class PrefixRun : public ::testing::Test {
   }
 
   Config config_;
+  Device device_ = cpu_device();
 };
 
 void expect_equal(const auto& a, const auto& b) {
   ASSERT_EQ(a.losses.size(), b.losses.size());
   for (std::size_t i = 0; i < a.losses.size(); ++i) EXPECT_NEAR(a.losses[i], b.losses[i], 1e-6 * b.losses[i]) << i;
   EXPECT_LT(relative_l2(a.values, b.values), 1e-6);
+  EXPECT_LT(relative_l2(a.gradients, b.gradients), 1e-6);
 }
 
 TEST_F(PrefixRun, EqualsTheOneWithoutAndReadsWhatItWrote) {
@@ -122,10 +125,10 @@ TEST_F(PrefixRun, WhatIsReadIsWhatWasWrittenToTheBit) {
     const at::Tensor features = at::randn({rows, rules.hidden}).to(rules.compute);
     const std::vector<model::StreamSample> samples{{&a, 0}, {&b, 1}};
     session.cache->shown(samples).image_features(features);
-    session.cache->publish(0);
+    session.cache->publish();
     EXPECT_EQ(session.cache->store().size(), 0) << "not committed";
     session.cache->commit();
-    session.cache->publish(0);
+    session.cache->publish();
     const auto* from = static_cast<const std::byte*>(features.const_data_ptr());
     for (const std::int64_t index : {3, 5}) {
       const Sample cached = session.cache->load(index);
@@ -219,7 +222,7 @@ TEST_F(PrefixRun, AfterAFailureOnlyWhatWasCommittedIsKept) {
   memory::CpuAllocator::install().fail_at(300);
   const StepResult result = session.step->run(input);
   EXPECT_EQ(result.guardian.retries, 1);
-  session.cache->publish(0);
+  session.cache->publish();
   EXPECT_EQ(session.cache->store().size(), 6);
   EXPECT_EQ(cache::survey(config_.cache.dir, true).front().records, 6) << "each sample once";
 }
@@ -254,6 +257,11 @@ TEST_F(PrefixRun, AnotherModelOrDatasetOrResolutionHasFeaturesOfItsOwn) {
   fs::remove_all(other);
   model::write_random_checkpoint(model::init_config("tiny"), {other, 99, false});
   EXPECT_EQ(live_with([&](Config& config) { config.model.path = other; }), 12);
+  std::ofstream(other + "/preprocessor_config.json") << R"({"min_pixels": 3136})";
+  EXPECT_EQ(live_with([&](Config& config) { config.model.path = other; }), 12) << "another processor";
+  std::ofstream(other + "/chat_template.json") << R"({"chat_template": "{{ messages }}"})";
+  EXPECT_EQ(live_with([&](Config& config) { config.model.path = other; }), 12) << "another template";
+  EXPECT_EQ(live_with([&](Config& config) { config.model.path = other; }), 0);
 }
 
 TEST_F(PrefixRun, ADiskThatTakesNoMoreIsASlowerRun) {
@@ -274,7 +282,7 @@ TEST_F(PrefixRun, AFolderThatGoesAwayIsASlowerRun) {
   Session session(config, *communicator, *source);
   train_steps(session, 1);
   fs::remove_all(config_.cache.dir);
-  session.cache->publish(0);
+  session.cache->publish();
   const Sample sample = session.cache->load(source->training().front());
   EXPECT_TRUE(sample.vlm.image_features.empty());
   EXPECT_FALSE(sample.vlm.pixel_values.empty());
@@ -362,6 +370,25 @@ TEST_F(PrefixRun, TheDevicesPartIsInThePlanAndAMixtureIsPredictedToTheByte) {
   EXPECT_TRUE(at::equal(model::pack(from_host, rules, at::kCPU).cached_features, features)) << "to the bit";
 }
 
+TEST_F(PrefixRun, WhatTheHostKeepsIsPinnedWhereTheDeviceGainsByIt) {
+  const Seen off = run_with("off", 10);
+  Config config = config_;
+  config.cache.mode = "prefix";
+  config.cache.host_bytes = "1MiB";
+  std::int64_t pinned = 0, asked = 0;
+  device_.pinned = [&](std::size_t bytes) {
+    ++asked;
+    pinned += static_cast<std::int64_t>(bytes);
+    return std::make_shared<std::byte[]>(bytes);
+  };
+  expect_equal(run(config, 10), off);
+  EXPECT_EQ(asked, 1);
+  EXPECT_GT(pinned, 48 << 10) << "all features";
+  EXPECT_LE(pinned, 1 << 20);
+  device_.pinned = [&](std::size_t) -> std::shared_ptr<std::byte[]> { throw std::runtime_error("none"); };
+  expect_equal(run(config, 10), off);
+}
+
 // What the guardian has left when one sample does not fit in the leanest way.
 TEST_F(PrefixRun, TheDevicesPartIsGivenUpBeforeASampleIsRefused) {
   Config config = config_;
@@ -419,6 +446,7 @@ TEST_F(PrefixRun, RefusesMemoryThatIsNotThere) {
   };
   EXPECT_NE(refusal("device", "many").find("cache.device_bytes"), std::string::npos);
   EXPECT_NE(refusal("host", "-5GiB").find("cache.host_bytes"), std::string::npos);
+  EXPECT_NE(refusal("host", "900TiB").find("this machine has"), std::string::npos);
   // No more is set apart than all features take; a budget that the model nearly fills has no room for that.
   Config config = config_;
   config.cache.mode = "prefix";

@@ -162,7 +162,7 @@ class OneStep {
              const auto row = static_cast<std::size_t>(states.size(1)) * states.element_size();
              for (const auto& item : samples) {
                const std::size_t bytes = item.sample->vlm.input_ids.size() * row;
-               cached_[next++].vlm.hidden_states.assign(from, from + bytes);
+               cached_[next++].vlm.hidden_states = std::vector<std::byte>(from, from + bytes);
                from += bytes;
              }
            });
@@ -270,8 +270,8 @@ TEST_F(HybridRun, MemoryIsPredictedToTheByteForCachedMicroBatchesAndForMakingSta
     for (std::size_t i = 0; i < 4; ++i) {
       cached.push_back(source->load(source->training()[i]));
       auto& vlm = cached.back().vlm;
-      vlm.hidden_states.resize(vlm.input_ids.size() * static_cast<std::size_t>(rules.hidden) *
-                               c10::elementSize(rules.compute));
+      vlm.hidden_states = std::vector<std::byte>(vlm.input_ids.size() * static_cast<std::size_t>(rules.hidden) *
+                                                 c10::elementSize(rules.compute));
     }
     std::vector<model::StreamSample> samples;
     for (const Sample& sample : cached) samples.push_back({&sample, 0});
@@ -282,7 +282,7 @@ TEST_F(HybridRun, MemoryIsPredictedToTheByteForCachedMicroBatchesAndForMakingSta
       EXPECT_EQ(session.dry->activation_bytes(shape_of(samples), plan), session.meter.peak() - live) << dtype;
       session.buffers->discard_staging();
     }
-    for (Sample& sample : cached) sample.vlm.hidden_states.clear();
+    for (Sample& sample : cached) sample.vlm.hidden_states = {};
     const std::int64_t live = session.meter.live();
     session.meter.reset_peak();
     session.model->encode(model::pack(samples, evaluation, at::kCPU), model::Features::kStates);

@@ -74,6 +74,13 @@ std::function<std::optional<double>()> utilisation_of(const cudaDeviceProp& prop
   };
 }
 
+template <class T>
+std::shared_ptr<T[]> pinned(std::size_t count) {
+  void* block = nullptr;
+  C10_CUDA_CHECK(cudaHostAlloc(&block, count * sizeof(T), cudaHostAllocDefault));
+  return std::shared_ptr<T[]>(static_cast<T*>(block), [](T* memory) { cudaFreeHost(memory); });
+}
+
 // What cuBLAS keeps for good, for this thread and for the one that autograd works on, is part of the static bytes.
 void warm_up(c10::Device device) {
   model::prepare_cuda_thread();
@@ -102,6 +109,7 @@ Device open_checked(int index) {
   opened.total = memory->total();
   opened.available = [memory] { return memory->available(); };
   opened.utilisation = utilisation_of(properties);
+  opened.pinned = &pinned<std::byte>;
   warm_up(opened.place);
   return opened;
 }
@@ -120,11 +128,7 @@ ddp::DeviceCopies copies() {
   const FlatKernels& kernels = cuda_flat_kernels();
   return {[&kernels](std::span<const float> device, float* host) { kernels.to_host(device, host); },
           [&kernels](std::span<const float> host, float* device) { kernels.from_host(host, device); },
-          [](std::size_t floats) {
-            void* pinned = nullptr;
-            C10_CUDA_CHECK(cudaHostAlloc(&pinned, floats * sizeof(float), cudaHostAllocDefault));
-            return std::shared_ptr<float[]>(static_cast<float*>(pinned), [](float* block) { cudaFreeHost(block); });
-          }};
+          [](std::size_t floats) { return pinned<float>(floats); }};
 }
 
 std::unique_ptr<ddp::Communicator> nccl(ddp::Communicator& host) {

@@ -62,5 +62,95 @@ RC_GTEST_PROP(Packing, TakesEverySampleOnceAndNeverMakesTheHeaviestHeavier, ()) 
 }
 #endif
 
+/// Sum of the weights at most `most`.
+auto lighter_than(const Weights& weights, std::int64_t most) {
+  return [&weights, most](std::span<const std::size_t> places) {
+    std::int64_t sum = 0;
+    for (const std::size_t place : places) sum += weights[place];
+    return sum <= most;
+  };
+}
+
+TEST(PackedByBytes, FillsWhatIsThere) {
+  const Weights weights{6, 5, 4, 3, 2};
+  const auto places = packed(weights, {}, 0.5, lighter_than(weights, 10));
+  EXPECT_EQ(places, (std::vector<Order>{{0, 2}, {1, 3, 4}}));
+  EXPECT_EQ(packed(weights, {}, 0.5, lighter_than(weights, 100)), (std::vector<Order>{{0, 1, 2, 3, 4}}));
+  const auto alone = packed(weights, {}, 0.5, lighter_than(weights, 4));
+  EXPECT_EQ(alone.size(), 5U) << "what fits nowhere is alone, and takes nobody in";
+  EXPECT_TRUE(packed({}, {}, 0.5, lighter_than(weights, 4)).empty());
+}
+
+TEST(PackedByBytes, MixesTypesAsMuchAsItIsAskedTo) {
+  const Weights weights(12, 1);
+  const std::vector<std::uint8_t> types{0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2};
+  // Heavy ones first begin four micro-batches; the light ones then choose among them.
+  Weights with = weights;
+  std::vector<std::uint8_t> of = types;
+  for (const std::uint8_t type : {0, 1, 2, 0}) {
+    with.push_back(6);
+    of.push_back(type);
+  }
+  const auto alike = [&](double diversity) {
+    std::int64_t pairs = 0;
+    for (const auto& places : packed(with, of, diversity, lighter_than(with, 9)))
+      for (const std::size_t a : places)
+        for (const std::size_t b : places) pairs += a < b && of[a] == of[b] ? 1 : 0;
+    return pairs;
+  };
+  EXPECT_LT(alike(1), alike(0));
+  EXPECT_LE(alike(0.5), alike(0));
+}
+
+// The same samples, cut into micro-batches of as many as fit at the same peak.
+std::size_t micro_batches_by_count(const Weights& weights, std::int64_t most) {
+  for (std::size_t count = weights.size(); count > 1; --count)
+    if (heaviest_micro_batch(weights, balanced_order(weights, count), count) <= most)
+      return (weights.size() + count - 1) / count;
+  return weights.size();
+}
+
+TEST(PackedByBytes, TakesFewerMicroBatchesThanCountsAtTheSamePeak) {
+  std::int64_t by_bytes = 0, by_count = 0;
+  for (unsigned seed = 0; seed < 200; ++seed) {
+    Weights weights;
+    std::uint64_t state = seed + 1;
+    for (int i = 0; i < 32; ++i) {
+      state = state * 6364136223846793005U + 1442695040888963407U;
+      weights.push_back((state >> 33) % 5 == 0 ? 40 : 3 + static_cast<std::int64_t>((state >> 40) % 12));
+    }
+    const auto places = packed(weights, {}, 0, lighter_than(weights, 60));
+    EXPECT_LE(places.size(), micro_batches_by_count(weights, 60)) << seed;
+    by_bytes += std::ssize(places);
+    by_count += static_cast<std::int64_t>(micro_batches_by_count(weights, 60));
+  }
+  EXPECT_LT(static_cast<double>(by_bytes), 0.95 * static_cast<double>(by_count));
+}
+
+TEST(PackedByBytes, EverySampleOnceAndNoneTooMuch) {
+  for (unsigned seed = 0; seed < 300; ++seed) {
+    Weights weights;
+    std::vector<std::uint8_t> types;
+    std::uint64_t state = seed + 7;
+    const std::size_t samples = 1 + seed % 40;
+    for (std::size_t i = 0; i < samples; ++i) {
+      state = state * 6364136223846793005U + 1442695040888963407U;
+      weights.push_back(1 + static_cast<std::int64_t>((state >> 33) % 50));
+      types.push_back(static_cast<std::uint8_t>((state >> 50) % 4));
+    }
+    const auto fits = lighter_than(weights, 60);
+    const auto places = packed(weights, types, 0.25 * (seed % 5), fits);
+    Order all;
+    for (const auto& one : places) {
+      EXPECT_TRUE(fits(one));
+      EXPECT_TRUE(std::ranges::is_sorted(one));
+      all.insert(all.end(), one.begin(), one.end());
+    }
+    std::ranges::sort(all);
+    EXPECT_EQ(all, as_given(samples));
+    EXPECT_EQ(places, packed(weights, types, 0.25 * (seed % 5), fits)) << "again";
+  }
+}
+
 }  // namespace
 }  // namespace plimsoll::memory

@@ -1,0 +1,147 @@
+// The order of the samples: permutations, and mixtures of types in given parts.
+#include "data/sample_stream.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <random>
+#include <set>
+
+#include "core/error.h"
+
+namespace plimsoll::data {
+namespace {
+
+TEST(SampleStream, EveryEpochHasEverySampleOnce) {
+  std::vector<std::int64_t> samples{3, 1, 4, 15, 9, 2, 6};
+  SampleStream stream(samples, 1);
+  std::set<std::vector<std::int64_t>> orders;
+  for (std::uint64_t epoch = 0; epoch < 20; ++epoch) {
+    std::vector<std::int64_t> order;
+    for (std::uint64_t i = 0; i < 7; ++i) order.push_back(stream.at(7 * epoch + i));
+    EXPECT_THAT(order, ::testing::UnorderedElementsAreArray(samples));
+    orders.insert(order);
+  }
+  EXPECT_GT(orders.size(), 15u);
+}
+
+TEST(SampleStream, DependsOnPositionAndSeedOnly) {
+  const std::vector<std::int64_t> samples{0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+  SampleStream forward(samples, 1), backward(samples, 1), other(samples, 2);
+  std::vector<std::int64_t> a(50), b(50), c(50);
+  for (std::size_t i = 0; i < 50; ++i) a[i] = forward.at(i), b[49 - i] = backward.at(49 - i), c[i] = other.at(i);
+  EXPECT_EQ(a, b);
+  EXPECT_NE(a, c);
+}
+
+/// Types of `sizes` samples each, whose numbers begin at multiples of a thousand.
+std::shared_ptr<const StreamOrder> mixture(const std::vector<std::int64_t>& sizes,
+                                           const std::vector<std::int64_t>& target, std::uint64_t seed = 1) {
+  auto order = std::make_shared<StreamOrder>();
+  order->seed = seed;
+  order->target = target;
+  for (std::size_t type = 0; type < sizes.size(); ++type) {
+    for (std::int64_t i = 0; i < sizes[type]; ++i) {
+      order->samples.push_back(static_cast<std::int64_t>(type) * 1000 + i);
+      order->types.push_back(static_cast<std::uint8_t>(type));
+    }
+  }
+  return order;
+}
+
+TEST(SampleStream, AMixtureHasItsPartsAtEveryMoment) {
+  const std::vector<std::vector<std::int64_t>> targets = {
+      {4000, 3000, 3000}, {3333, 3333, 3334}, {9998, 1, 1}, {0, 5000, 5000}, {1250, 8437, 313}};
+  for (const auto& target : targets) {
+    SampleStream stream(mixture({7, 50, 3}, target));
+    std::vector<std::int64_t> counts(3);
+    for (std::int64_t n = 1; n <= 20000; ++n) {
+      ++counts[static_cast<std::size_t>(stream.at(static_cast<std::uint64_t>(n - 1)) / 1000)];
+      for (std::size_t type = 0; type < 3; ++type) {
+        const double due = static_cast<double>(target[type]) * static_cast<double>(n) / kWholeTarget;
+        ASSERT_LT(std::abs(static_cast<double>(counts[type]) - due), 3) << "after " << n << " draws";
+      }
+      if (n == 10000) EXPECT_EQ(counts, target);
+    }
+  }
+}
+
+TEST(SampleStream, ATypesSamplesComeInPassesOfTheirOwn) {
+  SampleStream stream(mixture({7, 50, 3}, {4000, 3000, 3000}));
+  std::map<std::int64_t, std::vector<std::int64_t>> drawn;
+  for (std::uint64_t position = 0; position < 5000; ++position) {
+    const std::int64_t sample = stream.at(position);
+    drawn[sample / 1000].push_back(sample);
+  }
+  for (const auto& [type, samples] : drawn) {
+    const std::size_t length = std::vector<std::size_t>{7, 50, 3}[static_cast<std::size_t>(type)];
+    for (std::size_t begin = 0; begin + length <= samples.size(); begin += length) {
+      const std::set<std::int64_t> pass(samples.begin() + static_cast<std::ptrdiff_t>(begin),
+                                        samples.begin() + static_cast<std::ptrdiff_t>(begin + length));
+      ASSERT_EQ(pass.size(), length) << "type " << type << ": none lost, none doubled";
+    }
+  }
+}
+
+TEST(SampleStream, AMixtureDependsOnPositionAndSeedOnly) {
+  const auto order = mixture({7, 50, 3}, {4000, 3000, 3000});
+  SampleStream forward(order), anywhere(order), other(mixture({7, 50, 3}, {4000, 3000, 3000}, 2));
+  std::vector<std::int64_t> all, different;
+  for (std::uint64_t position = 0; position < 500; ++position) {
+    all.push_back(forward.at(position));
+    different.push_back(other.at(position));
+  }
+  std::vector<std::uint64_t> positions(500);
+  std::iota(positions.begin(), positions.end(), std::uint64_t{0});
+  std::mt19937 random(3);
+  std::ranges::shuffle(positions, random);
+  for (const std::uint64_t position : positions) EXPECT_EQ(anywhere.at(position), all[position]) << position;
+  EXPECT_NE(all, different);
+}
+
+TEST(SampleStream, KnowsWhenASampleIsDrawnNext) {
+  for (const auto& order : {mixture({7, 50, 3}, {4000, 3000, 3000}), mixture({11}, {10000}), mixture({11, 2}, {}),
+                            mixture({5, 4}, {9999, 1})}) {
+    SampleStream stream(order), looked(order);
+    std::vector<std::int64_t> all;
+    for (std::uint64_t position = 0; position < 2000; ++position) all.push_back(stream.at(position));
+    for (std::size_t position = 0; position < 300; ++position) {
+      const auto next = std::find(all.begin() + static_cast<std::ptrdiff_t>(position) + 1, all.end(), all[position]);
+      const std::uint64_t said = looked.next_draw(position);
+      if (next != all.end()) {
+        EXPECT_EQ(said, static_cast<std::uint64_t>(next - all.begin())) << position;
+      } else {
+        EXPECT_GE(said, all.size());
+      }
+    }
+  }
+}
+
+TEST(SampleStream, SaysHowOftenASampleCanBeInAStep) {
+  for (const auto& target : std::vector<std::vector<std::int64_t>>{{4000, 3000, 3000}, {9000, 500, 500}}) {
+    for (const std::int64_t batch : {1, 2, 7, 16, 40}) {
+      SampleStream stream(mixture({7, 50, 3}, target));
+      std::int64_t most = 0;
+      for (std::int64_t step = 0; step < 400; ++step) {
+        std::map<std::int64_t, std::int64_t> times;
+        for (std::int64_t i = 0; i < batch; ++i) {
+          const std::int64_t sample = stream.at(static_cast<std::uint64_t>(step * batch + i));
+          most = std::max(most, ++times[sample]);
+        }
+      }
+      EXPECT_LE(most, stream.most_draws_in_a_step(batch)) << batch;
+      EXPECT_LE(stream.most_draws_in_a_step(batch), std::min(batch, most + 2)) << batch;
+    }
+  }
+}
+
+TEST(SampleStream, ATypeWithAPartNeedsSamples) {
+  EXPECT_THROW(SampleStream(mixture({7, 0, 3}, {4000, 3000, 3000})), Error);
+  SampleStream fine(mixture({7, 0, 3}, {5000, 0, 5000}));
+  for (std::uint64_t position = 0; position < 100; ++position) EXPECT_NE(fine.at(position) / 1000, 1);
+}
+
+}  // namespace
+}  // namespace plimsoll::data

@@ -1,0 +1,319 @@
+// [tasks]: types of samples, their parts and weights, and GradNorm.
+#include "train/task_types.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "core/error.h"
+#include "memory/cpu_allocator.h"
+#include "tests/train/tiny_run.h"
+#include "train/source.h"
+#include "train/task_balance.h"
+
+namespace plimsoll::train {
+namespace {
+
+using ::testing::DoubleNear;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+/// Samples of three tasks, in turn; 36 are trained on.
+std::unique_ptr<data::SampleSource> three_tasks(std::int64_t tasks = 3) {
+  data::SyntheticOptions options;
+  options.samples = 40;
+  options.tasks = tasks;
+  return data::make_synthetic_source(options);
+}
+
+std::string refusal(const TaskConfig& config, const data::SampleSource& source) {
+  try {
+    task_types(config, source);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kUsage);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(TaskTypes, AreTheDatasetsTasks) {
+  const auto source = three_tasks();
+  TaskConfig config;
+  EXPECT_FALSE(task_types(config, *source).any());
+  config.by = "task";
+  const TaskTypes types = task_types(config, *source);
+  EXPECT_THAT(types.names, ElementsAre("made-up task 0", "made-up task 1", "made-up task 2"));
+  EXPECT_THAT(types.target, ElementsAre(4000, 3000, 3000)) << "the default of three";
+  EXPECT_THAT(types.samples, ElementsAre(12, 12, 12));
+  EXPECT_THAT(types.weights, ElementsAre(1, 1, 1));
+  for (const std::int64_t index : source->training())
+    EXPECT_EQ(types.type_of(index), static_cast<std::size_t>(index % 3));
+  const auto two = three_tasks(2);
+  EXPECT_THAT(task_types(config, *two).target, ElementsAre(5000, 5000));
+  config.target = "natural";
+  EXPECT_TRUE(task_types(config, *source).target.empty());
+  EXPECT_DOUBLE_EQ(task_types(config, *source).part_of(1), 1.0 / 3);
+  config.target = Setting::List{0.2, 0.3, 0.5};
+  EXPECT_THAT(task_types(config, *source).target, ElementsAre(2000, 3000, 5000));
+  config.target = Setting::List{1.0 / 3, 1.0 / 3, 1.0 / 3};
+  const auto thirds = task_types(config, *source).target;
+  EXPECT_EQ(std::accumulate(thirds.begin(), thirds.end(), std::int64_t{0}), data::kWholeTarget);
+  config.target = Setting::List{1e-9, 0.0, 1.0};
+  EXPECT_THAT(task_types(config, *source).target, ElementsAre(1, 0, 9999)) << "what has a fraction has a part";
+}
+
+TEST(TaskTypes, FollowRulesAndImages) {
+  const auto source = three_tasks();
+  TaskConfig config;
+  config.by = "rules";
+  config.rules = {{"second", "task 1$"}, {"rest", "."}};
+  const TaskTypes types = task_types(config, *source);
+  EXPECT_THAT(types.names, ElementsAre("second", "rest"));
+  EXPECT_THAT(types.samples, ElementsAre(12, 24));
+  config.by = "images";
+  EXPECT_THAT(task_types(config, *source).names, ElementsAre("1 image"));
+}
+
+TEST(TaskTypes, SayWhatDoesNotFit) {
+  const auto source = three_tasks(), many = three_tasks(9), none = three_tasks(0);
+  TaskConfig config;
+  config.gradnorm = true;
+  EXPECT_THAT(refusal(config, *source), HasSubstr("tasks.gradnorm needs types"));
+  config.by = "task";
+  EXPECT_THAT(refusal(config, *many), HasSubstr("9 tasks, and there may be 8"));
+  EXPECT_THAT(refusal(config, *none), HasSubstr("of no task"));
+  config.target = Setting::List{0.5, 0.5};
+  EXPECT_THAT(refusal(config, *source), HasSubstr("or 3 fractions, in the order of \"made-up task 0\""));
+  config.target = Setting::List{0.5, 0.4, 0.4};
+  EXPECT_THAT(refusal(config, *source), HasSubstr("these make 1.3"));
+  config.target = "auto";
+  config.weights = {1, 2};
+  EXPECT_THAT(refusal(config, *source), HasSubstr("tasks.weights has 2 numbers for 3 types"));
+  config.weights = {};
+  config.by = "rules";
+  EXPECT_THAT(refusal(config, *source), HasSubstr("with 0 tasks.rules"));
+  config.rules = {{"a", "("}};
+  EXPECT_THAT(refusal(config, *source), HasSubstr("is no regular expression"));
+  config.rules = {{"a", "task 0"}};
+  EXPECT_THAT(refusal(config, *source), HasSubstr("none matches the task \"made-up task 1\""));
+  config.rules = {{"a", "task 0"}, {"a", "."}};
+  EXPECT_THAT(refusal(config, *source), HasSubstr("two rules have name = \"a\""));
+  config.rules = {{"a", "."}, {"b", "nothing"}};
+  EXPECT_THAT(refusal(config, *source), HasSubstr("\"b\" is to have 50.0 % of the draws"));
+}
+
+TEST(TypeWeights, NormaliseByTheSamplesOfTheStep) {
+  TaskTypes types;
+  types.names = {"a", "b", "c"};
+  types.target = {4000, 3000, 3000};
+  types.samples = {10, 10, 10};
+  types.weights = {1, 1, 2};
+  const std::vector<std::int64_t> counts = {5, 3, 2};
+  EXPECT_THAT(type_weights(types, counts, {}), ElementsAre(1, 1, 2));
+  EXPECT_THAT(type_weights(types, counts, std::vector<double>{0.5, 1, 1.5}), ElementsAre(0.5, 1, 3));
+  types.normalise = true;
+  EXPECT_THAT(type_weights(types, counts, {}),
+              ElementsAre(DoubleNear(0.8, 1e-12), DoubleNear(1, 1e-12), DoubleNear(3, 1e-12)));
+  // What a type adds to the loss is its part of it, however many samples it had.
+  const auto weights = type_weights(types, counts, {});
+  EXPECT_NEAR(weights[0] * 5 / 10, 0.4, 1e-12);
+  EXPECT_NEAR(weights[2] * 2 / 10, 2 * 0.3, 1e-12);
+}
+
+/// One step of descent on what the paper minimises, by autograd.
+std::vector<double> by_autograd(const BalanceState& before, const BalanceInput& step, const BalanceOptions& options) {
+  const auto of = [](std::span<const double> values) {
+    return torch::tensor(std::vector<double>(values.begin(), values.end()), at::kDouble);
+  };
+  at::Tensor weights = of(before.weights).requires_grad_(true);
+  const at::Tensor norms = weights * (of(step.norms) / of(before.weights));
+  const at::Tensor progress = of(step.losses) / of(before.first_losses);
+  const at::Tensor wanted = (norms.mean() * at::pow(progress / progress.mean(), options.alpha)).detach();
+  (norms - wanted).abs().sum().backward();
+  at::Tensor next = weights.detach() - options.learning_rate * weights.grad();
+  next = next * (static_cast<double>(before.weights.size()) / next.sum());
+  const double* values = next.const_data_ptr<double>();
+  return {values, values + before.weights.size()};
+}
+
+TEST(GradNorm, IsTheDescentOfThePaper) {
+  const BalanceState before{{0.7, 1.1, 1.2}, {2.0, 0.5, 3.0}};
+  const std::vector<std::int64_t> counts = {4, 3, 3};
+  const std::vector<double> losses = {1.0, 0.45, 0.6}, norms = {0.3, 0.9, 0.2};
+  for (const double alpha : {0.0, 0.5, 1.5}) {
+    const BalanceInput step{counts, losses, norms};
+    const BalanceState after = balanced(before, step, {alpha, 0.025});
+    const auto expected = by_autograd(before, step, {alpha, 0.025});
+    for (std::size_t type = 0; type < 3; ++type) EXPECT_NEAR(after.weights[type], expected[type], 1e-12) << type;
+    EXPECT_EQ(after.first_losses, before.first_losses);
+  }
+}
+
+// Two tasks whose gradients of the shared layer are as 1 to 100 and which learn equally fast: with alpha = 0 the
+// balance is that both norms are equal, which weights of 200/101 and 2/101 give.
+TEST(GradNorm, ConvergesToTheStatedBalance) {
+  BalanceState state;
+  const std::vector<std::int64_t> counts = {8, 8};
+  const std::vector<double> losses = {1.0, 1.0};
+  for (int step = 0; step < 20000; ++step) {
+    const std::vector<double> weights = state.weights.empty() ? std::vector<double>{1, 1} : state.weights;
+    const std::vector<double> norms = {weights[0] * 0.01, weights[1] * 1.0};
+    state = balanced(state, {counts, losses, norms}, {0.0, 0.001});
+  }
+  EXPECT_NEAR(state.weights[0], 200.0 / 101, 5e-3);
+  EXPECT_NEAR(state.weights[1], 2.0 / 101, 5e-3);
+  EXPECT_NEAR(state.weights[0] + state.weights[1], 2.0, 1e-9);
+}
+
+TEST(GradNorm, WhoHasLearnedLessIsPulledAhead) {
+  BalanceState state{{1, 1}, {1, 1}};
+  const std::vector<std::int64_t> counts = {8, 8};
+  const std::vector<double> losses = {0.9, 0.1}, norms = {1, 1};
+  state = balanced(state, {counts, losses, norms}, {1.5, 0.01});
+  EXPECT_GT(state.weights[0], 1);
+  EXPECT_LT(state.weights[1], 1);
+}
+
+TEST(GradNorm, WhoIsAbsentKeepsItsWeight) {
+  const BalanceState before{{0.5, 1.0, 1.5}, {1, 0, 1}};
+  const std::vector<std::int64_t> counts = {4, 0, 4};
+  const std::vector<double> losses = {0.5, 0, 0.9}, norms = {1, 0, 1};
+  const BalanceState after = balanced(before, {counts, losses, norms}, {});
+  EXPECT_EQ(after.weights[1], 1.0);
+  EXPECT_EQ(after.first_losses[1], 0) << "it has had no step yet";
+  EXPECT_NEAR(after.weights[0] + after.weights[1] + after.weights[2], 3, 1e-12);
+  EXPECT_NE(after.weights[0], 0.5);
+  const std::vector<double> broken = {std::nan(""), 0, 0.9};
+  EXPECT_EQ(balanced(before, {counts, broken, norms}, {}), before);
+  EXPECT_EQ(balance_from_json(to_json(after)), after);
+  EXPECT_EQ(balance_from_json(""), BalanceState());
+  EXPECT_THROW(balance_from_json("{}"), Error);
+}
+
+class TypedRun : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() { write_tiny_model(model_dir()); }
+  static std::string model_dir() { return testing::TempDir() + "plimsoll-task-types-test"; }
+  TypedRun() {
+    config_ = tiny_config(model_dir());
+    config_.data.synthetic_tasks = 3;
+    config_.data.synthetic_samples = 30;
+    config_.tasks.by = "task";
+  }
+  Config config_;
+};
+
+struct Ran {
+  StepResult result;
+  std::vector<float> gradients;
+};
+
+Ran run_step(Session& session, std::int64_t number, const memory::Plan& plan) {
+  std::vector<std::shared_ptr<const Sample>> hold;
+  const auto samples = session.load_share(number, hold);
+  StepInput input;
+  input.step = number;
+  input.samples = samples;
+  input.plan = plan;
+  Ran ran{session.step->run(input), {}};
+  const auto gradients = session.buffers->gradients();
+  ran.gradients.assign(gradients.begin(), gradients.end());
+  return ran;
+}
+
+TEST_F(TypedRun, NormsAreThoseOfEachTypesOwnGradient) {
+  config_.tasks.gradnorm = true;
+  config_.train.clip_norm = 0;
+  config_.tasks.weights = {1, 0.5, 2};
+  const auto source = make_source(config_);
+  const auto communicator = ddp::make_solo();
+  Ran whole;
+  for (const int micro : {6, 2, 1}) {
+    Session session(config_, *communicator, *source);
+    Ran ran = run_step(session, 1, {.micro_batch = micro});
+    ASSERT_EQ(ran.result.type_norms.size(), 3U);
+    if (whole.gradients.empty()) whole = ran;
+    for (std::size_t type = 0; type < 3; ++type) {
+      EXPECT_GT(ran.result.type_norms[type], 0);
+      EXPECT_NEAR(ran.result.type_norms[type], whole.result.type_norms[type], 1e-5 * whole.result.type_norms[type])
+          << "whatever the plan";
+    }
+  }
+  for (std::size_t type = 0; type < 3; ++type) {
+    Config alone = config_;
+    alone.tasks.weights = {0, 0, 0};
+    alone.tasks.weights[type] = config_.tasks.weights[type];
+    Session session(alone, *communicator, *source);
+    const Ran ran = run_step(session, 1, {.micro_batch = 3});
+    const auto& slots = session.buffers->slots();
+    const auto slot =
+        std::ranges::find_if(slots, [](const FlatSlot& s) { return s.name == "expert.action_out.weight"; });
+    ASSERT_NE(slot, slots.end());
+    double squares = 0;
+    for (const float value : part(std::span<const float>(ran.gradients), slot->range)) squares += double{value} * value;
+    EXPECT_NEAR(whole.result.type_norms[type], std::sqrt(squares), 1e-4 * std::sqrt(squares)) << type;
+  }
+}
+
+TEST_F(TypedRun, AFailureLeavesNothingInTheSums) {
+  config_.tasks.gradnorm = true;
+  const auto source = make_source(config_);
+  const auto communicator = ddp::make_solo();
+  Session calm(config_, *communicator, *source);
+  const Ran expected = run_step(calm, 1, {.micro_batch = 6});
+  Session session(config_, *communicator, *source);
+  memory::CpuAllocator::install().fail_at(400);
+  const Ran ran = run_step(session, 1, {.micro_batch = 6});
+  EXPECT_EQ(ran.result.guardian.retries, 1);
+  for (std::size_t type = 0; type < 3; ++type) {
+    EXPECT_NEAR(ran.result.type_norms[type], expected.result.type_norms[type], 1e-5 * expected.result.type_norms[type]);
+    EXPECT_NEAR(ran.result.type_losses[type], expected.result.type_losses[type], 1e-5);
+  }
+}
+
+TEST_F(TypedRun, IsPredictedToTheByte) {
+  config_.tasks.gradnorm = true;
+  for (const char* dtype : {"fp32", "bf16"}) {
+    config_.model.dtype = dtype;
+    const auto source = make_source(config_);
+    const auto communicator = ddp::make_solo();
+    memory::CpuAllocator::install().set_workspace(0);
+    const std::int64_t before = memory::CpuAllocator::install().live();
+    Session session(config_, *communicator, *source);
+    EXPECT_EQ(session.meter.live() - before, session.dry->static_bytes() + session.meter.workspace());
+    std::vector<std::shared_ptr<const Sample>> hold;
+    const auto samples = session.load_share(1, hold);
+    const std::int64_t live = session.meter.live();
+    StepInput input;
+    input.samples = samples;
+    input.plan = {.micro_batch = 6};
+    session.step->run(input);
+    EXPECT_EQ(session.meter.peak() - live, session.dry->activation_bytes(shape_of(samples), input.plan)) << dtype;
+  }
+}
+
+TEST_F(TypedRun, WeightsScaleGradientsAndLossesStayWhatTheyAre) {
+  config_.train.clip_norm = 0;
+  const auto source = make_source(config_);
+  const auto communicator = ddp::make_solo();
+  Session plain(config_, *communicator, *source);
+  const Ran one = run_step(plain, 1, {.micro_batch = 3});
+  config_.tasks.weights = {2, 2, 2};
+  Session twice(config_, *communicator, *source);
+  const Ran two = run_step(twice, 1, {.micro_batch = 2});
+  EXPECT_NEAR(one.result.loss, two.result.loss, 1e-6 * one.result.loss);
+  std::vector<float> doubled = one.gradients;
+  for (float& value : doubled) value *= 2;
+  EXPECT_LT(relative_l2(two.gradients, doubled), 1e-5);
+  const auto counts = plain.counts_of(1);
+  EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), std::int64_t{0}), 6);
+  double sum = 0;
+  for (const double loss : one.result.type_losses) sum += loss;
+  EXPECT_NEAR(sum / 6, one.result.loss, 1e-6);
+}
+
+}  // namespace
+}  // namespace plimsoll::train

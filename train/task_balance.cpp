@@ -1,0 +1,80 @@
+#include "train/task_balance.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "core/error.h"
+
+namespace plimsoll::train {
+namespace {
+
+constexpr double kLeast = 1e-3;  // a weight
+
+std::vector<std::size_t> present_in(const BalanceInput& step) {
+  std::vector<std::size_t> present;
+  for (std::size_t type = 0; type < step.counts.size(); ++type)
+    if (step.counts[type] > 0) present.push_back(type);
+  return present;
+}
+
+bool usable(const BalanceInput& step, const std::vector<std::size_t>& present) {
+  return std::ranges::all_of(present, [&](std::size_t type) {
+    return std::isfinite(step.losses[type]) && std::isfinite(step.norms[type]) && step.losses[type] > 0;
+  });
+}
+
+// Those that take part are scaled; the others keep theirs.
+void rescale(std::vector<double>& weights, const std::vector<std::size_t>& present) {
+  const double all = std::accumulate(weights.begin(), weights.end(), 0.0);
+  double of_present = 0;
+  for (const std::size_t type : present) of_present += weights[type];
+  const double wanted = static_cast<double>(weights.size()) - (all - of_present);
+  if (wanted <= 0) return;
+  for (const std::size_t type : present) weights[type] *= wanted / of_present;
+}
+
+}  // namespace
+
+BalanceState balanced(const BalanceState& before, const BalanceInput& step, const BalanceOptions& options) {
+  BalanceState state = before;
+  const std::size_t types = step.counts.size();
+  if (state.weights.empty()) state = {std::vector<double>(types, 1.0), std::vector<double>(types, 0.0)};
+  const auto present = present_in(step);
+  if (present.empty() || !usable(step, present)) return state;
+  for (const std::size_t type : present)
+    if (state.first_losses[type] == 0) state.first_losses[type] = step.losses[type];
+  double mean_norm = 0, mean_progress = 0;
+  for (const std::size_t type : present) {
+    mean_norm += step.norms[type] / static_cast<double>(present.size());
+    mean_progress += step.losses[type] / state.first_losses[type] / static_cast<double>(present.size());
+  }
+  for (const std::size_t type : present) {
+    const double rate = step.losses[type] / state.first_losses[type] / mean_progress;
+    const double apart = step.norms[type] - mean_norm * std::pow(rate, options.alpha);
+    const double sign = apart > 0 ? 1.0 : apart < 0 ? -1.0 : 0.0;
+    // A norm is proportional to its weight.
+    const double slope = sign * step.norms[type] / state.weights[type];
+    state.weights[type] = std::max(kLeast, state.weights[type] - options.learning_rate * slope);
+  }
+  rescale(state.weights, present);
+  return state;
+}
+
+std::string to_json(const BalanceState& state) {
+  return nlohmann::ordered_json{{"weights", state.weights}, {"first_losses", state.first_losses}}.dump();
+}
+
+BalanceState balance_from_json(std::string_view text) {
+  if (text.empty()) return {};
+  try {
+    const auto json = nlohmann::json::parse(text);
+    return {json.at("weights"), json.at("first_losses")};
+  } catch (const nlohmann::json::exception& error) {
+    fail(ExitCode::kCheckpoint, "the checkpoint's state of the balance of tasks: {}; resume from the one before",
+         error.what());
+  }
+}
+
+}  // namespace plimsoll::train
