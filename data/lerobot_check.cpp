@@ -124,14 +124,12 @@ class Check {
   void check_statistics(const LeRobotFeature& feature) {
     attempt([&] {
       const FeatureStatistics& found = info_.statistics_of(feature);
-      const std::pair<const char*, const std::vector<double>*> parts[] = {{"mean", &found.mean}, {"std", &found.std},
-                                                                          {"min", &found.min},   {"max", &found.max},
-                                                                          {"q01", &found.q01},   {"q99", &found.q99}};
-      for (const auto& [name, values] : parts) {
-        for (std::size_t i = 0; i < values->size(); ++i) {
-          if (!std::isfinite((*values)[i]))
+      for (const auto& [name, part] : kStatistics) {
+        const std::vector<double>& values = found.*part;
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          if (!std::isfinite(values[i]))
             fault(fmt::format("{}/meta: statistics of \"{}\": element {} of {} is {}, which is not finite", info_.root,
-                              feature.name, i, name, (*values)[i]));
+                              feature.name, i, name, values[i]));
         }
       }
       check_ranges(feature, found);

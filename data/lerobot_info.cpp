@@ -170,14 +170,11 @@ void repeat_over_leading_axes(const LeRobotFeature& feature, std::vector<double>
 
 FeatureStatistics read_feature_statistics(const Json& json, const LeRobotFeature& feature, const std::string& where) {
   FeatureStatistics statistics;
-  const std::pair<const char*, std::vector<double>*> parts[] = {{"mean", &statistics.mean}, {"std", &statistics.std},
-                                                                {"min", &statistics.min},   {"max", &statistics.max},
-                                                                {"q01", &statistics.q01},   {"q99", &statistics.q99}};
-  for (const auto& [name, values] : parts) {
+  for (const auto& [name, values] : kStatistics) {
     const auto part = json.find(name);
     if (part == json.end()) continue;
-    flatten(*part, *values, where + "." + name);
-    repeat_over_leading_axes(feature, *values);
+    flatten(*part, statistics.*values, where + "." + name);
+    repeat_over_leading_axes(feature, statistics.*values);
   }
   return statistics;
 }
@@ -244,11 +241,11 @@ const FeatureStatistics& LeRobotInfo::statistics_of(const LeRobotFeature& featur
     fail(ExitCode::kData, "{}/meta/stats.json: has no statistics of \"{}\", which normalisation needs", root,
          feature.name);
   const auto width = static_cast<std::size_t>(feature.width());
-  for (const auto* values : {&found->second.mean, &found->second.std, &found->second.min, &found->second.max,
-                             &found->second.q01, &found->second.q99}) {
-    if (!values->empty() && values->size() != width)
-      fail(ExitCode::kData, "{}/meta/stats.json: a statistic of \"{}\" has {} values, but the feature has {}", root,
-           feature.name, values->size(), width);
+  for (const auto& [name, values] : kStatistics) {
+    const std::size_t size = (found->second.*values).size();
+    if (size != 0 && size != width)
+      fail(ExitCode::kData, "{}/meta/stats.json: {} of \"{}\" has {} values, but the feature has {}", root, name,
+           feature.name, size, width);
   }
   return found->second;
 }

@@ -5,6 +5,7 @@
 // meta/info.json, meta/tasks.parquet, meta/episodes/chunk-*/file-*.parquet, meta/stats.json; data and video files are
 // named by the templates in info.json. https://huggingface.co/docs/lerobot/lerobot-dataset-v3
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -44,6 +45,16 @@ struct LeRobotEpisode {
 struct FeatureStatistics {
   std::vector<double> mean, std, min, max, q01, q99;
 };
+
+/// All of them, as meta/ names them. The quantiles come last: format v2.1 has none.
+struct NamedStatistic {
+  const char* name;
+  std::vector<double> FeatureStatistics::*values;
+};
+inline constexpr NamedStatistic kStatistics[] = {{"mean", &FeatureStatistics::mean}, {"std", &FeatureStatistics::std},
+                                                 {"min", &FeatureStatistics::min},   {"max", &FeatureStatistics::max},
+                                                 {"q01", &FeatureStatistics::q01},   {"q99", &FeatureStatistics::q99}};
+inline constexpr std::size_t kStatisticsOfV2 = 4;
 
 /// Everything under meta/, checked. Immutable.
 struct LeRobotInfo {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "data/faults.h"
 #include "data/lerobot_json.h"
@@ -69,12 +70,11 @@ struct Part {
 Part read_part(const Json& json, const std::string& where) {
   Part part;
   std::vector<double> count;
-  const std::pair<const char*, std::vector<double>*> names[] = {{"mean", &part.values.mean},
-                                                                {"std", &part.values.std},
-                                                                {"min", &part.values.min},
-                                                                {"max", &part.values.max},
-                                                                {"count", &count}};
-  for (const auto& [name, values] : names) flatten(entry<Json>(json, where, name), *values, where + "." + name);
+  const auto read = [&](const std::string& name, std::vector<double>& values) {
+    flatten(entry<Json>(json, where, name), values, where + "." + name);
+  };
+  for (const auto& [name, values] : std::span(kStatistics).first(kStatisticsOfV2)) read(name, part.values.*values);
+  read("count", count);
   const std::size_t width = part.values.mean.size();
   if (count.size() != 1 || !(count[0] >= 1)) fail(ExitCode::kData, "{}.count is no number above 0", where);
   for (const auto* values : {&part.values.std, &part.values.min, &part.values.max})
