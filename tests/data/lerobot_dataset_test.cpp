@@ -153,6 +153,29 @@ TEST_F(LeRobotDatasetTest, ReadsVersion2) {
   EXPECT_EQ(LeRobotDataset(root()).info().statistics.at("action").mean[0], whole["action"]["mean"][0].get<double>());
 }
 
+TEST_F(LeRobotDatasetTest, KnowsWhichEpisodesAFileHolds) {
+  auto options = counting_options();
+  options.frames_per_data_file = 6;
+  options.frames_per_video_file = 8;
+  write_counting_dataset(root(), {5, 1, 8, 3}, options);
+  const LeRobotInfo info = read_lerobot_info(root());
+  const auto data = info.data_files();
+  ASSERT_EQ(data.size(), 3U);
+  EXPECT_THAT(data[1].path, HasSubstr("data/chunk-000/file-001.parquet"));
+  const auto episodes_of = [](const LeRobotDataFile& file) { return std::array{file.first, file.last}; };
+  EXPECT_EQ(episodes_of(data[0]), (std::array<std::size_t, 2>{0, 2}));
+  EXPECT_EQ(episodes_of(data[1]), (std::array<std::size_t, 2>{2, 3}));
+  EXPECT_EQ(episodes_of(data[2]), (std::array<std::size_t, 2>{3, 4}));
+  EXPECT_EQ(data[0].rows, 6);
+  EXPECT_EQ(data[2].rows, 3);
+  ASSERT_EQ(info.cameras()[0], "observation.images.top");
+  const auto videos = info.video_files(0);
+  ASSERT_EQ(videos.size(), 2U);
+  EXPECT_THAT(videos.begin()->second, ElementsAre(0, 1, 2));
+  EXPECT_THAT(videos.rbegin()->second, ElementsAre(3));
+  EXPECT_DOUBLE_EQ(info.last_frame(info.episodes[2], 0), 1.3) << "14 frames at 10 a second";
+}
+
 TEST_F(LeRobotDatasetTest, SaysWhatIsWrongInVersion2) {
   write_counting_dataset_v2(root(), {3, 2});
   const auto refused_with = [&](const char* file, const std::string& from, const std::string& to) {
