@@ -50,20 +50,6 @@ void refuse_what_would_not_hold(const Config& config, const model::VlaModel& mod
          config.cache.keep);
 }
 
-// What a size says; nothing for "auto".
-std::optional<std::uint64_t> bytes_of(const Setting& size) {
-  if (size.is("auto")) return std::nullopt;
-  return static_cast<std::uint64_t>(size.is_string() ? parse_bytes(size.as_string(), "cache.disk_bytes")
-                                                     : size.as_integer());
-}
-
-// What a size of a tier says; nothing for "auto".
-std::optional<std::int64_t> tier_bytes(const Setting& size, const char* key) {
-  if (size.is("auto")) return std::nullopt;
-  if (size.is("none")) return 0;
-  return size.is_string() ? parse_bytes(size.as_string(), key) : size.as_integer();
-}
-
 // A tenth of the disk is left to others: checkpoints too want a place.
 std::uint64_t free_on_disk(const std::filesystem::path& folder) {
   std::error_code error;
@@ -73,8 +59,10 @@ std::uint64_t free_on_disk(const std::filesystem::path& folder) {
 
 // Bytes that may be added to the folder, by all ranks together.
 std::uint64_t room_on_disk(const Setting& disk_bytes, const cache::Store& store) {
-  const auto bytes = bytes_of(disk_bytes);
-  return bytes ? *bytes - std::min(*bytes, store.bytes()) : free_on_disk(store.folder());
+  const auto most = bytes_or_auto(disk_bytes, "cache.disk_bytes");
+  if (!most) return free_on_disk(store.folder());
+  const auto bytes = static_cast<std::uint64_t>(*most);
+  return bytes - std::min(bytes, store.bytes());
 }
 
 std::string text_of(const Setting& size) {
@@ -117,7 +105,8 @@ std::uint64_t room_for_features(const cache::CacheConfig& config, const cache::F
   auto above = folder;
   while (above.has_relative_path() && !std::filesystem::exists(above, error)) above = above.parent_path();
   const std::uint64_t all = there + free_on_disk(above);
-  return std::min(all, bytes_of(config.disk_bytes).value_or(all));
+  const auto most = bytes_or_auto(config.disk_bytes, "cache.disk_bytes");
+  return most ? std::min(all, static_cast<std::uint64_t>(*most)) : all;
 }
 
 bool keeps_features(const Config& config) {
@@ -176,8 +165,8 @@ void FeatureCache::make_tiers(std::int64_t features, const Device& device, std::
   const int ranks = communicator_.world();
   const std::int64_t live = device.memory->live();
   const cache::TierRoom room{features, budget, budget - live, available_memory(ranks), device.place.is_cpu()};
-  const auto asked = tier_bytes(config_.cache.device_bytes, "cache.device_bytes");
-  const auto host = tier_bytes(config_.cache.host_bytes, "cache.host_bytes");
+  const auto asked = bytes_or_auto(config_.cache.device_bytes, "cache.device_bytes");
+  const auto host = bytes_or_auto(config_.cache.host_bytes, "cache.host_bytes");
   if (host.value_or(0) > machine_memory() / ranks)
     fail(ExitCode::kUsage, "cache.host_bytes = {} for each of {} ranks: this machine has {}; give less",
          format_bytes(*host), ranks, format_bytes(machine_memory()));

@@ -9,6 +9,7 @@
 
 #include "core/bytes.h"
 #include "core/hash.h"
+#include "core/setting.h"
 #include "tests/error_of.h"
 
 namespace plimsoll {
@@ -133,6 +134,15 @@ TEST(Bytes, ReadsWhatPeopleWrite) {
   for (const char* bad : {"", "GiB", "-1", "1e3", "12 parsecs", "nan", "inf", "99999999999999TiB", "1GiB2"}) {
     EXPECT_THROW(parse_bytes(bad, "memory.budget"), Error) << bad;
   }
+}
+
+TEST(Bytes, ReadsSizesThatMayBeWords) {
+  EXPECT_EQ(bytes_or_auto("auto", "cache.host_bytes"), std::nullopt);
+  EXPECT_EQ(bytes_or_auto("none", "cache.host_bytes"), 0);
+  EXPECT_EQ(bytes_or_auto("2GiB", "cache.host_bytes"), 2_GiB);
+  EXPECT_EQ(bytes_or_auto(4096, "cache.host_bytes"), 4096);
+  EXPECT_THAT(error_of(ExitCode::kUsage, [] { bytes_or_auto("many", "cache.host_bytes"); }),
+              AllOf(HasSubstr("cache.host_bytes"), HasSubstr("many")));
 }
 
 TEST(Bytes, WritesWhatPeopleRead) {
