@@ -318,7 +318,7 @@ TEST_F(PrefixRun, WhatIsOnTheDeviceIsNotReadAgain) {
     config.cache.mode = "prefix";
     const auto source = make_source(config);
     const model::VlaModel model(vla_options(config, source->dims()), at::kMeta);
-    const auto all = static_cast<std::int64_t>(feature_bytes(config, model, *source, model::Features::kImages));
+    const auto all = static_cast<std::int64_t>(feature_bytes(config, model, *source, model::Features::kImages).on_disk);
     std::int64_t before = 0;
     for (const std::int64_t part : {4, 2, 1}) {
       config.cache.device_bytes = all / part;
@@ -452,8 +452,9 @@ TEST_F(PrefixRun, RefusesMemoryThatIsNotThere) {
   std::int64_t needed = 0;
   {
     const Session session(config, *communicator, *source);
-    EXPECT_LE(session.cache->device_bytes(),
-              static_cast<std::int64_t>(feature_bytes(config, *session.model, *source, model::Features::kImages)));
+    EXPECT_LE(
+        session.cache->device_bytes(),
+        static_cast<std::int64_t>(feature_bytes(config, *session.model, *source, model::Features::kImages).on_disk));
     ASSERT_GT(session.cache->device_bytes(), 8 << 20);
     needed = session.meter.live() - session.meter.workspace() - session.cache->device_bytes();
   }
