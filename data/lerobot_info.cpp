@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "core/error.h"
 #include "data/faults.h"
 #include "data/lerobot_json.h"
+#include "data/lerobot_row.h"
 #include "data/lerobot_tasks.h"
 #include "data/lerobot_v2.h"
 #include "data/parquet_table.h"
@@ -19,8 +21,6 @@ namespace plimsoll::data {
 namespace {
 
 using Json = nlohmann::json;
-
-constexpr std::array kIndexColumns{"timestamp", "frame_index", "episode_index", "index", "task_index"};
 
 std::string read_version(const Json& info, const std::string& path) {
   auto version = entry<std::string>(info, path, "codebase_version");
@@ -62,7 +62,7 @@ void read_features(const Json& info, const std::string& path, LeRobotInfo& out, 
   const auto features = entry<Json>(info, path, "features");
   if (!features.is_object()) fail(ExitCode::kData, "{}: \"features\" is no object", path);
   for (const auto& [name, json] : features.items()) {
-    if (std::find(kIndexColumns.begin(), kIndexColumns.end(), name) != kIndexColumns.end()) continue;
+    if (std::find(std::begin(kIndexFeatures), std::end(kIndexFeatures), name) != std::end(kIndexFeatures)) continue;
     // Text beside the tasks' (notes, sources) is no input of a model: it is there, and nothing reads it.
     if (json.is_object() && json.value("dtype", Json()) == "string") continue;
     faults.run([&, &name = name, &json = json] { out.features.push_back(read_feature(name, json, path)); });
