@@ -28,7 +28,7 @@ const std::string kGreyPng(
     73);
 
 /// Fails the test where it can be decoded.
-std::string refusal(const std::string& content) {
+std::string decoding_error(const std::string& content) {
   std::string text = error_of(ExitCode::kData, [&] { decode_image(bytes_of(content), "cam.png"); });
   EXPECT_THAT(text, HasSubstr("cam.png"));
   return text;
@@ -64,14 +64,14 @@ TEST(ImageFile, ReadsFiles) {
 }
 
 TEST(ImageFile, NamesWhatDoesNotDecode) {
-  EXPECT_THAT(refusal(""), HasSubstr("0 bytes"));
-  EXPECT_THAT(refusal("hello"), HasSubstr("none of PNG"));
-  refusal(kGreyPng.substr(0, 50));
-  refusal(kTwoPixels.substr(0, 14));
+  EXPECT_THAT(decoding_error(""), HasSubstr("0 bytes"));
+  EXPECT_THAT(decoding_error("hello"), HasSubstr("none of PNG"));
+  decoding_error(kGreyPng.substr(0, 50));
+  decoding_error(kTwoPixels.substr(0, 14));
   std::string damaged = kGreyPng;
   damaged[45] ^= 0x10;
-  refusal(damaged);
-  refusal("\xFF\xD8\xFF\xE0 no picture");
+  decoding_error(damaged);
+  decoding_error("\xFF\xD8\xFF\xE0 no picture");
   EXPECT_THROW(encoded_image_size(bytes_of("\xFF\xD8\xFF\xE0"), "x"), Error);
 }
 

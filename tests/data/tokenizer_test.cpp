@@ -25,7 +25,7 @@ using Json = nlohmann::json;
 constexpr const char* kQwenPattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-std::string refusal(const std::string& path) {
+std::string reading_error(const std::string& path) {
   return error_of(ExitCode::kData, [&] { const Tokenizer tokenizer(path); });
 }
 
@@ -37,7 +37,7 @@ std::string error_after(Change change) {
   Json json = original;
   change(json);
   folder.write("tokenizer.json", json.dump());
-  const std::string error = refusal(folder.file("tokenizer.json"));
+  const std::string error = reading_error(folder.file("tokenizer.json"));
   EXPECT_THAT(error, HasSubstr(folder.file("tokenizer.json")));
   return error;
 }
@@ -197,7 +197,7 @@ TEST(Tokenizer, MayBeSharedByThreads) {
 }
 
 TEST(Tokenizer, NamesWhatItDoesNotRead) {
-  EXPECT_THAT(refusal("/nowhere/tokenizer.json"), HasSubstr("/nowhere/tokenizer.json"));
+  EXPECT_THAT(reading_error("/nowhere/tokenizer.json"), HasSubstr("/nowhere/tokenizer.json"));
   EXPECT_THAT(error_after([](Json& json) { json["model"]["type"] = "Unigram"; }), HasSubstr("Unigram"));
   EXPECT_THAT(error_after([](Json& json) { json["model"]["byte_fallback"] = true; }), HasSubstr("byte_fallback"));
   EXPECT_THAT(error_after([](Json& json) { json["model"]["dropout"] = 0.1; }), HasSubstr("dropout"));
@@ -228,7 +228,7 @@ TEST(Tokenizer, NamesWhatIsDamaged) {
               HasSubstr("(a"));
   const ModelFolder folder;
   folder.write("tokenizer.json", folder.read_json("tokenizer.json").dump().substr(0, 5000));
-  EXPECT_THAT(refusal(folder.file("tokenizer.json")), HasSubstr("JSON"));
+  EXPECT_THAT(reading_error(folder.file("tokenizer.json")), HasSubstr("JSON"));
 }
 
 }  // namespace
