@@ -15,11 +15,9 @@ std::optional<HostBytes> MemoryTier::find(std::int64_t sample, std::int64_t stam
   const std::scoped_lock lock(mutex_);
   const auto found = kept_.find(sample);
   if (found == kept_.end() || found->second.stamp != stamp) {
-    ++misses_;
     if (found != kept_.end()) remove(found);
     return std::nullopt;
   }
-  ++hits_;
   by_next_.erase(found->second.place);
   found->second.place = by_next_.emplace(next, sample);
   return found->second.payload;
@@ -47,16 +45,6 @@ void MemoryTier::forget(std::int64_t sample) {
 std::uint64_t MemoryTier::bytes() const {
   const std::scoped_lock lock(mutex_);
   return bytes_;
-}
-
-std::int64_t MemoryTier::hits() const {
-  const std::scoped_lock lock(mutex_);
-  return hits_;
-}
-
-std::int64_t MemoryTier::misses() const {
-  const std::scoped_lock lock(mutex_);
-  return misses_;
 }
 
 }  // namespace plimsoll::cache

@@ -32,8 +32,6 @@ class MemoryTier {
 
   bool keeps() const { return most_ > 0; }
   std::uint64_t bytes() const;
-  std::int64_t hits() const;    ///< of find() so far
-  std::int64_t misses() const;  ///< likewise
 
  private:
   struct Kept {
@@ -48,7 +46,6 @@ class MemoryTier {
   std::unordered_map<std::int64_t, Kept> kept_;
   std::multimap<std::uint64_t, std::int64_t> by_next_;  ///< samples, by when they are needed next
   std::uint64_t bytes_ = 0;
-  std::int64_t hits_ = 0, misses_ = 0;
 };
 
 }  // namespace plimsoll::cache

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/setting.h"
 
 namespace plimsoll {
 namespace {
@@ -57,6 +58,12 @@ std::int64_t parse_bytes(std::string_view text, std::string_view what) {
     fail(ExitCode::kUsage, "{} = \"{}\" is no size; write bytes like 4096, \"300MiB\", \"1.5GiB\" or \"24GB\"", what,
          text);
   return static_cast<std::int64_t>(std::llround(number * unit->bytes));
+}
+
+std::optional<std::int64_t> bytes_or_auto(const Setting& setting, std::string_view what) {
+  if (setting.is("auto")) return std::nullopt;
+  if (setting.is("none")) return 0;
+  return setting.is_string() ? parse_bytes(setting.as_string(), what) : setting.as_integer();
 }
 
 std::vector<std::int64_t> parse_sizes(std::string_view text, std::string_view what) {

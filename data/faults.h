@@ -1,10 +1,10 @@
 #pragma once
-// What is wrong with files that are read: the first fault ends the reading, or all of them are listed.
+// What is wrong with files that are read: the first fault ends the reading, or all of them are told.
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "core/error.h"
 
@@ -13,28 +13,29 @@ namespace plimsoll::data {
 /// Readers say here what they find. One thread.
 class Faults {
  public:
-  /// `listing`: reading goes on after a fault, as far as anything can be read.
-  explicit Faults(bool listing = false) : listing_(listing) {}
+  using Sink = std::function<void(const std::string& what)>;
 
-  bool listing() const { return listing_; }
-  const std::vector<std::string>& list() const { return list_; }
+  /// The first fault is thrown.
+  Faults() = default;
+  /// `sink` is told of each, and reading goes on as far as anything can be read.
+  explicit Faults(Sink sink) : sink_(std::move(sink)) {}
 
-  /// Keeps the fault when it lists, else throws it as Error(kData).
-  void add(const std::string& what) {
-    if (!listing_) throw Error(ExitCode::kData, what);
-    list_.push_back(what);
+  /// Tells the sink or, without one, throws Error(kData).
+  void add(const std::string& what) const {
+    if (!sink_) throw Error(ExitCode::kData, what);
+    sink_(what);
   }
 
   /// Runs `part`; an Error(kData) that it throws is a fault, and so is a folder that cannot be read. False when there
-  /// was one and it was kept.
+  /// was one and the sink was told.
   template <class Part>
-  bool run(Part&& part) {
+  bool run(Part&& part) const {
     try {
       std::forward<Part>(part)();
       return true;
     } catch (const Error& error) {
-      if (!listing_ || error.code() != ExitCode::kData) throw;
-      list_.emplace_back(error.what());
+      if (!sink_ || error.code() != ExitCode::kData) throw;
+      sink_(error.what());
     } catch (const std::filesystem::filesystem_error& error) {
       add(error.what());
     }
@@ -42,8 +43,7 @@ class Faults {
   }
 
  private:
-  bool listing_;
-  std::vector<std::string> list_;
+  Sink sink_;
 };
 
 }  // namespace plimsoll::data

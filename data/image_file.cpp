@@ -1,10 +1,7 @@
 #include "data/image_file.h"
 
 extern "C" {
-#include <libavcodec/avcodec.h>
-#include <libavutil/imgutils.h>
 #include <libavutil/pixdesc.h>
-#include <libswscale/swscale.h>
 }
 #include <turbojpeg.h>
 
@@ -15,6 +12,7 @@ extern "C" {
 
 #include "core/error.h"
 #include "core/file.h"
+#include "data/av_owned.h"
 
 namespace plimsoll::data {
 
@@ -22,15 +20,6 @@ namespace {
 
 // The sides' product at most: a damaged header must not ask for all memory.
 constexpr std::int64_t kMostPixels = std::int64_t{1} << 28;
-
-struct Freer {
-  void operator()(AVCodecContext* context) const { avcodec_free_context(&context); }
-  void operator()(AVPacket* packet) const { av_packet_free(&packet); }
-  void operator()(AVFrame* frame) const { av_frame_free(&frame); }
-  void operator()(SwsContext* context) const { sws_freeContext(context); }
-};
-template <class T>
-using Owned = std::unique_ptr<T, Freer>;
 
 /// An encoded picture and what to call it in errors.
 struct Source {
@@ -68,35 +57,30 @@ AVCodecID codec_of(const Source& source) {
   source.refuse("it is none of PNG, JPEG, WebP, TIFF, BMP, PGM, PPM");
 }
 
-std::string describe(int error) {
-  char text[AV_ERROR_MAX_STRING_SIZE];
-  return av_strerror(error, text, sizeof text) == 0 ? text : fmt::format("error {}", error);
-}
-
-Owned<AVPacket> packet_of(const Source& source) {
-  Owned<AVPacket> packet(av_packet_alloc());
+AvOwned<AVPacket> packet_of(const Source& source) {
+  AvOwned<AVPacket> packet(av_packet_alloc());
   if (!packet || av_new_packet(packet.get(), static_cast<int>(source.bytes.size())) < 0)
     source.refuse("no memory for it");
   std::memcpy(packet->data, source.bytes.data(), source.bytes.size());
   return packet;
 }
 
-Owned<AVFrame> decode_frame(const Source& source) {
+AvOwned<AVFrame> decode_frame(const Source& source) {
   // What is wrong is told by our own error, once.
   [[maybe_unused]] static const bool silenced = (av_log_set_level(AV_LOG_QUIET), true);
   const AVCodec* codec = avcodec_find_decoder(codec_of(source));
   if (!codec) source.refuse("this build of FFmpeg has no decoder for it");
-  Owned<AVCodecContext> context(avcodec_alloc_context3(codec));
+  AvOwned<AVCodecContext> context(avcodec_alloc_context3(codec));
   context->thread_count = 1;  // loaders run in threads of their own
   context->err_recognition = AV_EF_CRCCHECK | AV_EF_BITSTREAM | AV_EF_BUFFER | AV_EF_EXPLODE;
   context->max_pixels = kMostPixels;
   int status = avcodec_open2(context.get(), codec, nullptr);
-  const Owned<AVPacket> packet = packet_of(source);
-  Owned<AVFrame> frame(av_frame_alloc());
+  const AvOwned<AVPacket> packet = packet_of(source);
+  AvOwned<AVFrame> frame(av_frame_alloc());
   if (status >= 0) status = avcodec_send_packet(context.get(), packet.get());
   if (status >= 0) status = avcodec_send_packet(context.get(), nullptr);
   if (status >= 0) status = avcodec_receive_frame(context.get(), frame.get());
-  if (status < 0) source.refuse(describe(status));
+  if (status < 0) source.refuse(av_text(status));
   if (frame->decode_error_flags != 0 || (frame->flags & AV_FRAME_FLAG_CORRUPT) != 0) source.refuse("it is damaged");
   return frame;
 }
@@ -155,8 +139,8 @@ Image convert_colours(const AVFrame& frame, const Source& source) {
   Image image = blank(frame);
   const auto format = static_cast<AVPixelFormat>(frame.format);
   const int flags = SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP;
-  const Owned<SwsContext> context(sws_getContext(frame.width, frame.height, format, frame.width, frame.height,
-                                                 AV_PIX_FMT_RGB24, flags, nullptr, nullptr, nullptr));
+  const AvOwned<SwsContext> context(sws_getContext(frame.width, frame.height, format, frame.width, frame.height,
+                                                   AV_PIX_FMT_RGB24, flags, nullptr, nullptr, nullptr));
   if (!context) source.refuse(fmt::format("its pixel format {} is unknown", av_get_pix_fmt_name(format)));
   std::uint8_t* planes[] = {image.pixels.data()};
   const int strides[] = {frame.width * 3};

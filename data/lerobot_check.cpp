@@ -3,17 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "data/faults.h"
 #include "data/image_file.h"
 #include "data/lerobot_info.h"
-#include "data/lerobot_json.h"
 #include "data/lerobot_row.h"
 #include "data/parquet_table.h"
 #include "data/unicode_text.h"
@@ -53,16 +50,9 @@ class RowFaults {
   std::int64_t more_ = 0;
 };
 
-/// Episodes [first, last) that one data file holds, and the global index of its first row.
-struct DataPart {
-  std::string path;
-  std::size_t first = 0, last = 0;
-  std::int64_t begin = 0, rows = 0;
-};
-
 class Check {
  public:
-  explicit Check(const std::string& root) : faults_(true), info_(read_lerobot_info(root, faults_)) {}
+  explicit Check(const std::string& root) : info_(read_lerobot_info(root, faults_)) {}
 
   DatasetReport run() {
     check_totals();
@@ -70,12 +60,11 @@ class Check {
     for (const LeRobotFeature& feature : info_.features)
       if (feature.kind == FeatureKind::kNumbers) check_statistics(feature);
     attempt([&] {
-      for (const DataPart& part : data_parts()) check_data_file(part);
+      for (const LeRobotDataFile& file : info_.data_files()) check_data_file(file);
     });
     const auto cameras = info_.cameras();
     for (std::size_t slot = 0; slot < cameras.size(); ++slot)
       if (info_.find(cameras[slot])->kind == FeatureKind::kVideo) attempt([&] { check_videos(cameras[slot], slot); });
-    report_.faults.insert(report_.faults.begin(), faults_.list().begin(), faults_.list().end());
     report_.episodes = std::ssize(info_.episodes);
     report_.frames = info_.frames;
     report_.tasks = std::ssize(info_.tasks);
@@ -85,88 +74,73 @@ class Check {
  private:
   void fault(std::string what) { report_.faults.push_back(std::move(what)); }
   void warn(std::string what) { report_.warnings.push_back(std::move(what)); }
-  /// An error of `part` is a fault, in its place among the others.
   template <class Part>
   bool attempt(Part&& part) {
-    Faults own(true);
-    const bool fine = own.run(std::forward<Part>(part));
-    for (const auto& what : own.list()) fault(what);
-    return fine;
+    return faults_.run(std::forward<Part>(part));
   }
 
   // info.json counts what the other files list.
   void check_totals() {
-    const std::string path = info_.root + "/meta/info.json";
-    const auto json = read_json(path);
-    const std::pair<const char*, std::int64_t> totals[] = {{"total_episodes", std::ssize(info_.episodes)},
-                                                           {"total_frames", info_.frames},
-                                                           {"total_tasks", std::ssize(info_.tasks)}};
-    for (const auto& [key, listed] : totals) {
-      if (!json.contains(key)) continue;
-      attempt([&, key = key, listed = listed] {
-        if (const auto said = entry<std::int64_t>(json, path, key); said != listed)
-          fail(ExitCode::kData, "{}: {} is {}, but the files beside it list {}", path, key, said, listed);
-      });
-    }
+    check_total("total_episodes", info_.episodes_file, std::ssize(info_.episodes));
+    check_total("total_frames", info_.episodes_file, info_.frames);
+    check_total("total_tasks", info_.tasks_file, std::ssize(info_.tasks));
+  }
+
+  void check_total(const std::string& key, const std::string& file, std::int64_t listed) {
+    if (info_.is_v2() && key == "total_episodes") return;  // said already: reading compares these two
+    const auto said = info_.totals.find(key);
+    if (said != info_.totals.end() && said->second != std::to_string(listed))
+      fault(fmt::format("{}/meta/info.json: {} is {}, but {} lists {}", info_.root, key, said->second, file, listed));
   }
 
   void check_tasks() {
     for (std::size_t i = 0; i < info_.tasks.size(); ++i) {
       const std::string& text = info_.tasks[i];
-      if (valid_utf8(text) != text) fault(fmt::format("{}/meta: task {} is no valid UTF-8", info_.root, i));
-      if (text.empty()) warn(fmt::format("{}/meta: task {} is an empty text", info_.root, i));
+      const std::string where = fmt::format("{}/{}: task {}", info_.root, info_.tasks_file, i);
+      if (valid_utf8(text) != text) fault(where + " is no valid UTF-8");
+      if (text.empty()) warn(where + " is an empty text");
       if (text.size() > kLongInstruction)
-        warn(fmt::format("{}/meta: task {} has {} bytes; so long an instruction takes more tokens than a picture",
-                         info_.root, i, text.size()));
+        warn(fmt::format("{} has {} bytes; so long an instruction takes more tokens than a picture", where,
+                         text.size()));
     }
   }
 
   void check_statistics(const LeRobotFeature& feature) {
     attempt([&] {
       const FeatureStatistics& found = info_.statistics_of(feature);
-      const std::pair<const char*, const std::vector<double>*> parts[] = {{"mean", &found.mean}, {"std", &found.std},
-                                                                          {"min", &found.min},   {"max", &found.max},
-                                                                          {"q01", &found.q01},   {"q99", &found.q99}};
-      for (const auto& [name, values] : parts) {
-        for (std::size_t i = 0; i < values->size(); ++i) {
-          if (!std::isfinite((*values)[i]))
-            fault(fmt::format("{}/meta: statistics of \"{}\": element {} of {} is {}, which is not finite", info_.root,
-                              feature.name, i, name, (*values)[i]));
+      for (const auto& [name, part] : kStatistics) {
+        const std::vector<double>& values = found.*part;
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          if (!std::isfinite(values[i]))
+            fault(fmt::format("{}: element {} of {} is {}, which is not finite", statistics_name(feature), i, name,
+                              values[i]));
         }
       }
       check_ranges(feature, found);
     });
   }
 
+  std::string statistics_name(const LeRobotFeature& feature) const {
+    return fmt::format("{}/{}: statistics of \"{}\"", info_.root, info_.statistics_file, feature.name);
+  }
+
   void check_ranges(const LeRobotFeature& feature, const FeatureStatistics& found) {
     for (std::size_t i = 0; i < std::min(found.min.size(), found.max.size()); ++i) {
       if (found.min[i] > found.max[i])
-        fault(fmt::format("{}/meta: statistics of \"{}\": element {} has min {} and max {}", info_.root, feature.name,
-                          i, found.min[i], found.max[i]));
+        fault(fmt::format("{}: element {} has min {} and max {}", statistics_name(feature), i, found.min[i],
+                          found.max[i]));
       if (found.min[i] == found.max[i])
-        warn(fmt::format("{}/meta: \"{}\": element {} is {} in every row; it is left as it is, less its mean",
-                         info_.root, feature.name, i, found.min[i]));
+        warn(fmt::format("{}: element {} is {} in every row; it is left as it is, less its mean",
+                         statistics_name(feature), i, found.min[i]));
     }
   }
 
-  std::vector<DataPart> data_parts() const {
-    std::vector<DataPart> parts;
-    for (std::size_t e = 0; e < info_.episodes.size(); ++e) {
-      const LeRobotEpisode& episode = info_.episodes[e];
-      const std::string path = info_.data_file(episode.data_chunk, episode.data_file);
-      if (parts.empty() || parts.back().path != path) parts.push_back({path, e, e, episode.begin, 0});
-      parts.back().last = e + 1;
-      parts.back().rows += episode.end - episode.begin;
-    }
-    return parts;
-  }
-
-  void check_data_file(const DataPart& part) {
+  void check_data_file(const LeRobotDataFile& file) {
     attempt([&] {
-      const ParquetTable table(part.path);
-      if (table.rows() != part.rows)
-        fault(fmt::format("{}: has {} rows, but meta/episodes says {}", part.path, table.rows(), part.rows));
-      check_index(table, part);
+      const ParquetTable table(file.path);
+      if (table.rows() != file.rows)
+        fault(fmt::format("{}: has {} rows, but {} says {}", file.path, table.rows(), info_.episodes_file, file.rows));
+      check_index(table, file);
       for (const LeRobotFeature& feature : info_.features) {
         if (feature.kind == FeatureKind::kNumbers) check_numbers(table, feature);
         if (feature.kind == FeatureKind::kImage) check_images(table, feature);
@@ -175,7 +149,7 @@ class Check {
   }
 
   /// The five columns that every row has.
-  void check_index(const ParquetTable& table, const DataPart& part) {
+  void check_index(const ParquetTable& table, const LeRobotDataFile& file) {
     std::vector<float> timestamps;
     std::map<std::string, std::vector<std::int64_t>> columns;
     bool read = attempt([&] { table.append("timestamp", 1, timestamps); });
@@ -189,7 +163,7 @@ class Check {
       faults.try_emplace(column, report_.faults)
           .first->second.add(fmt::format("{}: column {}: row {} is {}, but {}", table.path(), column, row, value, due));
     };
-    for (std::size_t e = part.first; e < part.last; ++e) {
+    for (std::size_t e = file.first; e < file.last; ++e) {
       const LeRobotEpisode& episode = info_.episodes[e];
       for (std::int64_t i = episode.begin; i < episode.end && row < timestamps.size(); ++i, ++row) {
         const RowIndex found{timestamps[row], columns["index"][row], columns["frame_index"][row],
@@ -221,13 +195,12 @@ class Check {
       RowFaults broken(report_.faults), sizes(report_.warnings);
       table.for_each_image(feature.name, [&](std::int64_t row, std::span<const std::uint8_t> bytes) {
         const std::string name = fmt::format("{}: column {}: row {}", table.path(), feature.name, row);
-        Faults own(true);
-        own.run([&] {
+        const Faults here([&](const std::string& what) { broken.add(what); });
+        here.run([&] {
           if (const ImageSize size = encoded_image_size(bytes, name); !declared(feature, size))
             sizes.add(fmt::format("{} is {} x {} pixels, but info.json says [{}]", name, size.height, size.width,
                                   fmt::join(feature.shape, ", ")));
         });
-        for (const auto& what : own.list()) broken.add(what);
       });
     });
   }
@@ -239,10 +212,7 @@ class Check {
   }
 
   void check_videos(const std::string& camera, std::size_t slot) {
-    std::map<std::string, std::vector<std::size_t>> files;  // episodes of each, in order
-    for (std::size_t e = 0; e < info_.episodes.size(); ++e)
-      files[info_.video_file(camera, info_.episodes[e].videos[slot])].push_back(e);
-    for (const auto& [path, episodes] : files) {
+    for (const auto& [path, episodes] : info_.video_files(slot)) {
       attempt([&, &path = path, &episodes = episodes] { check_video(camera, slot, path, episodes); });
     }
   }
@@ -258,20 +228,17 @@ class Check {
     RowFaults short_of(report_.faults);
     for (const std::size_t e : episodes) {
       const LeRobotEpisode& episode = info_.episodes[e];
-      const double from = episode.videos[slot].from;
-      const double last = from + static_cast<double>(episode.end - episode.begin - 1) / info_.fps;
-      Faults own(true);
-      own.run([&] {
-        decoder.frame_at(from, kTolerance);
-        decoder.frame_at(last, kTolerance);
+      const Faults here([&](const std::string& what) { short_of.add(fmt::format("{} (episode {})", what, e)); });
+      here.run([&] {
+        decoder.frame_at(episode.videos[slot].from, kTolerance);
+        decoder.frame_at(info_.last_frame(episode, slot), kTolerance);
       });
-      for (const auto& what : own.list()) short_of.add(fmt::format("{} (episode {})", what, e));
     }
   }
 
-  Faults faults_;
-  LeRobotInfo info_;
   DatasetReport report_;
+  Faults faults_{[this](const std::string& what) { fault(what); }};
+  LeRobotInfo info_;
 };
 
 }  // namespace

@@ -41,7 +41,7 @@ struct LeRobotDataset::Parts {
   Parts(const std::string& root, const LeRobotOptions& chosen)
       : info(read_lerobot_info(root)), options(chosen), decoders(chosen.idle_decoders), tables(chosen.idle_decoders) {
     choose_features();
-    read_data_files();
+    for (const LeRobotDataFile& file : info.data_files()) read_data_file(file);
     check_rows();
     for (Camera& camera : cameras) {
       if (camera.feature->kind == FeatureKind::kVideo) check_videos(camera);
@@ -74,25 +74,12 @@ struct LeRobotDataset::Parts {
          name, fmt::join(known, ", "));
   }
 
-  /// Episodes follow each other through the data files; each file holds whole episodes.
-  void read_data_files() {
-    for (std::size_t i = 0; i < info.episodes.size();) {
-      const LeRobotEpisode& first = info.episodes[i];
-      std::int64_t end = first.end;
-      for (++i; i < info.episodes.size() && info.episodes[i].data_chunk == first.data_chunk &&
-                info.episodes[i].data_file == first.data_file;
-           ++i)
-        end = info.episodes[i].end;
-      read_data_file(info.data_file(first.data_chunk, first.data_file), first.begin, end - first.begin);
-    }
-  }
-
-  void read_data_file(const std::string& path, std::int64_t begin, std::int64_t rows) {
-    const ParquetTable table(path);
-    if (table.rows() != rows)
-      fail(ExitCode::kData, "{}: has {} rows, but meta/episodes says {}; the file is damaged or of another dataset",
-           path, table.rows(), rows);
-    files.push_back({path, begin});
+  void read_data_file(const LeRobotDataFile& file) {
+    const ParquetTable table(file.path);
+    if (table.rows() != file.rows)
+      fail(ExitCode::kData, "{}: has {} rows, but {} says {}; the file is damaged or of another dataset", file.path,
+           table.rows(), info.episodes_file, file.rows);
+    files.push_back({file.path, info.episodes[file.first].begin});
     table.append("timestamp", 1, timestamps);
     table.append("frame_index", 1, frame_indices);
     table.append("episode_index", 1, episode_indices);
@@ -142,15 +129,11 @@ struct LeRobotDataset::Parts {
 
   /// Every file exists and reaches to the last frame that an episode wants of it.
   void check_videos(Camera& camera) {
-    std::map<std::string, std::pair<double, std::size_t>> last;  // by file: seconds of the last frame, and its episode
-    for (std::size_t e = 0; e < info.episodes.size(); ++e) {
-      const LeRobotEpisode& episode = info.episodes[e];
-      const VideoSpan& span = episode.videos[camera.slot];
-      auto& entry = last[info.video_file(name(camera), span)];
-      const double seconds = span.from + static_cast<double>(episode.end - episode.begin - 1) / info.fps;
-      if (seconds >= entry.first) entry = {seconds, e};
+    for (const auto& [path, episodes] : info.video_files(camera.slot)) {
+      std::pair<double, std::size_t> last;  // seconds of the last frame, and its episode
+      for (const std::size_t e : episodes) last = std::max(last, {info.last_frame(info.episodes[e], camera.slot), e});
+      check_video(camera, path, last.first, last.second);
     }
-    for (const auto& [path, wanted_of_it] : last) check_video(camera, path, wanted_of_it.first, wanted_of_it.second);
   }
 
   void check_video(Camera& camera, const std::string& path, double seconds, std::size_t episode) {

@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "core/error.h"
 #include "data/faults.h"
 #include "data/lerobot_json.h"
+#include "data/lerobot_row.h"
 #include "data/lerobot_tasks.h"
 #include "data/lerobot_v2.h"
 #include "data/parquet_table.h"
@@ -20,13 +22,9 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::array kIndexColumns{"timestamp", "frame_index", "episode_index", "index", "task_index"};
-
-/// Whether it is of format v2.0 or v2.1.
-bool is_of_v2(const Json& info, const std::string& path) {
-  const auto version = entry<std::string>(info, path, "codebase_version");
-  if (version.starts_with("v2.")) return true;
-  if (version.starts_with("v3.")) return false;
+std::string read_version(const Json& info, const std::string& path) {
+  auto version = entry<std::string>(info, path, "codebase_version");
+  if (version.starts_with("v2.") || version.starts_with("v3.")) return version;
   fail(ExitCode::kData,
        "{}: codebase_version is \"{}\", but Plimsoll reads v2.0, v2.1 and v3.0; convert it with LeRobot's own scripts",
        path, version);
@@ -64,14 +62,24 @@ void read_features(const Json& info, const std::string& path, LeRobotInfo& out, 
   const auto features = entry<Json>(info, path, "features");
   if (!features.is_object()) fail(ExitCode::kData, "{}: \"features\" is no object", path);
   for (const auto& [name, json] : features.items()) {
-    if (std::find(kIndexColumns.begin(), kIndexColumns.end(), name) != kIndexColumns.end()) continue;
+    if (std::find(std::begin(kIndexFeatures), std::end(kIndexFeatures), name) != std::end(kIndexFeatures)) continue;
     // Text beside the tasks' (notes, sources) is no input of a model: it is there, and nothing reads it.
     if (json.is_object() && json.value("dtype", Json()) == "string") continue;
     faults.run([&, &name = name, &json = json] { out.features.push_back(read_feature(name, json, path)); });
   }
 }
 
+void read_totals(const Json& info, LeRobotInfo& out) {
+  for (const char* key : {"total_episodes", "total_frames", "total_tasks"}) {
+    const auto found = info.find(key);
+    if (found == info.end()) continue;
+    out.totals[key] = found->is_number_float() ? fmt::format("{:.0f}", found->get<double>()) : found->dump();
+  }
+}
+
 void read_info(const Json& info, const std::string& path, LeRobotInfo& out, Faults& faults) {
+  out.version = read_version(info, path);
+  read_totals(info, out);
   out.fps = entry<double>(info, path, "fps");
   if (!(out.fps > 0)) fail(ExitCode::kData, "{}: fps is {}, but must be above 0", path, out.fps);
   out.data_path = entry<std::string>(info, path, "data_path");
@@ -82,7 +90,7 @@ void read_info(const Json& info, const std::string& path, LeRobotInfo& out, Faul
 }
 
 void read_tasks(LeRobotInfo& out, Faults& faults) {
-  const ParquetTable table(out.root + "/meta/tasks.parquet");
+  const ParquetTable table(out.root + "/" + out.tasks_file);
   std::vector<std::int64_t> indices;
   table.append("task_index", 1, indices);
   const std::string column = table.has("task") ? "task" : "__index_level_0__";
@@ -92,8 +100,7 @@ void read_tasks(LeRobotInfo& out, Faults& faults) {
       [&](std::size_t row) { return fmt::format("{}: column task_index: row {}", table.path(), row); }, out, faults);
 }
 
-std::vector<std::string> episode_files(const std::string& root) {
-  const std::filesystem::path folder = root + "/meta/episodes";
+std::vector<std::string> episode_files(const std::filesystem::path& folder) {
   std::vector<std::string> files;
   std::error_code error;
   for (std::filesystem::recursive_directory_iterator item(folder, error), end; !error && item != end;
@@ -154,9 +161,10 @@ void read_episode_file(const std::string& path, const std::vector<std::string>& 
 
 void read_episodes(LeRobotInfo& out, Faults& faults) {
   const auto cameras = out.cameras();
-  for (const std::string& file : episode_files(out.root))
+  const std::string folder = out.root + "/" + out.episodes_file;
+  for (const std::string& file : episode_files(folder))
     faults.run([&] { read_episode_file(file, cameras, out, faults); });
-  if (out.episodes.empty()) fail(ExitCode::kData, "{}/meta/episodes: lists no episode; the dataset is empty", out.root);
+  if (out.episodes.empty()) fail(ExitCode::kData, "{}: lists no episode; the dataset is empty", folder);
 }
 
 // lerobot 0.4.4 takes those of a feature of shape [2, 3] over its rows too: one for each of the 3, which then holds for
@@ -170,14 +178,11 @@ void repeat_over_leading_axes(const LeRobotFeature& feature, std::vector<double>
 
 FeatureStatistics read_feature_statistics(const Json& json, const LeRobotFeature& feature, const std::string& where) {
   FeatureStatistics statistics;
-  const std::pair<const char*, std::vector<double>*> parts[] = {{"mean", &statistics.mean}, {"std", &statistics.std},
-                                                                {"min", &statistics.min},   {"max", &statistics.max},
-                                                                {"q01", &statistics.q01},   {"q99", &statistics.q99}};
-  for (const auto& [name, values] : parts) {
+  for (const auto& [name, values] : kStatistics) {
     const auto part = json.find(name);
     if (part == json.end()) continue;
-    flatten(*part, *values, where + "." + name);
-    repeat_over_leading_axes(feature, *values);
+    flatten(*part, statistics.*values, where + "." + name);
+    repeat_over_leading_axes(feature, statistics.*values);
   }
   return statistics;
 }
@@ -185,6 +190,7 @@ FeatureStatistics read_feature_statistics(const Json& json, const LeRobotFeature
 void read_statistics(LeRobotInfo& out, Faults& faults) {
   const std::string path = out.root + "/meta/stats.json";
   if (!std::filesystem::exists(path)) return;  // an error only for those who normalise by them
+  out.statistics_file = "meta/stats.json";
   const Json json = read_json(path);
   for (const LeRobotFeature& feature : out.features) {
     const auto found = json.find(feature.name);
@@ -238,17 +244,40 @@ std::string LeRobotInfo::video_file(const std::string& camera, const VideoSpan& 
   return fill_template(root, video_path, camera, span.chunk, span.file);
 }
 
+std::vector<LeRobotDataFile> LeRobotInfo::data_files() const {
+  std::vector<LeRobotDataFile> files;
+  for (std::size_t e = 0; e < episodes.size(); ++e) {
+    const LeRobotEpisode& episode = episodes[e];
+    std::string path = data_file(episode.data_chunk, episode.data_file);
+    if (files.empty() || files.back().path != path) files.push_back({std::move(path), e, e, 0});
+    files.back().last = e + 1;
+    files.back().rows += episode.end - episode.begin;
+  }
+  return files;
+}
+
+std::map<std::string, std::vector<std::size_t>> LeRobotInfo::video_files(std::size_t slot) const {
+  const std::string camera = cameras().at(slot);
+  std::map<std::string, std::vector<std::size_t>> files;
+  for (std::size_t e = 0; e < episodes.size(); ++e) files[video_file(camera, episodes[e].videos[slot])].push_back(e);
+  return files;
+}
+
+double LeRobotInfo::last_frame(const LeRobotEpisode& episode, std::size_t slot) const {
+  return episode.videos[slot].from + static_cast<double>(episode.end - episode.begin - 1) / fps;
+}
+
 const FeatureStatistics& LeRobotInfo::statistics_of(const LeRobotFeature& feature) const {
   const auto found = statistics.find(feature.name);
   if (found == statistics.end())
-    fail(ExitCode::kData, "{}/meta/stats.json: has no statistics of \"{}\", which normalisation needs", root,
+    fail(ExitCode::kData, "{}/{}: has no statistics of \"{}\", which normalisation needs", root, statistics_file,
          feature.name);
   const auto width = static_cast<std::size_t>(feature.width());
-  for (const auto* values : {&found->second.mean, &found->second.std, &found->second.min, &found->second.max,
-                             &found->second.q01, &found->second.q99}) {
-    if (!values->empty() && values->size() != width)
-      fail(ExitCode::kData, "{}/meta/stats.json: a statistic of \"{}\" has {} values, but the feature has {}", root,
-           feature.name, values->size(), width);
+  for (const auto& [name, values] : kStatistics) {
+    const std::size_t size = (found->second.*values).size();
+    if (size != 0 && size != width)
+      fail(ExitCode::kData, "{}/{}: {} of \"{}\" has {} values, but the feature has {}", root, statistics_file, name,
+           feature.name, size, width);
   }
   return found->second;
 }
@@ -263,9 +292,8 @@ LeRobotInfo read_lerobot_info(const std::string& root, Faults& faults) {
   info.root = root;
   const std::string path = root + "/meta/info.json";
   const Json json = read_json(path);
-  const bool v2 = is_of_v2(json, path);
   read_info(json, path, info, faults);
-  if (v2) {
+  if (info.is_v2()) {
     read_lerobot_v2(json, info, faults);
   } else {
     faults.run([&] { read_tasks(info, faults); });

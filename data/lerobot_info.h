@@ -5,6 +5,7 @@
 // meta/info.json, meta/tasks.parquet, meta/episodes/chunk-*/file-*.parquet, meta/stats.json; data and video files are
 // named by the templates in info.json. https://huggingface.co/docs/lerobot/lerobot-dataset-v3
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -40,10 +41,27 @@ struct LeRobotEpisode {
   std::vector<VideoSpan> videos;  ///< in the order of LeRobotInfo::cameras(); empty spans for image columns
 };
 
+/// A data file, which holds whole episodes: [first, last) of LeRobotInfo::episodes.
+struct LeRobotDataFile {
+  std::string path;
+  std::size_t first = 0, last = 0;
+  std::int64_t rows = 0;
+};
+
 /// Statistics of a feature over the dataset, one value per element; vectors that stats.json lacks are empty.
 struct FeatureStatistics {
   std::vector<double> mean, std, min, max, q01, q99;
 };
+
+/// All of them, as meta/ names them. The quantiles come last: format v2.1 has none.
+struct NamedStatistic {
+  const char* name;
+  std::vector<double> FeatureStatistics::*values;
+};
+inline constexpr NamedStatistic kStatistics[] = {{"mean", &FeatureStatistics::mean}, {"std", &FeatureStatistics::std},
+                                                 {"min", &FeatureStatistics::min},   {"max", &FeatureStatistics::max},
+                                                 {"q01", &FeatureStatistics::q01},   {"q99", &FeatureStatistics::q99}};
+inline constexpr std::size_t kStatisticsOfV2 = 4;
 
 /// Everything under meta/, checked. Immutable.
 struct LeRobotInfo {
@@ -55,13 +73,25 @@ struct LeRobotInfo {
   std::vector<std::string> tasks;        ///< text by task_index
   std::map<std::string, FeatureStatistics> statistics;
   std::string data_path, video_path;  ///< templates of file and chunk, or of an episode and its chunk
+  std::string version;                ///< "v2.1"
+  /// Where all this is under `root`, which differs between the versions: for errors.
+  std::string episodes_file = "meta/episodes", tasks_file = "meta/tasks.parquet", statistics_file = "meta/stats.json";
+  /// total_episodes, total_frames and total_tasks, those that info.json has, as they stand there. Nothing goes by them.
+  std::map<std::string, std::string> totals;
 
+  bool is_v2() const { return version.starts_with("v2."); }
   const LeRobotFeature* find(const std::string& name) const;
   /// Names of the image and video features, sorted.
   std::vector<std::string> cameras() const;
   std::string data_file(std::int64_t chunk, std::int64_t file) const;
   std::string video_file(const std::string& camera, const VideoSpan& span) const;
-  /// Throws Error(kData) naming meta/stats.json when the feature has no statistics of its width.
+  /// In the order of the episodes.
+  std::vector<LeRobotDataFile> data_files() const;
+  /// The video files of cameras()[slot], with the numbers of the episodes in each, ascending.
+  std::map<std::string, std::vector<std::size_t>> video_files(std::size_t slot) const;
+  /// Seconds in its video of cameras()[slot] at which the episode's last frame is.
+  double last_frame(const LeRobotEpisode& episode, std::size_t slot) const;
+  /// Throws Error(kData) naming the file when the feature has no statistics of its width.
   const FeatureStatistics& statistics_of(const LeRobotFeature& feature) const;
 };
 

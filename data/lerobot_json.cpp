@@ -47,11 +47,18 @@ std::optional<double> non_finite(const Json& json) {
   return std::nullopt;
 }
 
+// Most files are JSON as they are; the words are looked for, letter by letter, only in those that are not.
+Json parse(const std::string& text) {
+  Json plain = Json::parse(text, nullptr, false);
+  if (!plain.is_discarded()) return plain;
+  return Json::parse(with_non_finite_quoted(text));
+}
+
 }  // namespace
 
 Json read_json(const std::string& path) {
   try {
-    return Json::parse(with_non_finite_quoted(read_file(path)));
+    return parse(read_file(path));
   } catch (const Json::exception& error) {
     fail(ExitCode::kData, "{}: is not JSON: {}", path, error.what());
   }
@@ -64,7 +71,7 @@ std::vector<Json> read_json_lines(const std::string& path) {
   for (std::int64_t number = 1; std::getline(text, line); ++number) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     try {
-      lines.push_back(Json::parse(with_non_finite_quoted(line)));
+      lines.push_back(parse(line));
     } catch (const Json::exception& error) {
       fail(ExitCode::kData, "{}: line {} is not JSON: {}", path, number, error.what());
     }

@@ -9,6 +9,9 @@
 
 namespace plimsoll::data {
 
+/// The five columns that every data file has after its features.
+inline constexpr const char* kIndexFeatures[] = {"timestamp", "frame_index", "episode_index", "index", "task_index"};
+
 struct RowIndex {
   float timestamp = 0;  ///< seconds since the episode's start
   std::int64_t index = 0, frame_index = 0, episode_index = 0, task_index = 0;

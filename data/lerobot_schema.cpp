@@ -1,23 +1,23 @@
 #include "data/lerobot_schema.h"
 
-#include <array>
+#include <string_view>
 
 namespace plimsoll::data {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::array kStatistics{"min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99"};
+/// Null stands for the count.
+struct StatisticColumn {
+  const char* name;
+  std::vector<double> Summary::*values;
+};
+constexpr StatisticColumn kColumns[] = {{"min", &Summary::min}, {"max", &Summary::max}, {"mean", &Summary::mean},
+                                        {"std", &Summary::std}, {"count", nullptr},     {"q01", &Summary::q01},
+                                        {"q10", &Summary::q10}, {"q50", &Summary::q50}, {"q90", &Summary::q90},
+                                        {"q99", &Summary::q99}};
 
 bool is_picture(const WriterFeature& feature) { return feature.dtype != "float32"; }
-
-const std::vector<double>& statistic(const Summary& summary, std::size_t i) {
-  const std::array all{&summary.min, &summary.max, &summary.mean, &summary.std, &summary.mean,
-                       &summary.q01, &summary.q10, &summary.q50,  &summary.q90, &summary.q99};
-  return *all[i];
-}
-
-bool is_count(std::size_t i) { return std::string_view(kStatistics[i]) == "count"; }
 
 ColumnSpec data_column(const WriterFeature& feature) {
   if (feature.dtype == "image") return {feature.name, ColumnType::kImage};
@@ -109,11 +109,11 @@ std::vector<ColumnSpec> episode_columns(const std::vector<WriterFeature>& featur
       columns.push_back({"videos/" + feature.name + "/" + name, ColumnType::kDouble});
   }
   const auto add_statistics = [&](const std::string& feature, bool picture) {
-    for (std::size_t i = 0; i < kStatistics.size(); ++i) {
-      const ColumnType type = is_count(i) ? ColumnType::kIntegers
-                              : picture   ? ColumnType::kChannels
-                                          : ColumnType::kDoubles;
-      columns.push_back({"stats/" + feature + "/" + kStatistics[i], type});
+    for (const auto& [name, values] : kColumns) {
+      const ColumnType type = values == nullptr ? ColumnType::kIntegers
+                              : picture         ? ColumnType::kChannels
+                                                : ColumnType::kDoubles;
+      columns.push_back({"stats/" + feature + "/" + name, type});
     }
   };
   for (const WriterFeature& feature : features) add_statistics(feature.name, is_picture(feature));
@@ -123,22 +123,25 @@ std::vector<ColumnSpec> episode_columns(const std::vector<WriterFeature>& featur
 }
 
 void append_statistics_cells(const Summary& summary, std::vector<Cell>& row) {
-  for (std::size_t i = 0; i < kStatistics.size(); ++i) {
-    if (is_count(i)) {
+  for (const auto& [name, values] : kColumns) {
+    if (values == nullptr) {
       row.emplace_back(std::vector<std::int64_t>{summary.count});
     } else {
-      row.emplace_back(statistic(summary, i));
+      row.emplace_back(summary.*values);
     }
   }
 }
 
 Json statistics_json(const Summary& summary, bool picture) {
   Json json = Json::object();
-  for (std::size_t i = 0; i < kStatistics.size(); ++i) {
-    Json values = Json::array();
-    for (const double value : statistic(summary, i))
-      values.push_back(picture ? Json::array({Json::array({value})}) : Json(value));
-    json[kStatistics[i]] = is_count(i) ? Json::array({summary.count}) : values;
+  for (const auto& [name, values] : kColumns) {
+    Json& list = json[name] = Json::array();
+    if (values == nullptr) {
+      list.push_back(summary.count);
+      continue;
+    }
+    for (const double value : summary.*values)
+      list.push_back(picture ? Json::array({Json::array({value})}) : Json(value));
   }
   return json;
 }

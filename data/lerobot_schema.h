@@ -7,14 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "data/lerobot_row.h"
 #include "data/lerobot_writer.h"
 #include "data/parquet_writer.h"
 #include "data/summary.h"
 
 namespace plimsoll::data {
-
-/// The five columns that every data file has after its features.
-inline constexpr const char* kIndexFeatures[] = {"timestamp", "frame_index", "episode_index", "index", "task_index"};
 
 /// Columns of data files: features that are no videos, then the index columns.
 std::vector<ColumnSpec> data_columns(const std::vector<WriterFeature>& features);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "data/faults.h"
 #include "data/lerobot_json.h"
@@ -14,10 +15,12 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr const char* kStatisticsFile = "meta/episodes_stats.jsonl";
+
 std::string line_of(const std::string& path, std::size_t line) { return fmt::format("{}: entry {}", path, line + 1); }
 
 void read_tasks(LeRobotInfo& out, Faults& faults) {
-  const std::string path = out.root + "/meta/tasks.jsonl";
+  const std::string path = out.root + "/" + out.tasks_file;
   const auto lines = read_json_lines(path);
   std::vector<std::int64_t> indices;
   std::vector<std::string> texts;
@@ -31,7 +34,7 @@ void read_tasks(LeRobotInfo& out, Faults& faults) {
 }
 
 void read_episodes(const Json& info, LeRobotInfo& out, Faults& faults) {
-  const std::string path = out.root + "/meta/episodes.jsonl", of_info = out.root + "/meta/info.json";
+  const std::string path = out.root + "/" + out.episodes_file, of_info = out.root + "/meta/info.json";
   const auto per_chunk = entry<std::int64_t>(info, of_info, "chunks_size");
   if (per_chunk < 1) fail(ExitCode::kData, "{}: chunks_size is {}, but must be above 0", of_info, per_chunk);
   const auto cameras = out.cameras().size();
@@ -69,12 +72,11 @@ struct Part {
 Part read_part(const Json& json, const std::string& where) {
   Part part;
   std::vector<double> count;
-  const std::pair<const char*, std::vector<double>*> names[] = {{"mean", &part.values.mean},
-                                                                {"std", &part.values.std},
-                                                                {"min", &part.values.min},
-                                                                {"max", &part.values.max},
-                                                                {"count", &count}};
-  for (const auto& [name, values] : names) flatten(entry<Json>(json, where, name), *values, where + "." + name);
+  const auto read = [&](const std::string& name, std::vector<double>& values) {
+    flatten(entry<Json>(json, where, name), values, where + "." + name);
+  };
+  for (const auto& [name, values] : std::span(kStatistics).first(kStatisticsOfV2)) read(name, part.values.*values);
+  read("count", count);
   const std::size_t width = part.values.mean.size();
   if (count.size() != 1 || !(count[0] >= 1)) fail(ExitCode::kData, "{}.count is no number above 0", where);
   for (const auto* values : {&part.values.std, &part.values.min, &part.values.max})
@@ -123,8 +125,9 @@ void read_episode_statistics(const Json& line, const std::string& at, const std:
 }
 
 void read_statistics(LeRobotInfo& out, Faults& faults) {
-  const std::string path = out.root + "/meta/episodes_stats.jsonl";
+  const std::string path = out.root + "/" + kStatisticsFile;
   if (!std::filesystem::exists(path)) return;  // v2.0; or an error only for those who normalise by them
+  out.statistics_file = kStatisticsFile;
   std::map<std::string, std::vector<Part>> parts;
   const auto lines = read_json_lines(path);
   bool whole = true;
@@ -137,6 +140,9 @@ void read_statistics(LeRobotInfo& out, Faults& faults) {
 }  // namespace
 
 void read_lerobot_v2(const Json& info, LeRobotInfo& out, Faults& faults) {
+  out.tasks_file = "meta/tasks.jsonl";
+  out.episodes_file = "meta/episodes.jsonl";
+  if (out.version != "v2.0") out.statistics_file = kStatisticsFile;
   faults.run([&] { read_tasks(out, faults); });
   faults.run([&] { read_episodes(info, out, faults); });
   faults.run([&] { read_statistics(out, faults); });

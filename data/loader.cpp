@@ -23,6 +23,7 @@ struct Slot {
   std::uint64_t ticket = 0;
   Phase phase = Phase::kQueued;
   std::shared_ptr<const Sample> sample;
+  std::int64_t bytes = 0;  ///< host memory that it takes
   std::exception_ptr error;
 };
 
@@ -76,7 +77,7 @@ struct Loader::Parts {
   void extend() {
     for (; next_step <= step + options.prefetch; ++next_step) {
       for (const std::uint64_t position : share(next_step))
-        slots[position] = {stream.at(position), ++tickets, Phase::kQueued, nullptr, nullptr};
+        slots[position] = {stream.at(position), ++tickets, Phase::kQueued, nullptr, 0, nullptr};
     }
     work.notify_all();
   }
@@ -86,7 +87,7 @@ struct Loader::Parts {
     if (wanted < step || wanted >= next_step) return go_to(wanted);
     step = wanted;
     const auto end = slots.lower_bound(begin_of(step));
-    for (auto slot = slots.begin(); slot != end; ++slot) held -= bytes_of(slot->second);
+    for (auto slot = slots.begin(); slot != end; ++slot) held -= slot->second.bytes;
     slots.erase(slots.begin(), end);
     extend();
   }
@@ -94,8 +95,6 @@ struct Loader::Parts {
   std::uint64_t begin_of(std::int64_t of_step) const {
     return static_cast<std::uint64_t>((of_step - 1) * options.effective_batch);
   }
-
-  static std::int64_t bytes_of(const Slot& slot) { return slot.sample ? host_bytes(*slot.sample) : 0; }
 
   /// As if what is being loaded, and one more, became as large as the largest so far; before there is one, it is found
   /// out with one sample.
@@ -123,11 +122,13 @@ struct Loader::Parts {
     --loading;
     const auto found = slots.find(job.position);
     if (found == slots.end() || found->second.ticket != job.ticket) return;  // nobody wants it any more
-    found->second.phase = error ? Phase::kFailed : Phase::kReady;
-    found->second.sample = std::move(sample);
-    found->second.error = std::move(error);
-    held += bytes_of(found->second);
-    largest = std::max(largest, bytes_of(found->second));
+    Slot& slot = found->second;
+    slot.phase = error ? Phase::kFailed : Phase::kReady;
+    slot.bytes = sample ? host_bytes(*sample) : 0;
+    slot.sample = std::move(sample);
+    slot.error = std::move(error);
+    held += slot.bytes;
+    largest = std::max(largest, slot.bytes);
     ready.notify_all();
   }
 

@@ -12,7 +12,7 @@ struct LoaderUse {
   double load_ms = 0;      ///< of a step: waited for samples
   double process_ms = 0;   ///< of a step: everything else
   double utilisation = 0;  ///< of the device, 0 to 1
-  double memory = 0;       ///< part of the host's memory that is in use, or of what the loader may take: 0 to 1
+  double memory = 0;       ///< part of what the loader may take, or of the host's memory as it is now: 0 to 1
 };
 
 struct LoaderSetting {

@@ -117,11 +117,8 @@ class Row {
 nlohmann::ordered_json statistics_json(const data::LeRobotInfo& info) {
   auto json = nlohmann::ordered_json::object();
   for (const auto& [feature, statistics] : info.statistics) {
-    const std::pair<const char*, const std::vector<double>*> parts[] = {
-        {"mean", &statistics.mean}, {"std", &statistics.std}, {"min", &statistics.min},
-        {"max", &statistics.max},   {"q01", &statistics.q01}, {"q99", &statistics.q99}};
-    for (const auto& [name, values] : parts) {
-      if (!values->empty()) json[feature][name] = *values;
+    for (const auto& [name, values] : data::kStatistics) {
+      if (!(statistics.*values).empty()) json[feature][name] = statistics.*values;
     }
   }
   return json;

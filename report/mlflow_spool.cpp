@@ -60,36 +60,10 @@ std::filesystem::path mlflow_refused_file(const std::filesystem::path& run_dir) 
   return run_dir / "mlflow-refused.jsonl";
 }
 
-MlflowSpool::MlflowSpool(const std::filesystem::path& run_dir) : path_(mlflow_spool_file(run_dir)) {
-  descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) give_up("open");
+MlflowSpool::MlflowSpool(const std::filesystem::path& run_dir) : file_(mlflow_spool_file(run_dir)) {
   MlflowSpoolReader reader(run_dir);
   while (const auto line = reader.next()) take_in(parse_mlflow_line(*line), told_);
-  if (::ftruncate(descriptor_, static_cast<off_t>(reader.offset())) != 0) give_up("cut");
-}
-
-MlflowSpool::~MlflowSpool() {
-  if (descriptor_ >= 0) ::close(descriptor_);
-}
-
-void MlflowSpool::append(const std::string& line) {
-  const std::string whole = line + "\n";
-  for (std::string_view rest = whole; !rest.empty();) {
-    const ssize_t n = ::write(descriptor_, rest.data(), rest.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) give_up("write");
-    rest.remove_prefix(static_cast<std::size_t>(n));
-  }
-}
-
-void MlflowSpool::sync() {
-  if (::fsync(descriptor_) != 0) give_up("sync");
-}
-
-void MlflowSpool::give_up(const char* doing) const {
-  const int error = errno;
-  fail(ExitCode::kCheckpoint, "cannot {} {}: {}; free space or choose another run.dir", doing, path_.string(),
-       std::strerror(error));
+  file_.cut(reader.offset());
 }
 
 void MlflowSpoolReader::seek(std::int64_t offset) {

@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 
+#include "report/line_file.h"
 #include "report/mlflow_messages.h"
 
 namespace plimsoll::report {
@@ -35,21 +36,16 @@ class MlflowSpool {
  public:
   /// Opens or creates the file and cuts a last line that was torn by a crash; all others stay.
   explicit MlflowSpool(const std::filesystem::path& run_dir);
-  ~MlflowSpool();
-  MlflowSpool(const MlflowSpool&) = delete;
-  MlflowSpool& operator=(const MlflowSpool&) = delete;
 
   /// Of what was there when the file was opened.
   const MlflowTold& told() const { return told_; }
   /// The line is with the kernel when this returns: a killed process loses none.
-  void append(const std::string& line);
+  void append(const std::string& line) { file_.append(line); }
   /// Waits until the disk has it all.
-  void sync();
+  void sync() { file_.sync(); }
 
  private:
-  [[noreturn]] void give_up(const char* doing) const;
-  std::filesystem::path path_;
-  int descriptor_ = -1;
+  LineFile file_;
   MlflowTold told_;
 };
 

@@ -86,6 +86,8 @@ const DeviceLibrary& open_library() {
 
 }  // namespace
 
+int count_gpus() { return look_for_devices().devices; }
+
 Device cpu_device() {
   Device device;
   device.memory = &memory::CpuAllocator::install();

@@ -52,6 +52,9 @@ Device cpu_device();
 /// then no GPU or no library, it warns.
 Device open_device(const std::string& wanted, int local_rank);
 
+/// GPUs that the driver knows of; 0 without a driver. Opens nothing but the driver's library.
+int count_gpus();
+
 /// From now on dry runs stand for a GPU: they make what the CUDA kernels make, in their order, by the caching
 /// allocator's rules. For the whole process; open_device() does it where it opens one.
 void let_dry_runs_stand_for_a_gpu();

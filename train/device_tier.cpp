@@ -39,13 +39,22 @@ struct DeviceTier::State {
     kept.erase(found);
   }
 
-  // Entries that are needed after `next`, the last one in front. What samples that are loaded ahead hold would give no
-  // place yet.
-  std::vector<Entry> unused_after(std::uint64_t next) {
-    std::vector<Entry> entries;
+  // What samples that are loaded ahead hold would give no place yet.
+  static bool may_go(const Kept& entry, std::uint64_t next) {
+    return entry.place->first > next && entry.rows.use_count() == 1;
+  }
+
+  // Samples whose rows may make room for what is needed at `next`: the one that is needed last in front.
+  std::vector<std::int64_t> those_that_may_go(std::uint64_t next) {
+    std::vector<std::int64_t> samples;
     for (auto last = by_next.rbegin(); last != by_next.rend() && last->first > next; ++last)
-      if (const auto found = kept.find(last->second); found->second.rows.use_count() == 1) entries.push_back(found);
-    return entries;
+      if (may_go(kept.at(last->second), next)) samples.push_back(last->second);
+    return samples;
+  }
+
+  // Other threads may have asked for it meanwhile.
+  void forget_if_it_may_go(std::int64_t sample, std::uint64_t next, Ended& ended) {
+    if (const auto found = kept.find(sample); found != kept.end() && may_go(found->second, next)) forget(found, ended);
   }
 };
 
@@ -134,21 +143,25 @@ std::int64_t DeviceTier::give_up() {
 // So many rows side by side, by forgetting what is needed later; nothing where that does not give as many.
 std::optional<std::int64_t> DeviceTier::take_rows(std::int64_t count, std::uint64_t next) {
   State& state = *state_;
+  std::vector<std::int64_t> samples;
   {
     const std::scoped_lock lock(state.mutex);
     if (const auto first = state.ranges.take(count)) return first;
+    samples = state.those_that_may_go(next);
     std::int64_t possible = state.ranges.free();
-    for (const auto& entry : state.unused_after(next)) possible += entry->second.rows->rows.size(0);
+    for (const std::int64_t sample : samples) possible += state.kept.at(sample).rows->rows.size(0);
     if (possible < count) return std::nullopt;
   }
-  while (true) {
-    Ended ended;  // before the next round takes: ending gives the rows back
+  for (const std::int64_t sample : samples) {
+    {
+      Ended ended;  // ending gives the rows back, before they are taken
+      const std::scoped_lock lock(state.mutex);
+      state.forget_if_it_may_go(sample, next, ended);
+    }
     const std::scoped_lock lock(state.mutex);
     if (const auto first = state.ranges.take(count)) return first;
-    const auto last = state.unused_after(next);
-    if (last.empty()) return std::nullopt;
-    state.forget(last.front(), ended);
   }
+  return std::nullopt;
 }
 
 void DeviceTier::keep(std::int64_t sample, std::int64_t stamp, std::span<const std::byte> bytes, std::uint64_t next) {

@@ -5,77 +5,19 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <exception>
 #include <filesystem>
 #include <fstream>
-#include <limits>
-#include <numeric>
-#include <optional>
 #include <utility>
 
-#include "cache/layout.h"
-#include "cache/tiers.h"
 #include "core/bytes.h"
 #include "core/error.h"
 #include "ddp/handshake.h"
-#include "train/options.h"
 
 namespace plimsoll::train {
 namespace {
 
 constexpr std::size_t kPinnedPiece = std::size_t{64} << 20;
-constexpr const char* kVersion = "1";  // of how features are made: another number where that changes
-
-void refuse_what_would_not_hold(const Config& config, const model::VlaModel& model) {
-  const auto& mode = config.cache.mode;
-  if (mode == "prefix" && model.vision_blocks() > 0)
-    fail(ExitCode::kUsage,
-         "cache.mode = \"prefix\" needs a vision tower without adapters, and lora.targets = \"{}\" puts some there; "
-         "change it, or set cache.mode = \"off\"",
-         config.lora.targets);
-  if (turns(config, "resolution"))
-    fail(ExitCode::kUsage,
-         "cache.mode = \"{}\" needs pictures of one resolution, and memory.knobs names \"resolution\"; take it out, or "
-         "set cache.mode = \"off\"",
-         mode);
-  if (mode == "hybrid" && config.train.stage == 2 && config.cache.live_fraction == 0 && !config.cache.frozen_adapters)
-    fail(ExitCode::kUsage,
-         "cache.live_fraction = 0 in stage 2: the adapters would learn nothing, as cached samples give them no "
-         "gradient; give more than 0, or set cache.frozen_adapters = true if that is what you want");
-  if (mode == "hybrid" && config.train.stage == 1 && config.cache.keep != "exact")
-    fail(ExitCode::kUsage,
-         "cache.keep = \"{}\" in stage 1: there features stay exact, and a run would learn something else from those "
-         "that it finds than from those that it makes; set it to \"exact\"",
-         config.cache.keep);
-}
-
-// What a size says; nothing for "auto".
-std::optional<std::uint64_t> bytes_of(const Setting& size) {
-  if (size.is("auto")) return std::nullopt;
-  return static_cast<std::uint64_t>(size.is_string() ? parse_bytes(size.as_string(), "cache.disk_bytes")
-                                                     : size.as_integer());
-}
-
-// What a size of a tier says; nothing for "auto".
-std::optional<std::int64_t> tier_bytes(const Setting& size, const char* key) {
-  if (size.is("auto")) return std::nullopt;
-  if (size.is("none")) return 0;
-  return size.is_string() ? parse_bytes(size.as_string(), key) : size.as_integer();
-}
-
-// A tenth of the disk is left to others: checkpoints too want a place.
-std::uint64_t free_on_disk(const std::filesystem::path& folder) {
-  std::error_code error;
-  const auto space = std::filesystem::space(folder, error);
-  return error || space.available < space.capacity / 10 ? 0 : space.available - space.capacity / 10;
-}
-
-// Bytes that may be added to the folder, by all ranks together.
-std::uint64_t room_on_disk(const Setting& disk_bytes, const cache::Store& store) {
-  const auto bytes = bytes_of(disk_bytes);
-  return bytes ? *bytes - std::min(*bytes, store.bytes()) : free_on_disk(store.folder());
-}
 
 std::string text_of(const Setting& size) {
   return size.is_string() ? size.as_string() : std::to_string(size.as_integer());
@@ -88,70 +30,30 @@ std::string writer_name(int rank) {
                      ::getpid());
 }
 
-}  // namespace
-
-cache::Fingerprint feature_fingerprint(const Config& config, const FeatureOrigin& origin) {
-  const bool states = config.cache.mode == "hybrid";
-  cache::Fingerprint fingerprint;
-  fingerprint.add("features", states ? "last hidden states of the language model" : "vision tower and merger");
-  fingerprint.add("version", kVersion);
-  fingerprint.add("model files", fmt::format("{:016x}", origin.model_files));
-  fingerprint.add("dtype", config.model.dtype);
-  fingerprint.add("device", origin.device);
-  fingerprint.add("pictures", fmt::format("{:016x}", origin.pictures));
-  if (states) fingerprint.add("dataset", fmt::format("{:016x}", origin.samples));
-  fingerprint.add("resolution", std::to_string(config.data.resolution));
-  if (states && config.cache.keep != "exact") fingerprint.add("kept", config.cache.keep);
-  if (!origin.run.empty()) fingerprint.add("run", origin.run);
-  return fingerprint;
-}
-
-std::uint64_t room_for_features(const cache::CacheConfig& config, const cache::Fingerprint& fingerprint) {
+// Ranks of other nodes must find what this one writes. Where nobody can write there is nothing to find.
+void check_shared(ddp::Communicator& communicator, const std::filesystem::path& dir) {
+  if (communicator.world() == 1) return;
+  const std::string name = ddp::share_text(communicator, ".shared-" + writer_name(communicator.rank())).front();
   std::error_code error;
-  std::uint64_t there = 0;
-  const auto folder = std::filesystem::absolute(config.dir) / cache::folder_name(fingerprint.hash());
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    const auto size = entry.file_size(error);
-    if (!error) there += size;
+  bool made = false;
+  if (communicator.rank() == 0) {
+    std::filesystem::create_directories(dir, error);
+    made = std::ofstream(dir / name).put('1').flush().good();
   }
-  auto above = folder;
-  while (above.has_relative_path() && !std::filesystem::exists(above, error)) above = above.parent_path();
-  const std::uint64_t all = there + free_on_disk(above);
-  return std::min(all, bytes_of(config.disk_bytes).value_or(all));
+  const std::vector<std::int64_t> said = {made ? 1 : 0};
+  if (ddp::share_numbers(communicator, said).front().at(0) == 0) return;
+  const std::vector<std::int64_t> seen = {std::filesystem::exists(dir / name, error) ? 1 : 0};
+  const auto all = ddp::share_numbers(communicator, seen);
+  if (communicator.rank() == 0) std::filesystem::remove(dir / name, error);
+  for (std::size_t rank = 0; rank < all.size(); ++rank)
+    if (all[rank].at(0) == 0)
+      fail(ExitCode::kUsage,
+           "cache.dir = \"{}\": rank {} does not find there what rank 0 writes; give a folder that all nodes share, or "
+           "set cache.mode = \"off\"",
+           dir.string(), rank);
 }
 
-bool keeps_features(const Config& config) {
-  const bool all_live = config.cache.mode == "hybrid" && config.train.stage == 2 && config.cache.live_fraction == 1;
-  return config.cache.mode != "off" && !all_live;
-}
-
-std::uint64_t feature_bytes(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                            model::Features which, bool on_disk) {
-  const auto row = static_cast<std::uint64_t>(model.packing_rules(0, false).hidden) *
-                   (config.model.dtype == "fp32" ? sizeof(float) : sizeof(std::uint16_t));
-  std::uint64_t bytes = 0;
-  for (const std::int64_t index : source.training()) {
-    const SampleShape shape = source.shape_at(index, config.data.resolution);
-    const std::int64_t rows = which == model::Features::kStates ? shape.tokens : shape.patches / 4;
-    if (rows > 0) bytes += static_cast<std::uint64_t>(rows) * row + (on_disk ? cache::kRecordHeader : 0);
-  }
-  return bytes;
-}
-
-CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                              std::int64_t steps, std::uint64_t room) {
-  if (model.vision_blocks() > 0) return {"off", "adapters in the vision tower change what it makes of images"};
-  if (turns(config, "resolution")) return {"off", "memory.knobs names \"resolution\", which changes the images"};
-  if (steps * config.batch.effective <= std::ssize(source.training()))
-    return {"off", "no sample is drawn more than once"};
-  const std::uint64_t bytes = feature_bytes(config, model, source, model::Features::kImages);
-  if (bytes == 0) return {"off", "the samples have no images"};
-  const std::string size = format_bytes(static_cast<std::int64_t>(bytes));
-  if (bytes > room)
-    return {"off", fmt::format("the images' features take {} and the disk of cache.dir has {} for them", size,
-                               format_bytes(static_cast<std::int64_t>(room)))};
-  return {"prefix", fmt::format("the images' features take {} on disk", size)};
-}
+}  // namespace
 
 FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
                            std::shared_ptr<const data::StreamOrder> order, ddp::Communicator& communicator,
@@ -161,46 +63,19 @@ FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, c
       config_(config),
       features_(config.cache.mode == "hybrid" ? model::Features::kStates : model::Features::kImages),
       ages_(features_ == model::Features::kStates && config.train.stage == 2),
-      batch_(config.batch.effective),
       width_(model.packing_rules(0, false).hidden),
       made_as_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16),
       kept_(features_ == model::Features::kStates && config.cache.keep == "int8" ? cache::Kept::kInt8 : made_as_),
-      stream_(std::move(order)),
-      live_([this](std::uint64_t position) { return stream_.at(position); }, source.size(), batch_,
-            static_cast<std::int64_t>(std::llround(config.cache.live_fraction * cache::kWholeFraction))) {
+      schedule_(config, std::move(order), source.size(), ages_) {
   refuse_what_would_not_hold(config, model);
-  all_bytes_ = feature_bytes(config, model, source, features_);
-  make_tiers(static_cast<std::int64_t>(feature_bytes(config, model, source, features_, false)), device, budget);
+  const FeatureBytes all = feature_bytes(config, model, source, features_);
+  all_bytes_ = all.on_disk;
+  make_tiers(static_cast<std::int64_t>(all.in_memory), device, budget);
 }
 
 void FeatureCache::make_tiers(std::int64_t features, const Device& device, std::int64_t budget) {
-  const int ranks = communicator_.world();
-  const std::int64_t live = device.memory->live();
-  const cache::TierRoom room{features, budget, budget - live, available_memory(ranks), device.place.is_cpu()};
-  const auto asked = tier_bytes(config_.cache.device_bytes, "cache.device_bytes");
-  const auto host = tier_bytes(config_.cache.host_bytes, "cache.host_bytes");
-  if (host.value_or(0) > machine_memory() / ranks)
-    fail(ExitCode::kUsage, "cache.host_bytes = {} for each of {} ranks: this machine has {}; give less",
-         format_bytes(*host), ranks, format_bytes(machine_memory()));
-  auto sizes = cache::choose_tiers(asked, host, room);
-  // Candidates are judged by what is live on rank 0: the block is the same on all.
-  const std::vector<std::int64_t> mine = {sizes.device};
-  for (const auto& theirs : ddp::share_numbers(communicator_, mine))
-    sizes.device = std::min(sizes.device, theirs.at(0));
-  const at::ScalarType dtype = made_as_ == cache::Kept::kF32 ? at::kFloat : at::kBFloat16;
-  std::string trouble;
-  try {
-    device_ = std::make_unique<DeviceTier>(sizes.device, width_, dtype, device.place);
-  } catch (const c10::OutOfMemoryError&) {
-    trouble =
-        fmt::format("rank {}: cache.device_bytes = {}: the model takes {} of a budget of {} (memory.budget); give less",
-                    communicator_.rank(), format_bytes(sizes.device), format_bytes(live), format_bytes(budget));
-  }
-  for (const auto& text : ddp::share_text(communicator_, trouble)) {
-    if (text.empty()) continue;
-    if (asked) throw Error(ExitCode::kUsage, text);
-    device_ = std::make_unique<DeviceTier>(0, width_, dtype, device.place);
-  }
+  const cache::TierSizes sizes = choose_tier_sizes(config_, features, device, budget, communicator_);
+  make_block(sizes.device, device, budget);
   host_bytes_ = sizes.host;
   memory_ = std::make_unique<cache::MemoryTier>(static_cast<std::uint64_t>(sizes.host));
   if (device.pinned && sizes.host > 0)
@@ -209,6 +84,25 @@ void FeatureCache::make_tiers(std::int64_t features, const Device& device, std::
     spdlog::info("feature cache: of {} of features each rank may keep {} on the device and {} in {}host memory",
                  format_bytes(features), format_bytes(device_->bytes()), format_bytes(sizes.host),
                  pinned_ ? "pinned " : "");
+}
+
+// What cache.device_bytes asks for must be there; what "auto" comes to is done without, on all ranks alike.
+void FeatureCache::make_block(std::int64_t bytes, const Device& device, std::int64_t budget) {
+  const at::ScalarType dtype = made_as_ == cache::Kept::kF32 ? at::kFloat : at::kBFloat16;
+  const std::int64_t live = device.memory->live();
+  std::string trouble;
+  try {
+    device_ = std::make_unique<DeviceTier>(bytes, width_, dtype, device.place);
+  } catch (const c10::OutOfMemoryError&) {
+    trouble =
+        fmt::format("rank {}: cache.device_bytes = {}: the model takes {} of a budget of {} (memory.budget); give less",
+                    communicator_.rank(), format_bytes(bytes), format_bytes(live), format_bytes(budget));
+  }
+  for (const auto& text : ddp::share_text(communicator_, trouble)) {
+    if (text.empty()) continue;
+    if (!config_.cache.device_bytes.is("auto")) throw Error(ExitCode::kUsage, text);
+    device_ = std::make_unique<DeviceTier>(0, width_, dtype, device.place);
+  }
 }
 
 FeatureCache::~FeatureCache() {
@@ -220,7 +114,7 @@ FeatureCache::~FeatureCache() {
 
 void FeatureCache::open(const FeatureOrigin& origin, const cache::UpkeepState& known) {
   const cache::Fingerprint fingerprint = feature_fingerprint(config_, origin);
-  check_shared();
+  check_shared(communicator_, config_.cache.dir);
   cache::StoreOptions options;
   options.dir = config_.cache.dir;
   options.samples = source_.size();
@@ -246,7 +140,7 @@ void FeatureCache::open(const FeatureOrigin& origin, const cache::UpkeepState& k
 
 // Twice, while a rebuild makes the new beside the old.
 void FeatureCache::warn_of_room() const {
-  const std::uint64_t room = room_on_disk(config_.cache.disk_bytes, *store_) + store_->bytes();
+  const std::uint64_t room = room_left(config_.cache, *store_) + store_->bytes();
   if (2 * all_bytes_ <= room) return;
   spdlog::warn(
       "feature cache: the features of all samples take {}, twice that in a rebuild, and there is room for {} "
@@ -255,43 +149,8 @@ void FeatureCache::warn_of_room() const {
       format_bytes(static_cast<std::int64_t>(all_bytes_)), format_bytes(static_cast<std::int64_t>(room)));
 }
 
-// Ranks of other nodes must find what this one writes. Where nobody can write there is nothing to find.
-void FeatureCache::check_shared() {
-  if (communicator_.world() == 1) return;
-  const std::filesystem::path dir = config_.cache.dir;
-  const std::string name = ddp::share_text(communicator_, ".shared-" + writer_name(communicator_.rank())).front();
-  std::error_code error;
-  bool made = false;
-  if (communicator_.rank() == 0) {
-    std::filesystem::create_directories(dir, error);
-    made = std::ofstream(dir / name).put('1').flush().good();
-  }
-  const std::vector<std::int64_t> said = {made ? 1 : 0};
-  if (ddp::share_numbers(communicator_, said).front().at(0) == 0) return;
-  const std::vector<std::int64_t> seen = {std::filesystem::exists(dir / name, error) ? 1 : 0};
-  const auto all = ddp::share_numbers(communicator_, seen);
-  if (communicator_.rank() == 0) std::filesystem::remove(dir / name, error);
-  for (std::size_t rank = 0; rank < all.size(); ++rank)
-    if (all[rank].at(0) == 0)
-      fail(ExitCode::kUsage,
-           "cache.dir = \"{}\": rank {} does not find there what rank 0 writes; give a folder that all nodes share, or "
-           "set cache.mode = \"off\"",
-           config_.cache.dir, rank);
-}
-
-std::vector<std::uint64_t> FeatureCache::share_of(std::int64_t step) const {
-  const int rank = communicator_.rank(), world = communicator_.world();
-  const std::scoped_lock lock(live_mutex_);
-  if (ages_) return cache::dealt_share(step, batch_, live_.of_step(step), rank, world);
-  const auto [begin, end] = data::share_of_step(step, batch_, rank, world);
-  std::vector<std::uint64_t> positions(end - begin);
-  std::iota(positions.begin(), positions.end(), begin);
-  return positions;
-}
-
 void FeatureCache::allow_appends() {
-  store_->set_most_appended(room_on_disk(config_.cache.disk_bytes, *store_) /
-                            static_cast<std::uint64_t>(communicator_.world()));
+  store_->set_most_appended(room_left(config_.cache, *store_) / static_cast<std::uint64_t>(communicator_.world()));
 }
 
 void FeatureCache::stop_keeping(const std::string& why) {
@@ -299,46 +158,17 @@ void FeatureCache::stop_keeping(const std::string& why) {
   keeps_ = false;
 }
 
-SampleShape FeatureCache::shape_at(std::int64_t index, std::int64_t resolution) const {
-  return source_.shape_at(index, resolution);
+std::vector<std::uint64_t> FeatureCache::share_of(std::int64_t step) const {
+  return schedule_.share_of(step, communicator_.rank(), communicator_.world());
 }
 
 std::int64_t FeatureCache::rows_of(const Sample& sample) const {
   return features_ == model::Features::kStates ? std::ssize(sample.vlm.input_ids) : sample.vlm.feature_rows();
 }
 
-// In the compute dtype; nothing where they are not known, or not for such a sample. `next`: when they are needed again,
-// where memory is to keep them until then.
-std::optional<HostBytes> FeatureCache::read(const Sample& sample, std::optional<std::uint64_t> next,
-                                            bool* from_memory) const {
-  const auto key = store_->find(sample.index);
-  if (!key || key->kept != kept_ || key->width != width_ || key->rows != rows_of(sample)) return std::nullopt;
-  std::optional<HostBytes> payload = next ? memory_->find(key->sample, key->stamp, *next) : std::nullopt;
-  if (from_memory != nullptr) *from_memory = payload.has_value();
-  if (!payload) {
-    payload = read_from_disk(*key, next.has_value());
-    if (!payload) return std::nullopt;
-    if (next) memory_->keep(key->sample, key->stamp, *payload, *next);
-  }
-  if (kept_ != cache::Kept::kInt8) return payload;
-  return cache::decode_int8({payload->data(), payload->size()}, key->rows, key->width, made_as_);
-}
-
-// Into pinned memory where a step will upload it and there is room.
-std::optional<HostBytes> FeatureCache::read_from_disk(const cache::RecordKey& key, bool to_upload) const {
-  const std::size_t size = cache::payload_bytes(key);
-  std::shared_ptr<std::byte[]> block = to_upload && pinned_ ? pinned_->take(size) : nullptr;
-  if (!block) block = std::make_shared_for_overwrite<std::byte[]>(size);
-  if (!store_->read(key, {block.get(), size})) return std::nullopt;
-  return HostBytes(std::move(block), size);
-}
-
-// The position at which the sample that is drawn at this one is read next: a live draw reads nothing, and what is made
-// by then replaces what is there.
+// As the schedule has it; where no tier asks, it is not looked up.
 std::uint64_t FeatureCache::next_read(std::uint64_t position) const {
-  if (!memory_->keeps() && !device_->keeps()) return 0;
-  const std::uint64_t next = stream_.next_draw(position);
-  return ages_ && live_.at(next) ? std::numeric_limits<std::uint64_t>::max() : next;
+  return memory_->keeps() || device_->keeps() ? schedule_.next_read(position) : 0;
 }
 
 std::vector<std::byte> FeatureCache::payload_of(const std::byte* features, std::uint32_t rows) {
@@ -346,63 +176,6 @@ std::vector<std::byte> FeatureCache::payload_of(const std::byte* features, std::
   const std::span<const std::byte> values(features, cache::payload_bytes({0, 0, rows, width, made_as_}));
   if (kept_ == cache::Kept::kInt8) return cache::encode_int8(values, rows, width, made_as_, int8_error_);
   return {values.begin(), values.end()};
-}
-
-// Pictures are decoded only where their features are not at hand.
-Sample FeatureCache::load_known(std::int64_t index, std::int64_t resolution, std::optional<std::uint64_t> next) const {
-  if (const auto key = store_->find(index)) {
-    Sample sample = source_.load_without_pixels(index, resolution);
-    const auto count = [&](std::int64_t Loads::*from) {
-      const std::scoped_lock lock(loads_mutex_);
-      ++loads_.read;
-      if (from != nullptr) ++(loads_.*from);
-      loads_.age += std::max<std::int64_t>(0, step_ - cache::step_of_stamp(key->stamp));
-    };
-    if (auto rows = next ? device_->find(index, key->stamp, *next) : nullptr) {
-      count(&Loads::from_device);
-      (features_ == model::Features::kStates ? sample.vlm.device_states : sample.vlm.device_features) = std::move(rows);
-      return sample;
-    }
-    bool from_memory = false;
-    if (auto features = read(sample, next, &from_memory)) {
-      count(from_memory ? &Loads::from_memory : nullptr);
-      const bool states = features_ == model::Features::kStates;
-      (states ? sample.vlm.hidden_states : sample.vlm.image_features) = std::move(*features);
-      return sample;
-    }
-  }
-  Sample sample = source_.load_at(index, resolution);
-  if (rows_of(sample) > 0) {
-    const std::scoped_lock lock(loads_mutex_);
-    ++loads_.missed;
-  }
-  return sample;
-}
-
-Sample FeatureCache::load_at(std::int64_t index, std::int64_t resolution) const {
-  return load_known(index, resolution, std::nullopt);
-}
-
-Sample FeatureCache::load_drawn(std::uint64_t position, std::int64_t index, std::int64_t resolution) const {
-  std::optional<std::uint64_t> next;
-  {
-    const std::scoped_lock lock(live_mutex_);
-    if (!ages_ || !live_.at(position)) next = next_read(position);
-  }
-  if (!next) {  // what is made now is what will be read
-    memory_->forget(index);
-    device_->forget(index);
-    return source_.load_at(index, resolution);
-  }
-  return load_known(index, resolution, next);
-}
-
-// Of several draws of a sample in one step the last one's features are kept: which that is, no plan and no number of
-// ranks changes.
-bool FeatureCache::is_last_in_step(const model::StreamSample& item) const {
-  const auto batch = static_cast<std::uint64_t>(batch_);
-  const std::scoped_lock lock(live_mutex_);
-  return stream_.next_draw(item.position) >= (item.position / batch + 1) * batch;
 }
 
 // What ages is kept whenever it was made anew.
@@ -425,7 +198,8 @@ model::Shown FeatureCache::shown(std::span<const model::StreamSample> samples) {
 void FeatureCache::stage(std::span<const model::StreamSample> samples, const at::Tensor& features, std::int64_t stamp,
                          bool in_step) {
   const auto is_to_keep = [&](const model::StreamSample& item) {
-    return is_wanted(*item.sample) && (!ages_ || !in_step || is_last_in_step(item));
+    return is_wanted(*item.sample) &&
+           (!ages_ || !in_step || schedule_.is_last_in_step(item.position));
   };
   const bool wanted = std::any_of(samples.begin(), samples.end(), is_to_keep);
   if (!keeps_ || full_ || !wanted) return;
@@ -443,10 +217,6 @@ void FeatureCache::stage(std::span<const model::StreamSample> samples, const at:
   }
 }
 
-HostBytes FeatureCache::known_states(const Sample& sample) const {
-  return read(sample, std::nullopt).value_or(HostBytes());
-}
-
 void FeatureCache::keep_after(std::int64_t step, std::span<const model::StreamSample> samples,
                               const at::Tensor& features) {
   stage(samples, features, ages_ ? cache::stamp_after_step(step) : 0, false);
@@ -462,7 +232,7 @@ void FeatureCache::commit() {
         continue;  // drawn twice where one epoch ends and the next begins
       full_ = full_ || !store_->append(one.key, one.features);
       if (full_) break;
-      ++made_;
+      use_.kept();
     }
     if (full_ && !std::exchange(said_full_, true))
       spdlog::warn(
@@ -498,11 +268,7 @@ void FeatureCache::keep_on_device(const model::StreamSample& item) {
   const auto& rows = features_ == model::Features::kStates ? vlm.hidden_states : vlm.image_features;
   const auto key = rows.empty() ? std::nullopt : store_->find(item.sample->index);
   if (!key) return;
-  std::uint64_t next = 0;
-  {
-    const std::scoped_lock lock(live_mutex_);
-    next = next_read(item.position);
-  }
+  const std::uint64_t next = next_read(item.position);
   device_->keep(key->sample, key->stamp, {rows.data(), rows.size()}, next);
 }
 
@@ -528,51 +294,12 @@ void FeatureCache::clear_older(std::int64_t stamp) {
   full_ = false;
 }
 
-void FeatureCache::took(const FeatureTimes& times) {
-  times_.with += times.with;
-  times_.with_us += times.with_us;
-  times_.without += times.without;
-  times_.without_us += times.without_us;
-  with_ += times.came_with;
-}
-
 report::CacheUseRecord FeatureCache::use(std::int64_t step, double epoch) {
-  const std::int64_t with = std::exchange(with_, 0);
-  std::int64_t saved = -1;  // microseconds, where both kinds were timed
-  if (times_.with > 0 && times_.without > 0) {
-    const auto mean = [](std::int64_t us, std::int64_t samples) {
-      return static_cast<double>(us) / static_cast<double>(samples);
-    };
-    const double each = mean(times_.without_us, times_.without) - mean(times_.with_us, times_.with);
-    saved = std::max<std::int64_t>(0, std::llround(each * static_cast<double>(with)));
-  }
-  Loads loads;
-  {
-    const std::scoped_lock lock(loads_mutex_);
-    loads = std::exchange(loads_, {});
-  }
-  const std::vector<std::int64_t> mine = {
-      loads.read, loads.missed, loads.from_memory, std::exchange(made_, 0), static_cast<std::int64_t>(memory_->bytes()),
-      loads.age,  saved,        loads.from_device, device_->bytes()};
-  std::vector<std::int64_t> sums(mine.size());
-  std::int64_t timed = 0;
-  for (const auto& theirs : ddp::share_numbers(communicator_, mine)) {
-    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += std::max<std::int64_t>(0, theirs.at(i));
-    timed += theirs.at(6) >= 0 ? 1 : 0;
-  }
-  report::CacheUseRecord record;
+  auto record = use_.take(communicator_, static_cast<std::int64_t>(memory_->bytes()), device_->bytes());
   record.step = step;
   record.epoch = epoch;
-  record.loaded = sums[0] + sums[1];
-  record.from_device = sums[7];
-  record.from_memory = sums[2];
-  record.from_disk = sums[0] - record.from_memory - record.from_device;
-  record.kept = sums[3];
-  record.memory_bytes = sums[4];
-  record.device_bytes = sums[8];
   record.disk_bytes = static_cast<std::int64_t>(store_->bytes());
-  if (ages_ && sums[0] > 0) record.age = static_cast<double>(sums[5]) / static_cast<double>(sums[0]);
-  if (timed > 0) record.saved_ms = static_cast<double>(sums[6]) / static_cast<double>(timed) / 1000.0;
+  if (!ages_) record.age.reset();
   if (int8_error_.squared_values > 0) record.int8_error = std::exchange(int8_error_, {}).relative();
   return record;
 }

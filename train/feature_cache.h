@@ -4,9 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -14,56 +12,30 @@
 
 #include "cache/host_pool.h"
 #include "cache/int8.h"
-#include "cache/live_samples.h"
 #include "cache/memory_tier.h"
 #include "cache/store.h"
 #include "cache/upkeep.h"
 #include "data/sample_source.h"
-#include "data/sample_stream.h"
 #include "ddp/communicator.h"
 #include "model/vla.h"
 #include "report/records.h"
+#include "train/cache_choice.h"
 #include "train/config.h"
 #include "train/device.h"
 #include "train/device_tier.h"
+#include "train/feature_schedule.h"
+#include "train/feature_use.h"
 #include "train/step.h"
 
 namespace plimsoll::train {
-
-/// What a cache's files depend on beside the configuration.
-struct FeatureOrigin {
-  std::uint64_t pictures = 0;     ///< SampleSource::pictures_hash()
-  std::uint64_t samples = 0;      ///< SampleSource::hash(): hidden states depend on words too
-  std::uint64_t model_files = 0;  ///< hash_of_model_files()
-  std::string device;             ///< "cpu" or "cuda", whose kernels round differently
-  std::string run;                ///< RunState::run where features age as the run learns; else empty
-};
-cache::Fingerprint feature_fingerprint(const Config& config, const FeatureOrigin& origin);
-
-/// What cache.mode = "auto" comes to, and why: "prefix", or "off".
-struct CacheChoice {
-  std::string mode, reason;
-};
-/// `steps`: of the whole run. `room`: what the disk of cache.dir has to give, what is there already included
-/// (room_for_features). Pure.
-CacheChoice choose_cache_mode(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                              std::int64_t steps, std::uint64_t room);
-/// By cache.disk_bytes and the disk where cache.dir is or will be: for features of this fingerprint.
-std::uint64_t room_for_features(const cache::CacheConfig& config, const cache::Fingerprint& fingerprint);
-/// Whether a run under these settings keeps features: with every sample live nothing would ever be read.
-bool keeps_features(const Config& config);
-/// Bytes of all training samples' features, on disk (with a header each) or without.
-std::uint64_t feature_bytes(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
-                            model::Features which, bool on_disk = true);
 
 /// `cache.mode` = "prefix" or "hybrid". One per rank. Features are kept exact, in the model's compute dtype, or as
 /// bytes where cache.keep says so.
 class FeatureCache final : public FeatureKeeper, public data::SampleSource {
  public:
-  /// `order`: what the run's stream draws of the source. `source` and `communicator` outlive it. Throws Error(kUsage)
-  /// for settings under which features would not stay exact (prefix: an adapter in the vision tower; resolution among
-  /// memory.knobs), or with which adapters would learn nothing. Makes its block of the device's memory
-  /// (cache.device_bytes): before plans are chosen. Throws Error(kUsage) for memory that is not there. Collective.
+  /// `order`: what the run's stream draws of the source. `source` and `communicator` outlive it. Throws as refuse_what_would_not_hold() does. Makes its block of the
+  /// device's memory (cache.device_bytes): before plans are chosen. Throws Error(kUsage) for memory that is not there.
+  /// Collective.
   FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
                std::shared_ptr<const data::StreamOrder> order, ddp::Communicator& communicator, const Device& device,
                std::int64_t budget);
@@ -112,7 +84,7 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   /// What all ranks' caches did since it was last asked. Collective. After step `step`, so many passes over the data.
   report::CacheUseRecord use(std::int64_t step, double epoch);
   /// What the samples of a step took, for what features save.
-  void took(const FeatureTimes& times);
+  void took(const FeatureTimes& times) { use_.took(times); }
 
   // The source that the loader reads from: any thread. load() gives features where it can; load_drawn() where the draw
   // is not to be live.
@@ -140,9 +112,8 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
     std::vector<std::byte> features;
   };
   void make_tiers(std::int64_t features, const Device& device, std::int64_t budget);
-  void check_shared();
+  void make_block(std::int64_t bytes, const Device& device, std::int64_t budget);
   void warn_of_room() const;
-  bool is_last_in_step(const model::StreamSample& item) const;
   void allow_appends();
   std::int64_t rows_of(const Sample& sample) const;
   std::optional<HostBytes> read(const Sample& sample, std::optional<std::uint64_t> next,
@@ -162,28 +133,18 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   Config config_;
   model::Features features_;
   bool ages_;
-  std::int64_t batch_, width_, host_bytes_ = 0;
+  std::int64_t width_, host_bytes_ = 0;
   cache::Kept made_as_, kept_;  ///< the compute dtype, and what lies on the disk
+  FeatureSchedule schedule_;
   std::unique_ptr<cache::Store> store_;
   std::unique_ptr<cache::HostPool> pinned_;  ///< what memory_ keeps lies there; null: in ordinary memory
   std::unique_ptr<cache::MemoryTier> memory_;
   std::unique_ptr<DeviceTier> device_;
   std::span<const model::StreamSample> shown_;  ///< of the micro-batch that is run
-  mutable std::mutex live_mutex_;               ///< of what follows
-  mutable data::SampleStream stream_;
-  mutable cache::LiveSamples live_;  ///< where features age
   std::vector<Staged> staged_;
   std::atomic<std::int64_t> step_ = 0;
   std::uint64_t all_bytes_ = 0;  ///< of all training samples' features, on disk
-  /// Of samples that were loaded since use(). age: steps, over all that were read.
-  struct Loads {
-    std::int64_t read = 0, missed = 0, age = 0, from_memory = 0, from_device = 0;
-  };
-  mutable std::mutex loads_mutex_;
-  mutable Loads loads_;
-  std::int64_t made_ = 0;
-  FeatureTimes times_;           ///< of all steps
-  std::int64_t with_ = 0;        ///< samples of steps that came with features, since use()
+  mutable FeatureUse use_;       ///< loads are counted too
   cache::Int8Error int8_error_;  ///< of what was kept since use()
   bool keeps_ = true, full_ = false, said_full_ = false;
 };

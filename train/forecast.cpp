@@ -72,13 +72,11 @@ std::int64_t Forecast::workspace() {
 }
 
 std::int64_t Forecast::cache_bytes() const {
-  const Setting& size = config_.cache.device_bytes;
+  if (!keeps_features(config_) || config_.cache.mode == "auto") return 0;
   // What "auto" comes to depends on the dataset and on what it leaves.
-  if (!keeps_features(config_) || config_.cache.mode == "auto" || size.is("auto") || size.is("none")) return 0;
+  const std::int64_t bytes = bytes_or_auto(config_.cache.device_bytes, "cache.device_bytes").value_or(0);
   const auto rules = dry_->model().packing_rules(0, false);
-  return DeviceTier::whole_rows(
-      size.is_string() ? parse_bytes(size.as_string(), "cache.device_bytes") : size.as_integer(), rules.hidden,
-      rules.compute);
+  return DeviceTier::whole_rows(bytes, rules.hidden, rules.compute);
 }
 
 std::int64_t Forecast::evaluation_bytes(const memory::MicroBatchShape& shape) const {

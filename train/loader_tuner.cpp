@@ -33,7 +33,7 @@ std::string setting_text(const data::LoaderSetting& s) {
 }
 
 double machine_in_use() {
-  const auto total = static_cast<double>(machine_memory());
+  static const auto total = static_cast<double>(machine_memory());
   return 1.0 - static_cast<double>(available_memory(1)) / total;
 }
 
@@ -44,7 +44,7 @@ void LoaderTuner::Sums::add(const Sums& other) {
   load_ms += other.load_ms;
   wall_ms += other.wall_ms;
   utilisation += other.utilisation;
-  memory += other.memory;
+  held_bytes += other.held_bytes;
 }
 
 LoaderTuner::LoaderTuner(Session& session, RunLog& log)
@@ -55,11 +55,16 @@ LoaderTuner::LoaderTuner(Session& session, RunLog& log)
 
 // On the CPU the device is busy whenever the step does not wait.
 LoaderTuner::Sums LoaderTuner::look(double load_ms, double wall_ms) const {
-  Sums one{1, load_ms, wall_ms, wall_ms > 0 ? 1.0 - load_ms / wall_ms : 0.0, machine_in_use()};
+  Sums one{1, load_ms, wall_ms, wall_ms > 0 ? 1.0 - load_ms / wall_ms : 0.0,
+           static_cast<double>(session_.loader->held_bytes())};
   if (session_.device.utilisation) one.utilisation = session_.device.utilisation().value_or(one.utilisation);
-  const auto most = static_cast<double>(session_.loader->most_bytes());
-  if (most > 0) one.memory = static_cast<double>(session_.loader->held_bytes()) / most;
   return one;
+}
+
+// The machine is asked where an interval or an epoch ends, not in every step.
+double LoaderTuner::memory_in_use(const Sums& sums) const {
+  const auto most = static_cast<double>(session_.loader->most_bytes());
+  return most > 0 ? sums.held_bytes / static_cast<double>(sums.steps) / most : machine_in_use();
 }
 
 void LoaderTuner::took(std::int64_t step, double load_ms, double wall_ms) {
@@ -76,7 +81,7 @@ void LoaderTuner::took(std::int64_t step, double load_ms, double wall_ms) {
 void LoaderTuner::adjust(std::int64_t step) {
   const auto steps = static_cast<double>(interval_.steps);
   const data::LoaderUse use{interval_.load_ms / steps, (interval_.wall_ms - interval_.load_ms) / steps,
-                            interval_.utilisation / steps, interval_.memory / steps};
+                            interval_.utilisation / steps, memory_in_use(interval_)};
   interval_ = {};
   const data::LoaderDecision decision = data::decide_loader(use, now_, limits_);
   if (decision.setting == now_) return;
@@ -95,7 +100,7 @@ void LoaderTuner::close_epoch(std::int64_t step) {
       "[loader] epoch ends in step {}: adjusted {} time{} | {} | steps waited {:.0f} % | device {:.0f} % busy | "
       "host memory {:.0f} %",
       step, adjusted_, adjusted_ == 1 ? "" : "s", setting_text(now_), 100 * share, 100 * epoch_.utilisation / steps,
-      100 * epoch_.memory / steps));
+      100 * memory_in_use(epoch_)));
   epoch_ = {};
   adjusted_ = 0;
 }

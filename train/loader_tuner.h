@@ -28,10 +28,12 @@ class LoaderTuner {
  private:
   struct Sums {
     std::int64_t steps = 0;
-    double load_ms = 0, wall_ms = 0, utilisation = 0, memory = 0;
+    double load_ms = 0, wall_ms = 0, utilisation = 0, held_bytes = 0;
     void add(const Sums& other);
   };
   Sums look(double load_ms, double wall_ms) const;
+  /// Of what the loader may take, as a mean of these steps; without such a bound of the machine's memory, now. 0 to 1.
+  double memory_in_use(const Sums& sums) const;
   void adjust(std::int64_t step);
   std::string recommendation() const;
   void close_epoch(std::int64_t step);

@@ -88,9 +88,7 @@ const data::SampleSource& nonempty(const data::SampleSource& source) {
 }
 
 std::int64_t most_loader_bytes(const DataConfig& data) {
-  if (data.loader_bytes.is("auto")) return 0;
-  return data.loader_bytes.is_string() ? parse_bytes(data.loader_bytes.as_string(), "data.loader_bytes")
-                                       : data.loader_bytes.as_integer();
+  return bytes_or_auto(data.loader_bytes, "data.loader_bytes").value_or(0);
 }
 
 // What is free now, by the ranks that share the device.

@@ -35,8 +35,9 @@ void Session::size_workspace() {
     if (!setting.is("auto") && communicator.rank() == 0) spdlog::warn("memory.workspace is not read on a GPU");
     return;
   }
-  if (setting.is("auto")) return meter.set_workspace(choose_workspace());
-  const auto bytes = setting.is_string() ? parse_bytes(setting.as_string(), "memory.workspace") : setting.as_integer();
+  const auto asked = bytes_or_auto(setting, "memory.workspace");
+  if (!asked) return meter.set_workspace(choose_workspace());
+  const std::int64_t bytes = *asked;
   if (meter.live() + bytes > budget) {
     fail(ExitCode::kMemory,
          "rank {}: the model and a workspace of {} (memory.workspace) need {} and the budget is {} (memory.budget)",

@@ -18,7 +18,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 /// Trains `steps` steps under the plan, after one to warm up.
-MeasuredPlan measure(Session& session, const memory::Candidate& candidate, std::int64_t steps, std::int64_t& step) {
+MeasuredPlan time_steps(Session& session, const memory::Candidate& candidate, std::int64_t steps, std::int64_t& step) {
   MeasuredPlan measured;
   memory::TableRow& row = measured.row;
   row.budget = session.budget;
@@ -52,10 +52,10 @@ MeasuredPlan measure(Session& session, const memory::Candidate& candidate, std::
   return measured;
 }
 
-/// The same with what the caching allocator holds beside it, where there is one.
+/// time_steps(), and what the caching allocator holds beside it, where there is one.
 MeasuredPlan measure(Session& session, const memory::Candidate& candidate, std::int64_t steps, std::int64_t& step,
                      Forecast* forecast) {
-  MeasuredPlan measured = measure(session, candidate, steps, step);
+  MeasuredPlan measured = time_steps(session, candidate, steps, step);
   if (forecast == nullptr || measured.ran_out) return measured;
   measured.reserved = session.meter.reserved();  // nothing is given back while plans fit
   measured.predicted_reserved = forecast->bytes(candidate.plan, session.budget, false).reserved;

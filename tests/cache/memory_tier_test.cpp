@@ -28,8 +28,6 @@ TEST(MemoryTier, WhatIsNeededLastMakesRoom) {
   EXPECT_FALSE(tier.find(4, 0, 0));
   EXPECT_TRUE(tier.find(3, 0, 900));
   EXPECT_EQ(tier.bytes(), 30U);
-  EXPECT_EQ(tier.hits(), 2);
-  EXPECT_EQ(tier.misses(), 4);
 }
 
 TEST(MemoryTier, AnOlderOneIsNeverGiven) {
@@ -55,13 +53,18 @@ double hit_rate(const std::vector<int>& order, int samples, int epochs,
                 const std::function<std::uint64_t(std::size_t, std::size_t)>& rank) {
   const auto third = static_cast<std::uint64_t>(samples / 3 * 10);
   MemoryTier tier(third);
+  std::int64_t hits = 0;
   for (std::size_t at = 0; at < static_cast<std::size_t>(samples * epochs); ++at) {
     const auto next = std::find(order.begin() + static_cast<std::ptrdiff_t>(at) + 1, order.end(), order[at]);
     const std::uint64_t told = rank(at, static_cast<std::size_t>(next - order.begin()));
-    if (!tier.find(order[at], 0, told)) tier.keep(order[at], 0, bytes(10), told);
+    if (tier.find(order[at], 0, told)) {
+      ++hits;
+    } else {
+      tier.keep(order[at], 0, bytes(10), told);
+    }
     EXPECT_LE(tier.bytes(), third);
   }
-  return static_cast<double>(tier.hits()) / (samples * (epochs - 1));
+  return static_cast<double>(hits) / (samples * (epochs - 1));
 }
 
 TEST(MemoryTier, HitsAsOftenAsItHasRoom) {
@@ -94,7 +97,6 @@ TEST(MemoryTier, ThreadsShareIt) {
   }
   threads.clear();
   EXPECT_LE(tier.bytes(), 1000U);
-  EXPECT_EQ(tier.hits() + tier.misses(), 20000);
 }
 
 }  // namespace

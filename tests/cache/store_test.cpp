@@ -18,6 +18,7 @@
 #include "cache/survey.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::cache {
 namespace {
@@ -86,15 +87,6 @@ std::vector<fs::path> segments_of(const Store& store) {
     if (entry.path().extension() == ".segment") files.push_back(entry.path());
   std::ranges::sort(files);
   return files;
-}
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(Record, HeadersComeBackAndDamagedOnesDoNot) {

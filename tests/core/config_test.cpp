@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "core/error.h"
+#include "tests/error_of.h"
 
 namespace plimsoll {
 namespace {
@@ -75,13 +76,7 @@ Config parse(const std::string& text, const std::vector<std::string>& overrides 
 }
 
 std::string refusal(const std::string& text, const std::vector<std::string>& overrides = {}) {
-  try {
-    parse(text, overrides);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::kUsage);
-    return error.what();
-  }
-  return "accepted";
+  return error_of(ExitCode::kUsage, [&] { parse(text, overrides); });
 }
 
 TEST(Config, ReadsEveryType) {

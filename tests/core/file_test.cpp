@@ -9,6 +9,8 @@
 
 #include "core/bytes.h"
 #include "core/hash.h"
+#include "core/setting.h"
+#include "tests/error_of.h"
 
 namespace plimsoll {
 namespace {
@@ -93,18 +95,10 @@ TEST_F(File, AFullDeviceSaysSo) {
 }
 
 TEST_F(File, ErrorsNameTheFileAndCarryTheCode) {
-  const auto error_of = [](auto&& action) {
-    try {
-      action();
-    } catch (const Error& error) {
-      return std::to_string(static_cast<int>(error.code())) + " " + error.what();
-    }
-    return std::string("none");
-  };
-  EXPECT_THAT(error_of([&] { read_file(folder_ / "no"); }),
-              AllOf(HasSubstr("4 "), HasSubstr("/no"), HasSubstr("check the path")));
-  EXPECT_THAT(error_of([&] { read_file(folder_, ExitCode::kUsage); }), AllOf(HasSubstr("2 "), HasSubstr("folder")));
-  EXPECT_THAT(error_of([&] { write_file_durably(folder_ / "no/x", ""); }), AllOf(HasSubstr("6 "), HasSubstr("no/x")));
+  EXPECT_THAT(error_of(ExitCode::kData, [&] { read_file(folder_ / "no"); }),
+              AllOf(HasSubstr("/no"), HasSubstr("check the path")));
+  EXPECT_THAT(error_of(ExitCode::kUsage, [&] { read_file(folder_, ExitCode::kUsage); }), HasSubstr("folder"));
+  EXPECT_THAT(error_of(ExitCode::kCheckpoint, [&] { write_file_durably(folder_ / "no/x", ""); }), HasSubstr("no/x"));
   EXPECT_THAT(error_of([&] { fsync_directory(folder_ / "no"); }), HasSubstr("/no"));
   EXPECT_THAT(error_of([&] { rename_durably(folder_ / "no", folder_ / "yes"); }), HasSubstr("/yes"));
 }
@@ -140,6 +134,15 @@ TEST(Bytes, ReadsWhatPeopleWrite) {
   for (const char* bad : {"", "GiB", "-1", "1e3", "12 parsecs", "nan", "inf", "99999999999999TiB", "1GiB2"}) {
     EXPECT_THROW(parse_bytes(bad, "memory.budget"), Error) << bad;
   }
+}
+
+TEST(Bytes, ReadsSizesThatMayBeWords) {
+  EXPECT_EQ(bytes_or_auto("auto", "cache.host_bytes"), std::nullopt);
+  EXPECT_EQ(bytes_or_auto("none", "cache.host_bytes"), 0);
+  EXPECT_EQ(bytes_or_auto("2GiB", "cache.host_bytes"), 2_GiB);
+  EXPECT_EQ(bytes_or_auto(4096, "cache.host_bytes"), 4096);
+  EXPECT_THAT(error_of(ExitCode::kUsage, [] { bytes_or_auto("many", "cache.host_bytes"); }),
+              AllOf(HasSubstr("cache.host_bytes"), HasSubstr("many")));
 }
 
 TEST(Bytes, WritesWhatPeopleRead) {

@@ -8,6 +8,7 @@
 
 #include "core/file.h"
 #include "core/hash.h"
+#include "tests/error_of.h"
 
 namespace plimsoll {
 namespace {
@@ -35,14 +36,9 @@ std::string file_of(const std::string& header, std::size_t data) { return file_o
 SafetensorsContent parse(const std::string& file) { return parse_safetensors(std::as_bytes(std::span(file)), "m.st"); }
 
 std::string refusal(const std::string& file) {
-  try {
-    parse(file);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::kData);
-    EXPECT_THAT(error.what(), ::testing::StartsWith("m.st: "));
-    return error.what();
-  }
-  return "accepted";
+  std::string text = error_of(ExitCode::kData, [&] { parse(file); });
+  EXPECT_THAT(text, ::testing::StartsWith("m.st: "));
+  return text;
 }
 
 const char* const kOne = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";

@@ -15,11 +15,13 @@ namespace plimsoll::data {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::AnyOf;
 using ::testing::Contains;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 
 class LeRobotCheck : public ::testing::Test {
@@ -132,6 +134,31 @@ TEST_F(LeRobotCheck, GoesOnWhereAPathOrALengthIsImpossible) {
   std::ofstream(in_set("meta/info.json")) << info;
   replace("meta/episodes.jsonl", "\"length\":2", "\"length\":9223372036854775807");
   EXPECT_THAT(report().faults, Contains(AllOf(HasSubstr("episodes.jsonl: entry 2"), HasSubstr("at most"))));
+}
+
+TEST_F(LeRobotCheck, NamesTheFilesOfTheDatasetsOwnVersion) {
+  write_counting_dataset_v2(root(), {3, 2});
+  edit("meta/info.json", [](auto& json) { json["total_episodes"] = 7, json["total_frames"] = 9; });
+  rewrite_rows("data/chunk-000/episode_000000.parquet", 0, 3, [](std::int64_t, std::vector<Cell>& cells) {
+    cells[2] = std::int64_t{4};
+    cells[4] = std::int64_t{12};
+  });
+  rewrite_rows("data/chunk-000/episode_000001.parquet", 3, 1,
+               [](std::int64_t, std::vector<Cell>& cells) { cells[2] = std::int64_t{1}; });
+  std::filesystem::remove(in_set("meta/episodes_stats.jsonl"));
+  const auto faults = report().faults;
+  EXPECT_THAT(faults, Contains(AllOf(HasSubstr("total_episodes"), HasSubstr("7"))).Times(1)) << "once";
+  EXPECT_THAT(faults, Contains(HasSubstr("total_frames is 9, but meta/episodes.jsonl lists 5")));
+  EXPECT_THAT(faults, Contains(HasSubstr("has 1 rows, but meta/episodes.jsonl says 2")));
+  EXPECT_THAT(faults, Contains(HasSubstr("row 0 is 4, but meta/episodes.jsonl says 0")));
+  EXPECT_THAT(faults, Contains(HasSubstr("row 0 is 12, but meta/tasks.jsonl has 2 tasks")));
+  EXPECT_THAT(faults, Contains(HasSubstr("meta/episodes_stats.jsonl: has no statistics of \"action\"")));
+  EXPECT_THAT(faults,
+              Each(Not(AnyOf(HasSubstr("meta/episodes says"), HasSubstr("tasks.parquet"), HasSubstr("/stats.json")))));
+  std::filesystem::rename(in_set("stats-of-v3.json"), in_set("meta/stats.json"));
+  edit("meta/stats.json", [](auto& json) { json["action"]["max"] = {-1e9, 1e9}; });
+  EXPECT_THAT(report().faults, Contains(HasSubstr("meta/stats.json: statistics of \"action\": element 0 has")))
+      << "where v2.0 has them";
 }
 
 TEST_F(LeRobotCheck, LooksAtTaskTexts) {

@@ -11,6 +11,7 @@
 #include "data/parquet_writer.h"
 #include "tests/data/lerobot_files.h"
 #include "tests/data/model_files.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::data {
 namespace {
@@ -19,22 +20,12 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::kData) << error.what();
-    return error.what();
-  }
-  return "no error";
-}
-
 class LeRobotDatasetTest : public ::testing::Test {
  protected:
   std::string root() const { return folder.file("set"); }
   std::string in_set(const std::string& name) const { return root() + "/" + name; }
   std::string opening_error() const {
-    return error_of([&] { LeRobotDataset opened(root()); });
+    return error_of(ExitCode::kData, [&] { LeRobotDataset opened(root()); });
   }
   void edit(const std::string& name, const std::function<void(nlohmann::json&)>& change) const {
     auto json = nlohmann::json::parse(read_file(in_set(name)));
@@ -111,9 +102,9 @@ TEST_F(LeRobotDatasetTest, ReadsOnlyTheFeaturesAskedFor) {
   options.features = std::vector<std::string>{"action"};
   const LeRobotDataset dataset(root(), options);
   EXPECT_THAT(dataset.values(dataset.numbers("action"), 3), ElementsAre(-3, -94));
-  EXPECT_THAT(error_of([&] { dataset.numbers("observation.state"); }), HasSubstr("observation.state"));
+  EXPECT_THAT(error_of(ExitCode::kData, [&] { dataset.numbers("observation.state"); }), HasSubstr("observation.state"));
   options.features = std::vector<std::string>{"observation.pose"};
-  EXPECT_THAT(error_of([&] { LeRobotDataset opened(root(), options); }),
+  EXPECT_THAT(error_of(ExitCode::kData, [&] { LeRobotDataset opened(root(), options); }),
               AllOf(HasSubstr("observation.pose"), HasSubstr("action")));
 }
 
@@ -160,6 +151,29 @@ TEST_F(LeRobotDatasetTest, ReadsVersion2) {
   std::filesystem::rename(in_set("stats-of-v3.json"), in_set("meta/stats.json"));
   edit("meta/info.json", [](auto& json) { json["codebase_version"] = "v2.0"; });
   EXPECT_EQ(LeRobotDataset(root()).info().statistics.at("action").mean[0], whole["action"]["mean"][0].get<double>());
+}
+
+TEST_F(LeRobotDatasetTest, KnowsWhichEpisodesAFileHolds) {
+  auto options = counting_options();
+  options.frames_per_data_file = 6;
+  options.frames_per_video_file = 8;
+  write_counting_dataset(root(), {5, 1, 8, 3}, options);
+  const LeRobotInfo info = read_lerobot_info(root());
+  const auto data = info.data_files();
+  ASSERT_EQ(data.size(), 3U);
+  EXPECT_THAT(data[1].path, HasSubstr("data/chunk-000/file-001.parquet"));
+  const auto episodes_of = [](const LeRobotDataFile& file) { return std::array{file.first, file.last}; };
+  EXPECT_EQ(episodes_of(data[0]), (std::array<std::size_t, 2>{0, 2}));
+  EXPECT_EQ(episodes_of(data[1]), (std::array<std::size_t, 2>{2, 3}));
+  EXPECT_EQ(episodes_of(data[2]), (std::array<std::size_t, 2>{3, 4}));
+  EXPECT_EQ(data[0].rows, 6);
+  EXPECT_EQ(data[2].rows, 3);
+  ASSERT_EQ(info.cameras()[0], "observation.images.top");
+  const auto videos = info.video_files(0);
+  ASSERT_EQ(videos.size(), 2U);
+  EXPECT_THAT(videos.begin()->second, ElementsAre(0, 1, 2));
+  EXPECT_THAT(videos.rbegin()->second, ElementsAre(3));
+  EXPECT_DOUBLE_EQ(info.last_frame(info.episodes[2], 0), 1.3) << "14 frames at 10 a second";
 }
 
 TEST_F(LeRobotDatasetTest, SaysWhatIsWrongInVersion2) {
@@ -247,7 +261,7 @@ TEST_F(LeRobotDatasetTest, RefusesVideosThatEndEarly) {
   const std::string video = "videos/observation.images.top/chunk-000/file-000.mp4";
   const auto replace = std::filesystem::copy_options::overwrite_existing;
   std::filesystem::copy_file(in_set(video), folder.file("long/" + video), replace);
-  EXPECT_THAT(error_of([&] { LeRobotDataset opened(folder.file("long")); }),
+  EXPECT_THAT(error_of(ExitCode::kData, [&] { LeRobotDataset opened(folder.file("long")); }),
               AllOf(HasSubstr("file-000.mp4"), HasSubstr("has 4 frames"), HasSubstr("episode 1 needs 12"),
                     HasSubstr("shorter")));
   cut(video, 200);
@@ -278,7 +292,7 @@ TEST_F(LeRobotDatasetTest, ChecksTheIndexOfEveryRow) {
   options.features = std::vector<std::string>{"action"};
   const auto error_with = [&](const std::vector<std::array<std::int64_t, 4>>& rows) {
     write_rows(file, rows);
-    return error_of([&] { LeRobotDataset opened(root(), options); });
+    return error_of(ExitCode::kData, [&] { LeRobotDataset opened(root(), options); });
   };
   EXPECT_EQ(error_with({{0, 0, 0, 0}, {1, 0, 1, 0}}), "no error");
   EXPECT_THAT(error_with({{0, 0, 0, 0}, {1, 0, 1, 7}}),

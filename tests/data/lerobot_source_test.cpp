@@ -10,6 +10,7 @@
 #include "data/sample_stream.h"
 #include "tests/data/lerobot_files.h"
 #include "tests/data/model_files.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::data {
 namespace {
@@ -29,15 +30,10 @@ class LeRobotSourceTest : public ::testing::Test {
     return result;
   }
   template <class Change>
-  std::string error_of(Change change) const {
+  std::string refusal(Change change) const {
     auto changed = options();
     change(changed);
-    try {
-      LeRobotSource source(changed, processor);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
+    return error_of([&] { LeRobotSource source(changed, processor); });
   }
   /// Values as they were before normalisation, rounded.
   static std::vector<float> raw(std::vector<float> values, const Normaliser& scale) {
@@ -120,16 +116,16 @@ TEST_F(LeRobotSourceTest, PutsDatasetsOneAfterAnother) {
 
 TEST_F(LeRobotSourceTest, NamesWhatDoesNotFit) {
   write_counting_dataset(folder.file("set"), {2, 2});
-  EXPECT_THAT(error_of([](auto& o) { o.paths.clear(); }), HasSubstr("data.path"));
-  EXPECT_THAT(error_of([](auto& o) { o.chunk = 0; }), HasSubstr("expert.chunk"));
-  EXPECT_THAT(error_of([](auto& o) { o.action = ""; }), HasSubstr("data.action"));
-  EXPECT_THAT(error_of([](auto& o) { o.state = "observation.pose"; }),
+  EXPECT_THAT(refusal([](auto& o) { o.paths.clear(); }), HasSubstr("data.path"));
+  EXPECT_THAT(refusal([](auto& o) { o.chunk = 0; }), HasSubstr("expert.chunk"));
+  EXPECT_THAT(refusal([](auto& o) { o.action = ""; }), HasSubstr("data.action"));
+  EXPECT_THAT(refusal([](auto& o) { o.state = "observation.pose"; }),
               AllOf(HasSubstr("observation.pose"), HasSubstr("observation.state")));
-  EXPECT_THAT(error_of([](auto& o) { o.cameras = {"observation.state"}; }), HasSubstr("observation.state"));
-  EXPECT_THAT(error_of([](auto& o) { o.eval_fraction = 1; }), HasSubstr("eval_fraction"));
-  EXPECT_THAT(error_of([](auto& o) { o.paths = {"/nowhere"}; }), HasSubstr("/nowhere/meta/info.json"));
+  EXPECT_THAT(refusal([](auto& o) { o.cameras = {"observation.state"}; }), HasSubstr("observation.state"));
+  EXPECT_THAT(refusal([](auto& o) { o.eval_fraction = 1; }), HasSubstr("eval_fraction"));
+  EXPECT_THAT(refusal([](auto& o) { o.paths = {"/nowhere"}; }), HasSubstr("/nowhere/meta/info.json"));
   std::filesystem::remove(folder.file("set/meta/stats.json"));
-  EXPECT_THAT(error_of([](auto&) {}), AllOf(HasSubstr("stats.json"), HasSubstr("action")));
+  EXPECT_THAT(refusal([](auto&) {}), AllOf(HasSubstr("stats.json"), HasSubstr("action")));
 }
 
 TEST_F(LeRobotSourceTest, HashesSettingsToo) {

@@ -13,6 +13,7 @@
 #include "data/tokenizer_maker.h"
 #include "data/unicode_text.h"
 #include "tests/data/model_files.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::data {
 namespace {
@@ -24,14 +25,8 @@ using Json = nlohmann::json;
 constexpr const char* kQwenPattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-std::string error_of(const std::string& path) {
-  try {
-    const Tokenizer tokenizer(path);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::kData);
-    return error.what();
-  }
-  return "no error";
+std::string reading_error(const std::string& path) {
+  return error_of(ExitCode::kData, [&] { const Tokenizer tokenizer(path); });
 }
 
 /// The error for a tokenizer.json after `change` was done to it.
@@ -42,7 +37,7 @@ std::string error_after(Change change) {
   Json json = original;
   change(json);
   folder.write("tokenizer.json", json.dump());
-  const std::string error = error_of(folder.file("tokenizer.json"));
+  const std::string error = reading_error(folder.file("tokenizer.json"));
   EXPECT_THAT(error, HasSubstr(folder.file("tokenizer.json")));
   return error;
 }
@@ -202,7 +197,7 @@ TEST(Tokenizer, MayBeSharedByThreads) {
 }
 
 TEST(Tokenizer, NamesWhatItDoesNotRead) {
-  EXPECT_THAT(error_of("/nowhere/tokenizer.json"), HasSubstr("/nowhere/tokenizer.json"));
+  EXPECT_THAT(reading_error("/nowhere/tokenizer.json"), HasSubstr("/nowhere/tokenizer.json"));
   EXPECT_THAT(error_after([](Json& json) { json["model"]["type"] = "Unigram"; }), HasSubstr("Unigram"));
   EXPECT_THAT(error_after([](Json& json) { json["model"]["byte_fallback"] = true; }), HasSubstr("byte_fallback"));
   EXPECT_THAT(error_after([](Json& json) { json["model"]["dropout"] = 0.1; }), HasSubstr("dropout"));
@@ -233,7 +228,7 @@ TEST(Tokenizer, NamesWhatIsDamaged) {
               HasSubstr("(a"));
   const ModelFolder folder;
   folder.write("tokenizer.json", folder.read_json("tokenizer.json").dump().substr(0, 5000));
-  EXPECT_THAT(error_of(folder.file("tokenizer.json")), HasSubstr("JSON"));
+  EXPECT_THAT(reading_error(folder.file("tokenizer.json")), HasSubstr("JSON"));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "data/video_writer.h"
 #include "tests/data/lerobot_files.h"
 #include "tests/data/model_files.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::data {
 namespace {
@@ -28,13 +29,7 @@ class VideoTest : public ::testing::Test {
     EXPECT_NEAR(image.pixels.back(), level_of(number), 3) << seconds;
   }
   std::string error_at(double seconds) const {
-    try {
-      VideoDecoder(path).frame_at(seconds);
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ExitCode::kData);
-      return error.what();
-    }
-    return "no error";
+    return error_of(ExitCode::kData, [&] { VideoDecoder(path).frame_at(seconds); });
   }
   TestFolder folder;
   std::string path = folder.file("video.mp4");

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "tests/data/model_files.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::data {
 namespace {
@@ -24,14 +25,8 @@ std::string repeat(const std::string& text, int times) {
 
 class VlmInputTest : public ::testing::Test {
  protected:
-  std::string error_of(std::string_view text, const std::vector<Image>& images = {}) const {
-    try {
-      processor.prepare(text, images);
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ExitCode::kData);
-      return error.what();
-    }
-    return "no error";
+  std::string refusal(std::string_view text, const std::vector<Image>& images = {}) const {
+    return error_of(ExitCode::kData, [&] { processor.prepare(text, images); });
   }
   ModelFolder folder;
   VlmProcessor processor{folder.path()};
@@ -75,10 +70,10 @@ TEST_F(VlmInputTest, TakesGivenPatches) {
 }
 
 TEST_F(VlmInputTest, NamesTheTextOrPictureThatItRefuses) {
-  EXPECT_THAT(error_of("a <|image_pad|> b"), HasSubstr("a <|image_pad|> b"));
-  EXPECT_THAT(error_of("<|video_pad|>"), HasSubstr("<|video_pad|>"));
-  EXPECT_THAT(error_of("go", {plain(56, 56), plain(1, 500)}), HasSubstr("image 1"));
-  EXPECT_THAT(error_of("go", {plain(0, 0)}), HasSubstr("image 0"));
+  EXPECT_THAT(refusal("a <|image_pad|> b"), HasSubstr("a <|image_pad|> b"));
+  EXPECT_THAT(refusal("<|video_pad|>"), HasSubstr("<|video_pad|>"));
+  EXPECT_THAT(refusal("go", {plain(56, 56), plain(1, 500)}), HasSubstr("image 1"));
+  EXPECT_THAT(refusal("go", {plain(0, 0)}), HasSubstr("image 0"));
 }
 
 TEST_F(VlmInputTest, NamesATokenThatTheTokenizerLacks) {

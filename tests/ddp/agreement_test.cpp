@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::ddp {
 namespace {
@@ -18,13 +19,8 @@ std::vector<Report> world_of(std::size_t ranks) {
   return std::vector<Report>(ranks, Report{.plan_hash = 7, .weight_hash = 9});
 }
 
-std::string error_of(ExitCode code, std::span<const Report> reports, const AgreementState& before = {}) {
-  try {
-    agree(reports, before);
-  } catch (const Error& error) {
-    return error.code() == code ? error.what() : "";
-  }
-  return "";
+std::string refusal(ExitCode code, std::span<const Report> reports, const AgreementState& before = {}) {
+  return error_of(code, [&] { agree(reports, before); });
 }
 
 TEST(Agreement, AnOrdinaryStepIsAppliedWithoutAWord) {
@@ -81,7 +77,7 @@ TEST(Agreement, ThreeSkipsInARowEndTheRunNamingTheSample) {
   AgreementState state;
   state = agree(reports, state).next;
   state = agree(reports, state).next;
-  EXPECT_THAT(error_of(ExitCode::kData, reports, state),
+  EXPECT_THAT(refusal(ExitCode::kData, reports, state),
               AllOf(HasSubstr("3 steps in a row"), HasSubstr("rank 1 (sample 1234)")));
 }
 
@@ -97,7 +93,7 @@ TEST(Agreement, AReplayInBetweenNeitherCountsNorClears) {
   state = agree(failed, state).next;
   state = agree(bad, state).next;
   EXPECT_EQ(state, (AgreementState{.skips_in_row = 2, .replays_in_row = 0}));
-  EXPECT_NE(error_of(ExitCode::kData, bad, agree(failed, state).next), "");
+  EXPECT_NE(refusal(ExitCode::kData, bad, agree(failed, state).next), "no error");
 }
 
 TEST(Agreement, AStopIsTakenByAllWhateverTheAction) {
@@ -117,7 +113,7 @@ TEST(Agreement, AnotherPlanIsNamed) {
   auto reports = world_of(4);
   reports[2].plan_hash = 8;
   reports[2].failed = true;
-  EXPECT_THAT(error_of(ExitCode::kUsage, reports),
+  EXPECT_THAT(refusal(ExitCode::kUsage, reports),
               AllOf(HasSubstr("the plan"), HasSubstr("rank 2 has 000000000008"), HasSubstr("000000000007")));
 }
 
@@ -125,18 +121,18 @@ TEST(Agreement, OtherWeightsAreNamed) {
   auto reports = world_of(4);
   reports[0].weight_hash = reports[3].weight_hash = 1;
   reports.push_back(reports[1]);
-  EXPECT_THAT(error_of(ExitCode::kUsage, reports),
+  EXPECT_THAT(refusal(ExitCode::kUsage, reports),
               AllOf(HasSubstr("trained weights"), HasSubstr("ranks 0, 3 has 000000000001")));
 }
 
 TEST(Agreement, InATieRank0IsRight) {
   auto reports = world_of(2);
   reports[0].weight_hash = 1;
-  EXPECT_THAT(error_of(ExitCode::kUsage, reports),
+  EXPECT_THAT(refusal(ExitCode::kUsage, reports),
               AllOf(HasSubstr("rank 1 has 000000000009"), Not(HasSubstr("rank 0"))));
 }
 
-TEST(Agreement, NoReportsAreRefused) { EXPECT_NE(error_of(ExitCode::kUsage, {}), ""); }
+TEST(Agreement, NoReportsAreRefused) { EXPECT_NE(refusal(ExitCode::kUsage, {}), "no error"); }
 
 }  // namespace
 }  // namespace plimsoll::ddp

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "ddp/handshake.h"
 #include "ddp/report.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::ddp {
 namespace {
@@ -176,15 +177,9 @@ TEST_F(Conformance, EqualItemsPass) {
 TEST_F(Conformance, ADifferenceIsTheSameErrorOnEveryRank) {
   const bool odd = rank() == world() - 1 && world() > 1;
   const std::vector<HandshakeItem> items{{"build", 1, "v1"}, {"dataset", odd ? 0xBADU : 0x600DU, odd ? "/b" : "/a"}};
-  std::string text = "none";
-  try {
-    compare_items(tested(), items);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::kUsage);
-    text = error.what();
-  }
+  const std::string text = error_of(ExitCode::kUsage, [&] { compare_items(tested(), items); });
   if (world() == 1) {
-    EXPECT_EQ(text, "none");
+    EXPECT_EQ(text, "no error");
   } else {
     EXPECT_NE(text.find("rank " + std::to_string(world() - 1)), std::string::npos) << text;
     EXPECT_NE(text.find("dataset"), std::string::npos) << text;

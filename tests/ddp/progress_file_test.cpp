@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "ddp/communicator.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::ddp {
 namespace {
@@ -100,14 +101,7 @@ TEST_F(Progress, AnOldFileIsReplaced) {
 }
 
 TEST_F(Progress, ProblemsNameThePath) {
-  const auto text = [](const auto& action) -> std::string {
-    try {
-      action();
-    } catch (const Error& error) {
-      return error.code() == ExitCode::kUsage ? error.what() : "";
-    }
-    return "";
-  };
+  const auto text = [](const auto& action) { return error_of(ExitCode::kUsage, action); };
   EXPECT_THAT(text([&] { ProgressFile(path_, 0, 1); }), testing::HasSubstr(path_));
   std::ofstream(folder_ + "/file") << "in the way";
   EXPECT_THAT(text([&] { ProgressFile::create(folder_ + "/file/progress", 1); }), testing::HasSubstr("/file/progress"));

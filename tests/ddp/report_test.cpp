@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::ddp {
 namespace {
@@ -39,15 +40,6 @@ Report round_trip(const Report& report) {
   std::vector<float> slots(kSlots);
   pack(report, 0, slots);
   return unpack(slots, 1).front();
-}
-
-std::string error_of(ExitCode code, const auto& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.code() == code ? error.what() : "";
-  }
-  return "";
 }
 
 TEST(Report, RoundTripsEveryField) {

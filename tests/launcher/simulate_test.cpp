@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "launcher/commands.h"
+#include "tests/error_of.h"
 
 namespace plimsoll {
 namespace {
@@ -35,13 +36,7 @@ class Simulate : public testing::Test {
     return lines;
   }
   static std::string refused(const std::vector<std::string>& args, ExitCode code = ExitCode::kUsage) {
-    try {
-      run_simulate(args);
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), code) << error.what();
-      return error.what();
-    }
-    return "nothing was refused";
+    return error_of(code, [&] { run_simulate(args); });
   }
 
   std::string file_ = testing::TempDir() + "simulate-" + std::to_string(::getpid()) + ".jsonl";

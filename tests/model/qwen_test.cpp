@@ -17,6 +17,7 @@
 #include "model/qwen_config.h"
 #include "model/vision_layout.h"
 #include "model/weights.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::model {
 namespace {
@@ -25,17 +26,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-std::string error_of(const std::function<void()>& action, ExitCode code = ExitCode::kData) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(code)) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "no error was thrown";
-  return "";
-}
 
 struct Folder {
   fs::path path = fs::temp_directory_path() / fmt::format("plimsoll-qwen-{}-{}", ::getpid(), count++);
@@ -141,7 +131,7 @@ TEST(QwenConfig, RefusesWhatItCannotCompute) {
   const auto broken = [&](const char* table, const char* key, const json& value) {
     json root = good;
     (std::string_view(table).empty() ? root : root[table])[key] = value;
-    return error_of([&] { parse_qwen_config(root, "config.json"); });
+    return error_of(ExitCode::kData, [&] { parse_qwen_config(root, "config.json"); });
   };
   EXPECT_THAT(broken("", "model_type", "llama"), HasSubstr("\"llama\" is another architecture"));
   EXPECT_THAT(broken("", "vision_config", nullptr), HasSubstr("vision_config"));
@@ -153,7 +143,7 @@ TEST(QwenConfig, RefusesWhatItCannotCompute) {
   EXPECT_THAT(broken("text_config", "rope_parameters", json{{"rope_type", "yarn"}}), HasSubstr("rope_parameters"));
   EXPECT_THAT(broken("vision_config", "patch_size", 16), HasSubstr("patch_size = 16"));
   EXPECT_THAT(broken("vision_config", "out_hidden_size", 65), HasSubstr("out_hidden_size = 65"));
-  EXPECT_THAT(error_of([] { read_qwen_config("/nowhere"); }), HasSubstr("/nowhere/config.json"));
+  EXPECT_THAT(error_of(ExitCode::kData, [] { read_qwen_config("/nowhere"); }), HasSubstr("/nowhere/config.json"));
 }
 
 TEST(VisionLayout, WindowsAreRaggedAtTheRightAndBottom) {
@@ -230,7 +220,7 @@ TEST(Pack, RefusesSamplesThatDoNotFit) {
   const auto broken = [&](const std::function<void(Sample&)>& damage) {
     Sample sample = make_sample(41, 4, 6);
     damage(sample);
-    return error_of([&] { pack_of({&sample}, rules); });
+    return error_of(ExitCode::kData, [&] { pack_of({&sample}, rules); });
   };
   EXPECT_THAT(broken([](Sample& s) { s.vlm.input_ids[0] = 300; }), HasSubstr("sample 41: largest token id"));
   EXPECT_THAT(broken([](Sample& s) { s.vlm.input_ids[0] = 290; }), HasSubstr("image tokens"));
@@ -277,7 +267,7 @@ TEST(Qwen, RefusesWeightsThatDoNotFit) {
     write_safetensors(folder.path / "model.safetensors", tensors);
     fs::copy_file(fs::path(checkpoint()) / "config.json", folder.path / "config.json",
                   fs::copy_options::overwrite_existing);
-    return error_of([&] { Qwen(folder.str(), {}, nullptr, 0, at::kCPU); });
+    return error_of(ExitCode::kData, [&] { Qwen(folder.str(), {}, nullptr, 0, at::kCPU); });
   };
   const auto named = [](std::vector<TensorSource>& tensors, const std::string& name) -> TensorSource& {
     return *std::find_if(tensors.begin(), tensors.end(), [&](const TensorSource& t) { return t.name == name; });
@@ -298,10 +288,11 @@ TEST(Qwen, RefusesWeightsThatDoNotFit) {
               }),
               HasSubstr("is also in"));
   fs::remove(folder.path / "model.safetensors");
-  EXPECT_THAT(error_of([&] { Qwen(folder.str(), {}, nullptr, 0, at::kCPU); }),
+  EXPECT_THAT(error_of(ExitCode::kData, [&] { Qwen(folder.str(), {}, nullptr, 0, at::kCPU); }),
               HasSubstr("neither model.safetensors nor"));
   std::ofstream(folder.path / "model.safetensors.index.json") << R"({"weight_map": {"a": "../model.safetensors"}})";
-  EXPECT_THAT(error_of([&] { Qwen(folder.str(), {}, nullptr, 0, at::kCPU); }), HasSubstr("no plain file name"));
+  EXPECT_THAT(error_of(ExitCode::kData, [&] { Qwen(folder.str(), {}, nullptr, 0, at::kCPU); }),
+              HasSubstr("no plain file name"));
 }
 
 // Hidden states whose gradient reaches every adapter: B is not zero.
@@ -377,7 +368,7 @@ TEST(Lora, VisionAdaptersAreTrainedWhenThePatternSaysSo) {
 
 TEST(Lora, RefusesPatternsThatTrainNothing) {
   const auto with = [](const LoraOptions& options) {
-    return error_of([&] { Qwen(checkpoint(), {}, &options, 0, at::kCPU); }, ExitCode::kUsage);
+    return error_of(ExitCode::kUsage, [&] { Qwen(checkpoint(), {}, &options, 0, at::kCPU); });
   };
   EXPECT_THAT(with({.targets = "q_proj"}), HasSubstr("matches no linear layer"));
   EXPECT_THAT(with({.targets = "(q_proj"}), HasSubstr("no regular expression"));
@@ -418,7 +409,7 @@ TEST(Peft, RefusesAdaptersThatDoNotFit) {
   Trained trained;
   const Folder folder;
   const auto load = [&](LoraOptions options) {
-    return error_of([&] { load_adapter(folder.str(), options, trained.model.adapters()); });
+    return error_of(ExitCode::kData, [&] { load_adapter(folder.str(), options, trained.model.adapters()); });
   };
   const auto edit = [&](const char* key, const json& value) {
     json root = json::parse(std::ifstream(folder.path / "adapter_config.json"));
@@ -456,9 +447,9 @@ TEST(Peft, RefusesAdaptersThatDoNotFit) {
 }
 
 TEST(InitModel, RefusesAFullFolderAndAnUnknownSize) {
-  EXPECT_THAT(error_of([] { write_random_checkpoint(small_config(), {.dir = checkpoint()}); }, ExitCode::kUsage),
+  EXPECT_THAT(error_of(ExitCode::kUsage, [] { write_random_checkpoint(small_config(), {.dir = checkpoint()}); }),
               HasSubstr("not an empty folder"));
-  EXPECT_THAT(error_of([] { init_config("huge"); }, ExitCode::kUsage), HasSubstr("tiny, wide or 3b"));
+  EXPECT_THAT(error_of(ExitCode::kUsage, [] { init_config("huge"); }), HasSubstr("tiny, wide or 3b"));
 }
 
 TEST(Qwen, ShapesAloneOnMeta) {

@@ -11,6 +11,7 @@
 #include "report/report_files.h"
 #include "report/report_json.h"
 #include "report/shown_text.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::report {
 namespace {
@@ -32,14 +33,8 @@ class RunReport : public ::testing::Test {
 
   void put(const char* name, const std::string& text) const { std::ofstream(folder_ / name) << text; }
   void put_metrics(const std::string& text) const { put("metrics.jsonl", text); }
-  std::string error(ExitCode code = ExitCode::kData) const {
-    try {
-      read_run(folder_);
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), code);
-      return error.what();
-    }
-    return "no error";
+  std::string error() const {
+    return error_of(ExitCode::kData, [&] { read_run(folder_); });
   }
   Json batches() const { return Json::parse(batch_metrics_json(read_run(folder_))); }
   Json epochs() const { return Json::parse(epoch_metrics_json(summarise_epochs(read_run(folder_)))); }

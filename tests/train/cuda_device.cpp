@@ -1,6 +1,5 @@
 // What a plan means on a GPU: offloaded or not it trains the same, and its bytes are those that dry runs and the model
 // of the caching allocator say.
-#include <dlfcn.h>
 #include <gmock/gmock.h>
 
 #include <filesystem>
@@ -21,19 +20,10 @@ class OnAGpu : public testing::Test {
   void SetUp() override {
     const auto library = std::filesystem::read_symlink("/proc/self/exe").parent_path() / kDeviceLibraryFile;
     if (!std::filesystem::exists(library)) GTEST_SKIP() << library << " was not built: no nvcc was found";
-    if (!has_gpu()) GTEST_SKIP() << "no GPU: nothing ran on one";
+    if (count_gpus() == 0) GTEST_SKIP() << "no GPU: nothing ran on one";
     static const Device opened = open_device("cuda", 0);
     device_ = opened;
     held_ = device_.memory->live();
-  }
-
-  static bool has_gpu() {
-    void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
-    if (driver == nullptr) return false;
-    const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
-    const auto count = reinterpret_cast<int (*)(int*)>(dlsym(driver, "cuDeviceGetCount"));
-    int devices = 0;
-    return init != nullptr && count != nullptr && init(0) == 0 && count(&devices) == 0 && devices > 0;
   }
 
   static Config config() {

@@ -10,6 +10,7 @@
 
 #include "cache/survey.h"
 #include "memory/cpu_allocator.h"
+#include "tests/error_of.h"
 #include "tests/train/tiny_run.h"
 #include "train/options.h"
 #include "train/source.h"
@@ -317,7 +318,7 @@ TEST_F(PrefixRun, WhatIsOnTheDeviceIsNotReadAgain) {
     config.cache.mode = "prefix";
     const auto source = make_source(config);
     const model::VlaModel model(vla_options(config, source->dims()), at::kMeta);
-    const auto all = static_cast<std::int64_t>(feature_bytes(config, model, *source, model::Features::kImages));
+    const auto all = static_cast<std::int64_t>(feature_bytes(config, model, *source, model::Features::kImages).on_disk);
     std::int64_t before = 0;
     for (const std::int64_t part : {4, 2, 1}) {
       config.cache.device_bytes = all / part;
@@ -436,13 +437,7 @@ TEST_F(PrefixRun, RefusesMemoryThatIsNotThere) {
     (key[0] == 'd' ? config.cache.device_bytes : config.cache.host_bytes) = size;
     const auto source = make_source(config);
     const auto communicator = ddp::make_solo();
-    try {
-      const Session session(config, *communicator, *source);
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ExitCode::kUsage);
-      return std::string(error.what());
-    }
-    return std::string();
+    return error_of(ExitCode::kUsage, [&] { const Session session(config, *communicator, *source); });
   };
   EXPECT_NE(refusal("device", "many").find("cache.device_bytes"), std::string::npos);
   EXPECT_NE(refusal("host", "-5GiB").find("cache.host_bytes"), std::string::npos);
@@ -457,19 +452,16 @@ TEST_F(PrefixRun, RefusesMemoryThatIsNotThere) {
   std::int64_t needed = 0;
   {
     const Session session(config, *communicator, *source);
-    EXPECT_LE(session.cache->device_bytes(),
-              static_cast<std::int64_t>(feature_bytes(config, *session.model, *source, model::Features::kImages)));
+    EXPECT_LE(
+        session.cache->device_bytes(),
+        static_cast<std::int64_t>(feature_bytes(config, *session.model, *source, model::Features::kImages).on_disk));
     ASSERT_GT(session.cache->device_bytes(), 8 << 20);
     needed = session.meter.live() - session.meter.workspace() - session.cache->device_bytes();
   }
   config.memory.budget = needed + (4 << 20);
-  try {
-    const Session session(config, *communicator, *source);
-    FAIL() << "a budget without room";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::kUsage) << error.what();
-    EXPECT_NE(std::string(error.what()).find("rank 0: cache.device_bytes = "), std::string::npos) << error.what();
-  }
+  const std::string without =
+      error_of(ExitCode::kUsage, [&] { const Session session(config, *communicator, *source); });
+  EXPECT_NE(without.find("rank 0: cache.device_bytes = "), std::string::npos) << without << ": a budget without room";
 }
 
 TEST_F(PrefixRun, ChoosesByItselfWhatIsWorthWhile) {
@@ -498,17 +490,11 @@ TEST_F(PrefixRun, ChoosesByItselfWhatIsWorthWhile) {
 }
 
 TEST_F(PrefixRun, RefusesWhatWouldNotBeExact) {
-  const auto refusal = [&](const auto& change) -> std::string {
+  const auto refusal = [&](const auto& change) {
     Config config = config_;
     config.cache.mode = "prefix";
     change(config);
-    try {
-      run(config, 1);
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ExitCode::kUsage);
-      return error.what();
-    }
-    return "";
+    return error_of(ExitCode::kUsage, [&] { run(config, 1); });
   };
   const std::string adapted =
       refusal([](Config& config) { config.lora.targets = R"(.*(blocks|layers).*(qkv|q_proj))"; });

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::memory {
 namespace {
@@ -15,14 +16,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-std::string refused(const auto& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.code() == ExitCode::kUsage ? error.what() : "";
-  }
-  return "";
-}
+std::string refused(const auto& action) { return error_of(ExitCode::kUsage, action); }
 
 const std::vector<Candidate> kThree{{{0, 4, 0}, 500, 130}, {{0, 8, 0}, 800, 110}, {{224, 8, 18, 2, 3, true}, 700, 110}};
 
@@ -145,7 +139,7 @@ TEST(CostModel, NonsenseIsRefused) {
   EXPECT_THAT(refuses({}), HasSubstr("at least one"));
   CostModel model;
   model.points = {{1, 10}};
-  EXPECT_EQ(refuses(model), "");
+  EXPECT_EQ(refuses(model), "no error");
   EXPECT_THAT(refuses(model, 0), HasSubstr("share of 0"));
   model.points = {{2, 10}, {2, 20}};
   EXPECT_THAT(refuses(model), HasSubstr("ascend"));

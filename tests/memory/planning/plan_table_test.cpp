@@ -4,6 +4,7 @@
 
 #include "core/bytes.h"
 #include "core/error.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::memory {
 namespace {
@@ -18,13 +19,7 @@ PlanTable example() {
 }
 
 std::string refusal(const std::string& text) {
-  try {
-    plan_table_from_toml(text, "mine.toml");
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::kUsage);
-    return error.what();
-  }
-  return "no error";
+  return error_of(ExitCode::kUsage, [&] { plan_table_from_toml(text, "mine.toml"); });
 }
 
 TEST(PlanTable, IsReadBackAsItWasWritten) {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::memory {
 namespace {
@@ -15,13 +16,7 @@ using testing::AllOf;
 using testing::HasSubstr;
 
 std::string refused(const std::string& text, int ranks = 0) {
-  try {
-    read_trace(text, "peaks.jsonl", ranks);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::kData);
-    return error.what();
-  }
-  return "nothing was refused";
+  return error_of(ExitCode::kData, [&] { read_trace(text, "peaks.jsonl", ranks); });
 }
 
 TEST(Trace, ReadsFractionsAndBytes) {
