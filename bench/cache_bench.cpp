@@ -265,8 +265,8 @@ Timed timed(Session& session, std::span<const model::StreamSample> samples) {
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   };
   const auto note = [&](const at::Tensor&) { times.made = since(); };
-  const at::Tensor losses =
-      session.model->sample_losses(batch, {}, states ? model::Shown{nullptr, note} : model::Shown{note, nullptr});
+  const at::Tensor losses = session.model->sample_losses(
+      batch, {}, states ? model::Shown{nullptr, note, nullptr} : model::Shown{note, nullptr, nullptr});
   times.backward = time_ms([&] { torch::autograd::backward({losses}, {at::ones_like(losses)}); });
   session.buffers->discard_staging();
   return times;

@@ -1,5 +1,5 @@
-// Samples a second out of a LeRobot dataset, every training frame once in the order of a run: decoded, resized, cut into
-// patches, its text in tokens. bench/loader_peer.py runs it beside lerobot's own DataLoader.
+// Samples a second out of a LeRobot dataset, every training frame once in the order of a run: decoded, resized, cut
+// into patches, its text in tokens. bench/loader_peer.py runs it beside lerobot's own DataLoader.
 //
 //   loader_bench DATASET MODEL WORKERS BATCH
 //

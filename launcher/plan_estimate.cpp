@@ -75,8 +75,7 @@ RunEstimate estimate_run(const train::Config& config, const data::SampleDims& di
       of_card.plan = plan;
       of_card.peak = found.best->live;
       const std::int64_t beside = found.best->live - forecast.activation_bytes(plan);
-      of_card.usual =
-          beside + forecast.dry().activation_bytes(usual_micro_batch(types, plan.micro_batch), plan);
+      of_card.usual = beside + forecast.dry().activation_bytes(usual_micro_batch(types, plan.micro_batch), plan);
       if (estimate.types.empty())
         for (const auto& type : types) estimate.types.push_back(estimate_type(type, forecast, plan));
     }
@@ -86,14 +85,15 @@ RunEstimate estimate_run(const train::Config& config, const data::SampleDims& di
 }
 
 std::string to_text(const RunEstimate& estimate) {
-  std::string text = fmt::format("{} samples, {:g} epochs, batches of {}: {} steps{}\n\n", estimate.asked.samples,
-                                 estimate.asked.epochs, estimate.batch, estimate.steps,
-                                 estimate.seconds ? fmt::format(", {} at {:.4g} samples/s", duration(*estimate.seconds),
-                                                                *estimate.asked.rate)
-                                                  : "; give --rate, or --run with a run that was made, for the time");
+  std::string text = fmt::format(
+      "{} samples, {:g} epochs, batches of {}: {} steps{}\n\n", estimate.asked.samples, estimate.asked.epochs,
+      estimate.batch, estimate.steps,
+      estimate.seconds ? fmt::format(", {} at {:.4g} samples/s", duration(*estimate.seconds), *estimate.asked.rate)
+                       : "; give --rate, or --run with a run that was made, for the time");
   if (!estimate.types.empty())
-    text += "| type | part of the draws | heaviest sample | activations of one | of a micro-batch of them |\n"
-            "|---|---:|---|---:|---:|\n";
+    text +=
+        "| type | part of the draws | heaviest sample | activations of one | of a micro-batch of them |\n"
+        "|---|---:|---|---:|---:|\n";
   for (const auto& type : estimate.types)
     text += fmt::format("| {} | {:.1f} % | {} tokens, {} patches | {} | {} |\n", type.name, 100 * type.part,
                         type.heaviest.tokens, type.heaviest.patches, format_bytes(type.sample_bytes),
@@ -107,9 +107,14 @@ std::string to_text(const RunEstimate& estimate) {
 }
 
 std::string to_json(const RunEstimate& estimate) {
-  Json json{{"samples", estimate.asked.samples}, {"epochs", estimate.asked.epochs}, {"batch", estimate.batch},
-            {"steps", estimate.steps},           {"seconds", nullptr},              {"samples_per_second", nullptr},
-            {"types", Json::array()},            {"cards", Json::array()}};
+  Json json{{"samples", estimate.asked.samples},
+            {"epochs", estimate.asked.epochs},
+            {"batch", estimate.batch},
+            {"steps", estimate.steps},
+            {"seconds", nullptr},
+            {"samples_per_second", nullptr},
+            {"types", Json::array()},
+            {"cards", Json::array()}};
   if (estimate.seconds) json["seconds"] = *estimate.seconds;
   if (estimate.asked.rate) json["samples_per_second"] = *estimate.asked.rate;
   for (const auto& type : estimate.types)

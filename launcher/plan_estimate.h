@@ -20,7 +20,7 @@ struct TypeOfSamples {
 };
 
 struct EstimateInput {
-  std::int64_t samples = 0;    ///< that are trained on
+  std::int64_t samples = 0;  ///< that are trained on
   double epochs = 1;
   std::optional<double> rate;  ///< samples a second of all ranks together
   std::vector<std::int64_t> cards;
@@ -32,10 +32,10 @@ struct EstimateInput {
 struct TypeEstimate {
   std::string name;
   double part = 1;
-  std::int64_t samples = 0;         ///< known here
+  std::int64_t samples = 0;  ///< known here
   SampleShape heaviest;
-  std::int64_t sample_bytes = 0;    ///< activations of one sample alone, the heaviest
-  std::int64_t batch_bytes = 0;     ///< of a micro-batch of nothing else
+  std::int64_t sample_bytes = 0;  ///< activations of one sample alone, the heaviest
+  std::int64_t batch_bytes = 0;   ///< of a micro-batch of nothing else
 };
 
 struct CardEstimate {

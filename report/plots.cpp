@@ -42,7 +42,7 @@ template <class Record, class Value>
 std::optional<double> newest(const std::vector<Record>& records, std::int64_t step, Value Record::*value) {
   const auto after = std::upper_bound(records.begin(), records.end(), step,
                                       [](std::int64_t at, const Record& record) { return at < record.step; });
-  return after == records.begin() ? std::nullopt : std::optional<double>(std::prev(after)->*value);
+  return after == records.begin() ? std::nullopt : std::optional<double>((*std::prev(after)).*value);
 }
 
 std::vector<Point> points_of(const RunStreams& run, const RunSummary& summary) {

@@ -198,8 +198,7 @@ model::Shown FeatureCache::shown(std::span<const model::StreamSample> samples) {
 void FeatureCache::stage(std::span<const model::StreamSample> samples, const at::Tensor& features, std::int64_t stamp,
                          bool in_step) {
   const auto is_to_keep = [&](const model::StreamSample& item) {
-    return is_wanted(*item.sample) &&
-           (!ages_ || !in_step || schedule_.is_last_in_step(item.position));
+    return is_wanted(*item.sample) && (!ages_ || !in_step || schedule_.is_last_in_step(item.position));
   };
   const bool wanted = std::any_of(samples.begin(), samples.end(), is_to_keep);
   if (!keeps_ || full_ || !wanted) return;

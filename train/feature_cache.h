@@ -33,9 +33,9 @@ namespace plimsoll::train {
 /// bytes where cache.keep says so.
 class FeatureCache final : public FeatureKeeper, public data::SampleSource {
  public:
-  /// `order`: what the run's stream draws of the source. `source` and `communicator` outlive it. Throws as refuse_what_would_not_hold() does. Makes its block of the
-  /// device's memory (cache.device_bytes): before plans are chosen. Throws Error(kUsage) for memory that is not there.
-  /// Collective.
+  /// `order`: what the run's stream draws of the source. `source` and `communicator` outlive it. Throws as
+  /// refuse_what_would_not_hold() does. Makes its block of the device's memory (cache.device_bytes): before plans are
+  /// chosen. Throws Error(kUsage) for memory that is not there. Collective.
   FeatureCache(const Config& config, const model::VlaModel& model, const data::SampleSource& source,
                std::shared_ptr<const data::StreamOrder> order, ddp::Communicator& communicator, const Device& device,
                std::int64_t budget);

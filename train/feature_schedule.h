@@ -16,9 +16,10 @@ namespace plimsoll::train {
 /// Any thread.
 class FeatureSchedule {
  public:
-  /// Of what a run's stream draws of a source with so many samples. `ages`: cache.live_fraction of each step's draws are
-  /// live.
-  FeatureSchedule(const Config& config, std::shared_ptr<const data::StreamOrder> order, std::int64_t samples, bool ages);
+  /// Of what a run's stream draws of a source with so many samples. `ages`: cache.live_fraction of each step's draws
+  /// are live.
+  FeatureSchedule(const Config& config, std::shared_ptr<const data::StreamOrder> order, std::int64_t samples,
+                  bool ages);
   FeatureSchedule(const FeatureSchedule&) = delete;
   FeatureSchedule& operator=(const FeatureSchedule&) = delete;
 

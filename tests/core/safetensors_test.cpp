@@ -37,6 +37,7 @@ SafetensorsContent parse(const std::string& file) { return parse_safetensors(std
 
 std::string refusal(const std::string& file) {
   std::string text = error_of(ExitCode::kData, [&] { parse(file); });
+  if (text == "no error") return "accepted";
   EXPECT_THAT(text, ::testing::StartsWith("m.st: "));
   return text;
 }

@@ -63,7 +63,9 @@ TEST(SampleStream, AMixtureHasItsPartsAtEveryMoment) {
         const double due = static_cast<double>(target[type]) * static_cast<double>(n) / kWholeTarget;
         ASSERT_LT(std::abs(static_cast<double>(counts[type]) - due), 3) << "after " << n << " draws";
       }
-      if (n == 10000) EXPECT_EQ(counts, target);
+      if (n == 10000) {
+        EXPECT_EQ(counts, target);
+      }
     }
   }
 }

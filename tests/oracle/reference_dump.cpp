@@ -310,7 +310,9 @@ class Trainer {
 
  private:
   static train::StepOptions options(const Setting& s) {
-    train::StepOptions options{s.batch, s.clip, {}, {}};
+    train::StepOptions options;
+    options.effective_batch = s.batch;
+    options.clip_norm = s.clip;
     options.adapters.learning_rate = s.vl_lr;
     options.expert.learning_rate = s.lr;
     options.adapters.weight_decay = options.expert.weight_decay = kWeightDecay;

@@ -24,7 +24,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::SizeIs;
-using Json = nlohmann::json;
+using Sorted = nlohmann::json;
 using EntryKindOf = MlflowEntry::Kind;
 
 std::vector<MlflowEntry> many_metrics(std::size_t count) {
@@ -116,26 +116,26 @@ TEST(MlflowMessages, ABatchHoldsEachKindInItsPlace) {
   const std::vector<MlflowEntry> entries{{EntryKindOf::kParam, "p", "1", 0, 0, 0},
                                          {EntryKindOf::kTag, "t", "\"x\"\n", 0, 0, 0},
                                          {EntryKindOf::kMetric, "m", "", 0.1, 9, 2}};
-  EXPECT_EQ(Json::parse(mlflow_log_batch_body("r", entries)),
-            Json::parse(R"({"run_id": "r", "params": [{"key": "p", "value": "1"}],
+  EXPECT_EQ(Sorted::parse(mlflow_log_batch_body("r", entries)),
+            Sorted::parse(R"({"run_id": "r", "params": [{"key": "p", "value": "1"}],
                             "tags": [{"key": "t", "value": "\"x\"\n"}],
                             "metrics": [{"key": "m", "value": 0.1, "timestamp": 9, "step": 2}]})"));
 }
 
 TEST(MlflowMessages, OtherBodies) {
   const auto begin = parse_mlflow_line(mlflow_begin_line("e", "n", "cafe", 12));
-  EXPECT_EQ(Json::parse(mlflow_create_experiment_body("e")), Json::parse(R"({"name": "e"})"));
-  const auto create = Json::parse(mlflow_create_run_body("7", begin));
+  EXPECT_EQ(Sorted::parse(mlflow_create_experiment_body("e")), Sorted::parse(R"({"name": "e"})"));
+  const auto create = Sorted::parse(mlflow_create_run_body("7", begin));
   EXPECT_EQ(create.at("experiment_id"), "7");
   EXPECT_EQ(create.at("run_name"), "n");
   EXPECT_EQ(create.at("start_time"), 12);
-  EXPECT_EQ(create.at("tags").at(0), Json::parse(R"({"key": "plimsoll.run", "value": "cafe"})"));
-  const auto search = Json::parse(mlflow_search_run_body("7", "cafe"));
-  EXPECT_EQ(search.at("experiment_ids"), Json::parse(R"(["7"])"));
+  EXPECT_EQ(create.at("tags").at(0), Sorted::parse(R"({"key": "plimsoll.run", "value": "cafe"})"));
+  const auto search = Sorted::parse(mlflow_search_run_body("7", "cafe"));
+  EXPECT_EQ(search.at("experiment_ids"), Sorted::parse(R"(["7"])"));
   EXPECT_EQ(search.at("filter"), "tags.`plimsoll.run` = 'cafe'");
-  EXPECT_EQ(Json::parse(mlflow_update_run_body("r", parse_mlflow_line(mlflow_state_line("FINISHED", 5)))),
-            Json::parse(R"({"run_id": "r", "status": "FINISHED", "end_time": 5})"));
-  EXPECT_FALSE(Json::parse(mlflow_update_run_body("r", parse_mlflow_line(mlflow_state_line("RUNNING", 5))))
+  EXPECT_EQ(Sorted::parse(mlflow_update_run_body("r", parse_mlflow_line(mlflow_state_line("FINISHED", 5)))),
+            Sorted::parse(R"({"run_id": "r", "status": "FINISHED", "end_time": 5})"));
+  EXPECT_FALSE(Sorted::parse(mlflow_update_run_body("r", parse_mlflow_line(mlflow_state_line("RUNNING", 5))))
                    .contains("end_time"));
 }
 
@@ -351,7 +351,7 @@ TEST_F(Mlflow, WhatIsRefusedStandsAloneAndStopsNothingElse) {
   // A value in the middle is not to the server's taste.
   server_.before = [&](const std::string& call, const std::string& body) -> std::optional<HttpAnswer> {
     if (call != "runs/log-batch") return std::nullopt;
-    const Json json = Json::parse(body);
+    const Sorted json = Sorted::parse(body);
     for (const auto& metric : json.at("metrics")) {
       if (metric.at("key") == "loss" && (metric.at("step") == 41 || metric.at("step") == 42))
         return ModelServer::bad("ugly");
@@ -369,9 +369,9 @@ TEST_F(Mlflow, WhatIsRefusedStandsAloneAndStopsNothingElse) {
   EXPECT_EQ(ModelServer::steps(server_.runs.at("run1"), "loss"), expected);
   const std::string refused = read_file(mlflow_refused_file(folder_));
   EXPECT_EQ(std::count(refused.begin(), refused.end(), '\n'), 2);
-  const auto first = Json::parse(refused.substr(0, refused.find('\n')));
+  const auto first = Sorted::parse(refused.substr(0, refused.find('\n')));
   EXPECT_THAT(first.at("reason").get<std::string>(), AllOf(HasSubstr("400"), HasSubstr("ugly")));
-  EXPECT_EQ(Json::parse(first.at("what").get<std::string>()).at("metrics").at(0).at("step"), 41);
+  EXPECT_EQ(Sorted::parse(first.at("what").get<std::string>()).at("metrics").at(0).at("step"), 41);
   EXPECT_EQ(deliver_all(), MlflowDelivery::Outcome::kNothing) << "for good";
   EXPECT_EQ(read_mlflow_mark(folder_)->refused, 2);
 }

@@ -9,20 +9,23 @@
 #include <optional>
 #include <vector>
 
+#include "data/sample_source.h"
+
 namespace plimsoll::train {
 namespace {
 
 // Thirteen samples in steps of five: steps run across the ends of epochs.
-class Schedule : public ::testing::Test {
+class FeatureScheduleTest : public ::testing::Test {
  protected:
-  Schedule() {
+  FeatureScheduleTest() {
     config_.batch.effective = 5;
     config_.run.seed = 3;
     config_.cache.live_fraction = 0.4;
     data::SyntheticOptions options;
     options.samples = 13;
     source_ = data::make_synthetic_source(options);
-    stream_.emplace(source_->training(), 3);
+    order_ = std::make_shared<const data::StreamOrder>(data::StreamOrder{source_->training(), 3, {}, {}});
+    stream_.emplace(order_);
     length_ = static_cast<std::uint64_t>(source_->training().size());
   }
   /// Of the epoch after that of `position`.
@@ -34,26 +37,27 @@ class Schedule : public ::testing::Test {
   }
   Config config_;
   std::unique_ptr<data::SampleSource> source_;
+  std::shared_ptr<const data::StreamOrder> order_;
   std::optional<data::SampleStream> stream_;
   std::uint64_t length_ = 0;
 };
 
-TEST_F(Schedule, KnowsTheNextDraw) {
-  const FeatureSchedule schedule(config_, *source_, false);
+TEST_F(FeatureScheduleTest, KnowsTheNextDraw) {
+  const FeatureSchedule schedule(config_, order_, 13, false);
   for (std::uint64_t position = 0; position < 5 * length_; ++position) {
-    EXPECT_EQ(schedule.next_read(position, stream_->at(position)), drawn_next(position)) << position;
+    EXPECT_EQ(schedule.next_read(position), drawn_next(position)) << position;
     EXPECT_FALSE(schedule.is_live(position));
   }
   EXPECT_EQ(schedule.share_of(2, 1, 2), (std::vector<std::uint64_t>{7, 8, 9}));
 }
 
-TEST_F(Schedule, ALiveDrawReadsNothing) {
-  const FeatureSchedule schedule(config_, *source_, true);
+TEST_F(FeatureScheduleTest, ALiveDrawReadsNothing) {
+  const FeatureSchedule schedule(config_, order_, 13, true);
   std::int64_t live = 0;
   for (std::uint64_t position = 0; position < 5 * length_; ++position) {
     const std::uint64_t next = drawn_next(position);
     const std::uint64_t expected = schedule.is_live(next) ? std::numeric_limits<std::uint64_t>::max() : next;
-    EXPECT_EQ(schedule.next_read(position, stream_->at(position)), expected) << position;
+    EXPECT_EQ(schedule.next_read(position), expected) << position;
     live += schedule.is_live(position) ? 1 : 0;
   }
   EXPECT_EQ(live, static_cast<std::int64_t>(2 * length_));
@@ -64,14 +68,14 @@ TEST_F(Schedule, ALiveDrawReadsNothing) {
   EXPECT_EQ(all, (std::vector<std::uint64_t>{10, 11, 12, 13, 14})) << "each rank its own";
 }
 
-TEST_F(Schedule, OfTwoDrawsInOneStepTheLaterOneIsTheLast) {
-  const FeatureSchedule schedule(config_, *source_, true);
+TEST_F(FeatureScheduleTest, OfTwoDrawsInOneStepTheLaterOneIsTheLast) {
+  const FeatureSchedule schedule(config_, order_, 13, true);
   std::int64_t earlier = 0;
   for (std::uint64_t position = 0; position < 25 * length_; ++position) {
     bool again = false;
     for (std::uint64_t later = position + 1; later % 5 != 0; ++later)
       again = again || stream_->at(later) == stream_->at(position);
-    EXPECT_EQ(schedule.is_last_in_step(position, stream_->at(position)), !again) << position;
+    EXPECT_EQ(schedule.is_last_in_step(position), !again) << position;
     earlier += again ? 1 : 0;
   }
   EXPECT_GT(earlier, 0) << "there were some";

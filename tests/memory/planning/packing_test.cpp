@@ -87,7 +87,7 @@ TEST(PackedByBytes, MixesTypesAsMuchAsItIsAskedTo) {
   // Heavy ones first begin four micro-batches; the light ones then choose among them.
   Weights with = weights;
   std::vector<std::uint8_t> of = types;
-  for (const std::uint8_t type : {0, 1, 2, 0}) {
+  for (const std::uint8_t type : std::vector<std::uint8_t>{0, 1, 2, 0}) {
     with.push_back(6);
     of.push_back(type);
   }

@@ -87,7 +87,7 @@ RC_GTEST_PROP(PolicyProperties, NothingChangesWhenTheWorstIsInsideTheBand, ()) {
   Scene scene = any_scene();
   for (RankUsage& rank : scene.window.ranks) {
     rank.retries = 0;
-    rank.budget_bytes *= 10000;  // so that the fractions below are exact
+    rank.budget_bytes = (rank.budget_bytes / 10000 + 1) * 10000;  // so that the fractions below are exact
     rank.peak_bytes = rank.budget_bytes / 10000 * *rc::gen::inRange<std::int64_t>(0, 9001);
   }
   scene.window.ranks[0].peak_bytes =
