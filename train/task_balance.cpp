@@ -11,6 +11,13 @@ namespace plimsoll::train {
 namespace {
 
 constexpr double kLeast = 1e-3;  // a weight
+constexpr int kBits = 12;
+
+std::vector<double> coarse_ones(std::span<const double> values) {
+  std::vector<double> rounded;
+  for (const double value : values) rounded.push_back(coarse(value));
+  return rounded;
+}
 
 std::vector<std::size_t> present_in(const BalanceInput& step) {
   std::vector<std::size_t> present;
@@ -37,9 +44,17 @@ void rescale(std::vector<double>& weights, const std::vector<std::size_t>& prese
 
 }  // namespace
 
-BalanceState balanced(const BalanceState& before, const BalanceInput& step, const BalanceOptions& options) {
+double coarse(double value) {
+  int exponent = 0;
+  const double mantissa = std::frexp(value, &exponent);
+  return std::ldexp(std::round(std::ldexp(mantissa, kBits)), exponent - kBits);
+}
+
+BalanceState balanced(const BalanceState& before, const BalanceInput& seen, const BalanceOptions& options) {
   BalanceState state = before;
-  const std::size_t types = step.counts.size();
+  const std::size_t types = seen.counts.size();
+  const std::vector<double> losses = coarse_ones(seen.losses), norms = coarse_ones(seen.norms);
+  const BalanceInput step{seen.counts, losses, norms};
   if (state.weights.empty()) state = {std::vector<double>(types, 1.0), std::vector<double>(types, 0.0)};
   const auto present = present_in(step);
   if (present.empty() || !usable(step, present)) return state;

@@ -30,10 +30,14 @@ struct BalanceOptions {
   double learning_rate = 0.025;  ///< tasks.balance_lr
 };
 
+/// Rounded to 12 bits of mantissa.
+double coarse(double value);
+
 /// The weights after the step: one step of gradient descent on the sum over the types of |G - mean G x r^alpha|, where
 /// G is a type's norm, r its loss by its first one relative to the mean of these, and mean G x r^alpha counts as a
 /// constant; then scaled so that they sum to the number of types again. A type without samples in the step takes no
 /// part and keeps its weight. No weight falls below a thousandth; losses and norms that are not finite change nothing.
+/// Losses and norms are taken by coarse(): their last bits hang on how the step was cut.
 BalanceState balanced(const BalanceState& before, const BalanceInput& step, const BalanceOptions& options);
 
 std::string to_json(const BalanceState& state);

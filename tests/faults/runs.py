@@ -239,8 +239,9 @@ def relative_l2(found, expected):
     return distance / norm if norm > 0 else distance
 
 
-def assert_same_training(run, reference, steps):
-    """No step missing or doubled, the same samples, losses within 1e-5 and trained tensors within relative L2 1e-5."""
+def assert_same_training(run, reference, steps, each=1e-5):
+    """No step missing or doubled, the same samples, losses within 1e-5 and all trained tensors together within
+    relative L2 1e-5, each within `each`."""
     found, expected = metrics(run), metrics(reference)
     assert [line["step"] for line in found] == list(range(1, steps + 1))
     assert [line["first_sample"] for line in found] == [line["first_sample"] for line in expected]
@@ -251,7 +252,7 @@ def assert_same_training(run, reference, steps):
     assert relative_l2(*whole) < 1e-5
     moved = {name: relative_l2(ours[name], theirs[name]) for name in theirs}
     worst = max(moved, key=moved.get)
-    assert moved[worst] < 1e-5, f"{worst}: {moved[worst]}"
+    assert moved[worst] < each, f"{worst}: {moved[worst]}"
 
 
 def copy_run(config, folder):

@@ -7,6 +7,8 @@ import pytest
 import runs
 
 STEPS = 16
+# Gradients of keys' adapters are nearly nothing (a softmax knows no common shift), and AdamW makes steps of a usual size of them.
+EACH = 5e-5
 TASKS = {"by": "task", "gradnorm": True, "normalise": True, "balance_lr": 0.1}
 
 
@@ -41,7 +43,7 @@ def test_equal_on_other_ranks_and_plans(tmp_path, model, whole):
         folder = tmp_path / str(ranks)
         folder.mkdir()
         run = runs.finish(typed(folder, model, batch={"effective": 7, "micro": micro}, memory={"policy": "fixed"}), ranks)
-        runs.assert_same_training(run, whole, STEPS)
+        runs.assert_same_training(run, whole, STEPS, EACH)
         for mine, theirs in zip(runs.metrics(run), runs.metrics(whole)):
             assert mine["task_counts"] == theirs["task_counts"]
             assert mine["task_weights"] == pytest.approx(theirs["task_weights"], rel=1e-3)
@@ -54,7 +56,7 @@ def test_stopped_and_resumed(tmp_path, model, whole):
         run.process.send_signal(signal.SIGTERM)
         assert run.end() == 75, run.output()
     runs.finish(config, 3, "--resume")
-    runs.assert_same_training(tmp_path / "run", whole, STEPS)
+    runs.assert_same_training(tmp_path / "run", whole, STEPS, EACH)
 
 
 def test_with_a_feature_cache(tmp_path, model):
@@ -80,7 +82,7 @@ def test_packed_by_bytes_is_the_same_training_in_fewer_micro_batches(tmp_path, m
         folder.mkdir()
         batch = {**counts, "packing": "bytes", "max_memory": peak, "diversity": diversity}
         run = runs.finish(typed(folder, model, batch=batch, memory={"policy": "fixed"}), 1)
-        runs.assert_same_training(run, whole, STEPS)
+        runs.assert_same_training(run, whole, STEPS, EACH)
         lines = runs.metrics(run)
         assert max(rank["peak"] for line in lines for rank in line["memory"]) <= peak
         assert sum(rank["retries"] for line in lines for rank in line["memory"]) == 0

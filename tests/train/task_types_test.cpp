@@ -142,7 +142,8 @@ std::vector<double> by_autograd(const BalanceState& before, const BalanceInput& 
 TEST(GradNorm, IsTheDescentOfThePaper) {
   const BalanceState before{{0.7, 1.1, 1.2}, {2.0, 0.5, 3.0}};
   const std::vector<std::int64_t> counts = {4, 3, 3};
-  const std::vector<double> losses = {1.0, 0.45, 0.6}, norms = {0.3, 0.9, 0.2};
+  const std::vector<double> losses = {1.0, coarse(0.45), coarse(0.6)};
+  const std::vector<double> norms = {coarse(0.3), coarse(0.9), coarse(0.2)};
   for (const double alpha : {0.0, 0.5, 1.5}) {
     const BalanceInput step{counts, losses, norms};
     const BalanceState after = balanced(before, step, {alpha, 0.025});
@@ -166,6 +167,18 @@ TEST(GradNorm, ConvergesToTheStatedBalance) {
   EXPECT_NEAR(state.weights[0], 200.0 / 101, 5e-3);
   EXPECT_NEAR(state.weights[1], 2.0 / 101, 5e-3);
   EXPECT_NEAR(state.weights[0] + state.weights[1], 2.0, 1e-9);
+}
+
+TEST(GradNorm, DoesNotHangOnTheLastBits) {
+  const BalanceState before{{0.7, 1.1, 1.2}, {2.0, 0.5, 3.0}};
+  const std::vector<std::int64_t> counts = {4, 3, 3};
+  const std::vector<double> losses = {1.0, 0.45, 0.6}, norms = {0.3, 0.9, 0.2};
+  std::vector<double> other = norms;
+  for (double& norm : other) norm *= 1 + 1e-6;
+  EXPECT_EQ(balanced(before, {counts, losses, norms}, {}), balanced(before, {counts, losses, other}, {}));
+  EXPECT_NEAR(coarse(0.123456789), 0.123456789, 2e-5);
+  EXPECT_EQ(coarse(0), 0);
+  EXPECT_EQ(coarse(0.75), 0.75);
 }
 
 TEST(GradNorm, WhoHasLearnedLessIsPulledAhead) {
