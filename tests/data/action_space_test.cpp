@@ -21,8 +21,8 @@ using StateOf = std::vector<std::optional<std::size_t>>;
 DimensionNames unnamed(std::size_t width) { return {width, {}}; }
 DimensionNames named(std::vector<std::string> names) { return {names.size(), names}; }
 
-std::string error_of(const DimensionNames& action, const DimensionNames& state,
-                     const std::vector<std::int64_t>& chosen) {
+std::string space_error(const DimensionNames& action, const DimensionNames& state,
+                        const std::vector<std::int64_t>& chosen) {
   try {
     delta_space(action, state, chosen, "data.mix[1] (/data/b)");
   } catch (const Error& error) {
@@ -62,10 +62,11 @@ TEST(ActionSpace, LeavesOutWhatWasNotChosen) {
 }
 
 TEST(ActionSpace, NamesWhatHasNoState) {
-  EXPECT_THAT(error_of(unnamed(3), unnamed(2), {0, 2}), AllOf(HasSubstr("data.mix[1] (/data/b)"), HasSubstr("has 2")));
-  EXPECT_THAT(error_of(unnamed(3), unnamed(2), {3}), AllOf(HasSubstr("has 3"), HasSubstr("0 to 2")));
-  EXPECT_THAT(error_of(unnamed(3), unnamed(2), {-1}), HasSubstr("-1"));
-  EXPECT_THAT(error_of(named({"x"}), named({"joint"}), {}),
+  EXPECT_THAT(space_error(unnamed(3), unnamed(2), {0, 2}),
+              AllOf(HasSubstr("data.mix[1] (/data/b)"), HasSubstr("has 2")));
+  EXPECT_THAT(space_error(unnamed(3), unnamed(2), {3}), AllOf(HasSubstr("has 3"), HasSubstr("0 to 2")));
+  EXPECT_THAT(space_error(unnamed(3), unnamed(2), {-1}), HasSubstr("-1"));
+  EXPECT_THAT(space_error(named({"x"}), named({"joint"}), {}),
               AllOf(HasSubstr("x"), HasSubstr("joint"), HasSubstr("data.delta_dimensions")));
 }
 

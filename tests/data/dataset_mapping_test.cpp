@@ -28,7 +28,7 @@ std::vector<ResolvedMapping> resolved(const std::vector<DatasetMapping>& given, 
   return resolve_mappings(given, {roles, "observation.state", "action", ""}, "data.mix");
 }
 
-std::string error_of(const std::vector<DatasetMapping>& given, const Names& roles = {}) {
+std::string mapping_error(const std::vector<DatasetMapping>& given, const Names& roles = {}) {
   try {
     resolved(given, roles);
   } catch (const Error& error) {
@@ -67,18 +67,19 @@ TEST(DatasetMapping, LeavesMissingCamerasOutOnlyIfSaidSo) {
   const auto first = with_cameras("/data/a", {"front=top", "wrist=hand"});
   EXPECT_THAT(resolved({first, with_cameras("/data/b", {"front=top"}, {"wrist"})})[1].cameras, ElementsAre("top"));
   EXPECT_THAT(resolved({first, with_cameras("/data/b", {}, {"wrist", "front"})})[1].cameras, IsEmpty());
-  EXPECT_THAT(error_of({first, with_cameras("/data/b", {"front=top"})}),
+  EXPECT_THAT(mapping_error({first, with_cameras("/data/b", {"front=top"})}),
               AllOf(HasSubstr("data.mix[1] (/data/b)"), HasSubstr("wrist=FEATURE"), HasSubstr("missing_cameras")));
-  EXPECT_THAT(error_of({first, with_cameras("/data/b", {"front=top", "wrist=x"}, {"wrist"})}), HasSubstr("\"wrist\""));
-  EXPECT_THAT(error_of({first, with_cameras("/data/b", {"front=top"}, {"wrist", "side"})}), HasSubstr("\"side\""));
+  EXPECT_THAT(mapping_error({first, with_cameras("/data/b", {"front=top", "wrist=x"}, {"wrist"})}),
+              HasSubstr("\"wrist\""));
+  EXPECT_THAT(mapping_error({first, with_cameras("/data/b", {"front=top"}, {"wrist", "side"})}), HasSubstr("\"side\""));
 }
 
 TEST(DatasetMapping, RefusesRolesThatDoNotFit) {
-  EXPECT_THAT(error_of({with_cameras("/data/a", {"front=top", "front=hand"})}),
+  EXPECT_THAT(mapping_error({with_cameras("/data/a", {"front=top", "front=hand"})}),
               AllOf(HasSubstr("data.mix[0] (/data/a)"), HasSubstr("top"), HasSubstr("hand")));
-  EXPECT_THAT(error_of({with_cameras("/data/a", {"side=top"})}, {"front"}),
+  EXPECT_THAT(mapping_error({with_cameras("/data/a", {"side=top"})}, {"front"}),
               AllOf(HasSubstr("side=top"), HasSubstr("front")));
-  EXPECT_THAT(error_of({with_cameras("/data/a", {"front="})}), HasSubstr("front="));
+  EXPECT_THAT(mapping_error({with_cameras("/data/a", {"front="})}), HasSubstr("front="));
 }
 
 TEST(DatasetMapping, FillsInWhatHoldsForAll) {
@@ -102,7 +103,7 @@ TEST(DatasetMapping, NamesDatasets) {
   auto named = with_cameras("/data/a", {"x"});
   named.name = "kitchen";
   EXPECT_EQ(resolved({named})[0].name, "kitchen");
-  EXPECT_THAT(error_of({named, named}), AllOf(HasSubstr("kitchen"), HasSubstr("data.mix[1]")));
+  EXPECT_THAT(mapping_error({named, named}), AllOf(HasSubstr("kitchen"), HasSubstr("data.mix[1]")));
 }
 
 }  // namespace

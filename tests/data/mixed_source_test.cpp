@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "data/lerobot_dataset.h"
 #include "data/lerobot_source.h"
 #include "tests/data/lerobot_files.h"
 #include "tests/data/model_files.h"
