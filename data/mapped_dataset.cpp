@@ -87,11 +87,11 @@ CountedStatistics MappedDataset::stored_statistics(const FeatureChoice& choice, 
 
 VectorStatistics MappedDataset::own_statistics() const {
   VectorStatistics own;
-  own.state = stored_statistics(mapping_.state, state_);
-  own.sensor = stored_statistics(mapping_.sensor, sensor_);
   const std::size_t relative = action_space_.relative_dimensions().size();
   // Where all dimensions are differences, the dataset need not have statistics of its actions.
   if (relative < action_.names.width) own.action = stored_statistics(mapping_.action, action_);
+  own.state = stored_statistics(mapping_.state, state_);
+  own.sensor = stored_statistics(mapping_.sensor, sensor_);
   if (relative > 0) {
     const std::vector<float> actions = all_rows(action_), states = all_rows(state_);
     own.differences =
