@@ -41,10 +41,20 @@ FeatureKind kind_of(const std::string& dtype, const std::string& name, const std
   return FeatureKind::kNumbers;
 }
 
+/// Datasets name the values of a row in a list, or in a list under one word such as "motors". Names that are not one a
+/// value (of axes, or of several groups, whose order JSON does not keep) are left out: nothing needs them.
+std::vector<std::string> names_of(const Json& json, std::int64_t width) {
+  Json names = json.value("names", Json());
+  if (names.is_object() && names.size() == 1) names = Json(names.front());
+  const bool fits = names.is_array() && std::ssize(names) == width &&
+                    std::all_of(names.begin(), names.end(), [](const Json& name) { return name.is_string(); });
+  return fits ? names.get<std::vector<std::string>>() : std::vector<std::string>();
+}
+
 LeRobotFeature read_feature(const std::string& name, const Json& json, const std::string& path) {
   const std::string where = path + ": feature \"" + name + "\"";
   LeRobotFeature feature{
-      name, entry<std::string>(json, where, "dtype"), entry<std::vector<std::int64_t>>(json, where, "shape"), {}};
+      name, entry<std::string>(json, where, "dtype"), entry<std::vector<std::int64_t>>(json, where, "shape"), {}, {}};
   feature.kind = kind_of(feature.dtype, name, path);
   constexpr std::int64_t kMost = 1 << 24;
   std::int64_t width = 1;
@@ -55,6 +65,7 @@ LeRobotFeature read_feature(const std::string& name, const Json& json, const std
   if (feature.kind != FeatureKind::kNumbers && feature.shape.size() != 3)
     fail(ExitCode::kData, "{}: pictures need a shape of height, width, channels, not [{}]", where,
          fmt::join(feature.shape, ", "));
+  if (feature.kind == FeatureKind::kNumbers) feature.names = names_of(json, width);
   return feature;
 }
 

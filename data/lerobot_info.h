@@ -26,7 +26,8 @@ struct LeRobotFeature {
   std::string dtype;                ///< "float32", "int64", "bool", ..., "image", "video"
   std::vector<std::int64_t> shape;  ///< pictures: height, width, channels
   FeatureKind kind = FeatureKind::kNumbers;
-  std::int64_t width() const;  ///< values of one row
+  std::vector<std::string> names{};  ///< of a row's values, one each; empty where the dataset does not name them
+  std::int64_t width() const;        ///< values of one row
 };
 
 /// Part of a video file that holds one episode of one camera.

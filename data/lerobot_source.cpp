@@ -1,36 +1,40 @@
 #include "data/lerobot_source.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <map>
 #include <mutex>
-#include <optional>
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "data/mapped_dataset.h"
 
 namespace plimsoll::data {
 namespace {
 
-/// One dataset of the source, with what is needed of it found once.
+/// One dataset of the source.
 struct Part {
-  LeRobotDataset dataset;
-  std::int64_t begin = 0;       // its first sample in the source
-  std::int64_t first_task = 0;  // its task 0 in the source
-  std::vector<std::size_t> cameras;
-  std::size_t action = 0;
-  std::optional<std::size_t> state, sensor;
-  std::optional<Normaliser> action_scale, state_scale, sensor_scale;
+  MappedDataset mapped;
+  std::int64_t begin = 0;           // its first sample in the source
+  std::vector<std::int64_t> tasks;  // of the source, by its own task index
+
+  const LeRobotDataset& dataset() const { return mapped.dataset(); }
 };
 
-LeRobotOptions wanted_features(const LeRobotSourceOptions& options, const std::vector<std::string>& cameras) {
-  LeRobotOptions wanted;
-  wanted.features = cameras;
-  for (const std::string& name : {options.action, options.state, options.sensor}) {
-    if (!name.empty()) wanted.features->push_back(name);
+std::vector<ResolvedMapping> mappings_of(const LeRobotSourceOptions& options) {
+  const MappingDefaults defaults{options.cameras, options.state, options.action, options.sensor};
+  std::vector<ResolvedMapping> mappings;
+  if (options.mix.empty()) {
+    std::vector<DatasetMapping> plain(options.paths.size());
+    for (std::size_t i = 0; i < plain.size(); ++i) plain[i].path = options.paths[i];
+    mappings = resolve_mappings(plain, defaults, "data.path");
+  } else {
+    mappings = resolve_mappings(options.mix, defaults, "data.mix");
   }
-  return wanted;
+  if (options.sensor_window == 0) {
+    for (ResolvedMapping& mapping : mappings) mapping.sensor = {};
+  }
+  return mappings;
 }
 
 }  // namespace
@@ -39,76 +43,93 @@ struct LeRobotSource::Parts {
   Parts(const LeRobotSourceOptions& chosen, std::shared_ptr<const VlmProcessor> shared)
       : options(chosen), processor(std::move(shared)) {
     check_options();
-    if (options.cameras.empty()) options.cameras = read_lerobot_info(options.paths[0]).cameras();
-    for (const std::string& path : options.paths) open(path);
+    for (const ResolvedMapping& mapping : mappings_of(options)) open(mapping);
+    if (options.joint_statistics) normalise_jointly();
     shapes.reserve(static_cast<std::size_t>(size));
     for (std::int64_t i = 0; i < size; ++i) shapes.push_back(compute_shape(i, options.resolution));
-    if (training.empty())
-      fail(ExitCode::kData, "{}: no episode is left to train on with data.eval_fraction {}", options.paths[0],
-           options.eval_fraction);
   }
 
-  void check_options() {
-    if (options.paths.empty()) fail(ExitCode::kUsage, "data.path names no dataset");
+  void check_options() const {
+    if (options.paths.empty() && options.mix.empty())
+      fail(ExitCode::kUsage, "data.path names no dataset, and data.mix has none");
+    if (!options.paths.empty() && !options.mix.empty())
+      fail(ExitCode::kUsage, "data.path is {}, and data.mix names datasets too; give one of them",
+           fmt::join(options.paths, ", "));
     if (options.action.empty()) fail(ExitCode::kUsage, "data.action is empty; it must name the feature of the actions");
     if (options.chunk < 1) fail(ExitCode::kUsage, "expert.chunk is {}, but must be at least 1", options.chunk);
-    if (options.sensor_window == 0 || options.sensor.empty()) options.sensor_window = 0, options.sensor.clear();
+    if (options.joint_statistics && options.normalisation == Normalisation::kQuantiles)
+      fail(ExitCode::kUsage,
+           "data.statistics is \"joint\" and data.normalisation \"quantiles\": quantiles of several datasets do not "
+           "follow from those of each; choose mean_std or min_max");
   }
 
-  void open(const std::string& path) {
-    const std::int64_t tasks_before = static_cast<std::int64_t>(tasks.size());
-    parts.push_back({LeRobotDataset(path, wanted_features(options, options.cameras)),
-                     size,
-                     tasks_before,
-                     {},
-                     0,
-                     {},
-                     {},
-                     {},
-                     {},
-                     {}});
+  VectorOptions vector_options() const {
+    return {options.chunk, options.sensor_window, options.normalisation, options.action_space,
+            options.delta_dimensions};
+  }
+
+  void open(const ResolvedMapping& mapping) {
+    parts.push_back({MappedDataset(mapping, vector_options()), size, {}});
     Part& part = parts.back();
-    for (const std::string& camera : options.cameras) part.cameras.push_back(part.dataset.camera(camera));
-    part.action = part.dataset.numbers(options.action);
-    part.action_scale = normaliser(part, options.action);
-    if (!options.state.empty())
-      part.state = part.dataset.numbers(options.state), part.state_scale = normaliser(part, options.state);
-    if (!options.sensor.empty())
-      part.sensor = part.dataset.numbers(options.sensor), part.sensor_scale = normaliser(part, options.sensor);
-    check_widths(part);
+    check_alike(part.mapped);
     split_episodes(part);
-    size += part.dataset.size();
-    const auto& texts = part.dataset.info().tasks;
-    tasks.insert(tasks.end(), texts.begin(), texts.end());
+    size += part.dataset().size();
+    number_tasks(part);
   }
 
-  Normaliser normaliser(const Part& part, const std::string& feature) const {
-    const LeRobotInfo& info = part.dataset.info();
-    return Normaliser(options.normalisation, info.statistics_of(*info.find(feature)),
-                      fmt::format("{}/meta: statistics of \"{}\"", info.root, feature));
-  }
-
-  void check_widths(const Part& part) const {
-    const Part& first = parts.front();
-    const auto check = [&](const std::string& name, const std::optional<Normaliser>& a,
-                           const std::optional<Normaliser>& b) {
-      if (a && a->width() != b->width())
-        fail(ExitCode::kData, "{}: \"{}\" has {} values, but {} in {}; datasets trained together must agree",
-             part.dataset.info().root, name, b->width(), a->width(), first.dataset.info().root);
+  void check_alike(const MappedDataset& mapped) const {
+    const MappedDataset& first = parts.front().mapped;
+    const SampleDims own = mapped.dims(), due = first.dims();
+    const auto check = [&](const char* role, std::int64_t width, std::int64_t expected) {
+      if (width != expected)
+        fail(ExitCode::kData,
+             "{}: its {} has {} values, but {} in {}; datasets trained together must agree: choose features and "
+             "dimensions in data.mix",
+             mapped.where(), role, width, expected, first.where());
     };
-    check(options.action, first.action_scale, part.action_scale);
-    check(options.state, first.state_scale, part.state_scale);
-    check(options.sensor, first.sensor_scale, part.sensor_scale);
+    check("action", own.action, due.action);
+    check("state", own.state, due.state);
+    check("sensor", own.sensor_channels, due.sensor_channels);
+    const auto relative = mapped.action_space().relative_dimensions();
+    const auto expected = first.action_space().relative_dimensions();
+    if (relative != expected)
+      fail(ExitCode::kUsage,
+           "{}: dimensions {} of its actions are relative to its state, but {} in {}; name those that are to be "
+           "relative in data.delta_dimensions",
+           mapped.where(), fmt::join(relative, ", "), fmt::join(expected, ", "), first.where());
   }
 
+  /// The last episodes of each dataset are held out, and each must have others: one that nothing is learned from is a
+  /// mistake.
   void split_episodes(const Part& part) {
-    const auto& episodes = part.dataset.info().episodes;
+    const auto& episodes = part.dataset().info().episodes;
     const auto kept_out =
         static_cast<std::size_t>(std::ceil(static_cast<double>(episodes.size()) * options.eval_fraction));
+    if (kept_out >= episodes.size())
+      fail(ExitCode::kData, "{}: no episode is left to train on with data.eval_fraction {}", part.mapped.where(),
+           options.eval_fraction);
     for (std::size_t e = 0; e < episodes.size(); ++e) {
       auto& samples = e + kept_out < episodes.size() ? training : held_out;
       for (std::int64_t i = episodes[e].begin; i < episodes[e].end; ++i) samples.push_back(part.begin + i);
     }
+  }
+
+  /// The first dataset's tasks keep their numbers, whatever their texts.
+  void number_tasks(Part& part) {
+    const bool first = parts.size() == 1;
+    for (const std::string& text : part.dataset().info().tasks) {
+      const auto next = static_cast<std::int64_t>(tasks.size());
+      const auto [item, added] = task_numbers.try_emplace(text, next);
+      if (added || first) tasks.push_back(text);
+      part.tasks.push_back(first ? next : item->second);
+    }
+  }
+
+  void normalise_jointly() {
+    std::vector<VectorStatistics> those;
+    for (const Part& part : parts) those.push_back(part.mapped.statistics());
+    const VectorStatistics joint = pooled(those);
+    for (Part& part : parts) part.mapped.normalise_by(joint);
   }
 
   const Part& part_of(std::int64_t index) const {
@@ -118,58 +139,38 @@ struct LeRobotSource::Parts {
                                        [](std::int64_t i, const Part& part) { return i < part.begin; }));
   }
 
-  std::int64_t task_of(std::int64_t index) const {
-    const Part& part = part_of(index);
-    return part.first_task + part.dataset.row(index - part.begin).task_index;
+  const MappedDataset& mapped(std::int64_t dataset) const {
+    if (dataset < 0 || dataset >= std::ssize(parts))
+      fail(ExitCode::kUsage, "dataset {} was asked for, but there are {}", dataset, parts.size());
+    return parts[static_cast<std::size_t>(dataset)].mapped;
   }
 
-  static std::vector<ImageSize> sizes_of(const Part& part, std::int64_t frame) {
-    std::vector<ImageSize> sizes;
-    for (const std::size_t camera : part.cameras) sizes.push_back(part.dataset.image_size(camera, frame));
-    return sizes;
+  std::int64_t task_of(std::int64_t index) const {
+    const Part& part = part_of(index);
+    return part.tasks[static_cast<std::size_t>(part.dataset().row(index - part.begin).task_index)];
   }
 
   /// Shapes repeat: one tokenisation per task and picture sizes.
   SampleShape compute_shape(std::int64_t index, std::int64_t resolution) const {
     const Part& part = part_of(index);
     const std::int64_t frame = index - part.begin;
-    const std::vector<ImageSize> sizes = sizes_of(part, frame);
+    const std::vector<ImageSize> sizes = part.mapped.image_sizes(frame);
     std::vector<std::int64_t> key{resolution, task_of(index)};
     for (const ImageSize& image : sizes) key.push_back(image.height << 32 | image.width);
     const std::lock_guard lock(memo_mutex);
     const auto [item, added] = memo.try_emplace(std::move(key));
-    if (added) item->second = processor->shape(part.dataset.task(frame), sizes, resolution);
+    if (added) item->second = processor->shape(part.dataset().task(frame), sizes, resolution);
     return item->second;
   }
 
-  static void append_normalised(std::span<const float> row, const Normaliser& scale, std::vector<float>& out) {
-    out.insert(out.end(), row.begin(), row.end());
-    scale.normalise(std::span(out).last(row.size()));
-  }
-
-  void fill_vectors(const Part& part, std::int64_t frame, Sample& sample) const {
-    const LeRobotEpisode& episode = part.dataset.episode_of(frame);
-    if (part.state) append_normalised(part.dataset.values(*part.state, frame), *part.state_scale, sample.state);
-    for (std::int64_t back = options.sensor_window - 1; back >= 0; --back)
-      append_normalised(part.dataset.values(*part.sensor, std::max(episode.begin, frame - back)), *part.sensor_scale,
-                        sample.sensor);
-    for (std::int64_t ahead = 0; ahead < options.chunk; ++ahead) {
-      append_normalised(part.dataset.values(part.action, std::min(episode.end - 1, frame + ahead)), *part.action_scale,
-                        sample.actions);
-      sample.action_is_pad.push_back(frame + ahead >= episode.end ? 1 : 0);
-    }
-  }
-
   VlmInput vlm_input(const Part& part, std::int64_t frame, std::int64_t resolution, bool pixels) const {
-    const std::string& text = part.dataset.task(frame);
-    std::vector<Image> images;
-    if (pixels)
-      for (const std::size_t camera : part.cameras) images.push_back(part.dataset.image(camera, frame));
+    const std::string& text = part.dataset().task(frame);
+    const std::vector<Image> images = pixels ? part.mapped.images(frame) : std::vector<Image>();
     try {
       return pixels ? processor->prepare(text, images, resolution)
-                    : processor->prepare_sizes(text, sizes_of(part, frame), resolution);
+                    : processor->prepare_sizes(text, part.mapped.image_sizes(frame), resolution);
     } catch (const Error& error) {
-      throw Error(error.code(), fmt::format("{}: index {}: {}", part.dataset.info().root, frame, error.what()));
+      throw Error(error.code(), fmt::format("{}: index {}: {}", part.dataset().info().root, frame, error.what()));
     }
   }
 
@@ -179,10 +180,22 @@ struct LeRobotSource::Parts {
     Sample sample;
     sample.index = index;
     sample.task_index = task_of(index);
-    sample.instruction = part.dataset.task(frame);
-    fill_vectors(part, frame, sample);
+    sample.instruction = part.dataset().task(frame);
+    part.mapped.fill_vectors(frame, sample);
     sample.vlm = vlm_input(part, frame, resolution, pixels);
     return sample;
+  }
+
+  /// Whether datasets are read otherwise than they were before there were mappings.
+  bool is_mapped() const {
+    return !options.mix.empty() || options.joint_statistics || options.action_space != ActionKind::kAbsolute;
+  }
+
+  /// Of what a mapping adds. Which features are state and action is not in a dataset's own hash.
+  std::uint64_t layout_hash() const {
+    std::string words = options.joint_statistics ? "joint statistics" : "own statistics";
+    for (const Part& part : parts) words += "\n" + part.mapped.layout();
+    return xxh3_64(std::as_bytes(std::span(words)));
   }
 
   LeRobotSourceOptions options;
@@ -190,6 +203,7 @@ struct LeRobotSource::Parts {
   std::vector<Part> parts;
   std::int64_t size = 0;
   std::vector<std::string> tasks;
+  std::map<std::string, std::int64_t> task_numbers;  // by text, of the first that has it
   std::vector<SampleShape> shapes;
   std::vector<std::int64_t> training, held_out;
   mutable std::mutex memo_mutex;
@@ -202,13 +216,7 @@ LeRobotSource::~LeRobotSource() = default;
 
 std::int64_t LeRobotSource::size() const { return parts_->size; }
 
-SampleDims LeRobotSource::dims() const {
-  const Part& part = parts_->parts.front();
-  const auto width = [](const std::optional<Normaliser>& scale) {
-    return scale ? static_cast<std::int64_t>(scale->width()) : 0;
-  };
-  return {width(part.state_scale), width(part.action_scale), parts_->options.sensor_window, width(part.sensor_scale)};
-}
+SampleDims LeRobotSource::dims() const { return parts_->parts.front().mapped.dims(); }
 
 SampleShape LeRobotSource::shape_of(std::int64_t index) const {
   parts_->part_of(index);
@@ -231,37 +239,51 @@ const std::vector<std::int64_t>& LeRobotSource::held_out() const { return parts_
 
 std::uint64_t LeRobotSource::hash() const {
   std::vector<std::uint64_t> words;
-  for (const Part& part : parts_->parts) words.push_back(part.dataset.hash());
+  for (const Part& part : parts_->parts) words.push_back(part.dataset().hash());
   const LeRobotSourceOptions& options = parts_->options;
   for (const std::int64_t value :
-       {options.sensor_window, options.chunk, options.resolution, static_cast<std::int64_t>(options.normalisation),
+       {dims().sensor_window, options.chunk, options.resolution, static_cast<std::int64_t>(options.normalisation),
         static_cast<std::int64_t>(parts_->training.size())})
     words.push_back(static_cast<std::uint64_t>(value));
   for (const SampleShape& shape : parts_->shapes)
     words.push_back(static_cast<std::uint64_t>(shape.tokens * 1000003 + shape.patches));
+  if (parts_->is_mapped()) words.push_back(parts_->layout_hash());
   return xxh3_64(std::as_bytes(std::span(words)));
 }
 
 std::uint64_t LeRobotSource::pictures_hash() const {
   std::vector<std::uint64_t> words;
   for (const Part& part : parts_->parts) {
-    words.push_back(part.dataset.pictures_hash());
-    words.insert(words.end(), part.cameras.begin(), part.cameras.end());  // in the order of the samples' pictures
+    words.push_back(part.dataset().pictures_hash());
+    const auto& cameras = part.mapped.cameras();
+    words.insert(words.end(), cameras.begin(), cameras.end());  // in the order of the samples' pictures
   }
   return xxh3_64(std::as_bytes(std::span(words)));
 }
 
 std::vector<std::string> LeRobotSource::tasks() const { return parts_->tasks; }
 std::int64_t LeRobotSource::task_of(std::int64_t index) const { return parts_->task_of(index); }
-std::int64_t LeRobotSource::pictures_of(std::int64_t index) const { return std::ssize(parts_->part_of(index).cameras); }
-const Normaliser& LeRobotSource::action_normaliser() const { return *parts_->parts.front().action_scale; }
-const Normaliser* LeRobotSource::state_normaliser() const {
-  const auto& scale = parts_->parts.front().state_scale;
-  return scale ? &*scale : nullptr;
+PICTURES
+std::vector<std::string> LeRobotSource::datasets() const {
+  std::vector<std::string> names;
+  for (const Part& part : parts_->parts) names.push_back(part.mapped.name());
+  return names;
 }
-const Normaliser* LeRobotSource::sensor_normaliser() const {
-  const auto& scale = parts_->parts.front().sensor_scale;
-  return scale ? &*scale : nullptr;
+std::int64_t LeRobotSource::dataset_of(std::int64_t index) const {
+  return &parts_->part_of(index) - parts_->parts.data();
+}
+
+const Normaliser& LeRobotSource::action_normaliser(std::int64_t dataset) const {
+  return parts_->mapped(dataset).action_normaliser();
+}
+const Normaliser* LeRobotSource::state_normaliser(std::int64_t dataset) const {
+  return parts_->mapped(dataset).state_normaliser();
+}
+const Normaliser* LeRobotSource::sensor_normaliser(std::int64_t dataset) const {
+  return parts_->mapped(dataset).sensor_normaliser();
+}
+const ActionSpace& LeRobotSource::action_space(std::int64_t dataset) const {
+  return parts_->mapped(dataset).action_space();
 }
 
 }  // namespace plimsoll::data

@@ -7,7 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "data/lerobot_dataset.h"
+#include "data/action_space.h"
+#include "data/dataset_mapping.h"
 #include "data/normaliser.h"
 #include "data/sample_source.h"
 #include "data/vlm_input.h"
@@ -15,9 +16,10 @@
 namespace plimsoll::data {
 
 struct LeRobotSourceOptions {
-  std::vector<std::string> paths;  ///< datasets, one after another; all need the features below, of equal width
+  std::vector<std::string> paths;   ///< datasets, one after another; all need the features below, of equal width
+  std::vector<DatasetMapping> mix;  ///< or datasets of different layouts, each with its own mapping
   std::vector<std::string>
-      cameras;  ///< picture features in this order; empty: all of the first dataset, sorted by name
+      cameras;  ///< picture features in this order; empty: all of the first dataset, sorted by name. With `mix` roles
   std::string state = "observation.state";  ///< empty: no state
   std::string action = "action";
   std::string sensor;              ///< feature of the sensor's channels; empty: no sensor
@@ -25,18 +27,28 @@ struct LeRobotSourceOptions {
   std::int64_t chunk = 1;          ///< actions of a sample
   std::int64_t resolution = 0;     ///< longer side of a picture in pixels; 0: as it is
   double eval_fraction = 0;  ///< of each dataset's episodes, the last ones, held out (rounded up to whole episodes)
-  Normalisation normalisation = Normalisation::kMeanStd;  ///< each dataset by its own statistics
+  Normalisation normalisation = Normalisation::kMeanStd;
+  bool joint_statistics = false;  ///< of all datasets together; else each by its own. Not for quantiles
+  ActionKind action_space = ActionKind::kAbsolute;
+  std::vector<std::int64_t> delta_dimensions;  ///< relative ones of an action after its mapping; empty: delta_space()
 };
 
 /// Samples are numbered through the datasets, frame by frame. A sample at frame t of an episode has
 ///   state    row t
 ///   sensor   rows t - window + 1 .. t; rows before the episode's start repeat its first
-///   actions  rows t .. t + chunk - 1; rows past the episode's end repeat its last and are marked as padding
-/// Task indices go on counting from one dataset to the next. load() and shapes may be asked for from any thread.
+///   actions  rows t .. t + chunk - 1; rows past the episode's end repeat its last and are marked as padding; with
+///            ActionKind::kDelta as differences to the state of row t (data/action_space.h)
+/// Pictures come in the order of their roles (data/dataset_mapping.h). Tasks of the first dataset keep their numbers;
+/// those of the others are the same task where the text is the same, and else come after them. load() and shapes may be
+/// asked for from any thread.
+///
+/// One dataset of `paths` in absolute actions has the hashes that it has always had, so that checkpoints and features
+/// of older runs are its own.
 class LeRobotSource final : public SampleSource {
  public:
   /// Opens all datasets and works out every sample's shape. `processor` is the model's. Throws Error(kData) naming
-  /// file, column and row, and Error(kUsage) naming the key of an option that does not fit.
+  /// file, column and row, and Error(kUsage) naming the key of an option that does not fit. Datasets that differ in the
+  /// width of state, action or sensor after mapping, or in the relative dimensions of their actions, are refused.
   LeRobotSource(const LeRobotSourceOptions& options, std::shared_ptr<const VlmProcessor> processor);
   ~LeRobotSource() override;
 
@@ -60,10 +72,16 @@ class LeRobotSource final : public SampleSource {
   std::vector<std::string> tasks() const override;
   std::int64_t task_of(std::int64_t index) const override;
   std::int64_t pictures_of(std::int64_t index) const override;
-  /// What a model's actions go through, and what its state comes through, in a closed loop; of the first dataset.
-  const Normaliser& action_normaliser() const;
-  const Normaliser* state_normaliser() const;   ///< null without a state
-  const Normaliser* sensor_normaliser() const;  ///< null without a sensor
+  std::vector<std::string> datasets() const override;
+  std::int64_t dataset_of(std::int64_t index) const override;
+
+  /// What a model's actions go through, and what its state comes through, in a closed loop on the robot of dataset
+  /// number `dataset`, 0 .. datasets().size() - 1. With joint statistics the same for all.
+  const Normaliser& action_normaliser(std::int64_t dataset = 0) const;
+  const Normaliser* state_normaliser(std::int64_t dataset = 0) const;   ///< null without a state
+  const Normaliser* sensor_normaliser(std::int64_t dataset = 0) const;  ///< null without a sensor
+  /// For executable_actions().
+  const ActionSpace& action_space(std::int64_t dataset = 0) const;
 
  private:
   struct Parts;

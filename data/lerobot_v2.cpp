@@ -1,12 +1,12 @@
 #include "data/lerobot_v2.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <span>
 
 #include "data/faults.h"
+#include "data/feature_statistics.h"
 #include "data/lerobot_json.h"
 #include "data/lerobot_tasks.h"
 
@@ -64,13 +64,8 @@ void read_episodes(const Json& info, LeRobotInfo& out, Faults& faults) {
 }
 
 /// One episode's statistics of a feature.
-struct Part {
-  double count = 0;
-  FeatureStatistics values;
-};
-
-Part read_part(const Json& json, const std::string& where) {
-  Part part;
+CountedStatistics read_part(const Json& json, const std::string& where) {
+  CountedStatistics part;
   std::vector<double> count;
   const auto read = [&](const std::string& name, std::vector<double>& values) {
     flatten(entry<Json>(json, where, name), values, where + "." + name);
@@ -86,31 +81,8 @@ Part read_part(const Json& json, const std::string& where) {
   return part;
 }
 
-// Of all episodes from those of each: means by count, and variances around the mean of all (compute_stats.py,
-// aggregate_feature_stats).
-FeatureStatistics together(const std::vector<Part>& parts) {
-  FeatureStatistics all;
-  double count = 0;
-  for (const Part& part : parts) count += part.count;
-  for (std::size_t i = 0; i < parts.front().values.mean.size(); ++i) {
-    double mean = 0, variance = 0, least = parts.front().values.min[i], most = parts.front().values.max[i];
-    for (const Part& part : parts) mean += part.count / count * part.values.mean[i];
-    for (const Part& part : parts) {
-      const double apart = part.values.mean[i] - mean;
-      variance += part.count / count * (part.values.std[i] * part.values.std[i] + apart * apart);
-      least = std::min(least, part.values.min[i]);
-      most = std::max(most, part.values.max[i]);
-    }
-    all.mean.push_back(mean);
-    all.std.push_back(std::sqrt(variance));
-    all.min.push_back(least);
-    all.max.push_back(most);
-  }
-  return all;
-}
-
 void read_episode_statistics(const Json& line, const std::string& at, const std::vector<LeRobotFeature>& features,
-                             std::map<std::string, std::vector<Part>>& parts) {
+                             std::map<std::string, std::vector<CountedStatistics>>& parts) {
   const auto statistics = entry<Json>(line, at, "stats");
   for (const LeRobotFeature& feature : features) {
     const auto found = statistics.find(feature.name);
@@ -124,17 +96,18 @@ void read_episode_statistics(const Json& line, const std::string& at, const std:
   }
 }
 
+/// Puts those of the episodes together as aggregate_feature_stats in compute_stats.py does.
 void read_statistics(LeRobotInfo& out, Faults& faults) {
   const std::string path = out.root + "/" + kStatisticsFile;
   if (!std::filesystem::exists(path)) return;  // v2.0; or an error only for those who normalise by them
   out.statistics_file = kStatisticsFile;
-  std::map<std::string, std::vector<Part>> parts;
+  std::map<std::string, std::vector<CountedStatistics>> parts;
   const auto lines = read_json_lines(path);
   bool whole = true;
   for (std::size_t i = 0; i < lines.size(); ++i)
     whole = faults.run([&] { read_episode_statistics(lines[i], line_of(path, i), out.features, parts); }) && whole;
   if (!whole) return;
-  for (const auto& [name, those] : parts) out.statistics[name] = together(those);
+  for (const auto& [name, those] : parts) out.statistics[name] = pooled(those).values;
 }
 
 }  // namespace

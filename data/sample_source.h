@@ -47,6 +47,10 @@ class SampleSource {
   virtual std::int64_t task_of(std::int64_t) const { return 0; }
   /// Images that a sample has.
   virtual std::int64_t pictures_of(std::int64_t) const { return 0; }
+  /// Names of the datasets, and which of them a sample is of. A source without datasets has none, and 0. Names differ,
+  /// unless the same folder was given twice.
+  virtual std::vector<std::string> datasets() const { return {}; }
+  virtual std::int64_t dataset_of(std::int64_t) const { return 0; }
   /// Samples that are trained on, and those of the held-out episodes, as numbers of this source.
   virtual const std::vector<std::int64_t>& training() const = 0;
   virtual const std::vector<std::int64_t>& held_out() const = 0;

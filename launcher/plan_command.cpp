@@ -65,7 +65,10 @@ struct Subject {
 
 bool has_data(const train::Config& config) {
   if (config.data.synthetic_samples > 0) return true;
-  return !config.data.path.empty() && std::filesystem::exists(std::filesystem::path(config.data.path[0]) / "meta");
+  const std::string first = !config.data.path.empty()  ? config.data.path[0]
+                            : !config.data.mix.empty() ? config.data.mix[0].path
+                                                       : "";
+  return !first.empty() && std::filesystem::exists(std::filesystem::path(first) / "meta");
 }
 
 std::int64_t task_number(const std::vector<std::string>& tasks, const std::string& wanted) {

@@ -12,6 +12,7 @@
 
 #include "cache/config.h"
 #include "core/config.h"
+#include "data/dataset_mapping.h"
 #include "memory/config.h"
 
 namespace plimsoll::train {
@@ -105,12 +106,16 @@ struct SensorConfig {
   }
 };
 
-/// [data]: to data::LeRobotSourceOptions or data::SyntheticOptions by train/source.cpp, `workers` and `prefetch` to the
-/// loader. The last two change no sample, only how long a step waits. `resolution` is where the plan's resolution
-/// starts; the bounds are the policy's, and matter only where memory.knobs names "resolution".
+/// [data]: to data::LeRobotSourceOptions or data::SyntheticOptions by train/source.cpp (an entry of `mix` is declared
+/// in data/dataset_mapping.h, what `action_space` does in data/action_space.h), `workers` and `prefetch` to the loader.
+/// The last two change no sample, only how long a step waits. `resolution` is where the plan's resolution starts; the
+/// bounds are the policy's, and matter only where memory.knobs names "resolution".
 struct DataConfig {
   std::vector<std::string> path;
+  std::vector<data::DatasetMapping> mix;
   std::vector<std::string> cameras;
+  std::string action_space = "absolute", statistics = "each";
+  std::vector<std::int64_t> delta_dimensions;
   std::string state = "observation.state", action = "action", normalisation = "mean_std";
   std::int64_t resolution = 0, min_resolution = 112, max_resolution = 448, workers = 1, prefetch = 2;
   double eval_fraction = 0.05;
@@ -121,12 +126,31 @@ struct DataConfig {
 
   template <class V>
   void visit(V& v) {
-    v("path", path, "LeRobot dataset directory.");
-    v("cameras", cameras, "Image features to use, in this order; empty: all.");
+    v("path", path,
+      "LeRobot dataset directory, or several whose features have the same names: they are trained on as one. The last "
+      "episodes of each are held out, tasks of the same text are one task.");
+    v("mix", mix, "Datasets of different layouts in place of `path`, each with the mapping of its features.");
+    v("cameras", cameras,
+      "Image features to use, in this order; empty: all (of the first dataset). With `mix`, the roles of the cameras "
+      "in the order of a sample's pictures.");
     v("state", state, "Feature that holds the proprioceptive state.", not_empty());
     v("action", action, "Feature that holds the action.", not_empty());
+    v("action_space", action_space,
+      "\"absolute\": actions as the dataset holds them; \"delta\": their difference to the state at the moment of the "
+      "sample, for all actions of the chunk. Normalised by statistics of the differences, which are computed over the "
+      "whole dataset when it is opened; data/action_space.h has the way back.",
+      one_of({"absolute", "delta"}));
+    v("delta_dimensions", delta_dimensions,
+      "With \"delta\", the dimensions of an action that are differences, from 0, after a mapping; the others, such as "
+      "a "
+      "gripper, stay absolute. Each belongs to the state's dimension of the same name, else of the same index. Empty: "
+      "all that have one: of the same name where both features name theirs, else of the same index.");
     v("normalisation", normalisation, "How states, actions and sensors are normalised, from the dataset's statistics.",
       one_of({"mean_std", "min_max", "quantiles"}));
+    v("statistics", statistics,
+      "With several datasets, \"each\": every one is normalised by its own statistics; \"joint\": all by those of all "
+      "their frames together, which has no quantiles.",
+      one_of({"each", "joint"}));
     v("resolution", resolution, "Longer side of an image in pixels; 0: as it is.", at_least(0));
     v("min_resolution", min_resolution, "Smallest resolution that the policy chooses, where that knob is on.",
       at_least(28));
@@ -215,9 +239,9 @@ struct TaskConfig {
   void visit(V& v) {
     v("by", by,
       "What makes samples of different types, 8 at most: \"off\" (all are of one), \"task\" (each text of the "
-      "dataset's tasks is a type), \"rules\" (the first of tasks.rules that matches the text) or \"images\" (how many "
-      "images a sample has).",
-      one_of({"off", "task", "rules", "images"}));
+      "dataset's tasks is a type), \"rules\" (the first of tasks.rules that matches the text), \"dataset\" (each of data.path "
+      "or data.mix is one) or \"images\" (how many images a sample has).",
+      one_of({"off", "task", "rules", "dataset", "images"}));
     v("rules", rules, "Types by patterns, in the order in which they are tried.");
     v("target", target,
       "How often each type is drawn: \"natural\" (as often as the data has it), a fraction for each, or \"auto\" (0.4, "

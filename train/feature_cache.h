@@ -100,6 +100,8 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   std::vector<std::string> tasks() const override { return source_.tasks(); }
   std::int64_t task_of(std::int64_t index) const override { return source_.task_of(index); }
   std::int64_t pictures_of(std::int64_t index) const override { return source_.pictures_of(index); }
+  std::vector<std::string> datasets() const override { return source_.datasets(); }
+  std::int64_t dataset_of(std::int64_t index) const override { return source_.dataset_of(index); }
   const std::vector<std::int64_t>& training() const override { return source_.training(); }
   const std::vector<std::int64_t>& held_out() const override { return source_.held_out(); }
   std::uint64_t hash() const override { return source_.hash(); }

@@ -42,18 +42,23 @@ std::unique_ptr<data::SampleSource> make_source(const Config& config) {
   if (config.model.path.empty())
     fail(ExitCode::kUsage, "model.path is empty; give the Hugging Face directory of a Qwen2.5-VL model");
   if (config.data.synthetic_samples > 0) return synthetic(config);
-  if (config.data.path.empty()) fail(ExitCode::kUsage, "data.path is empty; give the directory of a LeRobot dataset");
+  if (config.data.path.empty() && config.data.mix.empty())
+    fail(ExitCode::kUsage, "data.path is empty; give the directory of a LeRobot dataset, or several in data.mix");
   data::LeRobotSourceOptions options;
   options.paths = config.data.path;
+  options.mix = config.data.mix;
   options.cameras = config.data.cameras;
   options.state = config.data.state;
   options.action = config.data.action;
   options.sensor = config.sensor.feature;
-  options.sensor_window = config.sensor.feature.empty() ? 0 : config.sensor.window;
+  options.sensor_window = config.sensor.window;
   options.chunk = config.expert.chunk;
   options.resolution = config.data.resolution;
   options.eval_fraction = config.data.eval_fraction;
   options.normalisation = data::parse_normalisation(config.data.normalisation);
+  options.joint_statistics = config.data.statistics == "joint";
+  options.action_space = data::parse_action_space(config.data.action_space);
+  options.delta_dimensions = config.data.delta_dimensions;
   return std::make_unique<data::LeRobotSource>(options, std::make_shared<data::VlmProcessor>(config.model.path));
 }
 

@@ -8,8 +8,8 @@
 
 namespace plimsoll::train {
 
-/// The dataset at data.path, processed for model.path, or synthetic samples if data.synthetic_samples is set. Throws
-/// Error(kUsage) when neither is given, Error(kData) as the source does.
+/// The datasets of data.path or data.mix, processed for model.path, or synthetic samples if data.synthetic_samples is
+/// set. Throws Error(kUsage) when none is given or what is given does not fit, Error(kData) as the source does.
 std::unique_ptr<data::SampleSource> make_source(const Config& config);
 
 }  // namespace plimsoll::train

@@ -55,6 +55,15 @@ void by_task(const data::SampleSource& source, TaskTypes& types) {
     types.of_sample[static_cast<std::size_t>(index)] = type[source.task_of(index)];
 }
 
+void by_dataset(const data::SampleSource& source, TaskTypes& types) {
+  types.names = source.datasets();
+  if (types.names.size() < 2 || types.names.size() > TaskTypes::kMost)
+    fail(ExitCode::kUsage, "tasks.by = \"dataset\": the samples are of {} datasets; give 2 to {} in data.path or data.mix",
+         types.names.size(), TaskTypes::kMost);
+  for (const std::int64_t index : source.training())
+    types.of_sample[static_cast<std::size_t>(index)] = static_cast<std::uint8_t>(source.dataset_of(index));
+}
+
 void by_images(const data::SampleSource& source, TaskTypes& types) {
   std::set<std::int64_t> used;
   for (const std::int64_t index : source.training()) used.insert(source.pictures_of(index));
@@ -159,6 +168,7 @@ TaskTypes task_types(const TaskConfig& config, const data::SampleSource& source)
   types.of_sample.resize(static_cast<std::size_t>(source.size()));
   if (config.by == "task") by_task(source, types);
   if (config.by == "images") by_images(source, types);
+  if (config.by == "dataset") by_dataset(source, types);
   if (config.by == "rules") by_rules(config.rules, source, types);
   types.samples.resize(types.names.size());
   for (const std::int64_t index : source.training()) ++types.samples[types.type_of(index)];

@@ -108,6 +108,22 @@ TEST_F(LeRobotDatasetTest, ReadsOnlyTheFeaturesAskedFor) {
               AllOf(HasSubstr("observation.pose"), HasSubstr("action")));
 }
 
+TEST_F(LeRobotDatasetTest, ReadsTheNamesOfDimensions) {
+  write_counting_dataset(root(), {4});
+  const auto names = [&](const char* written) {
+    auto info = nlohmann::json::parse(read_file(in_set("meta/info.json")));
+    info["features"]["action"]["names"] = nlohmann::json::parse(written);
+    std::ofstream(in_set("meta/info.json")) << info;
+    return read_lerobot_info(root()).find("action")->names;
+  };
+  EXPECT_THAT(names("null"), ::testing::IsEmpty());
+  EXPECT_THAT(names(R"(["x", "y"])"), ElementsAre("x", "y"));
+  EXPECT_THAT(names(R"({"motors": ["x", "y"]})"), ElementsAre("x", "y"));
+  EXPECT_THAT(names(R"(["x"])"), ::testing::IsEmpty()) << "not one a value";
+  EXPECT_THAT(names(R"({"arm": ["x"], "hand": ["y"]})"), ::testing::IsEmpty()) << "in an order that is not known";
+  EXPECT_THAT(names("[1, 2]"), ::testing::IsEmpty());
+}
+
 TEST_F(LeRobotDatasetTest, HashesWhatItWouldReturn) {
   write_counting_dataset(root(), {4, 4});
   write_counting_dataset(folder.file("same"), {4, 4});

@@ -107,11 +107,14 @@ TEST_F(LeRobotSourceTest, PutsDatasetsOneAfterAnother) {
   const LeRobotSource source(chosen, processor);
   EXPECT_EQ(source.size(), 11);
   EXPECT_THAT(source.held_out(), ElementsAre(2, 3, 4, 9, 10));
-  EXPECT_EQ(source.tasks().size(), 4u);
+  EXPECT_THAT(source.tasks(), ElementsAre("task 0", "task 1")) << "tasks of one text are one";
   const Sample sample = source.load(10);
-  EXPECT_EQ(sample.task_index, 3);
-  EXPECT_EQ(source.tasks()[3], sample.instruction);
-  EXPECT_EQ(source.load(5).task_index, 2);
+  EXPECT_EQ(sample.task_index, 1);
+  EXPECT_EQ(sample.instruction, "task 1");
+  EXPECT_EQ(source.load(5).task_index, 0);
+  EXPECT_THAT(source.datasets(), ElementsAre("set", "more"));
+  EXPECT_EQ(source.dataset_of(4), 0);
+  EXPECT_EQ(source.dataset_of(5), 1);
 }
 
 TEST_F(LeRobotSourceTest, NamesWhatDoesNotFit) {
