@@ -147,17 +147,65 @@ struct LeRobotSource::Parts {
     scale.normalise(std::span(out).last(row.size()));
   }
 
+  /// `state()` and `sensor(back)` give a row of now, and one so many rows before it, in the dataset's units.
+  template <class State, class Sensor>
+  void fill_observation(const Part& part, const State& state, const Sensor& sensor, Sample& sample) const {
+    if (part.state) append_normalised(state(), *part.state_scale, sample.state);
+    for (std::int64_t back = options.sensor_window - 1; back >= 0; --back)
+      append_normalised(sensor(back), *part.sensor_scale, sample.sensor);
+  }
+
   void fill_vectors(const Part& part, std::int64_t frame, Sample& sample) const {
     const LeRobotEpisode& episode = part.dataset.episode_of(frame);
-    if (part.state) append_normalised(part.dataset.values(*part.state, frame), *part.state_scale, sample.state);
-    for (std::int64_t back = options.sensor_window - 1; back >= 0; --back)
-      append_normalised(part.dataset.values(*part.sensor, std::max(episode.begin, frame - back)), *part.sensor_scale,
-                        sample.sensor);
+    fill_observation(
+        part, [&] { return part.dataset.values(*part.state, frame); },
+        [&](std::int64_t back) { return part.dataset.values(*part.sensor, std::max(episode.begin, frame - back)); },
+        sample);
     for (std::int64_t ahead = 0; ahead < options.chunk; ++ahead) {
       append_normalised(part.dataset.values(part.action, std::min(episode.end - 1, frame + ahead)), *part.action_scale,
                         sample.actions);
       sample.action_is_pad.push_back(frame + ahead >= episode.end ? 1 : 0);
     }
+  }
+
+  /// A feature of a frame that was not recorded, in the dataset's precision.
+  static std::vector<float> row_of(const Frame& frame, const std::string& feature, const Normaliser& scale) {
+    const auto found = frame.numbers.find(feature);
+    if (found == frame.numbers.end() || found->second.size() != scale.width())
+      fail(ExitCode::kData, "the robot gives {} values of \"{}\", of which the dataset has {}",
+           found == frame.numbers.end() ? 0 : found->second.size(), feature, scale.width());
+    return {found->second.begin(), found->second.end()};
+  }
+
+  std::vector<Image> pictures_of(const Frame& frame) const {
+    std::vector<Image> images;
+    for (const std::string& camera : options.cameras) {
+      const auto found = frame.images.find(camera);
+      if (found == frame.images.end())
+        fail(ExitCode::kData, "the robot has no camera \"{}\", which the dataset has", camera);
+      images.push_back(found->second);
+    }
+    return images;
+  }
+
+  Sample sample_of(std::span<const Frame> frames, const std::string& instruction) const {
+    if (frames.empty()) fail(ExitCode::kUsage, "a sample of no frame was asked for");
+    const Part& part = parts.front();
+    Sample sample;
+    sample.index = -1;
+    sample.instruction = instruction;
+    const auto now = static_cast<std::int64_t>(frames.size()) - 1;
+    fill_observation(
+        part, [&] { return row_of(frames.back(), options.state, *part.state_scale); },
+        [&](std::int64_t back) {
+          const auto row = static_cast<std::size_t>(std::max<std::int64_t>(0, now - back));
+          return row_of(frames[row], options.sensor, *part.sensor_scale);
+        },
+        sample);
+    sample.actions.assign(static_cast<std::size_t>(options.chunk) * part.action_scale->width(), 0.0F);
+    sample.action_is_pad.assign(static_cast<std::size_t>(options.chunk), 1);
+    sample.vlm = processor->prepare(instruction, pictures_of(frames.back()), options.resolution);
+    return sample;
   }
 
   VlmInput vlm_input(const Part& part, std::int64_t frame, std::int64_t resolution, bool pixels) const {
@@ -223,6 +271,9 @@ Sample LeRobotSource::load_at(std::int64_t index, std::int64_t resolution) const
 }
 Sample LeRobotSource::load_without_pixels(std::int64_t index, std::int64_t resolution) const {
   return parts_->load(index, resolution, false);
+}
+Sample LeRobotSource::sample_of(std::span<const Frame> frames, const std::string& instruction) const {
+  return parts_->sample_of(frames, instruction);
 }
 std::int64_t LeRobotSource::own_resolution() const { return parts_->options.resolution; }
 

@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "data/frame.h"
 #include "data/lerobot_dataset.h"
 #include "data/normaliser.h"
 #include "data/sample_source.h"
@@ -59,6 +61,12 @@ class LeRobotSource final : public SampleSource {
 
   std::vector<std::string> tasks() const override;
   std::int64_t task_of(std::int64_t index) const override;
+  /// The sample of what a robot meets now, made as load() makes one of a recorded row, with the statistics of the first
+  /// dataset. `frames`: its episode so far, oldest first; of the last one pictures, state and sensor are read, of those
+  /// before it the sensor, as far back as the window goes. Actions are zeros, all marked as padding, and the index is
+  /// -1. Throws Error(kData) naming a feature that a frame lacks or that has another width.
+  Sample sample_of(std::span<const Frame> frames, const std::string& instruction) const;
+
   /// What a model's actions go through, and what its state comes through, in a closed loop; of the first dataset.
   const Normaliser& action_normaliser() const;
   const Normaliser* state_normaliser() const;   ///< null without a state

@@ -97,6 +97,8 @@ std::int64_t free_for_a_rank(const Device& device, int world) {
 
 }  // namespace
 
+std::uint64_t learned_settings_hash(const Config& config) { return config_hash(config, free_settings(config)); }
+
 Session::Session(const Config& given, ddp::Communicator& comm, const data::SampleSource& samples, Device on)
     : config(given),
       communicator(comm),
@@ -301,7 +303,7 @@ void Session::compare_on_all_ranks(const char* name, const std::string& value) {
 void Session::resume(bool from_newest) {
   const auto newest = from_newest ? newest_checkpoint(checkpoint_root()) : std::nullopt;
   compare_on_all_ranks("newest checkpoint", newest ? newest->filename().string() : "none");
-  const std::uint64_t learned = config_hash(config, free_settings(config));
+  const std::uint64_t learned = learned_settings_hash(config);
   if (!newest) {
     state.configuration = learned;
     state.run = ddp::share_text(communicator, new_run_name()).front();
