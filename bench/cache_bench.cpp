@@ -159,7 +159,8 @@ void memory_tier(std::int64_t mebibytes) {
       for (const auto& payload : plain) copy.assign(payload.begin(), payload.end());
     });
     ratios.push_back(copying / time_ms([&] {
-                       for (std::int64_t i = 0; i < records; ++i) {
+                       for (std::int64_t i = 0; i < records; ++i)
+{
                          const auto found = tier.find(i, 0, position + static_cast<std::uint64_t>(i));
                          copy.assign(found->begin(), found->end());
                        }

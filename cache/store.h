@@ -37,7 +37,7 @@ struct StoreOptions {
   std::int64_t oldest_stamp = 0;                                         ///< and those stamped before this
   /// Of what was made after a step (record.h), nothing stamped from here on is read: a rebuild that is not complete.
   std::int64_t unfinished_stamp = std::numeric_limits<std::int64_t>::max();
-  std::uint64_t segment_bytes = std::uint64_t{1} << 30;  ///< from which on the next one is begun
+  std::uint64_t segment_bytes = std::uint64_t{1} << 30;                  ///< from which on the next one is begun
 };
 
 /// What opening, or looking again, came upon.

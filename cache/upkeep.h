@@ -23,8 +23,7 @@ struct UpkeepState {
   std::int64_t drift = -1;     ///< of the probe samples since then, as last looked; -1: not looked
   std::int64_t begun = -1;     ///< step after which the rebuild that is under way began; -1: none is
   std::int64_t parts = 0;      ///< of it that are made: one after each step, that one included
-  /// Stamp from which on nothing that was made after a step is read: the rebuild that is under way, whole or not at
-  /// all.
+  /// Stamp from which on nothing that was made after a step is read: the rebuild that is under way, whole or not at all.
   std::int64_t unfinished() const;
   friend bool operator==(const UpkeepState&, const UpkeepState&) = default;
 };

@@ -52,8 +52,8 @@ std::vector<Point> points_of(const RunStreams& run, const RunSummary& summary) {
   for (std::size_t begin = 0; begin < size; begin += stride) {
     const std::size_t end = std::min(size, begin + stride);
     const StepLine& last = run.steps[end - 1];
-    points.push_back({summarise(std::span(run.steps).subspan(begin, end - begin)), smoothed[end - 1], last.lr,
-                      last.vl_lr, newest(run.drift, last.step, &DriftRecord::drift),
+    points.push_back({summarise(std::span(run.steps).subspan(begin, end - begin)), smoothed[end - 1], last.lr, last.vl_lr,
+                      newest(run.drift, last.step, &DriftRecord::drift),
                       newest(run.cache_use, last.step, &CacheUseRecord::age)});
   }
   return points;

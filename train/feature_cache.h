@@ -70,9 +70,10 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
                ddp::Communicator& communicator, const Device& device, std::int64_t budget);
   ~FeatureCache() override;
 
-  /// Opens the folder of the run's fingerprint; before anything else is asked. Where features age, only what `known`
-  /// says is read. A folder that cannot be written is read, and said once. Collective. Throws Error(kData) when the
-  /// folder can neither be made nor read, Error(kUsage) when ranks have different ones.
+  /// Opens the folder of the run's fingerprint; before anything else is asked. Where features age, only what `known` says
+  /// is read. A folder that cannot be written is read, and said once.
+  /// Collective. Throws Error(kData) when the folder can neither be made nor read, Error(kUsage) when ranks have
+  /// different ones.
   void open(const FeatureOrigin& origin, const cache::UpkeepState& known);
 
   model::Features features() const { return features_; }
@@ -93,8 +94,8 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   /// Said once, as a warning: a sample did not fit beside the block.
   std::int64_t give_up_device() override;
 
-  /// On every rank: what all ranks have kept so far is read from here on; where features age, what `known` says of it.
-  /// A folder that cannot be read any more is said once.
+  /// On every rank: what all ranks have kept so far is read from here on; where features age, what `known` says of it. A
+  /// folder that cannot be read any more is said once.
   void publish(const cache::UpkeepState& known = {});
   /// What is kept from now on lies in files of its own, so that older ones can be cleared.
   void end_segment() { store_->end_segment(); }

@@ -105,8 +105,7 @@ TEST(HostPool, NoTwoBlocksShareAByteWhateverThreadsDo) {
         }
         if (held.size() > 5) {
           const auto& [block, bytes] = held.front();
-          for (std::size_t at = 0; at < bytes; at += 100)
-            EXPECT_EQ(block[static_cast<std::ptrdiff_t>(at)], std::byte(number + 1));
+          for (std::size_t at = 0; at < bytes; at += 100) EXPECT_EQ(block[static_cast<std::ptrdiff_t>(at)], std::byte(number + 1));
           held.erase(held.begin());
         }
       }

@@ -5,7 +5,7 @@
 namespace plimsoll::report {
 namespace {
 
-// By the formula, with other software: statsmodels' proportion_confint(..., method="wilson").
+// The last four: Newcombe, "Two-sided confidence intervals for the single proportion", 1998, Table I, method 3.
 TEST(SuccessRate, WilsonIntervalsAreThoseOfTheBooks) {
   const auto expect = [](std::int64_t successes, std::int64_t trials, double low, double high) {
     const Interval interval = wilson_interval(successes, trials);
@@ -15,8 +15,7 @@ TEST(SuccessRate, WilsonIntervalsAreThoseOfTheBooks) {
   expect(5, 10, 0.2366, 0.7634);
   expect(0, 10, 0, 0.2775);
   expect(10, 10, 0.7225, 1);
-  expect(81, 263, 0.2553,
-         0.3662);  // Newcombe 1998, "Two-sided confidence intervals for the single proportion", Table I
+  expect(81, 263, 0.2553, 0.3662);
   expect(15, 148, 0.0624, 0.1605);
   expect(0, 20, 0, 0.1611);
   expect(1, 29, 0.0061, 0.1718);

@@ -38,8 +38,8 @@ class PrefixRun : public ::testing::Test {
   struct Seen {
     std::vector<double> losses;
     std::vector<float> values, gradients;  ///< trained parameters, and what the last step had of them
-    std::int64_t cached = 0, live = 0;     ///< samples that came with features, and without
-    std::int64_t on_device = 0;            ///< of those with, that had them in the device's memory
+    std::int64_t cached = 0, live = 0;  ///< samples that came with features, and without
+    std::int64_t on_device = 0;         ///< of those with, that had them in the device's memory
   };
 
   /// `steps` steps, as the loop makes them.

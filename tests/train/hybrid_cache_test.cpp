@@ -270,8 +270,8 @@ TEST_F(HybridRun, MemoryIsPredictedToTheByteForCachedMicroBatchesAndForMakingSta
     for (std::size_t i = 0; i < 4; ++i) {
       cached.push_back(source->load(source->training()[i]));
       auto& vlm = cached.back().vlm;
-      vlm.hidden_states = std::vector<std::byte>(vlm.input_ids.size() * static_cast<std::size_t>(rules.hidden) *
-                                                 c10::elementSize(rules.compute));
+      vlm.hidden_states = std::vector<std::byte>(
+          vlm.input_ids.size() * static_cast<std::size_t>(rules.hidden) * c10::elementSize(rules.compute));
     }
     std::vector<model::StreamSample> samples;
     for (const Sample& sample : cached) samples.push_back({&sample, 0});
