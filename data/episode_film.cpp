@@ -16,10 +16,8 @@ constexpr std::int64_t kFilmSide = 336, kFilmFrame = 8;
 const Colour& colour_of(const EpisodeOutcome& episode) { return episode.success ? kGood : kBad; }
 
 Image blank(std::int64_t height, std::int64_t width, const Colour& colour) {
-  Image image{height, width, {}};
-  image.pixels.reserve(static_cast<std::size_t>(height * width * 3));
-  for (std::int64_t i = 0; i < height * width; ++i)
-    image.pixels.insert(image.pixels.end(), colour.begin(), colour.end());
+  Image image{height, width, std::vector<std::uint8_t>(static_cast<std::size_t>(height * width * 3))};
+  for (std::size_t i = 0; i < image.pixels.size(); ++i) image.pixels[i] = colour[i % 3];
   return image;
 }
 
