@@ -18,7 +18,6 @@ constexpr const char* kWrist = "observation.images.wrist";
 constexpr const char* kState = "observation.state";
 constexpr const char* kForce = "observation.force";
 constexpr const char* kAction = "action";
-constexpr double kUsualHeavyFraction = 0.1;  // of demo-data, as its --help says
 
 std::vector<WriterFeature> demo_features(const TabletopOptions& table) {
   const std::int64_t top = table.top_side, wrist = table.wrist_side;

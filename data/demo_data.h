@@ -11,6 +11,9 @@
 
 namespace plimsoll::data {
 
+/// What `plimsoll demo-data` makes heavy unless it is told otherwise.
+inline constexpr double kUsualHeavyFraction = 0.1;
+
 struct DemoDataOptions {
   TabletopOptions table;
   std::int64_t episodes = 1000;         ///< one scene each

@@ -172,7 +172,9 @@ fs::path prepared_folder(const cxxopts::ParseResult& parsed) {
 void write_pictures(const fs::path& folder, const std::vector<data::EpisodeOutcome>& outcomes, int fps) {
   const auto png = data::encode_png(data::film_strip(outcomes));
   write_file_durably(folder / "episodes.png", {reinterpret_cast<const char*>(png.data()), png.size()}, ExitCode::kData);
-  data::write_film((folder / "episodes.mp4").string(), outcomes, fps);
+  const fs::path film = folder / "episodes.mp4", unfinished = folder / ".episodes.mp4.writing";
+  data::write_film(unfinished.string(), outcomes, fps);
+  fs::rename(unfinished, film);
 }
 
 }  // namespace
