@@ -39,7 +39,9 @@ Interval wilson_interval(std::int64_t successes, std::int64_t trials) {
   const double middle = p + z2 / (2 * n);
   const double half = kNormalQuantile * std::sqrt(p * (1 - p) / n + z2 / (4 * n * n));
   const double scale = 1 + z2 / n;
-  return {std::max(0.0, (middle - half) / scale), std::min(1.0, (middle + half) / scale)};
+  // The ends are exact where rounding would leave 1e-17 of them.
+  return {successes == 0 ? 0 : std::max(0.0, (middle - half) / scale),
+          successes == trials ? 1 : std::min(1.0, (middle + half) / scale)};
 }
 
 std::vector<SuccessRate> success_rates(std::span<const EpisodeResult> episodes) {

@@ -26,18 +26,16 @@ ClosedLoopOptions few_episodes(std::int64_t episodes) {
   return options;
 }
 
-/// A policy that errs: the expert's way, turned by an angle that depends on episode and step, four actions at once.
+/// A policy that errs: every third step the expert's way, turned by an angle that depends on episode and step.
 std::vector<std::vector<float>> errant_chunks(std::span<const PolicyQuery> queries) {
   std::vector<std::vector<float>> chunks;
   for (const PolicyQuery& query : queries) {
     const auto wanted = query.table->expert_action();
-    const auto sideways = static_cast<float>(query.episode % 5 + query.step % 3) * 0.25F;
-    std::vector<float> chunk;
-    for (int row = 0; row < 4; ++row) {
-      chunk.push_back(static_cast<float>(wanted[0]) - sideways * static_cast<float>(wanted[1]));
-      chunk.push_back(static_cast<float>(wanted[1]) + sideways * static_cast<float>(wanted[0]));
-      chunk.push_back(static_cast<float>(wanted[2]));
-    }
+    const auto x = static_cast<float>(wanted[0]), y = static_cast<float>(wanted[1]);
+    const auto closing = static_cast<float>(wanted[2]);
+    const auto sideways = static_cast<float>(query.episode % 5 + query.step % 2) * 0.25F;
+    std::vector<float> chunk{x - sideways * y, y + sideways * x, closing};
+    for (int row = 1; row < 4; ++row) chunk.insert(chunk.end(), {0.0F, 0.0F, closing});
     chunks.push_back(std::move(chunk));
   }
   return chunks;

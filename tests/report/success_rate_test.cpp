@@ -30,6 +30,10 @@ TEST(SuccessRate, WilsonIntervalsNarrowAndHoldTheRate) {
     EXPECT_LT(interval.high - interval.low, width);
     width = interval.high - interval.low;
   }
+  for (const std::int64_t trials : {1, 6, 7, 100}) {
+    EXPECT_EQ(wilson_interval(0, trials).low, 0);
+    EXPECT_EQ(wilson_interval(trials, trials).high, 1);
+  }
   EXPECT_EQ(wilson_interval(0, 0).low, 0);
   EXPECT_EQ(wilson_interval(0, 0).high, 1);
 }
