@@ -27,6 +27,7 @@ struct Episode {
     outcome.scene = kFirstUnseenScene + which;
     table.reset(outcome.scene);
     outcome.task = table.task();
+    outcome.goal_colour = table.goal_colour();
   }
 
   void look() {

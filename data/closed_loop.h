@@ -1,6 +1,7 @@
 #pragma once
 // A policy at the demo's table: it sees, predicts, and its actions move the gripper, on scenes that no dataset has.
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -36,9 +37,10 @@ using PredictChunks = std::function<std::vector<std::vector<float>>(std::span<co
 
 struct EpisodeOutcome {
   std::int64_t scene = 0;
-  std::string task;      ///< Tabletop::task()
-  bool success = false;  ///< Tabletop::grasped(): it ended there
-  bool reached = false;  ///< the gripper was on the named pad after some step
+  std::string task;                           ///< Tabletop::task()
+  std::array<std::uint8_t, 3> goal_colour{};  ///< of the pad that it names
+  bool success = false;                       ///< Tabletop::grasped(): it ended there
+  bool reached = false;                       ///< the gripper was on the named pad after some step
   std::int64_t steps = 0;
   std::vector<TabletopObservation> film;  ///< before each step and after the last
 };

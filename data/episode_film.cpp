@@ -32,6 +32,17 @@ void paste(Image& onto, const Image& picture, std::int64_t row, std::int64_t col
   }
 }
 
+struct Rectangle {
+  std::int64_t row = 0, column = 0, height = 0, width = 0;
+};
+
+void fill(Image& image, const Colour& colour, const Rectangle& where) {
+  for (std::int64_t y = where.row; y < where.row + where.height; ++y) {
+    for (std::int64_t x = where.column; x < where.column + where.width; ++x)
+      std::ranges::copy(colour, image.pixels.begin() + (y * image.width + x) * 3);
+  }
+}
+
 /// Numbers of the moments that a strip shows, of so many.
 std::vector<std::size_t> shown_moments(std::size_t moments) {
   std::vector<std::size_t> shown;
@@ -40,9 +51,10 @@ std::vector<std::size_t> shown_moments(std::size_t moments) {
   return shown;
 }
 
-Image film_frame(const TabletopObservation& seen, const Colour& around) {
+Image film_frame(const TabletopObservation& seen, const Colour& goal, const Colour& around) {
   Image image = blank(kFilmSide + 2 * kFilmFrame, 2 * kFilmSide + 3 * kFilmFrame, around);
   paste(image, seen.top, kFilmFrame, kFilmFrame, kFilmSide);
+  fill(image, goal, {kFilmFrame, kFilmSide + kFilmFrame, kFilmSide, kFilmFrame});
   paste(image, seen.wrist, kFilmFrame, kFilmSide + 2 * kFilmFrame, kFilmSide);
   return image;
 }
@@ -52,13 +64,13 @@ Image film_frame(const TabletopObservation& seen, const Colour& around) {
 Image film_strip(std::span<const EpisodeOutcome> episodes) {
   const auto rows = std::ranges::count_if(episodes, [](const EpisodeOutcome& e) { return !e.film.empty(); });
   Image strip = blank(std::max<std::int64_t>(1, rows) * (kStripSide + kStripGap),
-                      kStripBar + kMoments * (kStripSide + kStripGap), kPaper);
+                      2 * (kStripBar + kStripGap) + kMoments * (kStripSide + kStripGap), kPaper);
   std::int64_t row = 0;
   for (const EpisodeOutcome& episode : episodes) {
     if (episode.film.empty()) continue;
-    const Image bar = blank(1, 1, colour_of(episode));
-    for (std::int64_t y = 0; y + kStripBar <= kStripSide; y += kStripBar) paste(strip, bar, row + y, 0, kStripBar);
-    std::int64_t column = kStripBar + kStripGap;
+    fill(strip, colour_of(episode), {row, 0, kStripSide, kStripBar});
+    fill(strip, episode.goal_colour, {row, kStripBar + kStripGap, kStripSide, kStripBar});
+    std::int64_t column = 2 * (kStripBar + kStripGap);
     for (const std::size_t moment : shown_moments(episode.film.size())) {
       paste(strip, episode.film[moment].top, row, column, kStripSide);
       column += kStripSide + kStripGap;
@@ -72,9 +84,9 @@ void write_film(const std::string& path, std::span<const EpisodeOutcome> episode
   VideoWriter writer(path, {kFilmSide + 2 * kFilmFrame, 2 * kFilmSide + 3 * kFilmFrame, fps});
   for (const EpisodeOutcome& episode : episodes) {
     for (const TabletopObservation& seen : episode.film)
-      writer.add(film_frame(seen, kPaper), &seen == &episode.film.front());
+      writer.add(film_frame(seen, episode.goal_colour, kPaper), &seen == &episode.film.front());
     for (int held = 0; held < fps && !episode.film.empty(); ++held)
-      writer.add(film_frame(episode.film.back(), colour_of(episode)), false);
+      writer.add(film_frame(episode.film.back(), episode.goal_colour, colour_of(episode)), false);
   }
   writer.finish();
 }

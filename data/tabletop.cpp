@@ -101,6 +101,8 @@ void Tabletop::place_pads() {
 
 std::string Tabletop::task() const { return std::string("move to the ") + kColours[goal().colour] + " pad"; }
 
+std::array<std::uint8_t, 3> Tabletop::goal_colour() const { return kRgb[goal().colour]; }
+
 void Tabletop::choose_instruction() {
   const std::string colour = kColours[goal().colour];
   instruction_ = task();

@@ -54,6 +54,7 @@ class Tabletop {
   const std::string& instruction() const { return instruction_; }
   /// What the instruction asks for in its shortest words: equal in heavy scenes.
   std::string task() const;
+  std::array<std::uint8_t, 3> goal_colour() const;  ///< of the named pad: red, green, blue
   bool heavy() const { return heavy_; }
 
   TabletopObservation observe() const;
