@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "data/hub_files.h"
 #include "memory/cpu_allocator.h"
 #include "tests/train/tiny_run.h"
 #include "train/source.h"
@@ -24,6 +25,8 @@ const DemoRun& demo_run() {
     memory::CpuAllocator::install();
     DemoRun run{testing::TempDir() + "plimsoll-policy-test", testing::TempDir() + "plimsoll-policy-test-data"};
     write_tiny_model(run.model);
+    data::write_tokenizer(run.model, model::init_config("tiny").text.vocabulary);
+    data::write_image_processor(run.model, {});
     std::filesystem::remove_all(run.data);
     data::DemoDataOptions options;
     options.episodes = 4;
