@@ -21,7 +21,7 @@ struct ClosedLoopOptions {
   std::int64_t max_steps = 24;  ///< after which an episode has failed; a slow way across the table takes 18
   std::int64_t replan = 1;      ///< as in ChunkingOptions
   std::optional<double> ensemble_decay;
-  std::int64_t at_once = 16;  ///< episodes that are asked about together, at most; changes no outcome
+  std::int64_t at_once = 16;  ///< episodes that are asked about together, at most; outcomes depend on answers alone
   std::int64_t filmed = 0;    ///< of the first so many episodes all observations are kept
 };
 
