@@ -1,5 +1,5 @@
 #pragma once
-// JSON files under meta/ of a LeRobot dataset, with errors that name file and key. Private to data/lerobot_*.cpp.
+// JSON files under meta/ of a LeRobot dataset, with errors that name file and key. Private to this room.
 
 #include <nlohmann/json.hpp>
 #include <string>

@@ -163,6 +163,19 @@ struct LeRobotSource::Parts {
     return item->second;
   }
 
+  Sample sample_of(std::span<const Frame> frames, const std::string& instruction) const {
+    if (frames.empty()) fail(ExitCode::kUsage, "a sample of no frame was asked for");
+    const MappedDataset& first = parts.front().mapped;
+    Sample sample;
+    sample.index = -1;
+    sample.instruction = instruction;
+    first.fill_observation(frames, sample);
+    sample.actions.assign(static_cast<std::size_t>(options.chunk) * first.action_normaliser().width(), 0.0F);
+    sample.action_is_pad.assign(static_cast<std::size_t>(options.chunk), 1);
+    sample.vlm = processor->prepare(instruction, first.images(frames.back()), options.resolution);
+    return sample;
+  }
+
   VlmInput vlm_input(const Part& part, std::int64_t frame, std::int64_t resolution, bool pixels) const {
     const std::string& text = part.dataset().task(frame);
     const std::vector<Image> images = pixels ? part.mapped.images(frame) : std::vector<Image>();
@@ -232,6 +245,9 @@ Sample LeRobotSource::load_at(std::int64_t index, std::int64_t resolution) const
 Sample LeRobotSource::load_without_pixels(std::int64_t index, std::int64_t resolution) const {
   return parts_->load(index, resolution, false);
 }
+Sample LeRobotSource::sample_of(std::span<const Frame> frames, const std::string& instruction) const {
+  return parts_->sample_of(frames, instruction);
+}
 std::int64_t LeRobotSource::own_resolution() const { return parts_->options.resolution; }
 
 const std::vector<std::int64_t>& LeRobotSource::training() const { return parts_->training; }
@@ -284,6 +300,11 @@ const Normaliser* LeRobotSource::sensor_normaliser(std::int64_t dataset) const {
 }
 const ActionSpace& LeRobotSource::action_space(std::int64_t dataset) const {
   return parts_->mapped(dataset).action_space();
+}
+
+std::vector<float> LeRobotSource::executable(std::span<const float> predicted, const Frame& now) const {
+  const MappedDataset& first = parts_->mapped(0);
+  return executable_actions(predicted, first.action_normaliser(), first.action_space(), first.state(now));
 }
 
 }  // namespace plimsoll::data

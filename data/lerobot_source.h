@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "data/action_space.h"
 #include "data/dataset_mapping.h"
+#include "data/frame.h"
 #include "data/normaliser.h"
 #include "data/sample_source.h"
 #include "data/vlm_input.h"
@@ -74,6 +76,15 @@ class LeRobotSource final : public SampleSource {
   std::int64_t pictures_of(std::int64_t index) const override;
   std::vector<std::string> datasets() const override;
   std::int64_t dataset_of(std::int64_t index) const override;
+
+  /// The sample of what a robot meets now, made as load() makes one of a recorded row, with the mapping and the
+  /// statistics of the first dataset. `frames`: its episode so far, oldest first; of the last one pictures, state and
+  /// sensor are read, of those before it the sensor, as far back as the window goes. Actions are zeros, all marked as
+  /// padding, and the index is -1. Throws Error(kData) naming a feature that a frame lacks or that has another width.
+  Sample sample_of(std::span<const Frame> frames, const std::string& instruction) const;
+  /// What that robot is to do where a model predicts these actions, whole rows, normalised, of its last frame `now`: in
+  /// the dataset's units (executable_actions()).
+  std::vector<float> executable(std::span<const float> predicted, const Frame& now) const;
 
   /// What a model's actions go through, and what its state comes through, in a closed loop on the robot of dataset
   /// number `dataset`, 0 .. datasets().size() - 1. With joint statistics the same for all.

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <filesystem>
+#include <map>
 #include <span>
 #include <unordered_map>
 
@@ -116,7 +117,7 @@ struct LeRobotWriter::Parts {
     return found->second;
   }
 
-  Cell number_cell(const WriterFeature& feature, const WriterFrame& frame) {
+  Cell number_cell(const WriterFeature& feature, const Frame& frame) {
     const auto& values = part_of(frame.numbers, feature);
     if (static_cast<std::int64_t>(values.size()) != feature.shape.at(0))
       fail(ExitCode::kUsage, "{}: frame {}: \"{}\" has {} values, but its shape says {}", root, frames, feature.name,
@@ -126,13 +127,13 @@ struct LeRobotWriter::Parts {
     return values;
   }
 
-  const Image& picture(const WriterFeature& feature, const WriterFrame& frame) {
+  const Image& picture(const WriterFeature& feature, const Frame& frame) {
     const Image& image = part_of(frame.images, feature);
     pictures[feature.name].add(image);
     return image;
   }
 
-  void add(const WriterFrame& frame, const std::string& task) {
+  void add(const Frame& frame, const std::string& task) {
     if (!in_episode) begin_episode();
     std::vector<Cell> row;
     for (const WriterFeature& feature : options.features) {
@@ -233,7 +234,7 @@ struct LeRobotWriter::Parts {
 LeRobotWriter::LeRobotWriter(const std::string& root, const LeRobotWriterOptions& options)
     : parts_(std::make_unique<Parts>(root, options)) {}
 LeRobotWriter::~LeRobotWriter() = default;
-void LeRobotWriter::add(const WriterFrame& frame, const std::string& task) { parts_->add(frame, task); }
+void LeRobotWriter::add(const Frame& frame, const std::string& task) { parts_->add(frame, task); }
 void LeRobotWriter::end_episode() { parts_->end_episode(); }
 void LeRobotWriter::finish() { parts_->finish(); }
 std::int64_t LeRobotWriter::episodes() const { return parts_->episodes->rows(); }

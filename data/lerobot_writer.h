@@ -2,12 +2,11 @@
 // Writing a LeRobot dataset, format v3.0: what data/lerobot_info.h describes, so that LeRobot opens it.
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "data/image_file.h"
+#include "data/frame.h"
 
 namespace plimsoll::data {
 
@@ -29,12 +28,6 @@ struct LeRobotWriterOptions {
   int video_quality = 18;                       ///< x264's constant rate factor
 };
 
-/// One time step.
-struct WriterFrame {
-  std::map<std::string, std::vector<double>> numbers;  ///< by feature
-  std::map<std::string, Image> images;                 ///< by feature
-};
-
 /// Writes frame by frame; memory does not grow with the number of frames. meta/info.json comes last, so that an
 /// interrupted dataset is not taken for a whole one. One thread. Errors are Error(kData) that name the file, and
 /// Error(kUsage) for frames that do not fit the features.
@@ -44,7 +37,7 @@ class LeRobotWriter {
   LeRobotWriter(const std::string& root, const LeRobotWriterOptions& options);
   ~LeRobotWriter();
 
-  void add(const WriterFrame& frame, const std::string& task);
+  void add(const Frame& frame, const std::string& task);
   /// Ends an episode, which has at least one frame.
   void end_episode();
   void finish();

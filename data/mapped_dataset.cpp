@@ -146,7 +146,10 @@ std::vector<Image> MappedDataset::images(std::int64_t frame) const {
 }
 
 void MappedDataset::append(const Vector& vector, std::int64_t frame, std::vector<float>& out) const {
-  const std::span<const float> row = dataset_.values(vector.number, frame);
+  append(vector, dataset_.values(vector.number, frame), out);
+}
+
+void MappedDataset::append(const Vector& vector, std::span<const float> row, std::vector<float>& out) {
   if (vector.dimensions.empty()) {
     out.insert(out.end(), row.begin(), row.end());
   } else {
@@ -169,6 +172,45 @@ void MappedDataset::fill_vectors(std::int64_t frame, Sample& sample) const {
   action_space_.make_relative(sample.actions, sample.state);  // the state as the dataset has it
   action_.scale->normalise(sample.actions);
   if (state_.scale) state_.scale->normalise(sample.state);
+}
+
+// In the dataset's precision.
+std::vector<float> MappedDataset::row_of(const Frame& frame, const FeatureChoice& choice) const {
+  const auto found = frame.numbers.find(choice.feature);
+  const auto width = static_cast<std::size_t>(dataset_.info().find(choice.feature)->width());
+  if (found == frame.numbers.end() || found->second.size() != width)
+    fail(ExitCode::kData, "the robot gives {} values of \"{}\", of which the dataset has {}",
+         found == frame.numbers.end() ? 0 : found->second.size(), choice.feature, width);
+  return {found->second.begin(), found->second.end()};
+}
+
+std::vector<Image> MappedDataset::images(const Frame& frame) const {
+  std::vector<Image> images;
+  for (const std::string& camera : mapping_.cameras) {
+    const auto found = frame.images.find(camera);
+    if (found == frame.images.end())
+      fail(ExitCode::kData, "the robot has no camera \"{}\", which the dataset has", camera);
+    images.push_back(found->second);
+  }
+  return images;
+}
+
+std::vector<float> MappedDataset::state(const Frame& frame) const {
+  std::vector<float> values;
+  if (state_.scale) append(state_, row_of(frame, mapping_.state), values);
+  return values;
+}
+
+void MappedDataset::fill_observation(std::span<const Frame> frames, Sample& sample) const {
+  sample.state = state(frames.back());
+  if (state_.scale) state_.scale->normalise(sample.state);
+  if (!sensor_.scale) return;
+  const auto now = static_cast<std::int64_t>(frames.size()) - 1;
+  for (std::int64_t back = options_.sensor_window - 1; back >= 0; --back) {
+    const auto row = static_cast<std::size_t>(std::max<std::int64_t>(0, now - back));
+    append(sensor_, row_of(frames[row], mapping_.sensor), sample.sensor);
+  }
+  sensor_.scale->normalise(sample.sensor);
 }
 
 std::string MappedDataset::layout() const {

@@ -9,6 +9,7 @@
 #include "data/action_space.h"
 #include "data/dataset_mapping.h"
 #include "data/feature_statistics.h"
+#include "data/frame.h"
 #include "data/lerobot_dataset.h"
 #include "data/normaliser.h"
 #include "data/sample_source.h"
@@ -51,6 +52,13 @@ class MappedDataset {
   std::vector<ImageSize> image_sizes(std::int64_t frame) const;
   std::vector<Image> images(std::int64_t frame) const;
 
+  /// Of a frame that was not recorded: what it has in the dataset's features, through the same mapping. Throw
+  /// Error(kData) naming a feature that it lacks or that has another width.
+  std::vector<Image> images(const Frame& frame) const;
+  std::vector<float> state(const Frame& frame) const;  ///< in the dataset's units; empty without a state
+  /// State and sensor of the sample of the last of these frames, which are an episode so far, oldest first.
+  void fill_observation(std::span<const Frame> frames, Sample& sample) const;
+
   /// State, sensor, actions and their padding of the sample at `frame`.
   void fill_vectors(std::int64_t frame, Sample& sample) const;
 
@@ -83,6 +91,8 @@ class MappedDataset {
   FeatureStatistics action_statistics(const VectorStatistics& statistics) const;
   std::string statistics_of(const FeatureChoice& choice) const;
   void append(const Vector& vector, std::int64_t frame, std::vector<float>& out) const;
+  static void append(const Vector& vector, std::span<const float> row, std::vector<float>& out);
+  std::vector<float> row_of(const Frame& frame, const FeatureChoice& choice) const;
 
   ResolvedMapping mapping_;
   VectorOptions options_;

@@ -27,10 +27,15 @@ double distance(double ax, double ay, double bx, double by) { return std::hypot(
 
 }  // namespace
 
+const char* to_string(Difficulty difficulty) {
+  if (difficulty == Difficulty::kFixed) return "fixed";
+  return difficulty == Difficulty::kPermuted ? "permuted" : "anywhere";
+}
+
 Difficulty parse_difficulty(const std::string& name) {
-  if (name == "fixed") return Difficulty::kFixed;
-  if (name == "permuted") return Difficulty::kPermuted;
-  if (name == "anywhere") return Difficulty::kAnywhere;
+  for (const Difficulty difficulty : {Difficulty::kFixed, Difficulty::kPermuted, Difficulty::kAnywhere}) {
+    if (name == to_string(difficulty)) return difficulty;
+  }
   fail(ExitCode::kUsage, "difficulty is \"{}\", but must be one of fixed, permuted, anywhere", name);
 }
 
@@ -61,7 +66,7 @@ double Tabletop::noise(std::uint32_t what) const {
 
 void Tabletop::reset(std::int64_t scene) {
   scene_ = scene;
-  step_ = 0;
+  step_ = held_ = 0;
   velocity_ = {};
   closed_ = 0;
   place_pads();
@@ -94,9 +99,13 @@ void Tabletop::place_pads() {
   }
 }
 
+std::string Tabletop::task() const { return std::string("move to the ") + kColours[goal().colour] + " pad"; }
+
+std::array<std::uint8_t, 3> Tabletop::goal_colour() const { return kRgb[goal().colour]; }
+
 void Tabletop::choose_instruction() {
   const std::string colour = kColours[goal().colour];
-  instruction_ = "move to the " + colour + " pad";
+  instruction_ = task();
   if (!heavy_) return;
   instruction_ = "first look at the whole table and at each of the four pads on it , do not touch the others";
   for (const char* other : kColours) {
@@ -160,6 +169,7 @@ void Tabletop::step(std::span<const double> action) {
   velocity_ = {x, y};
   gripper_ = {std::clamp(gripper_.x + kStepLength * x, 0.0, 1.0), std::clamp(gripper_.y + kStepLength * y, 0.0, 1.0)};
   closed_ = std::clamp(closed_ + (action[2] > 0.5 ? 0.5 : -0.5), 0.0, 1.0);
+  held_ = success() && closed_ > 0.5 ? held_ + 1 : 0;
   ++step_;
 }
 

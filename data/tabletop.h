@@ -19,6 +19,7 @@ enum class Difficulty { kFixed, kPermuted, kAnywhere };
 
 /// "fixed", "permuted" or "anywhere"; others throw Error(kUsage).
 Difficulty parse_difficulty(const std::string& name);
+const char* to_string(Difficulty difficulty);
 
 struct TabletopOptions {
   std::uint64_t seed = 0;
@@ -51,6 +52,9 @@ class Tabletop {
   /// Sets up scene number `scene`; equal numbers give equal scenes.
   void reset(std::int64_t scene);
   const std::string& instruction() const { return instruction_; }
+  /// What the instruction asks for in its shortest words: equal in heavy scenes.
+  std::string task() const;
+  std::array<std::uint8_t, 3> goal_colour() const;  ///< of the named pad: red, green, blue
   bool heavy() const { return heavy_; }
 
   TabletopObservation observe() const;
@@ -60,6 +64,8 @@ class Tabletop {
   void step(std::span<const double> action);
   /// The gripper is on the named pad now.
   bool success() const;
+  /// And has been there, closed, after each of the last three steps: no policy that only passes over the pad has.
+  bool grasped() const { return held_ >= 3; }
 
  private:
   struct Point {
@@ -79,6 +85,7 @@ class Tabletop {
 
   TabletopOptions options_;
   std::int64_t scene_ = 0, step_ = 0;
+  std::int64_t held_ = 0;  ///< steps in a row after which it was closed on the named pad
   std::array<Pad, 4> pads_;
   std::size_t goal_ = 0;
   Point gripper_, velocity_;

@@ -19,6 +19,7 @@ int run_tune(const std::vector<std::string>& args);
 int run_plan(const std::vector<std::string>& args);
 int run_simulate(const std::vector<std::string>& args);
 int run_cache(const std::vector<std::string>& args);
+int run_eval(const std::vector<std::string>& args);
 int run_report(const std::vector<std::string>& args);
 
 }  // namespace plimsoll

@@ -24,7 +24,7 @@ cxxopts::Options describe() {
                                                     "Pads: fixed, permuted (colours change places) or anywhere",
                                                     cxxopts::value<std::string>()->default_value("fixed"))(
       "heavy-fraction", "Fraction of episodes with larger images and longer instructions",
-      cxxopts::value<double>()->default_value("0.1"))(
+      cxxopts::value<double>()->default_value(fmt::format("{}", data::kUsualHeavyFraction)))(
       "noise", "Standard deviation of the expert's action noise",
       cxxopts::value<double>()->default_value(fmt::format("{}", usual.table.action_noise)))(
       "fps", "Frames a second", whole(usual.fps))("top-side", "Pixels of the camera above the table",

@@ -30,6 +30,7 @@ constexpr std::array kCommands{
     Command{"plan", plimsoll::run_plan, "say what fits on cards of given sizes, from config.json alone"},
     Command{"tune", plimsoll::run_tune, "measure plans on this machine under emulated budgets"},
     Command{"train", plimsoll::run_train, "train as one rank: alone, or under mpirun or srun"},
+    Command{"eval", plimsoll::run_eval, "let a policy act in the demo's simulator: success rate, pictures, a video"},
     Command{"simulate", plimsoll::run_simulate, "drive the memory policies with a trace of peaks or a made-up run"},
     Command{"cache", plimsoll::run_cache, "build a feature cache, look at it, verify or clear it"},
     Command{"report", plimsoll::run_report, "write the report of a run from what it wrote down, and sum it up"},

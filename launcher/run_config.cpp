@@ -8,7 +8,10 @@ void add_config_options(cxxopts::Options& options) {
 }
 
 train::Config read_config(const cxxopts::ParseResult& parsed) {
-  const std::string path = parsed.count("config") > 0 ? parsed["config"].as<std::string>() : "";
+  return read_config(parsed, parsed.count("config") > 0 ? parsed["config"].as<std::string>() : "");
+}
+
+train::Config read_config(const cxxopts::ParseResult& parsed, const std::string& path) {
   return load_config<train::Config>(path, values(parsed, "set"));
 }
 

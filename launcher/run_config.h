@@ -16,6 +16,9 @@ void add_config_options(cxxopts::Options& options);
 /// wrong.
 train::Config read_config(const cxxopts::ParseResult& parsed);
 
+/// The same with `path` in place of `--config`.
+train::Config read_config(const cxxopts::ParseResult& parsed, const std::string& path);
+
 std::string run_config_reference();
 std::string run_config_to_toml(const train::Config& config);
 

@@ -239,7 +239,8 @@ struct TaskConfig {
   void visit(V& v) {
     v("by", by,
       "What makes samples of different types, 8 at most: \"off\" (all are of one), \"task\" (each text of the "
-      "dataset's tasks is a type), \"rules\" (the first of tasks.rules that matches the text), \"dataset\" (each of data.path "
+      "dataset's tasks is a type), \"rules\" (the first of tasks.rules that matches the text), \"dataset\" (each of "
+      "data.path "
       "or data.mix is one) or \"images\" (how many images a sample has).",
       one_of({"off", "task", "rules", "dataset", "images"}));
     v("rules", rules, "Types by patterns, in the order in which they are tried.");

@@ -1,5 +1,6 @@
 #include "train/options.h"
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -156,6 +157,12 @@ std::optional<int> configured_recompute(const memory::MemoryConfig& config, int 
 std::int64_t available_memory(int local_ranks) { return meminfo_bytes("MemAvailable:") / std::max(1, local_ranks); }
 
 std::int64_t machine_memory() { return meminfo_bytes("MemTotal:"); }
+
+void set_threads(const RunConfig& config, int world) {
+  const auto cores = static_cast<std::int64_t>(std::max(1U, std::thread::hardware_concurrency()));
+  const auto threads = config.threads > 0 ? config.threads : std::max<std::int64_t>(1, cores / world);
+  at::set_num_threads(static_cast<int>(threads));
+}
 
 std::string processor_name() {
   std::ifstream file("/proc/cpuinfo");

@@ -46,6 +46,8 @@ std::int64_t machine_memory();
 
 /// Whether memory.knobs names it.
 bool turns(const Config& config, const char* knob);
+/// The threads of tensor operations: run.threads, or the cores divided by the ranks.
+void set_threads(const RunConfig& config, int world);
 /// "Some CPU, 8 cores": what times depend on.
 std::string processor_name();
 

@@ -1,13 +1,11 @@
 #include "train/run.h"
 
-#include <ATen/Parallel.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <exception>
 #include <filesystem>
 #include <new>
-#include <thread>
 
 #include "core/bytes.h"
 #include "core/file.h"
@@ -17,17 +15,12 @@
 #include "report/report_files.h"
 #include "train/evaluate.h"
 #include "train/loop.h"
+#include "train/options.h"
 #include "train/source.h"
 #include "train/stop_request.h"
 
 namespace plimsoll::train {
 namespace {
-
-void set_threads(const RunConfig& config, int world) {
-  const auto cores = static_cast<std::int64_t>(std::max(1U, std::thread::hardware_concurrency()));
-  const auto threads = config.threads > 0 ? config.threads : std::max<std::int64_t>(1, cores / world);
-  at::set_num_threads(static_cast<int>(threads));
-}
 
 void write_exit(const Config& config, ddp::Communicator& communicator, const Outcome& outcome, std::int64_t step) {
   if (communicator.rank() != 0) return;

@@ -67,7 +67,10 @@ const std::vector<std::string> kFreeSettings = {"run.dir",
                                                 "train.eval_samples"};
 
 // Settings that older checkpoints do not know: left as they are, a run learns what it learned without them.
-void add_unused_settings(const DataConfig& data, std::vector<std::string>& free) {
+void add_unused_settings(const Config& config, std::vector<std::string>& free) {
+  const DataConfig& data = config.data;
+  if (config.tasks.by == "off") free.emplace_back("tasks");
+  if (data.synthetic_tasks == 0) free.emplace_back("data.synthetic_tasks");
   if (data.mix.empty()) free.emplace_back("data.mix");
   if (data.action_space == DataConfig().action_space) free.emplace_back("data.action_space");
   if (data.delta_dimensions.empty()) free.emplace_back("data.delta_dimensions");
@@ -77,16 +80,11 @@ void add_unused_settings(const DataConfig& data, std::vector<std::string>& free)
 // A cache whose features age changes what is learned; where it lies does not.
 std::vector<std::string> free_settings(const Config& config) {
   std::vector<std::string> free = kFreeSettings;
-  add_unused_settings(config.data, free);
+  add_unused_settings(config, free);
   if (config.cache.mode != "hybrid" || config.train.stage != 2) return free;
   std::erase(free, "cache");
   free.insert(free.end(), {"cache.dir", "cache.disk_bytes", "cache.host_bytes", "cache.device_bytes"});
   return free;
-}
-
-std::uint64_t hash_of_what_is_learned(Config config) {
-  for (data::DatasetMapping& mapping : config.data.mix) mapping.path.clear();  // as with data.path: it may have moved
-  return config_hash(config, free_settings(config));
 }
 
 // Of all runs that share a cache folder.
@@ -111,6 +109,12 @@ std::int64_t free_for_a_rank(const Device& device, int world) {
 }
 
 }  // namespace
+
+std::uint64_t learned_settings_hash(const Config& config) {
+  Config anywhere = config;
+  for (data::DatasetMapping& mapping : anywhere.data.mix) mapping.path.clear();  // as with data.path: it may have moved
+  return config_hash(anywhere, free_settings(config));
+}
 
 Session::Session(const Config& given, ddp::Communicator& comm, const data::SampleSource& samples, Device on)
     : config(given),
@@ -340,7 +344,7 @@ void Session::compare_on_all_ranks(const char* name, const std::string& value) {
 void Session::resume(bool from_newest) {
   const auto newest = from_newest ? newest_checkpoint(checkpoint_root()) : std::nullopt;
   compare_on_all_ranks("newest checkpoint", newest ? newest->filename().string() : "none");
-  const std::uint64_t learned = hash_of_what_is_learned(config);
+  const std::uint64_t learned = learned_settings_hash(config);
   if (!newest) {
     state.configuration = learned;
     state.run = ddp::share_text(communicator, new_run_name()).front();

@@ -31,6 +31,9 @@
 
 namespace plimsoll::train {
 
+/// Hash of the settings that decide what is learned: RunState::configuration of every checkpoint written under them.
+std::uint64_t learned_settings_hash(const Config& config);
+
 /// Parts of one rank. Members are public: the loop is their only user.
 struct Session {
   /// Builds all parts. `communicator` and `source` outlive the session. Collective: every rank calls it. Throws

@@ -3,11 +3,15 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "data/lerobot_source.h"
 #include "model/qwen_config.h"
 
 namespace plimsoll::train {
 namespace {
+
+void check_model_path(const Config& config) {
+  if (config.model.path.empty())
+    fail(ExitCode::kUsage, "model.path is empty; give the Hugging Face directory of a Qwen2.5-VL model");
+}
 
 void keep_shape(const DataConfig& config, data::SyntheticOptions& options) {
   options.images = static_cast<int>(config.synthetic_images);
@@ -39,9 +43,13 @@ std::unique_ptr<data::SampleSource> synthetic(const Config& config) {
 }  // namespace
 
 std::unique_ptr<data::SampleSource> make_source(const Config& config) {
-  if (config.model.path.empty())
-    fail(ExitCode::kUsage, "model.path is empty; give the Hugging Face directory of a Qwen2.5-VL model");
+  check_model_path(config);
   if (config.data.synthetic_samples > 0) return synthetic(config);
+  return make_lerobot_source(config);
+}
+
+std::unique_ptr<data::LeRobotSource> make_lerobot_source(const Config& config) {
+  check_model_path(config);
   if (config.data.path.empty() && config.data.mix.empty())
     fail(ExitCode::kUsage, "data.path is empty; give the directory of a LeRobot dataset, or several in data.mix");
   data::LeRobotSourceOptions options;

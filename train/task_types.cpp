@@ -58,7 +58,8 @@ void by_task(const data::SampleSource& source, TaskTypes& types) {
 void by_dataset(const data::SampleSource& source, TaskTypes& types) {
   types.names = source.datasets();
   if (types.names.size() < 2 || types.names.size() > TaskTypes::kMost)
-    fail(ExitCode::kUsage, "tasks.by = \"dataset\": the samples are of {} datasets; give 2 to {} in data.path or data.mix",
+    fail(ExitCode::kUsage,
+         "tasks.by = \"dataset\": the samples are of {} datasets; give 2 to {} in data.path or data.mix",
          types.names.size(), TaskTypes::kMost);
   for (const std::int64_t index : source.training())
     types.of_sample[static_cast<std::size_t>(index)] = static_cast<std::uint8_t>(source.dataset_of(index));

@@ -42,9 +42,9 @@ inline LeRobotWriterOptions counting_options() {
 
 /// Frame `index`: both pictures have level_of(index), the PNG 28 + 2 * (index % 3) rows; action = -state; force =
 /// index.
-inline WriterFrame counting_frame(std::int64_t index) {
+inline Frame counting_frame(std::int64_t index) {
   const auto state = state_of(index);
-  WriterFrame frame;
+  Frame frame;
   frame.images["observation.images.top"] = grey(32, 48, level_of(index));
   frame.images["observation.images.wrist"] = grey(28 + 2 * (index % 3), 28, level_of(index));
   frame.numbers["observation.state"] = {state[0], state[1]};
