@@ -279,7 +279,9 @@ std::uint64_t LeRobotSource::pictures_hash() const {
 
 std::vector<std::string> LeRobotSource::tasks() const { return parts_->tasks; }
 std::int64_t LeRobotSource::task_of(std::int64_t index) const { return parts_->task_of(index); }
-PICTURES
+std::int64_t LeRobotSource::pictures_of(std::int64_t index) const {
+  return std::ssize(parts_->part_of(index).mapped.cameras());
+}
 std::vector<std::string> LeRobotSource::datasets() const {
   std::vector<std::string> names;
   for (const Part& part : parts_->parts) names.push_back(part.mapped.name());

@@ -31,8 +31,8 @@ LeRobotWriterOptions other_layout() {
   return options;
 }
 
-WriterFrame other_frame(std::int64_t index) {
-  WriterFrame frame = counting_frame(index), other;
+Frame other_frame(std::int64_t index) {
+  Frame frame = counting_frame(index), other;
   other.images["images.z_overhead"] = frame.images["observation.images.top"];
   other.images["images.a_gripper"] = frame.images["observation.images.wrist"];
   const auto state = state_of(index);
