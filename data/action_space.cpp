@@ -153,7 +153,7 @@ void ActionSpace::make_absolute(std::span<float> actions, std::span<const float>
 
 ActionSpace delta_space(const DimensionNames& action, const DimensionNames& state, std::span<const std::int64_t> chosen,
                         const std::string& where) {
-  const ActionSpace space(chosen.empty() ? all_matches(action, state) : chosen_matches(action, state, chosen, where));
+  ActionSpace space(chosen.empty() ? all_matches(action, state) : chosen_matches(action, state, chosen, where));
   if (!space.is_relative())
     fail(ExitCode::kUsage,
          "{}: data.action_space is \"delta\", but no dimension of the action (named {}) has one of the state (named "
