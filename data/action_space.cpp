@@ -156,9 +156,8 @@ ActionSpace delta_space(const DimensionNames& action, const DimensionNames& stat
   ActionSpace space(chosen.empty() ? all_matches(action, state) : chosen_matches(action, state, chosen, where));
   if (!space.is_relative())
     fail(ExitCode::kUsage,
-         "{}: data.action_space is \"delta\", but no dimension of the action (named {}) has one of the state (named "
-         "{}); "
-         "name the dimensions in data.delta_dimensions, which then go by their index",
+         "{}: data.action_space is \"delta\", but no dimension of the action ({}) has one of the state ({}); name the "
+         "dimensions in data.delta_dimensions, which then go by their index",
          where, fmt::join(action.names, ", "), fmt::join(state.names, ", "));
   return space;
 }
