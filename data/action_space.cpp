@@ -153,12 +153,11 @@ void ActionSpace::make_absolute(std::span<float> actions, std::span<const float>
 
 ActionSpace delta_space(const DimensionNames& action, const DimensionNames& state, std::span<const std::int64_t> chosen,
                         const std::string& where) {
-  const ActionSpace space(chosen.empty() ? all_matches(action, state) : chosen_matches(action, state, chosen, where));
+  ActionSpace space(chosen.empty() ? all_matches(action, state) : chosen_matches(action, state, chosen, where));
   if (!space.is_relative())
     fail(ExitCode::kUsage,
-         "{}: data.action_space is \"delta\", but no dimension of the action (named {}) has one of the state (named "
-         "{}); "
-         "name the dimensions in data.delta_dimensions, which then go by their index",
+         "{}: data.action_space is \"delta\", but no dimension of the action ({}) has one of the state ({}); name the "
+         "dimensions in data.delta_dimensions, which then go by their index",
          where, fmt::join(action.names, ", "), fmt::join(state.names, ", "));
   return space;
 }

@@ -40,9 +40,10 @@ struct LeRobotSourceOptions {
 ///   sensor   rows t - window + 1 .. t; rows before the episode's start repeat its first
 ///   actions  rows t .. t + chunk - 1; rows past the episode's end repeat its last and are marked as padding; with
 ///            ActionKind::kDelta as differences to the state of row t (data/action_space.h)
-/// Pictures come in the order of their roles (data/dataset_mapping.h). Tasks of the first dataset keep their numbers;
-/// those of the others are the same task where the text is the same, and else come after them. load() and shapes may be
-/// asked for from any thread.
+/// Rows are taken as they were recorded: of a dataset with twice the frames a second, window and chunk are half as
+/// long. Pictures come in the order of their roles (data/dataset_mapping.h). Tasks of the first dataset keep their
+/// numbers; those of the others are the same task where the text is the same, and else come after them. load() and
+/// shapes may be asked for from any thread.
 ///
 /// One dataset of `paths` in absolute actions has the hashes that it has always had, so that checkpoints and features
 /// of older runs are its own.

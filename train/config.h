@@ -129,7 +129,9 @@ struct DataConfig {
     v("path", path,
       "LeRobot dataset directory, or several whose features have the same names: they are trained on as one. The last "
       "episodes of each are held out, tasks of the same text are one task.");
-    v("mix", mix, "Datasets of different layouts in place of `path`, each with the mapping of its features.");
+    v("mix", mix,
+      "Datasets of different layouts in place of `path`, each with the mapping of its features. "
+      "Rows are taken as recorded, whatever the frames per second.");
     v("cameras", cameras,
       "Image features to use, in this order; empty: all (of the first dataset). With `mix`, the roles of the cameras "
       "in the order of a sample's pictures.");
