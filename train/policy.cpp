@@ -46,8 +46,8 @@ struct Policy::Parts {
     set_threads(config.run, 1);
   }
 
-  std::vector<float> in_dataset_units(const float* chunk) const {
-    std::vector<float> values(chunk, chunk + rules.chunk * rules.action_dim);
+  std::vector<float> in_dataset_units(std::span<const float> chunk) const {
+    std::vector<float> values(chunk.begin(), chunk.end());
     source->action_normaliser().denormalise(values);
     return values;
   }
@@ -93,9 +93,10 @@ std::vector<std::vector<float>> Policy::chunks(std::span<const data::PolicyQuery
       drawn.push_back({&samples[i], position_of(queries[i])});
     const at::Tensor actions =
         parts_->model.sample_actions(model::pack(drawn, parts_->rules, parts_->device.place)).cpu();
-    const std::int64_t stride = actions.numel() / static_cast<std::int64_t>(piece.count);
+    const std::span values(actions.data_ptr<float>(), static_cast<std::size_t>(actions.numel()));
+    const std::size_t stride = values.size() / piece.count;
     for (std::size_t i = 0; i < piece.count; ++i)
-      chunks.push_back(parts_->in_dataset_units(actions.data_ptr<float>() + static_cast<std::int64_t>(i) * stride));
+      chunks.push_back(parts_->in_dataset_units(values.subspan(i * stride, stride)));
   };
   const auto unknown = [](memory::Piece, std::int64_t) { return std::int64_t{0}; };
   const auto report =
