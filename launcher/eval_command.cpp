@@ -162,7 +162,7 @@ std::vector<data::EpisodeOutcome> run_policy(const cxxopts::ParseResult& parsed,
 
 fs::path prepared_folder(const cxxopts::ParseResult& parsed) {
   if (parsed.count("out") == 0) return {};
-  const fs::path folder = parsed["out"].as<std::string>();
+  fs::path folder = parsed["out"].as<std::string>();
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) fail(ExitCode::kUsage, "--out {}: {}", folder.string(), error.message());

@@ -46,9 +46,8 @@ struct Policy::Parts {
     set_threads(config.run, 1);
   }
 
-  std::vector<float> executable(const float* chunk, const data::PolicyQuery& query) const {
-    const auto values = static_cast<std::size_t>(rules.chunk) * static_cast<std::size_t>(rules.action_dim);
-    return source->executable({chunk, values}, query.frames.back());
+  std::vector<float> executable(std::span<const float> chunk, const data::PolicyQuery& query) const {
+    return source->executable(chunk, query.frames.back());
   }
 
   Config config;
@@ -92,10 +91,10 @@ std::vector<std::vector<float>> Policy::chunks(std::span<const data::PolicyQuery
       drawn.push_back({&samples[i], position_of(queries[i])});
     const at::Tensor actions =
         parts_->model.sample_actions(model::pack(drawn, parts_->rules, parts_->device.place)).cpu();
-    const std::int64_t stride = actions.numel() / static_cast<std::int64_t>(piece.count);
+    const std::span values(actions.data_ptr<float>(), static_cast<std::size_t>(actions.numel()));
+    const std::size_t stride = values.size() / piece.count;
     for (std::size_t i = 0; i < piece.count; ++i)
-      chunks.push_back(parts_->executable(actions.data_ptr<float>() + static_cast<std::int64_t>(i) * stride,
-                                          queries[piece.begin + i]));
+      chunks.push_back(parts_->executable(values.subspan(i * stride, stride), queries[piece.begin + i]));
   };
   const auto unknown = [](memory::Piece, std::int64_t) { return std::int64_t{0}; };
   const auto report =

@@ -94,7 +94,7 @@ TEST(ClosedLoop, AsksAtTheRightStepsWithTheHistory) {
       EXPECT_TRUE(query.frames.size() == 1 || query.frames.front().images.empty());
       EXPECT_EQ(query.frames.back().numbers.count("action"), 0U);
     }
-    return std::vector<std::vector<float>>(queries.size(), std::vector<float>(4 * 3, 0.0F));
+    return std::vector<std::vector<float>>(queries.size(), std::vector<float>(12, 0.0F));
   };
   for (const auto& outcome : run_closed_loop(options, stand_still)) {
     EXPECT_FALSE(outcome.success);
