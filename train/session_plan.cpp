@@ -108,9 +108,7 @@ memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number) cons
   if (with.bytes == 0) with.bytes = meter.budget() / 10000 * target - meter.live();
   const Setting& most = config.batch.max_memory;
   if (!most.is("budget"))
-    with.bytes = std::min(
-        with.bytes,
-        (most.is_string() ? parse_bytes(most.as_string(), "batch.max_memory") : most.as_integer()) - meter.live());
+    with.bytes = std::min(with.bytes, bytes_or_auto(most, "batch.max_memory").value_or(meter.budget()) - meter.live());
   with.bytes = std::max<std::int64_t>(1, with.bytes);  // what fits nowhere is run alone
   return with;
 }

@@ -13,6 +13,7 @@
 #include "data/lerobot_source.h"
 #include "data/video.h"
 #include "data/video_writer.h"
+#include "tests/data/lerobot_files.h"
 #include "tests/data/model_files.h"
 
 namespace plimsoll::data {
@@ -145,14 +146,7 @@ class DemoSample : public ::testing::Test {
     demo.table.difficulty = Difficulty::kPermuted;
     write_demo_dataset(folder.file("set"), demo);
   }
-  LeRobotSourceOptions options() const {
-    LeRobotSourceOptions result;
-    result.paths = {folder.file("set")};
-    result.chunk = 3;
-    result.sensor = "observation.force";
-    result.sensor_window = 4;
-    return result;
-  }
+  LeRobotSourceOptions options() const { return force_source_options(folder.file("set")); }
   DemoDataOptions demo;
   TestFolder folder;
   ModelFolder model;

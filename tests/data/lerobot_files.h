@@ -13,6 +13,7 @@
 #include <string>
 
 #include "core/file.h"
+#include "data/lerobot_source.h"
 #include "data/lerobot_writer.h"
 
 namespace plimsoll::data {
@@ -51,6 +52,16 @@ inline Frame counting_frame(std::int64_t index) {
   frame.numbers["observation.force"] = {static_cast<double>(index)};
   frame.numbers["action"] = {-state[0], -state[1]};
   return frame;
+}
+
+/// The dataset at `root` in chunks of three actions, with windows of four rows of its force sensor.
+inline LeRobotSourceOptions force_source_options(const std::string& root) {
+  LeRobotSourceOptions options;
+  options.paths = {root};
+  options.chunk = 3;
+  options.sensor = "observation.force";
+  options.sensor_window = 4;
+  return options;
 }
 
 /// Writes episodes of the given lengths; the task of episode e is "task <e % 2>".

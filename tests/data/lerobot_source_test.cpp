@@ -21,14 +21,7 @@ using ::testing::HasSubstr;
 
 class LeRobotSourceTest : public ::testing::Test {
  protected:
-  LeRobotSourceOptions options() const {
-    LeRobotSourceOptions result;
-    result.paths = {folder.file("set")};
-    result.chunk = 3;
-    result.sensor = "observation.force";
-    result.sensor_window = 4;
-    return result;
-  }
+  LeRobotSourceOptions options() const { return force_source_options(folder.file("set")); }
   template <class Change>
   std::string refusal(Change change) const {
     auto changed = options();

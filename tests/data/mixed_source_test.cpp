@@ -56,14 +56,7 @@ void write_other_dataset(const std::string& root, const std::vector<std::int64_t
 
 class MixedSourceTest : public ::testing::Test {
  protected:
-  LeRobotSourceOptions plain() const {
-    LeRobotSourceOptions result;
-    result.paths = {folder.file("set")};
-    result.chunk = 3;
-    result.sensor = "observation.force";
-    result.sensor_window = 4;
-    return result;
-  }
+  LeRobotSourceOptions plain() const { return force_source_options(folder.file("set")); }
   DatasetMapping set() const {
     DatasetMapping mapping;
     mapping.path = folder.file("set");
