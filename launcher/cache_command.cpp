@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -64,6 +65,18 @@ int show(const std::string& dir, bool check, bool as_json) {
   return check && damaged > 0 ? static_cast<int>(ExitCode::kData) : 0;
 }
 
+// A run may be at work in the configuration's own run.dir; logs of a build are kept beside what it makes.
+std::string run_folder_of_build(const std::string& cache) {
+  if (cache.empty()) fail(ExitCode::kUsage, "cache.dir is empty; give the folder of the feature cache");
+  const std::filesystem::path folder = std::filesystem::path(cache) / "build";
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error)
+    fail(ExitCode::kUsage, "cache.dir = \"{}\": {}; give `cache build` rights to write there, or choose another folder",
+         cache, error.message());
+  return folder.string();
+}
+
 int build(const cxxopts::ParseResult& parsed, bool as_json) {
   required(parsed, "config");
   train::RunOptions run;
@@ -79,7 +92,7 @@ int build(const cxxopts::ParseResult& parsed, bool as_json) {
     }
   };
   train::Config config = read_config(parsed);
-  config.run.dir = config.cache.dir + "/build";  // a run may be at work in its own
+  config.run.dir = run_folder_of_build(config.cache.dir);
   return static_cast<int>(train::run(config, run));
 }
 

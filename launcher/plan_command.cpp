@@ -57,8 +57,7 @@ class BuiltInModel {
 
 /// What the plan is made for.
 struct Subject {
-  data::SampleDims dims;
-  std::vector<SampleShape> shapes;
+  train::ForecastSamples samples;
   std::string words;
   std::vector<TypeOfSamples> types;  ///< the same shapes, by [tasks]
 };
@@ -81,9 +80,8 @@ std::int64_t task_number(const std::vector<std::string>& tasks, const std::strin
        tasks.size() - 1, tasks.front());
 }
 
-// Shapes by the types that [tasks] makes, or all as one.
-std::vector<TypeOfSamples> types_from(const train::Config& config, const data::SampleSource& source) {
-  const train::TaskTypes known = train::task_types(config.tasks, source);
+// Shapes by type; nothing where samples have none.
+std::vector<TypeOfSamples> shapes_by_type(const train::TaskTypes& known, const data::SampleSource& source) {
   if (!known.any()) return {};
   std::vector<TypeOfSamples> types;
   for (std::size_t type = 0; type < known.names.size(); ++type)
@@ -98,16 +96,18 @@ std::vector<TypeOfSamples> types_from(const train::Config& config, const data::S
 Subject from_data(const train::Config& config, const std::optional<std::string>& task) {
   const auto source = train::make_source(config);
   Subject subject;
-  subject.dims = source->dims();
+  subject.samples.dims = source->dims();
   const std::int64_t only = task ? task_number(source->tasks(), *task) : -1;
   for (const std::int64_t index : source->training()) {
-    if (only < 0 || source->task_of(index) == only) subject.shapes.push_back(source->shape_of(index));
+    if (only < 0 || source->task_of(index) == only) subject.samples.heaviest.push_back(source->shape_of(index));
   }
-  subject.types = types_from(config, *source);
-  if (subject.shapes.empty()) fail(ExitCode::kData, "no training sample{}", task ? " of task " + *task : "");
-  const auto heavy = memory::heaviest(subject.shapes, 1).front();
+  const train::TaskTypes types = train::task_types(config.tasks, *source);
+  subject.samples.types = types.names.size();
+  subject.types = shapes_by_type(types, *source);
+  if (subject.samples.heaviest.empty()) fail(ExitCode::kData, "no training sample{}", task ? " of task " + *task : "");
+  const auto heavy = memory::heaviest(subject.samples.heaviest, 1).front();
   subject.words = fmt::format("{} tokens, {} patches, of {} training samples{}", heavy.tokens, heavy.patches,
-                              subject.shapes.size(), task ? " of task \"" + *task + "\"" : "");
+                              subject.samples.heaviest.size(), task ? " of task \"" + *task + "\"" : "");
   return subject;
 }
 
@@ -118,12 +118,12 @@ Subject made_up(const train::Config& config, int images, int side, int text) {
   if (text < 1 || text > 100000) fail(ExitCode::kUsage, "--text-tokens {}: give 1 to 100000", text);
   const std::int64_t patches = std::int64_t{images} * (side / 14) * (side / 14);
   Subject subject;
-  subject.dims.state = subject.dims.action = 7;
-  subject.dims.sensor_window = config.sensor.window;
-  subject.dims.sensor_channels = config.sensor.window > 0 ? 6 : 0;
-  subject.shapes = {{patches / 4 + text, patches}};
+  subject.samples.dims.state = subject.samples.dims.action = 7;
+  subject.samples.dims.sensor_window = config.sensor.window;
+  subject.samples.dims.sensor_channels = config.sensor.window > 0 ? 6 : 0;
+  subject.samples.heaviest = {{patches / 4 + text, patches}};
   subject.words = fmt::format("made up: {} picture{} of {} x {}, {} tokens, {} patches", images, images == 1 ? "" : "s",
-                              side, side, subject.shapes[0].tokens, patches);
+                              side, side, subject.samples.heaviest[0].tokens, patches);
   return subject;
 }
 
@@ -165,7 +165,7 @@ memory::Plan everything_recomputed(const train::Forecast& forecast) {
 void fill_table(const train::Config& config, const Subject& subject, const std::vector<std::int64_t>& cards,
                 PlanReport& report) {
   for (const int rank : {4, 8, 16, 32}) {
-    train::Forecast forecast(with_rank(config, rank), subject.dims, subject.shapes, report.ranks);
+    train::Forecast forecast(with_rank(config, rank), subject.samples, report.ranks);
     for (const std::int64_t card : cards) {
       TableCell cell{card, rank, everything_recomputed(forecast), 0};
       cell.plan.micro_batch = forecast.largest_micro_batch(card - report.overhead, cell.plan);
@@ -208,7 +208,7 @@ void fill_figures(const train::Config& config, const Subject& subject, train::Fo
   const std::int64_t kept = activations(forecast, with), all = activations(forecast, without);
   train::Config other = config;
   other.model.dtype = "fp32";
-  train::Forecast twin(other, subject.dims, subject.shapes, 1);
+  train::Forecast twin(other, subject.samples, 1);
   const std::int64_t ours = forecast.live(with), theirs = twin.live(with);
   const auto saved = [](std::int64_t less, std::int64_t more) {
     return fmt::format("{:.0f} %", 100.0 * (1.0 - static_cast<double>(less) / static_cast<double>(more)));
@@ -236,7 +236,7 @@ void fill_guides(const train::Config& config, PlanReport& report) {
   train::Config theirs = with_rank(config, kGuidesRank);
   theirs.model.dtype = "bf16";
   const Subject subject = made_up(theirs, kGuidesPictures, kGuidesSide, kTextTokens);
-  train::Forecast forecast(theirs, subject.dims, subject.shapes, 1);
+  train::Forecast forecast(theirs, subject.samples, 1);
   fill_rows(forecast, report);
   fill_figures(theirs, subject, forecast, report);
   report.dry_runs += forecast.dry_runs();
@@ -285,7 +285,8 @@ int ranks_of(const train::Config& config, const cxxopts::ParseResult& parsed) {
 // What --estimate asks; of the samples that are known where --samples does not say.
 EstimateInput estimate_input(const cxxopts::ParseResult& parsed, const train::Config& config, const Subject& subject) {
   EstimateInput input;
-  input.samples = parsed.count("samples") > 0 ? parsed["samples"].as<std::int64_t>() : std::ssize(subject.shapes);
+  input.samples =
+      parsed.count("samples") > 0 ? parsed["samples"].as<std::int64_t>() : std::ssize(subject.samples.heaviest);
   input.epochs = parsed.count("epochs") > 0 ? parsed["epochs"].as<double>() : static_cast<double>(config.train.epochs);
   if (input.samples < 1) fail(ExitCode::kUsage, "--samples {}: give 1 or more", input.samples);
   if (!(input.epochs > 0)) fail(ExitCode::kUsage, "--epochs {}: give more than 0", input.epochs);
@@ -304,8 +305,8 @@ int print_estimate(const train::Config& config, const Subject& subject, const Pl
   input.overhead = report.overhead;
   input.expandable_segments = report.expandable_segments;
   std::vector<TypeOfSamples> types = subject.types;
-  if (types.empty()) types = {{"all samples", 1, subject.shapes}};
-  const RunEstimate estimate = estimate_run(config, subject.dims, types, report.ranks, input);
+  if (types.empty()) types = {{"all samples", 1, subject.samples.heaviest}};
+  const RunEstimate estimate = estimate_run(config, subject.samples, types, report.ranks, input);
   fmt::print("{}", parsed.count("json") > 0 ? to_json(estimate) : to_text(estimate));
   return 0;
 }
@@ -372,7 +373,7 @@ int run_plan(const std::vector<std::string>& args) {
   const auto cards = cards_of((*parsed)["budget"].as<std::string>(), report.overhead);
   report.expandable_segments = parsed->count("expandable-segments") > 0;
   if (parsed->count("estimate") > 0) return print_estimate(config, subject, report, cards, *parsed);
-  train::Forecast forecast(config, subject.dims, subject.shapes, report.ranks);
+  train::Forecast forecast(config, subject.samples, report.ranks);
   if (parsed->count("safe-batch") > 0) {
     fmt::print("{}\n", safe_batch(config, forecast, cards.front() - report.overhead, report.expandable_segments));
     return 0;

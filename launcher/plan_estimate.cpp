@@ -58,7 +58,7 @@ std::string duration(double seconds) {
 
 }  // namespace
 
-RunEstimate estimate_run(const train::Config& config, const data::SampleDims& dims,
+RunEstimate estimate_run(const train::Config& config, const train::ForecastSamples& samples,
                          const std::vector<TypeOfSamples>& types, int ranks, const EstimateInput& input) {
   RunEstimate estimate;
   estimate.asked = input;
@@ -66,7 +66,7 @@ RunEstimate estimate_run(const train::Config& config, const data::SampleDims& di
   const double draws = input.epochs * static_cast<double>(input.samples);
   estimate.steps = static_cast<std::int64_t>(std::ceil(draws / static_cast<double>(estimate.batch)));
   if (input.rate) estimate.seconds = static_cast<double>(estimate.steps * estimate.batch) / *input.rate;
-  train::Forecast forecast(config, dims, all_shapes(types), ranks);
+  train::Forecast forecast(config, {samples.dims, all_shapes(types), samples.types}, ranks);
   for (const std::int64_t card : input.cards) {
     CardEstimate of_card{card, std::nullopt, 0, 0};
     const auto found = forecast.card(card, input.overhead, 0, input.expandable_segments);

@@ -54,7 +54,7 @@ struct RunEstimate {
 };
 
 /// `types`: at least one, of the same dims. Dry runs only.
-RunEstimate estimate_run(const train::Config& config, const data::SampleDims& dims,
+RunEstimate estimate_run(const train::Config& config, const train::ForecastSamples& samples,
                          const std::vector<TypeOfSamples>& types, int ranks, const EstimateInput& input);
 
 std::string to_text(const RunEstimate& estimate);

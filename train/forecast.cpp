@@ -10,6 +10,7 @@
 #include "train/device.h"
 #include "train/device_tier.h"
 #include "train/feature_cache.h"
+#include "train/options.h"
 
 namespace plimsoll::train {
 namespace {
@@ -45,13 +46,14 @@ memory::CostModel analytic_costs(const model::VlaModel& model) {
   return costs;
 }
 
-Forecast::Forecast(const Config& config, const data::SampleDims& dims, std::vector<SampleShape> heaviest, int ranks)
+Forecast::Forecast(const Config& config, const ForecastSamples& samples, int ranks)
     : config_(config),
       share_((config.batch.effective + ranks - 1) / ranks),
-      heaviest_(memory::heaviest(heaviest, static_cast<std::size_t>(share_))),
+      heaviest_(memory::heaviest(samples.heaviest, static_cast<std::size_t>(share_))),
       target_(memory::parse_fraction(config.memory.target, "memory.target")),
-      dry_(std::make_unique<DryStep>(vla_options(config, dims), static_cast<std::uint64_t>(config.run.seed),
-                                     config.batch.effective, SumSlots{}, ranks)) {}
+      dry_(std::make_unique<DryStep>(vla_options(config, samples.dims), static_cast<std::uint64_t>(config.run.seed),
+                                     config.batch.effective,
+                                     sum_slots(config, vla_options(config, samples.dims), samples.types), ranks)) {}
 
 memory::MicroBatchShape Forecast::heaviest(int samples) const {
   memory::MicroBatchShape total{samples, 0, 0};

@@ -35,12 +35,19 @@ struct CardForecast {
   std::vector<memory::Candidate> runners_up;  ///< that fit as well, fastest first
 };
 
+/// What samples a forecast is for.
+struct ForecastSamples {
+  data::SampleDims dims;
+  /// The heaviest there are, heaviest first, as many as a rank's share or more; they stand for every micro-batch.
+  std::vector<SampleShape> heaviest;
+  std::size_t types = 0;  ///< that [tasks] makes of them (train/task_types.h)
+};
+
 /// Dry runs of one model under one configuration, each made once, of what they stand for (device.h). One thread.
 class Forecast {
  public:
-  /// Of one of so many ranks. `heaviest`: the heaviest samples there are, heaviest first, as many as its share or more;
-  /// they stand for every micro-batch.
-  Forecast(const Config& config, const data::SampleDims& dims, std::vector<SampleShape> heaviest, int ranks);
+  /// Of one of so many ranks.
+  Forecast(const Config& config, const ForecastSamples& samples, int ranks);
 
   /// Peak of a plan: the maximum over its phases, training and, with train.eval_samples, evaluation.
   std::int64_t live(const memory::Plan& plan);

@@ -107,6 +107,16 @@ StepOptions step_options(const Config& config) {
   return options;
 }
 
+SumSlots sum_slots(const Config& config, const model::VlaOptions& model, std::size_t types) {
+  SumSlots sums;
+  sums.types = types;
+  if (config.tasks.gradnorm && types > 0) {
+    sums.out = model.action_dim;
+    sums.in = model.expert.width;
+  }
+  return sums;
+}
+
 std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world, std::int64_t available,
                          std::int64_t machine) {
   const auto values = config.budget.items();

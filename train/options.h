@@ -18,10 +18,12 @@ model::VlaOptions vla_options(const Config& config, const data::SampleDims& dims
 /// [memory] and the bounds in [batch] and [data], in the policy's whole numbers. Throws Error(kUsage) as memory::check
 /// does.
 memory::PolicyConfig policy_config(const Config& config);
-/// The effective batch and the optimiser's settings; learning rates at factor 1.
 /// What the predictive policy may lower data.resolution to, highest first; nothing where resolution is no knob.
 std::vector<int> lower_resolutions(const Config& config);
+/// The effective batch and the optimiser's settings; learning rates at factor 1.
 StepOptions step_options(const Config& config);
+/// What such a model's steps sum beside gradients, for samples of so many types ([tasks]; 0: they have none).
+SumSlots sum_slots(const Config& config, const model::VlaOptions& model, std::size_t types);
 
 /// Bytes that rank `rank` may use: its entry of memory.budget, or the only one. `available` is what the node has for
 /// one of its ranks ("auto", and what a fraction is a fraction of). Throws Error(kUsage) naming memory.budget when

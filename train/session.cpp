@@ -137,12 +137,7 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   check_budget_changes(config.memory, comm.world(), device.total);
   meter.set_workspace(0);  // of a session before this one
   meter.set_budget(budget);
-  SumSlots sums;
-  sums.types = tasks.names.size();
-  if (config.tasks.gradnorm) {
-    sums.out = options.action_dim;
-    sums.in = options.expert.width;
-  }
+  const SumSlots sums = sum_slots(config, options, tasks.names.size());
   dry = std::make_unique<DryStep>(options, static_cast<std::uint64_t>(config.run.seed), config.batch.effective, sums,
                                   comm.world());
   heaviest = heaviest_at(static_cast<int>(config.data.resolution));

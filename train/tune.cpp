@@ -69,7 +69,9 @@ std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& op
       session.budget / 10000 * memory::parse_fraction(session.config.memory.target, "memory.target");
   std::optional<Forecast> forecast;
   if (dry_runs_stand_for_a_gpu())
-    forecast.emplace(session.config, session.source.dims(), session.heaviest, session.share);
+    forecast.emplace(session.config,
+                     ForecastSamples{session.source.dims(), session.heaviest, session.tasks.names.size()},
+                     session.communicator.world());
   // As the plan says, without what a run makes of lighter steps: the fastest by that, and where none of them fits, what
   // shows smaller pictures.
   std::vector<memory::Candidate> all = session.ways;

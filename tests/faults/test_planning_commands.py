@@ -158,6 +158,16 @@ def test_plan_estimates_a_run(tmp_path, model):
         refused([*PLAN, *words, "--estimate", *wrong], 2, wrong[0][2:])
 
 
+def test_plan_counts_what_gradnorm_holds(tmp_path, model):
+    """Its gradients of each type's own, as a run of these samples has them (TypedRun.IsPredictedToTheByte)."""
+    data, by_task = {"synthetic_samples": 40, "synthetic_tasks": 3}, {"by": "task"}
+    plain, balanced = (
+        planned("--config", str(runs.configure(tmp_path, model, data=data, tasks=tasks)), "--budget", "2GiB", "--overhead", "0", "--no-table")
+        for tasks in (by_task, {**by_task, "gradnorm": True})
+    )
+    assert plain["static_bytes"] < balanced["static_bytes"]
+
+
 def test_plan_on_a_dataset_and_on_one_of_its_tasks(tmp_path, model, dataset):
     """The heaviest sample is the dataset's; a task has no heavier one."""
     config = runs.configure(tmp_path, model, data={"synthetic_samples": 0, "path": [str(dataset)]})

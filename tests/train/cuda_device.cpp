@@ -159,7 +159,7 @@ TEST_F(OnAGpu, TheAllocatorModelSaysWhatIsReserved) {
   for (const auto& sample : on.samples) shapes.push_back(sample.sample->shape());
   Config config = wide_config();
   config.batch.effective = std::ssize(shapes);
-  Forecast forecast(config, on.source->dims(), shapes, 1);
+  Forecast forecast(config, {on.source->dims(), shapes}, 1);
   const auto rules = s.model->packing_rules(3, false);
   s.meter.release_cached();
   const std::int64_t before = s.meter.reserved();

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "memory/cpu_allocator.h"
 #include "tests/train/tiny_run.h"
+#include "train/forecast.h"
 #include "train/source.h"
 #include "train/task_balance.h"
 
@@ -297,6 +298,8 @@ TEST_F(TypedRun, IsPredictedToTheByte) {
     const std::int64_t before = memory::CpuAllocator::install().live();
     Session session(config_, *communicator, *source);
     EXPECT_EQ(session.meter.live() - before, session.dry->static_bytes() + session.meter.workspace());
+    const Forecast forecast(config_, {source->dims(), session.heaviest, session.tasks.names.size()}, 1);
+    EXPECT_EQ(forecast.dry().static_bytes(), session.dry->static_bytes()) << "what `plimsoll plan` says";
     std::vector<std::shared_ptr<const Sample>> hold;
     const auto samples = session.load_share(1, hold);
     const std::int64_t live = session.meter.live();
