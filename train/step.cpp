@@ -243,7 +243,8 @@ void Step::take_sums(StepResult& result) {
   for (std::size_t type = 0; slots.layer() > 0 && type < slots.types; ++type) {
     const auto begin = slots.gradients() + static_cast<std::int64_t>(type) * slots.layer();
     double squares = 0;
-    for (const float value : part(sums, {begin, begin + slots.layer()})) squares += double{value} * double{value};
+    const std::span<const float> gradient = part(sums, {begin, begin + slots.layer()});
+    for (const float value : gradient) squares += double{value} * double{value};
     result.type_norms.push_back(std::sqrt(squares));
   }
 }

@@ -105,8 +105,9 @@ struct ModelServer {
     if (json.at("metrics").size() > 1000) return bad("A batch logging request can contain at most 1000 metrics");
     if (json.at("params").size() > 100) return bad("A batch logging request can contain at most 100 params");
     for (const auto& param : json.at("params")) {
-      const auto [place, isnew] = run.params.emplace(param.at("key"), param.at("value"));
-      if (!isnew && place->second != param.at("value")) return bad("Changing param values is not allowed");
+      const auto value = param.at("value").get<std::string>();
+      const auto [place, isnew] = run.params.emplace(param.at("key"), value);
+      if (!isnew && place->second != value) return bad("Changing param values is not allowed");
     }
     for (const auto& tag : json.at("tags")) run.tags[tag.at("key")] = tag.at("value");
     for (const auto& metric : json.at("metrics")) {

@@ -253,7 +253,8 @@ TEST_F(HybridRun, AdaptersAndTheRestAreClippedApart) {
   step.run({0, 1});
   for (const auto group : {model::ParameterGroup::kVlm, model::ParameterGroup::kExpert}) {
     double norm = 0;
-    for (const float value : part(buffers.first_moment(), buffers.group(group))) norm += std::pow(10.0 * value, 2);
+    const auto moments = part(buffers.first_moment(), buffers.group(group));
+    for (const float value : moments) norm += std::pow(10.0 * value, 2);
     EXPECT_NEAR(std::sqrt(norm), 1e-3, 1e-6) << "each by its own norm";
   }
 }
