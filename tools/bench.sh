@@ -9,7 +9,7 @@ tools/setup.sh --tests
 tools/build.sh
 for source in bench/*_bench.cpp; do
   name=$(basename "$source" .cpp)
-  case $name in reduction_bench | policy_bench | search_bench | rivals_bench | cache_bench) continue ;; esac  # programs of their own kind: below
+  case $name in reduction_bench | policy_bench | search_bench | rivals_bench | cache_bench | loader_bench) continue ;; esac  # programs of their own kind
   echo "== $name"
   "build/$name" --benchmark_out="build/$name.json" --benchmark_out_format=json
   .venv/bin/python tools/figures.py "build/$name.json"
