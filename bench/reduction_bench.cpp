@@ -4,7 +4,6 @@
 // gradients (median difference of pairs, taken by turns, so that whatever else the machine does hits both alike), and
 // packing, unpacking the whole world, and agreeing. Steps, pairs and handling alternate in one run.
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
@@ -44,14 +43,6 @@ void time_handling(const ddp::Communicator& communicator, std::span<float> own, 
     }
   });
   times.handling.push_back(all / kHandlingRepeats);
-}
-
-/// Standard error of the median, from the middle half of the values: for a normal distribution 1.253 x 0.741 x that
-/// width over the root of their number.
-double error_of_median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const double width = values[values.size() * 3 / 4] - values[values.size() / 4];
-  return 0.93 * width / std::sqrt(static_cast<double>(values.size()));
 }
 
 void print(int world, std::size_t gradients, const Times& times) {

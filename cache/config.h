@@ -37,8 +37,7 @@ struct CacheConfig {
     v("host_bytes", host_bytes,
       "Bytes of a rank's host memory, outside its budget, in which features are kept in front of the disk, on a GPU "
       "pinned: \"auto\" (on a GPU up to half of what is free for the rank; on the CPU none), \"none\" or a size. What "
-      "is "
-      "needed last makes room for what is needed sooner.",
+      "is needed last makes room for what is needed sooner.",
       either({one_of({"auto", "none"}), byte_size()}));
     v("device_bytes", device_bytes,
       "Bytes of a rank's device memory, part of its budget, in which features are kept so that steps need not upload "
@@ -61,8 +60,7 @@ struct CacheConfig {
     v("drift_bound", drift_bound,
       "\"hybrid\" in stage 2: all features are made anew when those of the probe samples have moved so far (mean of "
       "relative L2 distances, each counted as 1 at most); a rebuild for age waits an epoch while they moved less than "
-      "a "
-      "tenth of it. 0: neither.",
+      "a tenth of it. 0: neither.",
       between(0.0, 1.0));
     v("drift_every", drift_every, "Steps between two looks at the probe samples; 0: none.", at_least(0));
     v("probe_samples", probe_samples, "Samples whose features are made anew to see how far they moved.", at_least(1));

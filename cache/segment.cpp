@@ -3,10 +3,13 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <optional>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -20,28 +23,14 @@ namespace {
 
 constexpr std::uint64_t kIndexMagic = 0x3130787849434C50;  // "PLCIxx01"
 constexpr std::size_t kScanWindow = std::size_t{1} << 20;
+constexpr std::size_t kIndexBlock = 4096;  // entries that are read or written at once
+/// Bytes of a payload that are read at once, to be checksummed while they lie in the core's own cache (L2): smaller
+/// pieces cost calls, larger ones come back from memory. bench/cache_bench.cpp says which serves.
+constexpr std::size_t kPayloadPiece = std::size_t{128} << 10;
 
 struct IndexHead {
   std::uint64_t magic = kIndexMagic, fingerprint = 0, good = 0, count = 0, checksum = 0;  // of all entries
 };
-
-struct IndexEntry {
-  std::int64_t sample = 0, stamp = 0;
-  std::uint64_t offset = 0;
-  std::uint32_t rows = 0, width_and_kept = 0;  // kept in the upper 8 bits
-};
-static_assert(sizeof(IndexEntry) == 32);
-
-IndexEntry entry_of(const Placed& placed) {
-  const RecordKey& key = placed.key;
-  return {key.sample, key.stamp, placed.offset, key.rows, key.width | static_cast<std::uint32_t>(key.kept) << 24};
-}
-
-Placed placed_of(const IndexEntry& entry) {
-  return {{entry.sample, entry.stamp, entry.rows, entry.width_and_kept & 0xFFFFFFU,
-           static_cast<Kept>(entry.width_and_kept >> 24)},
-          entry.offset};
-}
 
 /// As many bytes as there are, up to what `into` takes.
 std::size_t read_at(int file, std::uint64_t offset, std::span<std::byte> into) {
@@ -74,30 +63,81 @@ class Opened {
   int file_;
 };
 
-std::uint64_t checksum_of(const IndexHead& head, std::span<const IndexEntry> entries) {
-  return xxh3_64(std::as_bytes(entries), head.good ^ head.count);
+/// Calls `use` for the `count` entries of an index, block by block. False when they cannot all be read.
+bool read_entries(int file, std::uint64_t count, const std::function<void(std::span<const IndexEntry>)>& use) {
+  std::vector<IndexEntry> block(std::min<std::uint64_t>(kIndexBlock, count));
+  for (std::uint64_t done = 0; done < count;) {
+    const auto some = std::span(block).first(std::min<std::uint64_t>(block.size(), count - done));
+    const auto bytes = std::as_writable_bytes(some);
+    if (read_at(file, sizeof(IndexHead) + done * sizeof(IndexEntry), bytes) != bytes.size()) return false;
+    use(some);
+    done += some.size();
+  }
+  return true;
 }
 
-/// Entries of the index of a segment of `size` bytes; none where it is missing, damaged, or of another segment.
-std::vector<IndexEntry> read_index(const std::filesystem::path& segment, std::uint64_t fingerprint, std::uint64_t size,
-                                   std::uint64_t& good) {
-  std::vector<IndexEntry> entries;
+/// Calls `found` for each record in the index of a segment of `size` bytes, and returns the bytes that it covers;
+/// nothing where it is missing, damaged, or of another segment. It is read twice: nothing in it is believed before all
+/// of it has been checked.
+std::optional<std::uint64_t> read_index(const std::filesystem::path& segment, std::uint64_t fingerprint,
+                                        std::uint64_t size, const std::function<void(const Placed&)>& found) {
   const Opened opened(index_path(segment));
   IndexHead head;
-  if (read_at(opened.file(), 0, std::as_writable_bytes(std::span(&head, 1))) != sizeof head) return entries;
+  if (read_at(opened.file(), 0, std::as_writable_bytes(std::span(&head, 1))) != sizeof head) return std::nullopt;
   const std::uint64_t rest = opened.size() - sizeof head;
   const bool whole = head.magic == kIndexMagic && head.fingerprint == fingerprint && head.good <= size &&
                      rest % sizeof(IndexEntry) == 0 && head.count == rest / sizeof(IndexEntry);
-  if (!whole) return entries;
-  entries.resize(head.count);
-  const auto bytes = std::as_writable_bytes(std::span(entries));
-  if (read_at(opened.file(), sizeof head, bytes) != bytes.size() || checksum_of(head, entries) != head.checksum)
-    return {};
-  good = head.good;
-  return entries;
+  if (!whole) return std::nullopt;
+  Hasher hasher(head.good ^ head.count);
+  const auto check = [&hasher](std::span<const IndexEntry> entries) { hasher.update(std::as_bytes(entries)); };
+  if (!read_entries(opened.file(), head.count, check) || hasher.digest_64() != head.checksum) return std::nullopt;
+  std::uint64_t covered = kSegmentHeader;
+  const bool all = read_entries(opened.file(), head.count, [&](std::span<const IndexEntry> entries) {
+    for (const IndexEntry& entry : entries) {
+      const Placed placed = placed_of(entry);
+      found(placed);
+      covered = placed.offset + record_bytes(placed.key);
+    }
+  });
+  return all ? head.good : covered;  // a disk that fails in between: the records themselves say the rest
+}
+
+/// Has the system fetch what lies on the disk only; it would fetch no more than some pieces ahead of who reads them.
+void fetch_ahead(int file, std::uint64_t offset, std::size_t size) {
+  std::byte last{};
+  iovec one{&last, 1};
+  // Where the last byte is in memory the rest is as a rule; then this costs next to nothing.
+  if (::preadv2(file, &one, 1, static_cast<off_t>(offset + size - 1), RWF_NOWAIT) == 1) return;
+  ::posix_fadvise(file, static_cast<off_t>(offset), static_cast<off_t>(size), POSIX_FADV_WILLNEED);
+}
+
+/// Fills `payload` from there; whether all of it came, with that checksum.
+bool read_checked(int file, std::uint64_t offset, std::span<std::byte> payload, std::uint64_t checksum) {
+  if (payload.size() <= kPayloadPiece)
+    return read_at(file, offset, payload) == payload.size() && xxh3_64(payload) == checksum;
+  fetch_ahead(file, offset, payload.size());
+  Hasher hasher;
+  for (std::size_t done = 0; done < payload.size();) {
+    const auto piece = payload.subspan(done, std::min(kPayloadPiece, payload.size() - done));
+    if (read_at(file, offset + done, piece) != piece.size()) return false;
+    hasher.update(piece);
+    done += piece.size();
+  }
+  return hasher.digest_64() == checksum;
 }
 
 }  // namespace
+
+IndexEntry entry_of(const Placed& placed) {
+  const RecordKey& key = placed.key;
+  return {key.sample, key.stamp, placed.offset, key.rows, key.width | static_cast<std::uint32_t>(key.kept) << 24};
+}
+
+Placed placed_of(const IndexEntry& entry) {
+  return {{entry.sample, entry.stamp, entry.rows, entry.width_and_kept & 0xFFFFFFU,
+           static_cast<Kept>(entry.width_and_kept >> 24)},
+          entry.offset};
+}
 
 SegmentWriter::SegmentWriter(std::filesystem::path path, std::uint64_t fingerprint)
     : path_(std::move(path)), fingerprint_(fingerprint) {
@@ -115,7 +155,7 @@ SegmentWriter::SegmentWriter(std::filesystem::path path, std::uint64_t fingerpri
 
 SegmentWriter::~SegmentWriter() {
   try {
-    write_index(path_, fingerprint_, end_, placed_);
+    write_index(path_, fingerprint_, end_, *entries_);
   } catch (const Error&) {  // NOLINT(bugprone-empty-catch): whoever opens the segment scans it then
   }
   ::close(file_);
@@ -157,7 +197,7 @@ Placed SegmentWriter::append(const RecordKey& key, std::span<const std::byte> pa
   std::fill(record_.begin() + static_cast<std::ptrdiff_t>(kRecordHeader + payload.size()), record_.end(), std::byte{0});
   const Placed placed{key, end_};
   write(record_);
-  placed_.push_back(placed);
+  entries_->push_back(entry_of(placed));
   return placed;
 }
 
@@ -187,8 +227,7 @@ std::uint64_t SegmentReader::scan(const std::function<void(const Placed&)>& foun
   const std::uint64_t size = opened.size();
   std::uint64_t good = std::max<std::uint64_t>(before, kSegmentHeader);
   if (size <= good) return good;
-  if (before == 0)
-    for (const IndexEntry& entry : read_index(path_, fingerprint_, size, good)) found(placed_of(entry));
+  if (before == 0) good = read_index(path_, fingerprint_, size, found).value_or(good);
   // Small records are read many at once; of large ones only the heads.
   std::vector<std::byte> window(kRecordHeader);
   std::uint64_t from = 0, filled = 0;  // of the window
@@ -226,8 +265,7 @@ bool SegmentReader::read(const Placed& placed, std::span<std::byte> payload) con
     return false;
   const auto header = decode_header(head);
   if (!header || header->key != placed.key) return false;
-  return read_at(opened.file(), placed.offset + kRecordHeader, payload) == payload.size() &&
-         xxh3_64(payload) == header->payload_checksum;
+  return read_checked(opened.file(), placed.offset + kRecordHeader, payload, header->payload_checksum);
 }
 
 bool is_being_written(const std::filesystem::path& segment) {
@@ -238,18 +276,26 @@ bool is_being_written(const std::filesystem::path& segment) {
 std::filesystem::path index_path(const std::filesystem::path& segment) { return segment.string() + ".index"; }
 
 void write_index(const std::filesystem::path& segment, std::uint64_t fingerprint, std::uint64_t good,
-                 std::span<const Placed> records) {
-  std::vector<IndexEntry> entries;
-  entries.reserve(records.size());
-  for (const Placed& placed : records) entries.push_back(entry_of(placed));
+                 const IndexEntries& records) {
+  const auto in_blocks = [&records](const std::function<void(std::span<const std::byte>)>& use) {
+    std::vector<IndexEntry> block;
+    for (auto from = records.begin(); from != records.end();) {
+      const auto to = from + std::min<std::ptrdiff_t>(kIndexBlock, records.end() - from);
+      block.assign(from, to);
+      use(std::as_bytes(std::span(block)));
+      from = to;
+    }
+  };
   IndexHead head;
   head.fingerprint = fingerprint;
   head.good = good;
-  head.count = entries.size();
-  head.checksum = checksum_of(head, entries);
+  head.count = records.size();
+  Hasher hasher(head.good ^ head.count);
+  in_blocks([&hasher](std::span<const std::byte> bytes) { hasher.update(bytes); });
+  head.checksum = hasher.digest_64();
   DurableFile file(index_path(segment), ExitCode::kData);
   file.write(std::as_bytes(std::span(&head, 1)));
-  file.write(std::as_bytes(std::span(entries)));
+  in_blocks([&file](std::span<const std::byte> bytes) { file.write(bytes); });
   file.commit();
 }
 

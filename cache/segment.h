@@ -1,9 +1,12 @@
 #pragma once
 // One file of records: append-only, written by one process, read by any. Without torch.
 
+#include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -16,6 +19,19 @@ struct Placed {
   RecordKey key;
   std::uint64_t offset = 0;  ///< of its header
 };
+
+/// The same as it lies in an index (docs/cache-format.md), and in memory, where there may be millions.
+struct IndexEntry {
+  std::int64_t sample = 0, stamp = 0;
+  std::uint64_t offset = 0;
+  std::uint32_t rows = 0, width_and_kept = 0;  ///< kept in the upper 8 bits
+};
+static_assert(sizeof(IndexEntry) == 32);
+IndexEntry entry_of(const Placed& placed);
+Placed placed_of(const IndexEntry& entry);
+
+/// A deque grows without being copied; a vector that does takes up to three times the bytes of its entries.
+using IndexEntries = std::deque<IndexEntry>;
 
 /// A segment that is being written. Its file is locked (flock) as long as this lives, where the file system can do
 /// that, so that nobody clears it away. One thread.
@@ -36,6 +52,8 @@ class SegmentWriter {
   void sync();
   std::uint64_t bytes() const { return end_; }
   const std::filesystem::path& path() const { return path_; }
+  /// Of all records, as they are appended; whoever holds it has it when the writer is gone. The writer's thread only.
+  std::shared_ptr<const IndexEntries> entries() const { return entries_; }
 
  private:
   void write(std::span<const std::byte> bytes);
@@ -46,7 +64,7 @@ class SegmentWriter {
   int file_ = -1;
   std::uint64_t end_ = 0;
   bool broken_ = false;
-  std::vector<Placed> placed_;
+  std::shared_ptr<IndexEntries> entries_ = std::make_shared<IndexEntries>();
   std::vector<std::byte> record_;  ///< being written
 };
 
@@ -79,6 +97,6 @@ bool is_being_written(const std::filesystem::path& segment);
 std::filesystem::path index_path(const std::filesystem::path& segment);
 /// Records of the first `good` bytes. Written under a temporary name and renamed. Throws Error(kData).
 void write_index(const std::filesystem::path& segment, std::uint64_t fingerprint, std::uint64_t good,
-                 std::span<const Placed> records);
+                 const IndexEntries& records);
 
 }  // namespace plimsoll::cache

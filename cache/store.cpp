@@ -14,6 +14,16 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint32_t kNumberMask = 0xFFFFFF;
+constexpr std::size_t kTakenAtOnce = 4096;  // records, while threads that look something up wait
+
+bool is_there(const fs::path& path) {
+  std::error_code error;
+  const bool there = fs::exists(path, error);
+  if (error)
+    fail(ExitCode::kData, "{}: cannot be looked at: {}; give the run rights to it, or choose another cache.dir",
+         path.string(), error.message());
+  return there;
+}
 
 // Ranks come here at once; the text is the same, and whoever is last to rename its file writes what is there.
 void make_folder(const fs::path& folder, const Fingerprint& fingerprint) {
@@ -22,7 +32,7 @@ void make_folder(const fs::path& folder, const Fingerprint& fingerprint) {
   if (error)
     fail(ExitCode::kData, "{}: cannot be made: {}; give the run rights to it, or choose another cache.dir",
          folder.string(), error.message());
-  if (!fs::exists(folder / kFingerprintFile))
+  if (!is_there(folder / kFingerprintFile))
     write_file_durably(folder / kFingerprintFile, fingerprint.text(), ExitCode::kData);
 }
 
@@ -35,8 +45,8 @@ Store::Store(StoreOptions options, const Fingerprint& fingerprint)
   if (options_.dir.empty()) fail(ExitCode::kUsage, "cache.dir is empty; give the folder of the feature cache");
   places_.resize(static_cast<std::size_t>(std::max<std::int64_t>(0, options_.samples)));
   if (!options_.writer.empty()) make_folder(folder_, fingerprint);
-  if (!fs::exists(folder_)) return;
-  if (fs::exists(folder_ / kFingerprintFile)) {
+  if (!is_there(folder_)) return;
+  if (is_there(folder_ / kFingerprintFile)) {
     const std::string other = fingerprint.difference(read_file(folder_ / kFingerprintFile));
     if (!other.empty())
       fail(ExitCode::kData, "{}: {}; remove the folder, or `plimsoll cache clear`",
@@ -71,46 +81,54 @@ void Store::open(const fs::path& path) {
   read_on(static_cast<std::uint32_t>(segments_.size()));
 }
 
-// What a segment has beyond what was looked through.
+// Whether a segment that is done has none, and this process may write it one.
+bool Store::lacks_index(const fs::path& segment) const {
+  return !options_.writer.empty() && !is_there(index_path(segment)) && !is_being_written(segment);
+}
+
+// What a segment has beyond what was looked through, block by block: there may be millions, and threads that read wait
+// neither for the disk nor for long.
 void Store::read_on(std::uint32_t number) {
   const auto segment = segments_[number - 1];
   std::uint64_t& good = good_[number - 1];
-  std::vector<Placed> found;
-  const std::uint64_t now = segment->scan([&](const Placed& placed) { found.push_back(placed); }, good);
-  const bool first = good == 0;
+  const bool for_index = good == 0 && lacks_index(segment->path());
+  IndexEntries entries;  // of the index that it is given
+  std::vector<Placed> block;
+  const auto take_block = [&] {
+    const std::scoped_lock lock(mutex_);
+    for (const Placed& placed : block) take_in_time(number, placed);
+    block.clear();
+  };
+  const auto found = [&](const Placed& placed) {
+    ++findings_.records;
+    ++records_[number - 1];
+    newest_[number - 1] = std::max(newest_[number - 1], placed.key.stamp);
+    if (for_index) entries.push_back(entry_of(placed));
+    block.push_back(placed);
+    if (block.size() == kTakenAtOnce) take_block();
+  };
+  const std::uint64_t now = segment->scan(found, good);
+  take_block();
   bytes_ += now - good;
   good = now;
-  findings_.records += std::ssize(found);
-  records_[number - 1] += std::ssize(found);
-  for (const Placed& placed : found) newest_[number - 1] = std::max(newest_[number - 1], placed.key.stamp);
-  {
-    const std::scoped_lock lock(mutex_);  // only now: threads that read do not wait for the disk
-    for (const Placed& placed : found) take_in_time(number, placed);
-  }
-  const fs::path& path = segment->path();
-  if (!first || options_.writer.empty() || fs::exists(index_path(path)) || is_being_written(path)) return;
+  if (!for_index || !lacks_index(segment->path())) return;
   try {
-    write_index(path, fingerprint_, good, found);
+    write_index(segment->path(), fingerprint_, good, entries);
   } catch (const Error&) {  // NOLINT(bugprone-empty-catch): the next to open it reads it from head to head again
   }
 }
 
 void Store::refresh() {
   for (std::uint32_t number = 1; number <= segments_.size(); ++number)
-    if (number != writing_ && fs::exists(segments_[number - 1]->path())) read_on(number);  // another rank may clear it
+    if (number != writing_ && is_there(segments_[number - 1]->path())) read_on(number);  // another rank may clear it
   open_segments();
 }
 
 // The newer one stays; of two of one stamp the one that comes later.
-void Store::take(std::uint32_t segment, const Placed& placed) {
-  const RecordKey& key = placed.key;
-  if (key.sample < 0 || key.sample >= std::ssize(places_) || key.stamp < options_.oldest_stamp ||
-      key.stamp > std::numeric_limits<std::uint32_t>::max())
-    return;
-  Place& place = places_[static_cast<std::size_t>(key.sample)];
-  const auto stamp = static_cast<std::uint32_t>(key.stamp);
-  if (place.segment_and_kept != 0 && place.stamp > stamp) return;
-  place = {placed.offset, segment | static_cast<std::uint32_t>(key.kept) << 24, key.rows, key.width, stamp};
+void Store::take(std::int64_t sample, const Place& place) {
+  if (place.stamp < options_.oldest_stamp) return;
+  Place& now = places_[static_cast<std::size_t>(sample)];
+  if (now.segment_and_kept == 0 || now.stamp <= place.stamp) now = place;
 }
 
 std::int64_t Store::size() const {
@@ -194,14 +212,21 @@ SegmentWriter& Store::writer() {
 bool Store::append(const RecordKey& key, std::span<const std::byte> payload) {
   if (options_.writer.empty()) fail(ExitCode::kData, "{}: was opened to be read only", folder_.string());
   if (appended_bytes_ + record_bytes(key) > most_appended_) return false;
-  const Placed placed = writer().append(key, payload);
+  SegmentWriter& segment = writer();
+  segment.append(key, payload);
+  if (appended_.empty() || appended_.back().segment != writing_)
+    appended_.push_back({writing_, segment.entries(), segment.entries()->size() - 1});
+  note_appended(key.sample);
   bytes_ += record_bytes(key);
   appended_bytes_ += record_bytes(key);
   newest_[writing_ - 1] = std::max(newest_[writing_ - 1], key.stamp);
   ++records_[writing_ - 1];
-  appended_.emplace_back(writing_, placed);
-  unpublished_.insert(key.sample);
   return true;
+}
+
+void Store::note_appended(std::int64_t sample) {
+  if (unpublished_.empty()) unpublished_.resize(places_.size());
+  if (sample >= 0 && sample < std::ssize(unpublished_)) unpublished_[static_cast<std::size_t>(sample)] = true;
 }
 
 // What was passed over is the oldest, be it of an attempt that had gone further.
@@ -213,20 +238,36 @@ void Store::publish(std::int64_t latest_stamp, std::int64_t oldest_stamp, std::i
     const std::scoped_lock lock(mutex_);
     for (Place& place : places_)
       if (place.stamp < oldest_stamp) place = {};
-    for (const auto& [segment, placed] : std::exchange(later_, {})) take_in_time(segment, placed);
-    for (const auto& [segment, placed] : std::exchange(appended_, {})) take_in_time(segment, placed);
+    std::erase_if(later_, [this](const Late& late) {
+      const bool in_time = is_in_time(late.place.stamp);
+      if (in_time) take(late.sample, late.place);
+      return in_time;
+    });
+    for (const Appended& some : appended_)
+      for (std::size_t i = some.from; i < some.entries->size(); ++i)
+        take_in_time(some.segment, placed_of((*some.entries)[i]));
   }
-  unpublished_.clear();
+  appended_.clear();
+  unpublished_.assign(unpublished_.size(), false);
   refresh();
 }
 
-void Store::take_in_time(std::uint32_t segment, const Placed& placed) {
-  const std::int64_t stamp = placed.key.stamp;
+bool Store::is_in_time(std::int64_t stamp) const {
   const bool unfinished = is_after_step(stamp) && stamp >= options_.unfinished_stamp;
-  if (stamp <= options_.latest_stamp && !unfinished) {
-    take(segment, placed);
+  return stamp <= options_.latest_stamp && !unfinished;
+}
+
+// Nothing of a sample that the dataset does not have, or with a stamp that no run comes to, is ever believed.
+void Store::take_in_time(std::uint32_t segment, const Placed& placed) {
+  const RecordKey& key = placed.key;
+  const bool known = key.sample >= 0 && key.sample < std::ssize(places_);
+  if (!known || key.stamp < 0 || key.stamp > std::numeric_limits<std::uint32_t>::max()) return;
+  const auto stamp = static_cast<std::uint32_t>(key.stamp);
+  const Place place{placed.offset, segment | static_cast<std::uint32_t>(key.kept) << 24, key.rows, key.width, stamp};
+  if (is_in_time(key.stamp)) {
+    take(key.sample, place);
   } else {
-    later_.emplace_back(segment, placed);
+    later_.push_back({key.sample, place});
   }
 }
 

@@ -9,7 +9,9 @@
 // Any number of processes may have one folder open; each writes segments of its own. Nothing that is torn, damaged, or
 // of another fingerprint is ever returned.
 
+#include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <limits>
 #include <memory>
@@ -18,8 +20,6 @@
 #include <set>
 #include <span>
 #include <string>
-#include <unordered_set>
-#include <utility>
 #include <vector>
 
 #include "cache/fingerprint.h"
@@ -53,6 +53,10 @@ struct Cleared {
 };
 
 /// The newest record of each sample. find() and read() may be called from any thread; the rest comes from one.
+///
+/// Memory: 24 bytes a sample of the dataset, and 32 (with what the allocator adds, 34) for each record of the segment
+/// that is being written, for each that is not published, and for each that is passed over for its stamp. With a record
+/// a sample that is at most 64 bytes a record, while it is opened too (bench/cache_bench.cpp measures it).
 class Store {
  public:
   /// Opens the folder of the fingerprint, making it where something is to be written. Segments that are no good are
@@ -70,7 +74,9 @@ class Store {
   bool read(const RecordKey& key, std::span<std::byte> payload) const;
 
   /// Whether the sample has a record that is not published yet.
-  bool is_appended(std::int64_t sample) const { return unpublished_.contains(sample); }
+  bool is_appended(std::int64_t sample) const {
+    return sample >= 0 && sample < std::ssize(unpublished_) && unpublished_[static_cast<std::size_t>(sample)];
+  }
   /// From now on this process appends no more than so many bytes.
   void set_most_appended(std::uint64_t bytes) { most_appended_ = appended_bytes_ + bytes; }
   /// Writes a record, which find() gives from publish() on. False when there is no room for it. Throws Error(kData)
@@ -96,13 +102,28 @@ class Store {
     std::uint32_t rows = 0, width = 0, stamp = 0;
   };
   static_assert(sizeof(Place) == 24);
+  /// A record that is passed over, until a publish() says otherwise.
+  struct Late {
+    std::int64_t sample = 0;
+    Place place;
+  };
+  static_assert(sizeof(Late) == 32);
+  /// Records of a segment that are not published: its entries from `from` on. They outlive their writer.
+  struct Appended {
+    std::uint32_t segment = 0;
+    std::shared_ptr<const IndexEntries> entries;
+    std::size_t from = 0;
+  };
 
   void refresh();
   void open_segments();
   void open(const std::filesystem::path& path);
   void read_on(std::uint32_t number);
-  void take(std::uint32_t segment, const Placed& placed);
+  bool lacks_index(const std::filesystem::path& segment) const;
+  bool is_in_time(std::int64_t stamp) const;
+  void take(std::int64_t sample, const Place& place);
   void take_in_time(std::uint32_t segment, const Placed& placed);
+  void note_appended(std::int64_t sample);
   SegmentWriter& writer();
 
   StoreOptions options_;
@@ -121,9 +142,9 @@ class Store {
   std::int64_t written_segments_ = 0;
   std::uint64_t bytes_ = 0, appended_bytes_ = 0;
   std::uint64_t most_appended_ = std::numeric_limits<std::uint64_t>::max();
-  std::vector<std::pair<std::uint32_t, Placed>> appended_;  ///< not published
-  std::unordered_set<std::int64_t> unpublished_;
-  std::vector<std::pair<std::uint32_t, Placed>> later_;  ///< passed over, until a publish() says otherwise
+  std::vector<Appended> appended_;
+  std::vector<bool> unpublished_;  ///< by sample, of what is in appended_; empty before the first
+  std::deque<Late> later_;
 };
 
 }  // namespace plimsoll::cache

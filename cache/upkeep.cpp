@@ -16,6 +16,16 @@ constexpr std::int64_t kStill = 10;  // an age is no reason while the drift is b
 
 double fraction(std::int64_t millionths) { return static_cast<double>(millionths) / 1e6; }
 
+bool is_old(const UpkeepRules& rules, const UpkeepState& state, bool epoch_ended) {
+  return epoch_ended && rules.rebuild_epochs > 0 && state.epochs >= rules.rebuild_epochs;
+}
+
+bool looked(const UpkeepRules& rules, const UpkeepState& state) { return rules.drift_bound > 0 && state.drift >= 0; }
+
+bool is_still(const UpkeepRules& rules, const UpkeepState& state) {
+  return looked(rules, state) && state.drift < rules.drift_bound / kStill;
+}
+
 }  // namespace
 
 std::optional<std::string> rebuild_due(const UpkeepRules& rules, const UpkeepState& state, bool epoch_ended) {
@@ -23,11 +33,17 @@ std::optional<std::string> rebuild_due(const UpkeepRules& rules, const UpkeepSta
   if (rules.drift_bound > 0 && state.drift > rules.drift_bound)
     return fmt::format("the probe samples' features have moved by {:.4f}, more than cache.drift_bound = {:.4f}",
                        fraction(state.drift), fraction(rules.drift_bound));
-  if (!epoch_ended || rules.rebuild_epochs == 0 || state.epochs < rules.rebuild_epochs) return std::nullopt;
-  const bool looked = rules.drift_bound > 0 && state.drift >= 0;
-  if (looked && state.drift < rules.drift_bound / kStill) return std::nullopt;
+  if (!is_old(rules, state, epoch_ended) || is_still(rules, state)) return std::nullopt;
   return fmt::format("the features are {} epochs old (cache.rebuild_epochs = {}){}", state.epochs, rules.rebuild_epochs,
-                     looked ? fmt::format(", and have moved by {:.4f}", fraction(state.drift)) : "");
+                     looked(rules, state) ? fmt::format(", and have moved by {:.4f}", fraction(state.drift)) : "");
+}
+
+std::optional<std::string> rebuild_postponed(const UpkeepRules& rules, const UpkeepState& state, bool epoch_ended) {
+  if (state.begun >= 0 || !is_old(rules, state, epoch_ended) || !is_still(rules, state)) return std::nullopt;
+  return fmt::format(
+      "the features are {} epochs old (cache.rebuild_epochs = {}), but those of the probe samples have moved by {:.4f} "
+      "only, less than a tenth of cache.drift_bound = {:.4f}",
+      state.epochs, rules.rebuild_epochs, fraction(state.drift), fraction(rules.drift_bound));
 }
 
 std::int64_t UpkeepState::unfinished() const {

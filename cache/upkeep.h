@@ -32,6 +32,8 @@ struct UpkeepState {
 /// Why all features are to be made anew after a step, as a sentence for people; nothing when they are not.
 /// `epoch_ended` with that step: age is looked at then only.
 std::optional<std::string> rebuild_due(const UpkeepRules& rules, const UpkeepState& state, bool epoch_ended);
+/// Why a rebuild for their age waits until the next epoch ends, likewise; nothing when none is due, or one is.
+std::optional<std::string> rebuild_postponed(const UpkeepRules& rules, const UpkeepState& state, bool epoch_ended);
 
 /// Samples [begin, end) of `samples` that all ranks together make anew in the next part of a rebuild that is under way;
 /// all parts together are all samples.

@@ -22,10 +22,10 @@ struct Hasher::State {
   std::unique_ptr<XXH3_state_t, Free> xxh{XXH3_createState()};
 };
 
-Hasher::Hasher() : state_(std::make_unique<State>()) {
+Hasher::Hasher(std::uint64_t seed) : state_(std::make_unique<State>()) {
   if (!state_->xxh) throw std::bad_alloc();
-  // With the default secret and seed 0 one state serves both widths.
-  XXH3_128bits_reset(state_->xxh.get());
+  // With the default secret, or the one that follows from a seed, one state serves both widths.
+  XXH3_128bits_reset_withSeed(state_->xxh.get(), seed);
 }
 Hasher::~Hasher() = default;
 void Hasher::update(std::span<const std::byte> bytes) {

@@ -17,10 +17,11 @@ std::string xxh3_128(std::span<const std::byte> bytes);
 /// The same of a file's content, read in blocks. Throws Error(kData) when it cannot be read.
 std::string xxh3_128_of_file(const std::string& path);
 
-/// Hash of bytes that come in pieces. Not thread-safe.
+/// Hash of bytes that come in pieces: digest_64() is xxh3_64() of all of them with that seed, and with seed 0
+/// digest_128() is xxh3_128(). Not thread-safe.
 class Hasher {
  public:
-  Hasher();
+  explicit Hasher(std::uint64_t seed = 0);
   ~Hasher();
   Hasher(const Hasher&) = delete;
   Hasher& operator=(const Hasher&) = delete;

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <string>
+#include <utility>
 
 #include "core/error.h"
 
@@ -34,6 +36,20 @@ TEST(Upkeep, RebuildsEarlierWhenFeaturesMovedAndLaterWhenTheyDidNot) {
   EXPECT_FALSE(rebuild_due(rules, aged(6, 0), true));
   EXPECT_TRUE(rebuild_due(rules, aged(6, 10'000), true));
   EXPECT_TRUE(rebuild_due(rules, aged(5, -1), true)) << "nobody looked";
+}
+
+TEST(Upkeep, SaysWhatIsPostponed) {
+  const UpkeepRules rules{5, 100'000, 0};
+  const auto still = rebuild_postponed(rules, aged(5, 9'999), true);
+  ASSERT_TRUE(still);
+  EXPECT_NE(still->find("5 epochs old"), std::string::npos) << *still;
+  EXPECT_NE(still->find("moved by 0.0100 only"), std::string::npos) << *still;
+  for (const auto& [state, ended] : {std::pair{aged(5, 9'999), false},
+                                     {aged(4, 9'999), true},
+                                     {aged(5, 10'000), true},
+                                     {aged(5, -1), true},
+                                     {aged(5, 100'001), true}})
+    EXPECT_FALSE(rebuild_postponed(rules, state, ended)) << state.epochs << " " << state.drift;
 }
 
 TEST(Upkeep, OneRebuildAtATime) {
