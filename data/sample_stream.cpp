@@ -10,7 +10,7 @@
 namespace plimsoll::data {
 namespace {
 
-constexpr std::size_t kPasses = 3;  // of a type that are kept: one behind, where the stream is, and what is drawn next
+constexpr std::size_t kPasses = 2;  // of a type that are kept: one behind, where the stream is; and those ahead
 
 std::shared_ptr<const StreamOrder> one_type(std::vector<std::int64_t> samples, std::uint64_t seed) {
   return std::make_shared<const StreamOrder>(StreamOrder{std::move(samples), seed, {}, {}});
@@ -21,7 +21,8 @@ std::shared_ptr<const StreamOrder> one_type(std::vector<std::int64_t> samples, s
 SampleStream::SampleStream(std::vector<std::int64_t> samples, std::uint64_t seed)
     : SampleStream(one_type(std::move(samples), seed)) {}
 
-SampleStream::SampleStream(std::shared_ptr<const StreamOrder> order) : order_(std::move(order)) {
+SampleStream::SampleStream(std::shared_ptr<const StreamOrder> order, int ahead)
+    : order_(std::move(order)), most_passes_(kPasses + static_cast<std::size_t>(ahead)) {
   const StreamOrder& from = *order_;
   if (from.target.empty()) {
     types_.resize(1);
@@ -100,7 +101,7 @@ SampleStream::Pass& SampleStream::pass(std::size_t number_of_type, std::uint64_t
     const std::uint64_t random = (static_cast<std::uint64_t>(words[0]) << 32) | words[1];
     std::swap(order[i - 1], order[random % i]);
   }
-  while (type.passes.size() >= kPasses) {
+  while (type.passes.size() >= most_passes_) {
     const auto first = type.passes.begin(), last = std::prev(type.passes.end());
     type.passes.erase(number > first->first ? first : last);  // whoever goes back needs what lies behind
   }

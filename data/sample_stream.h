@@ -31,8 +31,9 @@ inline constexpr std::int64_t kWholeTarget = 10000;
 /// draws as there are samples, then. The only state is a position, so resuming needs nothing more. One thread.
 class SampleStream {
  public:
-  /// Throws Error(kUsage) for a type with a part and no samples.
-  explicit SampleStream(std::shared_ptr<const StreamOrder> order);
+  /// Throws Error(kUsage) for a type with a part and no samples. `ahead`: so many passes ahead of where the stream is
+  /// next_draw() is asked for; each is 8 bytes a sample.
+  explicit SampleStream(std::shared_ptr<const StreamOrder> order, int ahead = 1);
   SampleStream(std::vector<std::int64_t> samples, std::uint64_t seed);
 
   std::int64_t epoch_length() const { return static_cast<std::int64_t>(order_->samples.size()); }
@@ -63,6 +64,7 @@ class SampleStream {
   Pass& pass(std::size_t type, std::uint64_t number);
 
   std::shared_ptr<const StreamOrder> order_;
+  std::size_t most_passes_;  ///< of a type that are kept
   std::vector<Type> types_;
   std::vector<std::uint8_t> type_at_;     ///< in a period of the stream
   std::vector<std::uint32_t> number_at_;  ///< of the type's draws before it in the period

@@ -149,11 +149,43 @@ std::string decisions_section(const RunStreams& run, const RunSummary& summary) 
   return text;
 }
 
-std::string cache_section(const RunStreams& run) {
-  HtmlTable table({"after step", "", "drift", "reason"});
-  for (const CacheRecord& change : run.cache_changes)
-    table.row({std::to_string(change.step), change.cache, short_number(change.drift), change.reason});
+std::optional<double> share_of(std::int64_t part, std::int64_t whole) {
+  return whole > 0 ? std::optional(static_cast<double>(part) / static_cast<double>(whole)) : std::nullopt;
+}
+
+std::string tiers_section(const CacheSummary& cache) {
+  HtmlTable table({"features from", "samples", "of all loaded", "bytes at last"});
+  const auto add = [&](const char* from, std::int64_t samples, const std::string& bytes) {
+    table.row({from, std::to_string(samples), percent_text(share_of(samples, cache.loaded)), bytes});
+  };
+  add("device memory", cache.from_device, format_bytes(cache.device_bytes));
+  add("host memory", cache.from_memory, format_bytes(cache.memory_bytes));
+  add("disk", cache.from_disk, format_bytes(cache.disk_bytes));
+  add("the model itself", cache.loaded - cache.from_device - cache.from_memory - cache.from_disk, "-");
   return table.section("Feature cache");
+}
+
+std::string cache_facts_section(const CacheSummary& cache) {
+  HtmlTable table({});
+  table.row({"computing saved", fmt::format("{:.1f} s", cache.saved)});
+  table.row({"rebuilds and looks at probe samples took", fmt::format("{:.1f} s", cache.upkeep)});
+  table.row({"samples whose features were written", std::to_string(cache.kept)});
+  if (cache.last_age) table.row({"age of what was read last, in steps", short_number(cache.last_age)});
+  if (cache.last_drift)
+    table.row({"drift of the probe samples", fmt::format("{} at last, {} at most", short_number(cache.last_drift),
+                                                         short_number(cache.largest_drift))});
+  return table.section("Feature cache: what it saved and took");
+}
+
+/// Tiers, what came of it, and what was decided about it.
+std::string cache_section(const RunStreams& run, const RunSummary& summary) {
+  if (!summary.cache) return "";
+  std::string text;
+  if (!run.cache_use.empty()) text = tiers_section(*summary.cache) + cache_facts_section(*summary.cache);
+  HtmlTable changes({"after step", "", "drift", "reason"});
+  for (const CacheRecord& change : run.cache_changes)
+    changes.row({std::to_string(change.step), change.cache, short_number(change.drift), change.reason});
+  return text + changes.section("Feature cache: rebuilds");
 }
 
 std::string configuration_section(const RunStreams& run) {
@@ -198,7 +230,7 @@ std::string html_report(const RunStreams& run, const RunSummary& summary, const 
   text += tasks_section(summary.steps);
   text += ranks_section(summary.ranks);
   text += decisions_section(run, summary);
-  text += cache_section(run);
+  text += cache_section(run, summary);
   text += configuration_section(run);
   return text + "</body>\n</html>\n";
 }

@@ -14,8 +14,9 @@ struct Picture {
   std::string png;  ///< its bytes
 };
 
-/// Summary, pictures, epochs, ranks, decisions with their reasons, configuration and notes. Pure; all that comes out of
-/// the streams is escaped. Of very many decisions those that changed the plan and the newest are shown.
+/// Summary, pictures, epochs, ranks, decisions with their reasons, feature cache (samples and bytes of each tier, time
+/// saved, rebuilds), configuration and notes. Pure; all that comes out of the streams is escaped. Of very many
+/// decisions those that changed the plan and the newest are shown.
 std::string html_report(const RunStreams& run, const RunSummary& summary, const std::vector<EpochSummary>& epochs,
                         const std::vector<Picture>& pictures, const std::vector<std::string>& notes);
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 #include <vector>
 
@@ -124,6 +125,29 @@ std::uint64_t room_left(const cache::CacheConfig& config, const cache::Store& st
   return bytes - std::min(bytes, store.bytes());
 }
 
+namespace {
+
+// Of what the settings ask for, what this rank does not have; empty: nothing.
+std::string missing_memory(std::optional<std::int64_t> device, std::optional<std::int64_t> host,
+                           const cache::TierSizes& sizes, const cache::TierRoom& room, int rank, int ranks) {
+  if (device.value_or(0) > room.budget)
+    return fmt::format(
+        "rank {}: cache.device_bytes = {} is more than its budget of {} (memory.budget); give less, or "
+        "\"auto\"",
+        rank, format_bytes(*device), format_bytes(room.budget));
+  if (host.value_or(0) > machine_memory() / ranks)
+    return fmt::format("cache.host_bytes = {} for each of {} ranks: this machine has {}; give less, or \"auto\"",
+                       format_bytes(*host), ranks, format_bytes(machine_memory()));
+  if (host && sizes.host > room.host)
+    return fmt::format(
+        "rank {}: cache.host_bytes = {}: the features take {} of it, and {} of this machine's memory "
+        "are free for each of {} ranks; give less, or \"auto\"",
+        rank, format_bytes(*host), format_bytes(sizes.host), format_bytes(room.host), ranks);
+  return "";
+}
+
+}  // namespace
+
 cache::TierSizes choose_tier_sizes(const Config& config, std::int64_t features, const Device& device,
                                    std::int64_t budget, ddp::Communicator& communicator) {
   const int ranks = communicator.world();
@@ -131,10 +155,10 @@ cache::TierSizes choose_tier_sizes(const Config& config, std::int64_t features, 
                              device.place.is_cpu()};
   const auto asked = bytes_or_auto(config.cache.device_bytes, "cache.device_bytes");
   const auto host = bytes_or_auto(config.cache.host_bytes, "cache.host_bytes");
-  if (host.value_or(0) > machine_memory() / ranks)
-    fail(ExitCode::kUsage, "cache.host_bytes = {} for each of {} ranks: this machine has {}; give less",
-         format_bytes(*host), ranks, format_bytes(machine_memory()));
   auto sizes = cache::choose_tiers(asked, host, room);
+  const std::string missing = missing_memory(asked, host, sizes, room, communicator.rank(), ranks);
+  for (const std::string& text : ddp::share_text(communicator, missing))
+    if (!text.empty()) throw Error(ExitCode::kUsage, text);
   const std::vector<std::int64_t> mine = {sizes.device};
   for (const auto& theirs : ddp::share_numbers(communicator, mine)) sizes.device = std::min(sizes.device, theirs.at(0));
   return sizes;

@@ -56,7 +56,7 @@ std::uint64_t room_left(const cache::CacheConfig& config, const cache::Store& st
 
 /// By cache.device_bytes, cache.host_bytes and what is free, of `features` bytes: this rank's host memory, and the
 /// device's, which is the same on all ranks, as candidates are judged by what is live on rank 0. Collective. Throws
-/// Error(kUsage) for host memory that is not there.
+/// Error(kUsage) naming rank and key, on every rank, where one asks for memory that it does not have.
 cache::TierSizes choose_tier_sizes(const Config& config, std::int64_t features, const Device& device,
                                    std::int64_t budget, ddp::Communicator& communicator);
 

@@ -41,8 +41,9 @@ void encode(Session& session, model::Features which, std::span<const std::int64_
   const auto give_up = [&] { return session.cache ? session.cache->give_up_device() : 0; };
   const auto report = guardian.run(indices.size(), most, {attempt, discard, predicted, nullptr, give_up});
   if (report.failed)
-    fail(ExitCode::kMemory, "feature cache: sample {} does not fit alone: {}", indices[report.failed_sample],
-         report.error);
+    fail(ExitCode::kMemory,
+         "feature cache: sample {} does not fit alone: {}; raise memory.budget or lower data.resolution",
+         indices[report.failed_sample], report.error);
 }
 
 void encode_dealt(Session& session, model::Features which, std::span<const std::int64_t> samples,

@@ -66,7 +66,7 @@ FeatureCache::FeatureCache(const Config& config, const model::VlaModel& model, c
       width_(model.packing_rules(0, false).hidden),
       made_as_(config.model.dtype == "fp32" ? cache::Kept::kF32 : cache::Kept::kBf16),
       kept_(features_ == model::Features::kStates && config.cache.keep == "int8" ? cache::Kept::kInt8 : made_as_),
-      schedule_(config, std::move(order), source.size(), ages_) {
+      schedule_(config, std::move(order), source.size(), ages_, {communicator.rank(), communicator.world()}) {
   refuse_what_would_not_hold(config, model);
   const FeatureBytes all = feature_bytes(config, model, source, features_);
   all_bytes_ = all.on_disk;
@@ -158,9 +158,7 @@ void FeatureCache::stop_keeping(const std::string& why) {
   keeps_ = false;
 }
 
-std::vector<std::uint64_t> FeatureCache::share_of(std::int64_t step) const {
-  return schedule_.share_of(step, communicator_.rank(), communicator_.world());
-}
+std::vector<std::uint64_t> FeatureCache::share_of(std::int64_t step) const { return schedule_.share_of(step); }
 
 std::int64_t FeatureCache::rows_of(const Sample& sample) const {
   return features_ == model::Features::kStates ? std::ssize(sample.vlm.input_ids) : sample.vlm.feature_rows();

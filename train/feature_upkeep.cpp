@@ -80,7 +80,12 @@ void FeatureUpkeep::conclude(std::int64_t step, std::span<const ddp::Report> rep
     say_use(step);
   }
   const auto why = cache::rebuild_due(rules_, state, epochs > 0);
-  if (!why || step >= session_.steps) return;
+  if (step >= session_.steps) return;
+  if (const auto still = cache::rebuild_postponed(rules_, state, epochs > 0)) {
+    log_.cache_decision(step, "postponed", *still, state.drift);
+    log_.line("feature cache: no rebuild yet: " + *still);
+  }
+  if (!why) return;
   state.begun = step;
   state.parts = 0;
   made_ = 0;

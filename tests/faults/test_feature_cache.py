@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -108,31 +109,65 @@ def test_built_before_the_run_by_several_ranks(tmp_path, model, without):
     assert code == 2 and "nothing to build" in text, text
     code, text = runs.finished([*command, "--set", 'cache.mode="hybrid"'])
     assert code == 2 and "a run's own" in text, text
+    code, text = runs.finished([*command, "--set", 'memory.budget="1MiB"'])
+    assert code == 3 and "memory.budget" in text and "1.00 MiB" in text, text
 
 
-def test_a_build_killed_at_any_moment_is_gone_on_with(tmp_path, model, without):
+def segment_bytes(cache):
+    return sum(path.stat().st_size for path in cache.rglob("*.segment"))
+
+
+def killed_build(command, folder, cache, at):
+    """Kills a build by two ranks as soon as its cache holds so many bytes; False when it got through before."""
+    with runs.Run([*runs.MPIRUN, "-n", "2", *command], folder) as run:
+        while run.process.poll() is None and segment_bytes(cache) < at:
+            time.sleep(0.002)
+        over = run.process.poll() is not None
+    assert not over or run.process.returncode == 0, run.output()
+    return not over
+
+
+def stored_whole(cache):
+    """Samples of which there is a record, all of what lies there being what was written."""
+    folders = stat(cache, "verify") if cache.exists() else []
+    assert all(folder["damaged"] == [] for folder in folders), folders
+    return sum(folder["samples"] for folder in folders)
+
+
+def test_a_build_killed_at_any_moment_is_gone_on_with(tmp_path, model):
+    samples, larger = 360, {"data": {"synthetic_samples": 400}}
     draw = random.Random(3)
     moments = 50 if runs.PROOFS else 3
-    killed = number = 0
+    write = lambda number: cached(tmp_path / str(number) / "first", model, **larger)
+
+    def build(config):
+        code, text = runs.finished([runs.PLIMSOLL, "cache", "build", "--config", config, "--json"])
+        assert code == 0 and f'"known":{samples}' in text, text
+        assert stored_whole(config.parent.parent / "cache") == samples
+
+    build(write(0))
+    whole = segment_bytes(tmp_path / "0" / "cache")
+    killed = within = number = 0
     while killed < moments:
         number += 1
-        config = cached(tmp_path / str(number) / "first", model)
-        cache = tmp_path / str(number) / "cache"
-        command = [runs.PLIMSOLL, "cache", "build", "--config", config]
-        over = False
-        while killed < moments and not over:
-            with runs.Run([*runs.MPIRUN, "-n", "2", *command], tmp_path / "built") as run:
-                time.sleep(draw.uniform(0.3, 1.5))
-                over = run.process.poll() is not None
-                assert run.process.poll() in (None, 0), run.output()
-            killed += not over
-            for report in stat(cache) if cache.exists() else []:
-                assert report["damaged"] == [], report
-        code, text = runs.finished([*command, "--json"])
-        assert code == 0 and '"known":36' in text, text
-        assert stat(cache, "verify")[0]["samples"] == 36
-    runs.finish(config, 2)
-    runs.assert_same_training(config.parent / "run", without, STEPS)
+        config, cache = write(number), tmp_path / str(number) / "cache"
+        stored, at_work = 0, True
+        while killed < moments and at_work and stored < samples:
+            before = segment_bytes(cache)
+            at_work = killed_build([runs.PLIMSOLL, "cache", "build", "--config", config], tmp_path / "built", cache,
+                                   before + draw.uniform(0, 1) * max(whole - before, 1))
+            killed += at_work
+            now = stored_whole(cache)
+            assert now >= stored, "what was kept stays"
+            stored = now
+            within += at_work and 0 < stored < samples
+        build(config)
+    assert 2 * within > killed, f"of {killed} kills {within} found a part of the samples stored"
+    with runs.launch(config, 2) as run:
+        assert run.end() == 0, run.output()
+        assert epochs(run) and all(read == loaded and kept == 0 for read, loaded, kept in epochs(run)), run.output()
+    off = runs.finish(runs.configure(tmp_path / "off", model, train=TRAIN, **larger), 2)
+    runs.assert_same_training(config.parent / "run", off, STEPS)
 
 
 def test_two_runs_share_a_folder(tmp_path, model, without):
@@ -212,6 +247,61 @@ def test_a_folder_that_can_only_be_read_is_read(tmp_path, model, without):
         assert code == 2 and "Read-only file system" in text and f'cache.dir = "{disk}"' in text, text
 
 
+@pytest.fixture
+def bound(tmp_path):
+    """Words before a command that bind it to files' rights, as all but root are bound anyway."""
+    if os.geteuid() != 0:
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("setpriv is not installed: root's power over the rights of files cannot be dropped")
+    powers = "-dac_override,-dac_read_search"
+    words = ["setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}"]
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    works = subprocess.run([*words, "true"], capture_output=True, text=True)
+    if works.returncode != 0:
+        pytest.skip(f"root's power over the rights of files cannot be dropped: {works.stderr.strip()}")
+    if subprocess.run([*words, "ls", closed], capture_output=True).returncode == 0:
+        pytest.skip("root's power over the rights of files cannot be dropped: a closed folder still opens")
+    return words
+
+
+def test_a_folder_without_the_right_to_write(tmp_path, model, without, bound):
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o555)
+    config = cached(tmp_path / "first", model)
+    code, text = runs.finished([*bound, runs.PLIMSOLL, "cache", "build", "--config", config])
+    assert code == 2 and "Permission denied" in text and f'cache.dir = "{cache}"' in text, text
+    train = [*bound, runs.PLIMSOLL, "train", "--config", config]
+    code, text = runs.finished([*train, "--set", f'cache.dir="{cache}/new"'])  # it cannot be made
+    assert code == 4 and f"{cache}/new" in text and "Permission denied" in text and "choose another cache.dir" in text, text
+    code, text = runs.finished(train)
+    assert code == 0 and "Permission denied" in text and "keeps no more features" in text, text
+    assert not list(cache.iterdir())
+    runs.assert_same_training(tmp_path / "first" / "run", without, STEPS)
+
+
+def test_a_folder_without_the_right_to_look_into(tmp_path, model, bound):
+    cache = tmp_path / "cache"
+    config = cached(tmp_path / "first", model)
+    runs.finish(cached(tmp_path / "filled", model, train={"max_steps": 2, "checkpoint_every": 2}), 1)
+    (folder,) = stat(cache)
+    for closed in pathlib.Path(folder["folder"]), cache:
+        closed.chmod(0)
+        try:
+            code, text = runs.finished([*bound, runs.PLIMSOLL, "train", "--config", config])
+        finally:
+            closed.chmod(0o755)
+        assert code == 4 and str(closed) in text and "Permission denied" in text and "choose another cache.dir" in text, text
+        assert "internal error" not in text, text
+    cache.chmod(0)
+    try:
+        code, text = runs.finished([*bound, runs.PLIMSOLL, "cache", "verify", cache])
+    finally:
+        cache.chmod(0o755)
+    assert code == 4 and f"{cache}: cannot be read: Permission denied" in text, text
+
+
 def test_a_folder_that_ranks_do_not_share_is_refused(tmp_path, model):
     """The second rank, as on another node, sees a file system of its own there."""
     (tmp_path / "cache").mkdir()
@@ -238,9 +328,16 @@ def test_clear_and_its_errors(tmp_path, model):
     ):
         code, text = cache_command(*words)
         assert code in (2, 4) and said in text, text
+    shutil.copytree(tmp_path / "cache", tmp_path / "copy")
     code, text = cache_command("clear", tmp_path / "cache", name)
     assert code == 0 and "removed" in text, text
     assert stat(tmp_path / "cache") == []
+    there = sum(path.stat().st_size for path in (tmp_path / "copy" / name).iterdir())
+    code, text = cache_command("clear", tmp_path / "copy", "all", "--json")
+    assert code == 0 and json.loads(text) == {"bytes": there} and there > 0, text
+    assert not (tmp_path / "copy" / name).exists()
+    code, text = cache_command("clear", tmp_path / "copy", "all", "--json")
+    assert code == 0 and json.loads(text) == {"bytes": 0}, text
 
 
 def test_bad_settings(tmp_path, model):

@@ -151,6 +151,55 @@ TEST(Html, OfManyDecisionsTheChangesAndTheNewestAreShown) {
   EXPECT_THAT(text, HasSubstr("501 of 502 are shown"));
 }
 
+TEST(Html, ShowsWhatTheFeatureCacheHitHeldAndSaved) {
+  RunStreams run = plotted_run();
+  EXPECT_THAT(page(run), Not(HasSubstr("Feature cache")));
+  CacheUseRecord first, last;
+  first.step = 2;
+  first.loaded = last.loaded = 10;
+  first.from_disk = 4;
+  first.kept = 6;
+  first.disk_bytes = 600;
+  first.upkeep_ms = 500;
+  last.step = 3;
+  last.from_disk = 3;
+  last.from_memory = 2;
+  last.from_device = 1;
+  last.disk_bytes = 900;
+  last.memory_bytes = 300;
+  last.device_bytes = 100;
+  last.saved_ms = 1500;
+  last.age = 3.5;
+  run.cache_use = {first, last};
+  const std::string use = page(run);
+  EXPECT_THAT(use, HasSubstr("<h2>Feature cache</h2>"));
+  EXPECT_THAT(use, HasSubstr("<tr><td>device memory</td><td>1</td><td>5.0 %</td><td>100 B</td></tr>"));
+  EXPECT_THAT(use, HasSubstr("<tr><td>host memory</td><td>2</td><td>10.0 %</td><td>300 B</td></tr>"));
+  EXPECT_THAT(use, HasSubstr("<tr><td>disk</td><td>7</td><td>35.0 %</td><td>900 B</td></tr>"));
+  EXPECT_THAT(use, HasSubstr("<tr><td>the model itself</td><td>10</td><td>50.0 %</td><td>-</td></tr>"));
+  EXPECT_THAT(use, HasSubstr("<tr><td>computing saved</td><td>1.5 s</td></tr>"));
+  EXPECT_THAT(use, HasSubstr("took</td><td>0.5 s</td></tr>"));
+  EXPECT_THAT(use, HasSubstr("written</td><td>6</td></tr>"));
+  EXPECT_THAT(use, HasSubstr("in steps</td><td>3.5</td></tr>"));
+  EXPECT_THAT(use, Not(HasSubstr("rebuilds</h2>")));
+  EXPECT_THAT(use, Not(HasSubstr("drift of")));
+  run.drift = {{2, 8, 0.5, 0.9}, {3, 8, 0.25, 0.9}};
+  run.cache_changes = {{2, "rebuild", "moved too far", 0.5}};
+  const std::string rebuilt = page(run);
+  EXPECT_THAT(rebuilt, HasSubstr("<td>0.25 at last, 0.5 at most</td>"));
+  EXPECT_THAT(rebuilt, HasSubstr("<h2>Feature cache: rebuilds</h2>"));
+  EXPECT_THAT(rebuilt, HasSubstr("<tr><td>2</td><td>rebuild</td><td>0.5</td><td>moved too far</td></tr>"));
+}
+
+TEST(Html, OfACacheThatSaidNothingYetOnlyTheRebuildsAreShown) {
+  RunStreams run = plotted_run();
+  run.cache_changes = {{2, "rebuild", "they are old", std::nullopt}};
+  const std::string text = page(run);
+  EXPECT_THAT(text, Not(HasSubstr("<h2>Feature cache</h2>")));
+  EXPECT_THAT(text, Not(HasSubstr("computing saved")));
+  EXPECT_THAT(text, HasSubstr("<td>they are old</td>"));
+}
+
 TEST(Base64, AsInTheRfc) {
   EXPECT_EQ(base64(""), "");
   EXPECT_EQ(base64("f"), "Zg==");

@@ -81,6 +81,13 @@ class HybridRun : public ::testing::Test {
     return found;
   }
 
+  /// Samples that ran the whole model, in all steps of the last run.
+  std::int64_t live_samples() const {
+    std::int64_t sum = 0;
+    for (const auto& step : lines("metrics.jsonl")) sum += step.at("live").get<std::int64_t>();
+    return sum;
+  }
+
   Config config_;
 };
 
@@ -100,6 +107,49 @@ TEST_F(HybridRun, InStage1EqualsTheOneWithout) {
       EXPECT_TRUE(sample.vlm.pixel_values.empty());
       EXPECT_EQ(sample.shape(), (SampleShape{0, 0, 0, std::ssize(sample.vlm.input_ids)}));
     }
+  }
+}
+
+// Instructions alone: tests/faults/test_hybrid_cache.py, with a dataset that has some.
+TEST_F(HybridRun, InStage1WhatWasMadeOtherwiseIsMadeAnew) {
+  config_.train.stage = 1;
+  config_.train.max_steps = 4;  // two epochs of twelve samples
+  config_.data.prefetch = 0;    // what is loaded ahead would be loaded before it is known
+  const auto live_with = [&](const auto& change) {
+    Config config = config_;
+    change(config);
+    fs::remove_all(config.run.dir);
+    const auto values = run(config);
+    const std::int64_t live = live_samples();
+    EXPECT_LT(relative_l2(values, run_off(config)), 1e-6) << "nothing stale was read";
+    return live;
+  };
+  const auto nothing = [](Config&) {};
+  EXPECT_EQ(live_with(nothing), 12);
+  EXPECT_EQ(live_with(nothing), 0);
+  EXPECT_EQ(live_with([](Config& config) { config.train.lr = 5e-4; }), 0) << "the VLM knows nothing of it";
+  EXPECT_EQ(live_with([](Config& config) { config.run.seed = 77; }), 12) << "other made-up samples";
+  EXPECT_EQ(live_with([](Config& config) { config.data.resolution = 56; }), 12);
+  EXPECT_EQ(live_with([](Config& config) { config.model.dtype = "bf16"; }), 12);
+  const std::string other = model_dir() + "-other", shorter = model_dir() + "-shorter";
+  fs::remove_all(other);
+  fs::remove_all(shorter);
+  const auto use_other = [&](Config& config) { config.model.path = other; };
+  model::write_random_checkpoint(model::init_config("tiny"), {other, 99, false});
+  EXPECT_EQ(live_with(use_other), 12) << "another model";
+  std::ofstream(other + "/preprocessor_config.json") << R"({"min_pixels": 3136})";
+  EXPECT_EQ(live_with(use_other), 12) << "another processor";
+  std::ofstream(other + "/chat_template.json") << R"({"chat_template": "{{ messages }}"})";
+  EXPECT_EQ(live_with(use_other), 12) << "another template";
+  EXPECT_EQ(live_with(use_other), 0);
+  model::write_random_checkpoint(model::init_config("tiny", 3), {shorter, 7, false});
+  EXPECT_EQ(live_with([&](Config& config) { config.model.path = shorter; }), 12) << "the same weights, another layer";
+  EXPECT_EQ(live_with(nothing), 0) << "what was there first is there still";
+  const auto reports = cache::survey(config_.cache.dir, true);
+  EXPECT_EQ(reports.size(), 8U) << "one of each";
+  for (const auto& report : reports) {
+    EXPECT_EQ(report.samples, 12) << report.folder;
+    EXPECT_TRUE(report.damaged.empty()) << report.folder;
   }
 }
 
