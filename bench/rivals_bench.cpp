@@ -1,16 +1,20 @@
 // Our predictive policy beside what other trainers do (bench/rival_policy.h), in real steps of the tiny model under
 // the real budgets of bench/memory_scenarios.json. Run it from the repository's root
-//   build/rivals_bench [rounds, 1] [scenarios, all]
+//   build/rivals_bench [rounds, 3] [scenarios, all]
 // It starts each trainer as two ranks of its own under mpirun, one thread a rank, a share of 8 for each. They take
-// turns: of each trainer a step, then of the next one, so that whatever else the machine does hits all alike. Counted
-// are all seconds of a trainer's own turns: failed attempts, replays, trials, restarts (the model read anew), work done
-// twice. What ours takes before the first step to time micro-batches and to make dry runs comes once a run and is no
-// more than a small part of a long one; these runs are of seconds. The ratios "start counted" have among the seconds
-// what making our session took beyond making the rival's model and buffers; the last figures say how long a run must be
-// for that not to matter. A ratio of a scenario is that of
-// its seconds in all rounds, "over all" that of all seconds, scenarios in which the rival gave up left out. Halving
-// runs twice; what lies between the two is the noise, and a scenario counts as won or lost only when its ratio is
-// further from 1 than nine in ten of those. Prints a Markdown table and lines FIGURE name = value unit.
+// turns: of each trainer a step, then of the next one, so that whatever else the machine does hits all alike; in every
+// round of a scenario they change processes and order. Counted are all seconds of a trainer's own turns: failed
+// attempts, replays, trials, restarts (the model read anew), work done twice. Phases are short, to leave time for
+// rounds, and such things weigh more in them than in a long run: the ratios "settled" have only the steps of a phase's
+// second half that did not fail. What ours takes before the first step to time micro-batches and to make dry runs comes
+// once a run and is no more than a small part of a long one; these runs are of a second or two. The ratios "start
+// counted" have it among the seconds, and what a rival takes to make model and buffers among its own; the last figures
+// say how long a run of settled steps must be for that not to matter.
+//
+// A ratio is that of our samples/s to theirs: of a scenario the median of its rounds, "over all" the geometric mean of
+// the scenarios, those left out in which the rival gave up. Noise is the largest difference between rivals that ran
+// identical plans (halving runs twice), and a scenario counts as won or lost only when it is further from 1. Prints a
+// Markdown table and lines FIGURE name = value unit.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
@@ -22,8 +26,10 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -38,7 +44,7 @@ namespace {
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-/// In the order of their turns. Halving comes right after ours and its double far from it.
+/// As the table has them.
 std::vector<std::string> trainer_names() {
   std::vector<std::string> names = {kOurs, kOursFull};
   for (const bench::Rival rival : bench::kRivals) names.emplace_back(bench::name_of(rival));
@@ -46,23 +52,53 @@ std::vector<std::string> trainer_names() {
   return names;
 }
 
+/// Which of `count` trainers a process is in a round of a scenario. From one to the next all change places, and nearly
+/// always neighbours: none has always the same one before it.
+std::size_t trainer_of(std::size_t process, std::size_t round_of_all, std::size_t count) {
+  std::vector<std::size_t> strides;
+  for (std::size_t stride = 1; stride < count; ++stride)
+    if (std::gcd(stride, count) == 1) strides.push_back(stride);
+  return (round_of_all + process * strides[round_of_all % strides.size()]) % count;
+}
+
+constexpr int kRounds = 3;
+
 struct Asked {
-  int rounds = 1;
+  int rounds = kRounds;
   std::size_t scenarios = 1000;
 };
 
 fs::path turns_file(const fs::path& folder) { return folder / "turns"; }
-fs::path results_file(const fs::path& folder, std::size_t trainer) {
-  return folder / fmt::format("trainer-{}.jsonl", trainer);
+fs::path results_file(const fs::path& folder, std::size_t process) {
+  return folder / fmt::format("process-{}.jsonl", process);
 }
 
-/// One rank of the trainer of this number, in every scenario: a line of results for each, every round.
+Json line_of(const std::string& trainer, const Scenario& scenario, int round, const Run& run) {
+  return {{"trainer", trainer},
+          {"scenario", scenario.name},
+          {"round", round},
+          {"samples", samples_of(scenario)},
+          {"seconds", run.seconds},
+          {"start_seconds", run.start_seconds},
+          {"settled_seconds", run.settled_seconds},
+          {"settled_samples", run.settled_samples},
+          {"turns", run.turns},
+          {"plans", run.plans},
+          {"last", run.last},
+          {"failures", run.failures},
+          {"restarts", run.restarts},
+          {"lost", run.lost},
+          {"kept", run.kept},
+          {"finished", run.finished}};
+}
+
+/// One rank of the process of this number, in every scenario: a line of results for each, every round.
 void take_part(const fs::path& folder, std::size_t number, const Asked& asked) {
   const auto names = trainer_names();
   TinyRanks ranks("rivals-bench");
   if (ranks.communicator->world() != kRanks) fail(ExitCode::kUsage, "a trainer has {} ranks", kRanks);
   ranks.config.memory.policy = "predictive";
-  ranks.config.memory.adjustment_frequency = 4;
+  ranks.config.memory.adjustment_frequency = kWindow;
   ranks.config.train.max_steps = 5 * kPhase;
   bench::Turns turns(turns_file(folder), names.size(), number, ranks.communicator->rank());
   std::ofstream results;
@@ -74,9 +110,11 @@ void take_part(const fs::path& folder, std::size_t number, const Asked& asked) {
     return false;
   });
   all.resize(std::min(all.size(), asked.scenarios));
-  for (std::size_t scenario = 0; scenario < all.size(); ++scenario) {
+  std::size_t round_of_all = 0;
+  for (const Scenario& scenario : all) {
     for (int round = 0; round < asked.rounds; ++round) {
-      auto trainer = make_trainer(names[number], ranks, drawn, all[scenario]);
+      const std::string& name = names[trainer_of(number, round_of_all++, names.size())];
+      auto trainer = make_trainer(name, ranks, drawn, scenario);
       turns.race([&] {
         trainer->start();
         return false;
@@ -87,23 +125,12 @@ void take_part(const fs::path& folder, std::size_t number, const Asked& asked) {
         trainer.reset();
         return false;
       });
-      if (!ranks.first()) continue;
-      const Json line = {{"scenario", all[scenario].name},
-                         {"samples", all[scenario].samples()},
-                         {"seconds", run.seconds},
-                         {"start_seconds", run.start_seconds},
-                         {"last", run.last},
-                         {"failures", run.failures},
-                         {"restarts", run.restarts},
-                         {"lost", run.lost},
-                         {"kept", run.kept},
-                         {"finished", run.finished}};
-      results << line.dump() << std::endl;
+      if (ranks.first()) results << line_of(name, scenario, round, run).dump() << std::endl;
     }
   }
 }
 
-/// This program again, as a trainer.
+/// This program again, as a process of trainers.
 pid_t start_trainer(const fs::path& folder, std::size_t number, const Asked& asked) {
   const std::string self = fs::read_symlink("/proc/self/exe");
   std::vector<std::string> words = {"mpirun",
@@ -153,29 +180,31 @@ struct ScenarioRuns {
 
 std::vector<ScenarioRuns> read_results(const fs::path& folder) {
   std::vector<ScenarioRuns> all;
-  const auto names = trainer_names();
-  for (std::size_t i = 0; i < names.size(); ++i) {
+  for (std::size_t i = 0; i < trainer_names().size(); ++i) {
     std::ifstream file(results_file(folder, i));
     for (std::string line; std::getline(file, line);) {
       const Json run = Json::parse(line);
       const auto found = std::ranges::find(all, run.at("scenario").get<std::string>(), &ScenarioRuns::name);
       ScenarioRuns& of = found != all.end() ? *found : all.emplace_back(ScenarioRuns{run.at("scenario"), {}});
-      of.runs[names[i]].push_back(run);
+      of.runs[run.at("trainer").get<std::string>()].push_back(run);
     }
   }
+  const auto round = [](const Json& run) { return run.at("round").get<int>(); };
+  for (ScenarioRuns& scenario : all)
+    for (auto& [trainer, runs] : scenario.runs) std::ranges::sort(runs, {}, round);
   return all;
 }
 
-double sum_of(const std::vector<Json>& runs, const char* what) {
-  double sum = 0;
-  for (const Json& run : runs) sum += run.at(what).get<double>();
-  return sum;
+double median_of(const std::vector<Json>& runs, const char* what) {
+  std::vector<double> values;
+  for (const Json& run : runs) values.push_back(run.at(what).get<double>());
+  return median(std::move(values));
 }
 
-/// "210.3 (1, 0, 16), at last micro-batch 4": samples/s of all rounds, the first one's troubles.
+/// "210.3 (1, 0, 16), at last micro-batch 4": samples/s by the median of the rounds, the first one's troubles.
 std::string cell(const std::vector<Json>& runs, bool with_plan) {
   const Json& first = runs.front();
-  std::string text = fmt::format("{:.1f}{}", sum_of(runs, "samples") / sum_of(runs, "seconds"),
+  std::string text = fmt::format("{:.1f}{}", first.at("samples").get<double>() / median_of(runs, "seconds"),
                                  first.at("kept").get<bool>() ? "" : "*");
   const int failures = first.at("failures"), restarts = first.at("restarts");
   if (failures + restarts > 0)
@@ -194,98 +223,145 @@ void print_table(const std::vector<ScenarioRuns>& all) {
     fmt::print("| {} |", one.name);
     for (const std::string& name : trainer_names())
       fmt::print(" {} |", cell(one.runs.at(name), name == kOurs || name == kOursFull));
-    const auto start = [&](const char* name) {
-      const auto& runs = one.runs.at(name);
-      return sum_of(runs, "start_seconds") / static_cast<double>(runs.size());
-    };
-    fmt::print(" {:.1f} s | {:.1f} s |\n", start(kOurs), start(kAgain));
+    fmt::print(" {:.1f} s | {:.1f} s |\n", median_of(one.runs.at(kOurs), "start_seconds"),
+               median_of(one.runs.at(kAgain), "start_seconds"));
   }
 }
 
-/// Seconds of a rival and of ours; a rival that ended early has lost.
-struct Pair {
-  double theirs = 0, ours = 0;
-  bool finished = true;
-  double ratio() const { return finished ? theirs / ours : 1e9; }
-};
+/// What of a run is compared.
+enum class Counted { kAll, kStartToo, kSettled };
 
-/// What making ours took beyond making the rival's, over all rounds.
-double later_start(const ScenarioRuns& scenario, const std::string& ours, const std::string& theirs) {
-  const double extra =
-      sum_of(scenario.runs.at(ours), "start_seconds") - sum_of(scenario.runs.at(theirs), "start_seconds");
-  return std::max(0.0, extra);
+double seconds_a_sample(const Json& run, Counted counted) {
+  if (counted == Counted::kSettled)
+    return run.at("settled_seconds").get<double>() / std::max(1.0, run.at("settled_samples").get<double>());
+  const double start = counted == Counted::kStartToo ? run.at("start_seconds").get<double>() : 0.0;
+  return (run.at("seconds").get<double>() + start) / run.at("samples").get<double>();
 }
 
-Pair beside(const ScenarioRuns& scenario, const std::string& ours, const std::string& theirs, bool start_counted) {
-  const auto& own = scenario.runs.at(ours);
-  const auto& other = scenario.runs.at(theirs);
-  Pair pair{sum_of(other, "seconds"), sum_of(own, "seconds")};
-  if (start_counted) pair.ours += later_start(scenario, ours, theirs);
-  pair.finished = std::ranges::all_of(other, [](const Json& run) { return run.at("finished").get<bool>(); });
-  return pair;
-}
-
-/// Of all scenarios: by what is compared the ratio of each scenario, and all seconds.
-struct Results {
-  std::map<std::string, std::vector<double>> ratios;
-  std::map<std::string, Pair> sums;
-  std::map<std::string, double> later;  ///< seconds by which ours starts later, in the mean of all runs
-
-  void add(const std::string& name, const Pair& pair) {
-    ratios[name].push_back(pair.ratio());
-    if (!pair.finished) return;
-    sums[name].theirs += pair.theirs;
-    sums[name].ours += pair.ours;
+/// Samples/s of one trainer over another's in a scenario: the median of the rounds.
+double ratio_of(const std::vector<Json>& ours, const std::vector<Json>& theirs, Counted counted) {
+  std::vector<double> ratios;
+  for (std::size_t round = 0; round < ours.size(); ++round) {
+    const double own = seconds_a_sample(ours[round], counted), other = seconds_a_sample(theirs[round], counted);
+    if (own > 0 && other > 0) ratios.push_back(other / own);  // 0: it never came as far as a settled step
   }
+  return ratios.empty() ? 1.0 : median(std::move(ratios));
+}
+
+double geometric_mean(const std::vector<double>& ratios) {
+  double sum = 0;
+  for (const double ratio : ratios) sum += std::log(ratio);
+  return std::exp(sum / static_cast<double>(std::max<std::size_t>(1, ratios.size())));
+}
+
+bool finished(const std::vector<Json>& runs) {
+  return std::ranges::all_of(runs, [](const Json& run) { return run.at("finished").get<bool>(); });
+}
+
+/// One of ours beside a rival, in all scenarios.
+struct Comparison {
+  std::vector<double> ratios;  ///< of the scenarios that the rival got through
+  std::ptrdiff_t given_up = 0;
+  double worst = std::numeric_limits<double>::infinity();
+  std::string worst_scenario = "none";
 };
 
-constexpr const char* kNoise = "noise";  // halving beside itself
-
-Results compare(const std::vector<ScenarioRuns>& all) {
-  Results results;
+Comparison compare(const std::vector<ScenarioRuns>& all, const std::string& ours, const std::string& theirs,
+                   Counted counted) {
+  Comparison result;
   for (const ScenarioRuns& scenario : all) {
-    results.add(kNoise, beside(scenario, bench::name_of(bench::Rival::kHalving), kAgain, false));
-    for (const bench::Rival rival : bench::kRivals) {
-      const std::string name = bench::name_of(rival);
-      for (const bool start_counted : {false, true}) {
-        const std::string suffix = start_counted ? ", start counted" : "";
-        results.add(name + suffix, beside(scenario, kOurs, name, start_counted));
-        results.add(name + ", target 0.99" + suffix, beside(scenario, kOursFull, name, start_counted));
+    const auto& other = scenario.runs.at(theirs);
+    if (!finished(other)) {
+      ++result.given_up;
+      continue;
+    }
+    result.ratios.push_back(ratio_of(scenario.runs.at(ours), other, counted));
+    if (result.ratios.back() >= result.worst) continue;
+    result.worst = result.ratios.back();
+    result.worst_scenario = scenario.name;
+  }
+  return result;
+}
+
+/// Whether two rivals did the same in all rounds: rivals are the same program but for their plans.
+bool ran_alike(const std::vector<Json>& a, const std::vector<Json>& b) {
+  for (std::size_t round = 0; round < a.size(); ++round)
+    for (const char* what : {"plans", "turns", "failures", "restarts", "lost"})
+      if (a[round].at(what) != b[round].at(what)) return false;
+  return true;
+}
+
+/// How far from 1 the ratio is of each two rivals that ran alike in a scenario.
+std::vector<double> noise_of(const std::vector<ScenarioRuns>& all) {
+  std::vector<std::string> rivals = {kAgain};
+  for (const bench::Rival rival : bench::kRivals) rivals.emplace_back(bench::name_of(rival));
+  std::vector<double> distances;
+  for (const ScenarioRuns& scenario : all) {
+    for (std::size_t i = 0; i < rivals.size(); ++i) {
+      for (std::size_t k = i + 1; k < rivals.size(); ++k) {
+        const auto& one = scenario.runs.at(rivals[i]);
+        const auto& other = scenario.runs.at(rivals[k]);
+        if (!ran_alike(one, other)) continue;
+        const double ratio = ratio_of(one, other, Counted::kAll);
+        distances.push_back(std::max(ratio, 1.0 / ratio) - 1.0);
       }
-      results.later[name + ", target 0.99"] +=
-          later_start(scenario, kOursFull, name) / static_cast<double>(all.size() * scenario.runs.at(name).size());
     }
   }
-  return results;
+  return distances;
 }
 
-// What nine in ten ratios of halving to itself stay within, as a distance from 1.
-double noise_of(std::vector<double> ratios) {
-  for (double& ratio : ratios) ratio = std::abs(ratio - 1.0);
-  std::sort(ratios.begin(), ratios.end());
-  return ratios[(ratios.size() * 9 - 1) / 10];
+double print_noise(const std::vector<ScenarioRuns>& all) {
+  const std::vector<double> distances = noise_of(all);
+  const double noise = distances.empty() ? 0.0 : *std::max_element(distances.begin(), distances.end());
+  fmt::print("FIGURE real.noise, rivals beside each other under identical plans = {:.3f} (largest of {} pairs)\n",
+             noise, distances.size());
+  const Comparison beside_itself = compare(all, kAgain, bench::name_of(bench::Rival::kHalving), Counted::kAll);
+  fmt::print("FIGURE real.over all, halving beside itself = {:.3f} x\n", geometric_mean(beside_itself.ratios));
+  return noise;
 }
 
-void print_figures(const Results& results) {
-  const double noise = noise_of(results.ratios.at(kNoise));
-  fmt::print("FIGURE real.noise, halving beside itself = {:.3f} (nine in ten scenarios)\n", noise);
-  fmt::print("FIGURE real.halving beside itself over all = {:.3f} x\n", results.sums.at(kNoise).ratio());
-  for (const auto& [name, ratios] : results.ratios) {
-    if (name == kNoise) continue;
-    fmt::print("FIGURE real.worst ratio to {} = {:.3f} x\n", name, *std::min_element(ratios.begin(), ratios.end()));
-    fmt::print("FIGURE real.median ratio to {} = {:.3f} x\n", name, median(ratios));
-    fmt::print("FIGURE real.ratio over all to {} = {:.3f} x\n", name, results.sums.at(name).ratio());
-    const auto won = std::ranges::count_if(ratios, [&](double ratio) { return ratio > 1.0 + noise; });
-    const auto lost = std::ranges::count_if(ratios, [&](double ratio) { return ratio < 1.0 - noise; });
-    fmt::print("FIGURE real.scenarios won, within noise, lost against {} = {}/{}/{} of {}\n", name, won,
-               std::ssize(ratios) - won - lost, lost, ratios.size());
+/// `pair`: "halving, target 0.85".
+void print_comparison(const std::string& pair, const Comparison& of, double noise) {
+  const double over_all = geometric_mean(of.ratios);
+  const auto won = of.given_up + std::ranges::count_if(of.ratios, [&](double ratio) { return ratio > 1.0 + noise; });
+  const auto lost = std::ranges::count_if(of.ratios, [&](double ratio) { return ratio < 1.0 / (1.0 + noise); });
+  const auto count = of.given_up + std::ssize(of.ratios);
+  fmt::print("FIGURE real.over all to {} = {:.3f} x (bound 1: {}), won {}, within noise {}, lost {} of {}\n", pair,
+             over_all, over_all >= 1.0 ? "met" : "NOT met", won, count - won - lost, lost, count);
+  fmt::print("FIGURE real.worst to {} = {:.3f} x ({})\n", pair, of.worst, of.worst_scenario);
+}
+
+/// Seconds by which ours starts later, in the mean of all runs.
+double later_start(const std::vector<ScenarioRuns>& all, const std::string& ours, const std::string& theirs) {
+  double sum = 0, runs = 0;
+  for (const ScenarioRuns& scenario : all) {
+    for (const Json& run : scenario.runs.at(ours)) sum += run.at("start_seconds").get<double>();
+    for (const Json& run : scenario.runs.at(theirs)) sum -= run.at("start_seconds").get<double>();
+    runs += static_cast<double>(scenario.runs.at(ours).size());
   }
-  // A run of that length takes both as long, the start counted.
-  for (const auto& [name, later] : results.later) {
-    const double ratio = results.sums.at(name).ratio();
-    if (ratio > 1.0)
-      fmt::print("FIGURE real.training from which on ours is ahead of {}, start counted = {:.0f} s\n", name,
-                 later / (1.0 - 1.0 / ratio));
+  return std::max(0.0, sum / runs);
+}
+
+// A run of that length takes both as long, the start counted.
+void print_break_even(const std::string& pair, double settled, double later) {
+  const std::string seconds = settled > 1.0 ? fmt::format("{:.0f} s", later / (1.0 - 1.0 / settled)) : "never";
+  fmt::print("FIGURE real.training from which on ours is ahead of {}, start counted = {}\n", pair, seconds);
+}
+
+void print_figures(const std::vector<ScenarioRuns>& all) {
+  const double noise = print_noise(all);
+  for (const bench::Rival rival : bench::kRivals) {
+    const std::string theirs = bench::name_of(rival);
+    for (const bool full : {false, true}) {
+      const std::string ours = full ? kOursFull : kOurs;
+      const std::string pair = fmt::format("{}, target {}", theirs, full ? kFull : Config().memory.target);
+      print_comparison(pair, compare(all, ours, theirs, Counted::kAll), noise);
+      const double with_start = geometric_mean(compare(all, ours, theirs, Counted::kStartToo).ratios);
+      fmt::print("FIGURE real.start counted, over all to {} = {:.3f} x\n", pair, with_start);
+      const double settled = geometric_mean(compare(all, ours, theirs, Counted::kSettled).ratios);
+      fmt::print("FIGURE real.settled, over all to {} = {:.3f} x\n", pair, settled);
+      print_break_even(pair, settled, later_start(all, ours, theirs));
+    }
   }
 }
 
@@ -297,7 +373,7 @@ void run(const Asked& asked) {
   const auto all = read_results(folder);
   fs::remove_all(folder);
   print_table(all);
-  print_figures(compare(all));
+  print_figures(all);
 }
 
 [[noreturn]] void explain() { fail(ExitCode::kUsage, "usage: rivals_bench [rounds >= 1] [scenarios >= 1]"); }

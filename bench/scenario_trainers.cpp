@@ -1,11 +1,9 @@
 #include "bench/scenario_trainers.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "core/error.h"
-#include "core/file.h"
 #include "memory/guardian.h"
 #include "train/options.h"
 
@@ -14,8 +12,7 @@ namespace {
 
 using bench::Rival;
 
-constexpr const char* kScenarios = "bench/memory_scenarios.json";
-constexpr std::int64_t kCheckpointEvery = 12;  // steps; writing one is free for all
+constexpr std::int64_t kCheckpointEvery = kPhase / 2;  // steps; writing one is free for all
 
 double seconds_of(const auto& action) { return time_ms(action) / 1000; }
 
@@ -29,7 +26,7 @@ std::int64_t over_ranks(ddp::Communicator& communicator, std::int64_t mine) {
 
 Config config_of(const TinyRanks& ranks, const Scenario& scenario, const char* policy) {
   Config config = ranks.config;
-  config.train.max_steps = scenario.samples() / kBatch;
+  config.train.max_steps = samples_of(scenario) / kBatch;
   config.memory.policy = policy;
   std::vector<Setting> budgets;
   for (const std::int64_t budget : scenario.budgets.front()) budgets.emplace_back(budget);
@@ -55,7 +52,7 @@ class OurTrainer final : public Trainer {
  private:
   void begin() override {
     session_->controller->start(0, session_->plan, session_->budgets);
-    last_ = scenario_.samples() / kBatch;
+    last_ = samples_of(scenario_) / kBatch;
   }
 
   bool step() override {
@@ -65,6 +62,9 @@ class OurTrainer final : public Trainer {
     if (step_ == last_) run_.failures = static_cast<int>(over_ranks(session_->communicator, failures_));
     return ++step_ <= last_;
   }
+
+  std::int64_t position() const override { return (step_ - 1) * kBatch; }
+  memory::Plan plan_now() const override { return session_->plan; }
 
   /// Returns this rank's failures.
   int replayed(std::span<const model::StreamSample> samples) {
@@ -117,6 +117,9 @@ class PlainTrainer final : public Trainer, bench::RivalPolicy {
       session_->communicator.barrier();
     });
     rules_ = session_->model->packing_rules(static_cast<std::uint64_t>(config_.run.seed), false);
+    // The first micro-batch of a process is slow. Ours has run some before its first turn, to time them.
+    session_->buffers->start_step();
+    accumulate(drawn_.share_of(0, kRanks));
     if (rival_ == Rival::kFixedTable) start_with(2);
     save();
     searching_ = rival_ == Rival::kBinarySearch;
@@ -129,8 +132,11 @@ class PlainTrainer final : public Trainer, bench::RivalPolicy {
     } else {
       train();
     }
-    return position_ < scenario_.samples() && finished_;
+    return position_ < samples_of(scenario_) && finished_;
   }
+
+  std::int64_t position() const override { return position_; }
+  memory::Plan plan_now() const override { return plan_; }
 
   void set_budget() {
     furthest_ = std::max(furthest_, position_);
@@ -222,45 +228,6 @@ class PlainTrainer final : public Trainer, bench::RivalPolicy {
   bool searching_ = false, to_save_ = false;
 };
 
-using Json = nlohmann::json;
-
-/// Budgets of the file as bytes: multiples of what plans of a session's table need.
-class Budgets {
- public:
-  explicit Budgets(const Session& session)
-      : table_(session.candidates), blocks_(session.model->language_blocks()), target_(session.config.memory.target) {}
-
-  std::int64_t bytes(const Json& budget) const {
-    if (budget.contains("least")) return whole(least() / target_ * budget.at("least").get<double>());
-    if (budget.contains("times")) return budget.at("times").get<std::int64_t>() * needed(budget.at("needs"));
-    return whole(static_cast<double>(needed(budget.at("fits"))) * 1.02 / target_ * budget.value("part", 1.0));
-  }
-
- private:
-  static std::int64_t whole(double bytes) { return static_cast<std::int64_t>(bytes); }
-  double least() const {
-    std::int64_t bytes = table_.all().front().bytes;
-    for (const auto& candidate : table_.all()) bytes = std::min(bytes, candidate.bytes);
-    return static_cast<double>(bytes);
-  }
-  /// Of a plan with nothing offloaded and no other tower recomputed.
-  std::int64_t needed(const Json& plan) const {
-    const int micro_batch = plan.at(0), recompute = plan.at(1).get<int>() == 0 ? 0 : blocks_;
-    for (const auto& candidate : table_.all()) {
-      const memory::Plan& own = candidate.plan;
-      if (own.micro_batch == micro_batch && own.recompute_blocks == recompute && own.recompute_expert == 0 &&
-          !own.offload)
-        return candidate.bytes;
-    }
-    fail(ExitCode::kUsage, "{}: no candidate of micro-batch {} that recomputes {} blocks", kScenarios, micro_batch,
-         recompute);
-  }
-
-  const memory::CandidateTable& table_;
-  int blocks_;
-  double target_;
-};
-
 }  // namespace
 
 Trainer::Trainer(TinyRanks& ranks, const Scenario& scenario, const char* policy)
@@ -277,11 +244,22 @@ void Trainer::start() {
 
 bool Trainer::turn() {
   bool more = false;
+  const std::int64_t before = position();
+  if (const std::string plan = memory::to_string(plan_now()); plan != noted_) {
+    run_.plans += fmt::format("{}: {}; ", before, plan);
+    noted_ = plan;
+  }
+  ++run_.turns;
   ranks_.communicator->barrier();
-  run_.seconds += seconds_of([&] {
+  const double took = seconds_of([&] {
     more = step();
     ranks_.communicator->barrier();
   });
+  run_.seconds += took;
+  if (position() > before && before % (kBatch * kPhase) >= kBatch * kPhase / 2) {
+    run_.settled_seconds += took;
+    run_.settled_samples += position() - before;
+  }
   between_turns();
   return more;
 }
@@ -295,23 +273,6 @@ std::unique_ptr<Trainer> make_trainer(const std::string& name, TinyRanks& ranks,
       return std::make_unique<PlainTrainer>(ranks, drawn, scenario, rival, model::init_config("tiny").text.layers);
   }
   fail(ExitCode::kUsage, "no trainer is called {}", name);
-}
-
-std::vector<Scenario> scenarios(const Session& session) {
-  const Budgets budgets(session);
-  std::vector<Scenario> all;
-  const Json file = Json::parse(read_file(kScenarios));
-  for (const Json& read : file.at("scenarios")) {
-    Scenario& scenario = all.emplace_back();
-    scenario.name = read.at("name").get<std::string>();
-    for (const Json& phase : read.at("budgets")) {
-      auto& now = scenario.budgets.emplace_back(scenario.budgets.empty() ? std::array<std::int64_t, kRanks>{}
-                                                                         : scenario.budgets.back());
-      for (std::size_t rank = 0; rank < now.size(); ++rank)
-        if (!phase.at(rank).is_null()) now.at(rank) = budgets.bytes(phase.at(rank));
-    }
-  }
-  return all;
 }
 
 }  // namespace plimsoll::train

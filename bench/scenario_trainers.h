@@ -2,18 +2,18 @@
 // Our trainer and others, each over the scenarios of bench/memory_scenarios.json in real steps of the tiny model, on
 // two ranks. For rivals_bench.
 
-#include <array>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "bench/memory_scenarios.h"
 #include "bench/rival_policy.h"
 #include "bench/tiny_session.h"
 
 namespace plimsoll::train {
 
-inline constexpr std::int64_t kPhase = 24;  ///< steps under one budget
-inline constexpr int kRanks = 2;
+inline constexpr std::int64_t kWindow = 2;           ///< steps
+inline constexpr std::int64_t kPhase = 4 * kWindow;  ///< steps under one budget: half of them once a policy has settled
 inline constexpr std::int64_t kBatch = 8 * kRanks;
 inline constexpr double kFull = 0.99;  ///< the target beside rivals that fill a card to its last byte
 
@@ -21,20 +21,21 @@ inline constexpr const char* kOurs = "predictive";
 inline constexpr const char* kOursFull = "predictive, target 0.99";
 inline constexpr const char* kAgain = "halving again";  ///< beside itself: the noise
 
-struct Scenario {
-  std::string name;
-  std::vector<std::array<std::int64_t, kRanks>> budgets;  ///< bytes, phase by phase
-  std::int64_t samples() const { return kBatch * kPhase * static_cast<std::int64_t>(budgets.size()); }
-};
-
-/// Those of the file. `session`: under the default target, with nothing that limits its memory.
-std::vector<Scenario> scenarios(const Session& session);
+/// That a trainer is to get through.
+inline std::int64_t samples_of(const Scenario& scenario) {
+  return kBatch * kPhase * static_cast<std::int64_t>(scenario.budgets.size());
+}
 
 /// What came of a trainer in a scenario.
 struct Run {
   double seconds = 0;        ///< of all turns
   double start_seconds = 0;  ///< making the session, or what a rival needs of one: model and buffers
-  std::string last;          ///< its last plan
+  /// Of the turns in the second half of a phase that got anywhere: how fast it is once it has settled.
+  double settled_seconds = 0;
+  std::int64_t settled_samples = 0;
+  int turns = 0;
+  std::string plans;  ///< each with the position from which on it was used
+  std::string last;   ///< its last plan
   int failures = 0, restarts = 0;
   std::int64_t lost = 0;  ///< samples done in vain
   bool kept = true;       ///< the effective batch
@@ -55,6 +56,9 @@ class Trainer {
   Trainer(TinyRanks& ranks, const Scenario& scenario, const char* policy);
   virtual void begin() = 0;
   virtual bool step() = 0;
+  /// Samples of the stream that are done, and what the next ones will be run under.
+  virtual std::int64_t position() const = 0;
+  virtual memory::Plan plan_now() const = 0;
   /// What costs nobody anything, after each.
   virtual void between_turns() {}
 
@@ -63,6 +67,9 @@ class Trainer {
   Config config_;
   std::unique_ptr<Session> session_;
   Run run_;
+
+ private:
+  std::string noted_;  ///< the plan of the turn before
 };
 
 /// `name`: one of the above, or a rival's (bench::name_of). All arguments outlive it.
