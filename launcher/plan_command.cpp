@@ -197,6 +197,17 @@ std::int64_t sum_of(const memory::Breakdown& parts, std::string_view prefix) {
   return sum;
 }
 
+// Whose moments they are, and of how many parameters the guide's would be.
+std::string optimiser_reason(const train::Config& config, const memory::Breakdown& parts) {
+  constexpr double kMillion = 1e6, kWeight = 4.0, kMoments = 8.0, kGuides = 0.5e9;  // bytes but for the first
+  const double trained = static_cast<double>(sum_of(parts, "optimiser")) / kMoments / kMillion;
+  const double adapters = static_cast<double>(sum_of(parts, "adapters")) / kWeight / kMillion;
+  return fmt::format(
+      "two fp32 moments, 8 bytes a trained parameter: those of {:.1f} million here; 0.5 GB would be those of {:.1f} "
+      "million. Trained are the adapters of rank {}, {:.1f} million, and action expert and sensor, {:.1f} million",
+      trained, kGuides / kMoments / kMillion, config.lora.rank, adapters, trained - adapters);
+}
+
 // The guides' own figures for a micro-batch of 2 beside those of the dry run.
 void fill_figures(const train::Config& config, const Subject& subject, train::Forecast& forecast, PlanReport& report) {
   memory::Plan with = everything_recomputed(forecast), without;
@@ -216,8 +227,7 @@ void fill_figures(const train::Config& config, const Subject& subject, train::Fo
   report.guide = {
       {"model", "6 GB", gigabytes(sum_of(parts, "weights")),
        "3 billion parameters at 2 bytes leave out the vision tower's 0.67 billion and the embeddings' 0.31 billion"},
-      {"optimiser", "0.5 GB", gigabytes(sum_of(parts, "optimiser")),
-       "two fp32 moments of the adapters and of the action expert, counted exactly"},
+      {"optimiser", "0.5 GB", gigabytes(sum_of(parts, "optimiser")), optimiser_reason(config, parts)},
       {"gradients", "0.1 GB", gigabytes(sum_of(parts, "gradients") + sum_of(parts, "staging")),
        "fp32, and twice: a failed micro-batch must not touch what is summed already"},
       {"activations, recomputed", "5 to 7 GB", gigabytes(kept),

@@ -5,19 +5,20 @@
 #include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "ddp/report.h"
 #include "launcher/commands.h"
 #include "launcher/options.h"
+#include "launcher/simulate_run.h"
 #include "memory/planning/scenarios.h"
 #include "memory/planning/simulation.h"
 
 namespace plimsoll {
 namespace {
 
-using memory::PolicyConfig;
 using memory::PolicyKind;
 
 constexpr const char* kAbout =
@@ -30,7 +31,9 @@ constexpr const char* kAbout =
     "rank),\n"
     "\"step_ms\", \"step\", \"samples\", \"plan\". The peaks stay as they are whatever is decided. The predictive "
     "policy needs\n"
-    "a first line {\"candidates\": [{\"micro_batch\": 4, \"bytes\": 9000000000, \"microseconds\": 800000}, ...]}.\n\n"
+    "a first line {\"candidates\": [{\"micro_batch\": 4, \"bytes\": 9000000000, \"microseconds\": 800000}, ...]}.\n"
+    "Beside a run's metrics.jsonl its config.toml, candidates.json and policy.json are read, and the decisions are the "
+    "run's.\n\n"
     "--scenario NAME: a made-up world in which the plan decides what is needed. --list names all.\n";
 
 constexpr int kMostRanks = 65536;
@@ -40,29 +43,6 @@ int whole(const cxxopts::ParseResult& parsed, const char* name, int most) {
   const int value = parsed[name].as<int>();
   if (value < 1 || value > most) fail(ExitCode::kUsage, "--{} is {}, but must be from 1 to {}", name, value, most);
   return value;
-}
-
-PolicyKind policy_of(const cxxopts::ParseResult& parsed, PolicyKind otherwise) {
-  if (parsed.count("policy") == 0) return otherwise;
-  const auto text = parsed["policy"].as<std::string>();
-  for (PolicyKind kind : {PolicyKind::kFixed, PolicyKind::kReactive, PolicyKind::kPredictive}) {
-    if (text == memory::policy_name(kind)) return kind;
-  }
-  fail(ExitCode::kUsage, "--policy is \"{}\": write fixed, reactive or predictive", text);
-}
-
-bool classic_of(const cxxopts::ParseResult& parsed, bool otherwise) {
-  if (parsed.count("profile") == 0) return otherwise;
-  const auto text = parsed["profile"].as<std::string>();
-  if (text != "default" && text != "classic")
-    fail(ExitCode::kUsage, "--profile is \"{}\": write default or classic", text);
-  return text == "classic";
-}
-
-PolicyConfig config_of(PolicyKind kind, bool classic) {
-  PolicyConfig config = classic ? memory::classic_profile() : PolicyConfig{};
-  config.kind = kind;
-  return config;
 }
 
 void list(bool json) {
@@ -90,6 +70,11 @@ class Printer {
       fmt::print("{}\n", json ? memory::to_json(decision) : decision.reason);
     };
   }
+  /// Whose policy decides; before all decisions, or in the summary where a program reads them.
+  void whose(const std::string& said) {
+    said_ = said;
+    if (!json_ && !said.empty()) fmt::print("{}\n", said);
+  }
   void summary(const memory::Outcome& outcome) const {
     const std::int64_t bytes = ddp::slot_count(static_cast<int>(outcome.ranks)) * std::int64_t{sizeof(float)};
     if (json_) {
@@ -97,6 +82,7 @@ class Printer {
       line["ranks"] = outcome.ranks;
       if (!times_.empty()) line["decision_ms"] = median_time();
       line["report_bytes"] = bytes;
+      if (!said_.empty()) line["policy_of"] = said_;
       fmt::print("{}\n", line.dump());
       return;
     }
@@ -114,6 +100,7 @@ class Printer {
   }
 
   bool json_;
+  std::string said_;
   std::vector<double> times_;  ///< milliseconds
 };
 
@@ -131,15 +118,16 @@ memory::Outcome follow_file(const cxxopts::ParseResult& parsed, Printer& printer
   const auto file = parsed["trace"].as<std::string>();
   const int ranks = parsed.count("ranks") > 0 ? whole(parsed, "ranks", kMostRanks) : 0;
   memory::Trace trace = memory::read_trace(read_file(file), file, ranks);
-  const bool classic = classic_of(parsed, false);
-  const PolicyKind usual = trace.candidates.empty() ? PolicyKind::kReactive : PolicyKind::kPredictive;
-  memory::ReplayOptions options{
-      config_of(policy_of(parsed, usual), classic), {}, 64, printer.decisions(), printer.clock()};
+  TracePolicy policy = policy_of_trace(parsed, file, trace);
+  printer.whose(policy.said);
+  memory::ReplayOptions options{std::move(policy.config), {}, 64, printer.decisions(), printer.clock(),
+                                std::move(policy.state)};
   const memory::TraceStep& first = trace.steps.front();
   options.first.micro_batch = 4;
   if (!trace.candidates.empty()) options.first = trace.candidates.front().plan;
   if (first.plan) options.first = *first.plan;
-  if (classic && options.first.resolution == 0) options.first.resolution = kMiddleResolution;
+  if (!first.failed.empty()) options.first = first.failed.front().plan;
+  if (asked_classic(parsed, false) && options.first.resolution == 0) options.first.resolution = kMiddleResolution;
   const auto world = static_cast<std::int64_t>(first.ranks.size());
   if (first.samples > 0) options.share = (first.samples + world - 1) / world;
   return follow(std::move(trace), std::move(options), parsed);
@@ -148,10 +136,11 @@ memory::Outcome follow_file(const cxxopts::ParseResult& parsed, Printer& printer
 memory::Outcome run_scenario(const cxxopts::ParseResult& parsed, Printer& printer) {
   const int ranks = parsed.count("ranks") > 0 ? whole(parsed, "ranks", kMostRanks) : 0;
   memory::Scenario scenario = memory::find_scenario(parsed["scenario"].as<std::string>(), ranks);
-  const bool scripted = !scenario.script.empty(), classic = classic_of(parsed, scenario.classic);
-  const PolicyKind kind = policy_of(parsed, scripted ? PolicyKind::kReactive : PolicyKind::kPredictive);
+  const bool scripted = !scenario.script.empty(), classic = asked_classic(parsed, scenario.classic);
+  const PolicyKind kind = asked_policy(parsed, scripted ? PolicyKind::kReactive : PolicyKind::kPredictive);
   if (scripted) {
-    memory::ReplayOptions options{config_of(kind, classic), scenario.first, 64, printer.decisions(), printer.clock()};
+    memory::ReplayOptions options{default_policy(kind, classic), scenario.first, 64, printer.decisions(),
+                                  printer.clock()};
     return follow(memory::script_trace(scenario), std::move(options), parsed);
   }
   if (parsed.count("micro") > 0)
@@ -161,7 +150,7 @@ memory::Outcome run_scenario(const cxxopts::ParseResult& parsed, Printer& printe
   if (parsed.count("steps") > 0) scenario.steps = whole(parsed, "steps", 1'000'000);
   if (classic && scenario.first.resolution == 0) scenario.first.resolution = kMiddleResolution;
   return memory::simulate(memory::SyntheticWorld(std::move(scenario)),
-                          {config_of(kind, classic), printer.decisions(), printer.clock()});
+                          {default_policy(kind, classic), printer.decisions(), printer.clock()});
 }
 
 }  // namespace
@@ -171,8 +160,8 @@ int run_simulate(const std::vector<std::string>& args) {
   options.add_options()("trace", "Recorded peaks to follow", cxxopts::value<std::string>())(
       "scenario", "Made-up run", cxxopts::value<std::string>())("list", "Name all scenarios")(
       "ranks", "Ranks; a trace must have so many", cxxopts::value<int>())(
-      "policy", "fixed, reactive or predictive (default: predictive where there are candidates)",
-      cxxopts::value<std::string>())("profile", "default or classic (default: the scenario's)",
+      "policy", "fixed, reactive or predictive (default: the run's; predictive where there are candidates)",
+      cxxopts::value<std::string>())("profile", "default or classic (default: the scenario's, or the run's settings)",
                                      cxxopts::value<std::string>())(
       "steps", "Steps (default: the scenario's, or the whole trace)", cxxopts::value<int>())(
       "micro", "Trace: the first plan's micro-batch (default: the trace's, or 4)", cxxopts::value<int>())(

@@ -25,9 +25,23 @@ Json view(const PlanView& plan) {
 Json view(const std::vector<RankMemory>& ranks) {
   Json list = Json::array();
   for (const RankMemory& rank : ranks) {
-    list.push_back(
-        {{"peak", rank.peak}, {"predicted", rank.predicted}, {"budget", rank.budget}, {"retries", rank.retries}});
+    list.push_back({{"peak", rank.peak},
+                    {"predicted", rank.predicted},
+                    {"budget", rank.budget},
+                    {"retries", rank.retries},
+                    {"allocator_retries", rank.allocator_retries},
+                    {"failed_request", rank.failed_request},
+                    {"failed", rank.failed},
+                    {"other_way", rank.other_way},
+                    {"other_recompute", rank.other_recompute}});
   }
+  return list;
+}
+
+Json view(const std::vector<FailedAttempt>& attempts) {
+  Json list = Json::array();
+  for (const FailedAttempt& attempt : attempts)
+    list.push_back({{"plan", view(attempt.plan)}, {"memory", view(attempt.ranks)}});
   return list;
 }
 
@@ -71,6 +85,7 @@ std::string to_json(const StepRecord& record) {
                {"skipped", record.skipped},
                {"plan", view(record.plan)},
                {"memory", view(record.ranks)},
+               {"failed_attempts", view(record.failed_attempts)},
                {"attempt", record.attempt}});
 }
 

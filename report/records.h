@@ -16,7 +16,12 @@ struct RankMemory {
   std::int64_t peak = 0;       ///< most bytes live at once in this step
   std::int64_t predicted = 0;  ///< what the dry run said; 0: nothing
   std::int64_t budget = 0;
-  std::int64_t retries = 0;  ///< pieces that ran out of memory and were replayed smaller
+  std::int64_t retries = 0;            ///< pieces that ran out of memory and were replayed smaller
+  std::int64_t allocator_retries = 0;  ///< times the caching allocator freed its cache to serve a request
+  std::int64_t failed_request = 0;     ///< bytes of the largest allocation that failed; 0: none did
+  bool failed = false;                 ///< a single sample ran out of memory
+  bool other_way = false;              ///< the step was not run as the plan says, but faster,
+  bool other_recompute = false;        ///< and recomputed or offloaded something else
 };
 
 /// A plan as it is shown; no other room's type, so that this room needs none.
@@ -30,6 +35,12 @@ struct PlanView {
   std::uint32_t hash = 0;
 };
 std::string to_json(const PlanView& plan);
+
+/// An attempt at a step in which a single sample did not fit: nobody updated, and the step was replayed.
+struct FailedAttempt {
+  PlanView plan;
+  std::vector<RankMemory> ranks;  ///< in rank order
+};
 
 /// One optimiser step over the whole world.
 struct StepRecord {
@@ -53,8 +64,9 @@ struct StepRecord {
   double wall_ms = 0.0;            ///< from asking for samples to the end of the update, on rank 0
   bool skipped = false;            ///< values were not finite: nothing was updated
   PlanView plan;
-  std::vector<RankMemory> ranks;  ///< in rank order
-  std::int64_t attempt = 1;       ///< of the run: one more with every restart
+  std::vector<RankMemory> ranks;               ///< in rank order
+  std::vector<FailedAttempt> failed_attempts;  ///< at this step, before the one that went well; mostly none
+  std::int64_t attempt = 1;                    ///< of the run: one more with every restart
 };
 std::string to_json(const StepRecord& record);
 /// By computing alone; 0 where no time was taken.

@@ -19,7 +19,8 @@ constexpr double kWhole = 10000.0;  // the policy's fractions are whole numbers 
 std::vector<report::RankMemory> rank_memory(const std::vector<ddp::Report>& reports) {
   std::vector<report::RankMemory> ranks;
   for (const auto& r : reports)
-    ranks.push_back({r.measured_peak_bytes, r.predicted_peak_bytes, r.budget_bytes, r.retries});
+    ranks.push_back({r.measured_peak_bytes, r.predicted_peak_bytes, r.budget_bytes, r.retries, r.allocator_retries,
+                     r.failed_request_bytes, r.failed, r.other_way, r.other_recompute});
   return ranks;
 }
 
@@ -43,6 +44,11 @@ void merge(const std::vector<report::RankMemory>& now, std::vector<report::RankM
     window[rank].predicted = std::max(window[rank].predicted, now[rank].predicted);
     window[rank].budget = now[rank].budget;
     window[rank].retries += now[rank].retries;
+    window[rank].allocator_retries += now[rank].allocator_retries;
+    window[rank].failed_request = std::max(window[rank].failed_request, now[rank].failed_request);
+    window[rank].failed = window[rank].failed || now[rank].failed;
+    window[rank].other_way = window[rank].other_way || now[rank].other_way;
+    window[rank].other_recompute = window[rank].other_recompute || now[rank].other_recompute;
   }
 }
 
@@ -77,7 +83,11 @@ RunLog::RunLog(const Session& session, std::int64_t resume_step)
   decisions_ = std::make_unique<report::JsonLines>(dir / "decisions.jsonl", resume_step);
   if (session.cache) cache_ = std::make_unique<report::JsonLines>(dir / "cache.jsonl", resume_step);
   mlflow_ = mlflow_log(session.config, resume_step);
-  if (!session.candidates.empty()) write_file_durably(dir / "candidates.json", memory::to_json(session.candidates));
+  if (!session.candidates.empty()) {
+    write_file_durably(dir / "candidates.json", memory::to_json(session.candidates));
+    // A resumed run goes on from its checkpoint's state; this one is that of before step 1.
+    if (resume_step == 0) write_file_durably(dir / "policy.json", memory::to_json(session.controller->state()) + "\n");
+  }
   console_ = std::make_unique<report::Console>(stdout, report::watched_by_a_person(), session.config.report.every,
                                                report::terminal_columns());
 }
@@ -149,6 +159,7 @@ void RunLog::step(const StepView& v) {
   record.skipped = result.verdict.action == ddp::Action::kSkip;
   record.plan = view(v.plan);
   record.ranks = rank_memory(result.reports);
+  record.failed_attempts = std::exchange(failed_attempts_, {});
   record.wall_ms = v.wall_ms;
   add_tasks(v, record);
   record.attempt = report::attempt_number();
@@ -184,7 +195,11 @@ void RunLog::add_tasks(const StepView& v, report::StepRecord& record) const {
 }
 
 void RunLog::gather(const std::vector<ddp::Report>& reports) {
-  if (active_) merge(rank_memory(reports), window_);
+  if (!active_) return;
+  const auto ranks = rank_memory(reports);
+  merge(ranks, window_);
+  const bool failed = std::any_of(ranks.begin(), ranks.end(), [](const auto& rank) { return rank.failed; });
+  if (failed) failed_attempts_.push_back({view(session_.plan), ranks});
 }
 
 void RunLog::decision(const memory::Decision& decision) {

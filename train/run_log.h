@@ -44,13 +44,13 @@ class RunLog {
   void baseline(const memory::Decision& decision);
   /// One line of metrics.jsonl and the progress line. Not to be called for a step that will be replayed.
   void step(const StepView& view);
-  /// Gathers what the next decision's line shows of every rank. To be called for every reduction, replayed steps
-  /// included.
+  /// Gathers what the next decision's line shows of every rank, and of an attempt that failed what the step's line
+  /// says of it. To be called for every reduction, replayed steps included, while the session's plan is the step's.
   void gather(const std::vector<ddp::Report>& reports);
   /// A decision of the policy or of an escalation, with the peaks and retries gathered since the one before.
   void decision(const memory::Decision& decision);
-  /// What was decided about the feature cache ("rebuild", "rebuilt"), and why: a line of decisions.jsonl. `drift`:
-  /// millionths, -1 where it is not known.
+  /// What was decided about the feature cache ("rebuild", "rebuilt", "postponed"), and why: a line of decisions.jsonl.
+  /// `drift`: millionths, -1 where it is not known.
   void cache_decision(std::int64_t step, const std::string& what, const std::string& reason, std::int64_t drift);
   /// What the feature cache did, and how far its features have moved: lines of cache.jsonl, and on the console.
   void cache_use(const report::CacheUseRecord& use);
@@ -72,7 +72,8 @@ class RunLog {
   std::unique_ptr<report::MlflowLog> mlflow_;                       ///< only with report.mlflow_uri
   std::unique_ptr<report::Console> console_;
   std::int64_t windows_ = 0;
-  std::vector<report::RankMemory> window_;  ///< since the last decision
+  std::vector<report::RankMemory> window_;              ///< since the last decision
+  std::vector<report::FailedAttempt> failed_attempts_;  ///< at the step that is due
   double smooth_ms_ = 0.0;
 };
 

@@ -299,6 +299,116 @@ class Run {
   Outcome outcome_;
 };
 
+/// How many blocks the recorded run could recompute: as many as any of its plans does.
+TowerBlocks most_blocks(const Trace& trace) {
+  TowerBlocks blocks;
+  const auto take = [&blocks](const Plan& plan) {
+    blocks.language = std::max(blocks.language, plan.recompute_blocks);
+    blocks.vision = std::max(blocks.vision, plan.recompute_vision);
+    blocks.expert = std::max(blocks.expert, plan.recompute_expert);
+  };
+  for (const Candidate& candidate : trace.candidates) take(candidate.plan);
+  for (const TraceStep& step : trace.steps) {
+    if (step.plan) take(*step.plan);
+  }
+  return blocks;
+}
+
+/// The open loop over a trace, step by step as the controller of a run goes (train/controller.h).
+class Playback {
+ public:
+  Playback(const Trace& trace, const ReplayOptions& options)
+      : trace_(trace),
+        options_(options),
+        table_(trace.candidates),
+        blocks_(most_blocks(trace)),
+        window_(options.config.adjustment_frequency, static_cast<int>(trace.steps.front().ranks.size())),
+        state_(options.state),
+        plan_(options.first) {
+    outcome_.policy = policy_name(options.config.kind);
+    outcome_.window = options.config.adjustment_frequency;
+    outcome_.ranks = static_cast<std::int64_t>(trace.steps.front().ranks.size());
+    outcome_.last = plan_;
+  }
+
+  Outcome go() {
+    const TraceStep& first = trace_.steps.front();
+    std::vector<std::int64_t> budgets;
+    for (const RankUsage& rank : first.failed.empty() ? first.ranks : first.failed.front().ranks)
+      budgets.push_back(rank.budget_bytes);
+    take(baseline(options_.config, first.step - 1, plan_, options_.share, budgets, state_));
+    for (const TraceStep& step : trace_.steps) {
+      for (const TraceAttempt& attempt : step.failed) after_failure(step, attempt);
+      if (!outcome_.finished) break;
+      after_step(step);
+    }
+    return outcome_;
+  }
+
+ private:
+  void after_failure(const TraceStep& step, const TraceAttempt& attempt) {
+    if (!outcome_.finished) return;
+    ++outcome_.failures;
+    outcome_.lost_samples += step.samples;
+    window_.add(step.step, attempt.ranks, false);
+    const auto failed =
+        std::find_if(attempt.ranks.begin(), attempt.ranks.end(), [](const RankUsage& rank) { return rank.failed; });
+    const FailureEntry failure{step.step,
+                               static_cast<int>(failed - attempt.ranks.begin()),
+                               failed->failed_request_bytes,
+                               plan_,
+                               failed->budget_bytes,
+                               failed->peak_bytes,
+                               failed->predicted_peak_bytes};
+    const auto decision = escalate(options_.config, failure, blocks_, state_);
+    window_.restart();
+    if (!decision) return void(outcome_.finished = false);
+    take(*decision);
+  }
+
+  void after_step(const TraceStep& step) {
+    count(step);
+    const auto summary = window_.add(step.step, step.ranks);
+    const bool predictive = options_.config.kind == PolicyKind::kPredictive;
+    if (predictive) {
+      if (const auto decision = respond(options_.config, step.step, step.ranks, plan_, table_, state_)) {
+        window_.restart();
+        return take(*decision);
+      }
+    }
+    if (!summary) return;
+    take(decided(options_.around, [&] {
+      return predictive ? decide_predictive(options_.config, *summary, plan_, table_, state_)
+                        : decide(options_.config, *summary, plan_, options_.share, state_);
+    }));
+  }
+
+  void count(const TraceStep& step) {
+    ++outcome_.steps;
+    outcome_.samples += step.samples;
+    outcome_.microseconds += step.step_ms * 1000;
+    std::int64_t retries = 0;
+    for (const RankUsage& rank : step.ranks) retries += rank.retries;
+    outcome_.retries += retries;
+    if (retries > 0) outcome_.retried.push_back(step.step);
+  }
+
+  void take(const Decision& decision) {
+    if (options_.show) options_.show(decision);
+    note_change(outcome_, decision, options_.config);
+    plan_ = decision.plan;
+  }
+
+  const Trace& trace_;
+  const ReplayOptions& options_;
+  CandidateTable table_;
+  TowerBlocks blocks_;
+  WindowAccumulator window_;
+  PolicyState state_;
+  Plan plan_;
+  Outcome outcome_;
+};
+
 }  // namespace
 
 const char* policy_name(PolicyKind kind) {
@@ -313,53 +423,14 @@ std::int64_t Outcome::rate() const {
 Outcome simulate(const SyntheticWorld& world, const SimulationOptions& options) { return Run(world, options).go(); }
 
 Outcome replay(const Trace& trace, const ReplayOptions& options) {
-  const PolicyConfig& config = options.config;
-  const bool predictive = config.kind == PolicyKind::kPredictive;
-  check(config);
-  if (predictive && trace.candidates.empty()) {
+  check(options.config);
+  if (options.config.kind == PolicyKind::kPredictive && trace.candidates.empty()) {
     fail(ExitCode::kUsage,
          "the predictive policy chooses from candidates, and the trace has none: put a first line {} before its steps, "
          "or use --policy reactive",
          "{\"candidates\": [{\"micro_batch\": 4, \"bytes\": 9000000000, \"microseconds\": 800000}, ...]}");
   }
-  const CandidateTable table(trace.candidates);
-  Outcome outcome;
-  outcome.policy = policy_name(config.kind);
-  outcome.window = config.adjustment_frequency;
-  PolicyState state;
-  Plan plan = outcome.last = options.first;
-  const auto take = [&](const Decision& decision) {
-    if (options.show) options.show(decision);
-    note_change(outcome, decision, config);
-    plan = decision.plan;
-  };
-  outcome.ranks = static_cast<std::int64_t>(trace.steps.front().ranks.size());
-  std::vector<std::int64_t> budgets;
-  for (const RankUsage& rank : trace.steps.front().ranks) budgets.push_back(rank.budget_bytes);
-  take(baseline(config, trace.steps.front().step - 1, plan, options.share, budgets, state));
-  WindowAccumulator window(config.adjustment_frequency, static_cast<int>(budgets.size()));
-  for (const TraceStep& step : trace.steps) {
-    ++outcome.steps;
-    outcome.samples += step.samples;
-    outcome.microseconds += step.step_ms * 1000;
-    const std::int64_t before = outcome.retries;
-    for (const RankUsage& rank : step.ranks) outcome.retries += rank.retries;
-    if (outcome.retries > before) outcome.retried.push_back(step.step);
-    const auto summary = window.add(step.step, step.ranks);
-    if (predictive) {
-      if (const auto decision = respond(config, step.step, step.ranks, plan, table, state)) {
-        window.restart();
-        take(*decision);
-        continue;
-      }
-    }
-    if (!summary) continue;
-    take(decided(options.around, [&] {
-      return predictive ? decide_predictive(config, *summary, plan, table, state)
-                        : decide(config, *summary, plan, options.share, state);
-    }));
-  }
-  return outcome;
+  return Playback(trace, options).go();
 }
 
 Trace script_trace(const Scenario& scenario) {

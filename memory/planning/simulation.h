@@ -59,10 +59,12 @@ struct ReplayOptions {
   std::int64_t share = 64;  ///< caps the micro-batch
   std::function<void(const Decision&)> show;
   AroundDecision around = {};
+  PolicyState state = {};  ///< what the policy knows before the first step
 };
 
-/// Open loop: the peaks are what the trace says, whatever is decided. The predictive policy needs the trace's
-/// candidates; without them Error(kUsage).
+/// Open loop: the peaks are what the trace says, whatever is decided, and an attempt that failed in the trace escalates
+/// the plan. The predictive policy needs the trace's candidates; without them Error(kUsage). With the settings,
+/// candidates, first plan and state of the run that left the trace, the decisions are the run's own.
 Outcome replay(const Trace& trace, const ReplayOptions& options);
 
 /// The trace of a scripted scenario.

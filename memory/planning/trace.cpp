@@ -1,5 +1,6 @@
 #include "memory/planning/trace.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -23,6 +24,14 @@ class Reader {
  public:
   Reader(std::string_view file, int ranks) : file_(file), ranks_(static_cast<std::size_t>(ranks)) {}
 
+  void add_lines(std::string_view text) {
+    while (!text.empty()) {
+      const std::size_t end = std::min(text.find('\n'), text.size());
+      add(text.substr(0, end));
+      text.remove_prefix(std::min(end + 1, text.size()));
+    }
+  }
+
   void add(std::string_view line) {
     ++line_;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) return;
@@ -40,7 +49,7 @@ class Reader {
     step.step_ms = number(json, "step_ms", 0, kMost);
     step.samples = number(json, "samples", 0, kMost);
     if (json.contains("plan")) step.plan = plan_of(json["plan"], "\"plan\"");
-    json.contains("memory") ? read_memory(json["memory"], step) : read_peaks(json, step);
+    json.contains("memory") ? read_line_of_run(json, step) : read_peaks(json, step);
     last_ = step.step;
     trace_.steps.push_back(std::move(step));
   }
@@ -50,6 +59,13 @@ class Reader {
       fail(ExitCode::kData, "{}: there is no step in it; write a line a step, for example {}", file_,
            "{\"peaks\": [0.65, 0.7]}");
     return std::move(trace_);
+  }
+
+  std::vector<Candidate> finish_candidates() {
+    if (!trace_.steps.empty() || trace_.candidates.empty())
+      fail(ExitCode::kData, "{}: it must hold {} and nothing else; copy it from the run's folder again", file_,
+           "{\"candidates\": [...]}");
+    return std::move(trace_.candidates);
   }
 
  private:
@@ -73,6 +89,14 @@ class Reader {
     if (!(value >= 0.0 && value <= static_cast<double>(most)))
       refuse(fmt::format("\"{}\" is {}: write a number from 0 to {}", name, found->dump(), most));
     return std::llround(value);
+  }
+
+  /// True or false; what is missing is false.
+  bool flag(const Json& json, const char* name) const {
+    const auto found = json.find(name);
+    if (found == json.end()) return false;
+    if (!found->is_boolean()) refuse(fmt::format("\"{}\" is {}: write true or false", name, found->dump()));
+    return found->get<bool>();
   }
 
   std::int64_t bytes(const Json& value, const std::string& name, std::int64_t least) const {
@@ -126,7 +150,24 @@ class Reader {
     }
   }
 
-  void read_memory(const Json& json, TraceStep& step) {
+  void read_line_of_run(const Json& json, TraceStep& step) {
+    trace_.of_run = true;
+    step.ranks = usage_of(json["memory"]);
+    if (!json.contains("failed_attempts")) return;
+    if (!json["failed_attempts"].is_array()) refuse("\"failed_attempts\" is no list");
+    for (const Json& attempt : json["failed_attempts"]) {
+      if (!attempt.is_object() || !attempt.contains("plan") || !attempt.contains("memory"))
+        refuse("each of \"failed_attempts\" needs \"plan\" and \"memory\"");
+      step.failed.push_back(
+          {plan_of(attempt["plan"], "the \"plan\" of a failed attempt"), usage_of(attempt["memory"])});
+      const auto& ranks = step.failed.back().ranks;
+      if (std::none_of(ranks.begin(), ranks.end(), [](const RankUsage& rank) { return rank.failed; }))
+        refuse("one of \"failed_attempts\" has no rank with \"failed\": true");
+    }
+  }
+
+  std::vector<RankUsage> usage_of(const Json& json) const {
+    std::vector<RankUsage> ranks;
     for (std::size_t rank = 0; rank < list(json, "memory").size(); ++rank) {
       const Json& entry = json[rank];
       const std::string of = fmt::format(" of rank {}", rank);
@@ -136,8 +177,14 @@ class Reader {
       usage.peak_bytes = peak(entry.value("peak", Json()), "\"peak\"" + of, usage.budget_bytes);
       usage.retries = number(entry, "retries", 0, kMost);
       usage.predicted_peak_bytes = number(entry, "predicted", 0, kMostPeak);
-      step.ranks.push_back(usage);
+      usage.allocator_retries = number(entry, "allocator_retries", 0, kMost);
+      usage.failed_request_bytes = number(entry, "failed_request", 0, kMostPeak);
+      usage.failed = flag(entry, "failed");
+      usage.other_way = flag(entry, "other_way");
+      usage.other_recompute = flag(entry, "other_recompute");
+      ranks.push_back(usage);
     }
+    return ranks;
   }
 
   void read_peaks(const Json& json, TraceStep& step) {
@@ -180,12 +227,14 @@ class Reader {
 
 Trace read_trace(std::string_view text, std::string_view file, int ranks) {
   Reader reader(file, ranks);
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    reader.add(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
+  reader.add_lines(text);
   return reader.finish();
+}
+
+std::vector<Candidate> read_candidates(std::string_view text, std::string_view file) {
+  Reader reader(file, 0);
+  reader.add_lines(text);
+  return reader.finish_candidates();
 }
 
 }  // namespace plimsoll::memory

@@ -3,7 +3,9 @@
 // or short ones that a person writes. Pure: text in, steps out; any thread.
 //
 // A line of metrics.jsonl: "memory" is a list with an object a rank: "peak", "budget", and if they are there
-// "predicted", "retries"; "step", "step_ms", "samples" and "plan" are read when present, all else is passed over.
+// "predicted", "retries", "allocator_retries", "failed_request", "failed", "other_way", "other_recompute" (those
+// from "allocator_retries" on are 0 or false where an older run left them out); "step", "step_ms", "samples", "plan"
+// and "failed_attempts" are read when present, all else is passed over.
 //
 // A short line: "peaks" is a list with a number a rank. At most 2: a fraction of the rank's budget (0.85, 1.02). Above
 // 2: bytes, whole. "budgets" (bytes, a number a rank) may be left out: then those of the line before hold, and on the
@@ -24,17 +26,25 @@
 
 namespace plimsoll::memory {
 
+/// An attempt at a step that was replayed whole, since a single sample did not fit; some rank failed.
+struct TraceAttempt {
+  Plan plan;
+  std::vector<RankUsage> ranks;  ///< as many as in a step
+};
+
 struct TraceStep {
-  std::int64_t step = 0;         ///< ascending
-  std::vector<RankUsage> ranks;  ///< as many in every step
-  std::int64_t step_ms = 0;      ///< 0: not in the trace
-  std::int64_t samples = 0;      ///< effective batch; 0: not in the trace
-  std::optional<Plan> plan;      ///< what the recorded run used
+  std::int64_t step = 0;             ///< ascending
+  std::vector<RankUsage> ranks;      ///< as many in every step
+  std::int64_t step_ms = 0;          ///< 0: not in the trace
+  std::int64_t samples = 0;          ///< effective batch; 0: not in the trace
+  std::optional<Plan> plan;          ///< what the recorded run used
+  std::vector<TraceAttempt> failed;  ///< before the attempt that went well
 };
 
 struct Trace {
   std::vector<TraceStep> steps;       ///< never empty
   std::vector<Candidate> candidates;  ///< empty: the trace has none
+  bool of_run = false;                ///< its lines are those of a run's metrics.jsonl
 };
 
 /// Reads a whole trace. `file` names it in errors. `ranks`: as many as each line must have; 0: as many as the first
@@ -42,5 +52,8 @@ struct Trace {
 /// are missing, peaks that are null, NaN, negative or no bytes, budgets below one byte, steps that go backwards, no
 /// step at all.
 Trace read_trace(std::string_view text, std::string_view file, int ranks = 0);
+
+/// What a run left as candidates.json: a trace's first line alone. Error(kData) as above, and where there are none.
+std::vector<Candidate> read_candidates(std::string_view text, std::string_view file);
 
 }  // namespace plimsoll::memory

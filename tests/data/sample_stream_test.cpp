@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <random>
 #include <set>
@@ -25,6 +26,36 @@ TEST(SampleStream, EveryEpochHasEverySampleOnce) {
     orders.insert(order);
   }
   EXPECT_GT(orders.size(), 15u);
+}
+
+/// Whether the shares of all ranks, in rank order, are the step's positions: each once, none missing, and as even as
+/// can be.
+void expect_shares_cover(std::int64_t step, std::int64_t batch, int world) {
+  const auto first = static_cast<std::uint64_t>((step - 1) * batch), whole = static_cast<std::uint64_t>(batch);
+  const auto ranks = static_cast<std::uint64_t>(world);
+  std::uint64_t next = first;
+  for (int rank = 0; rank < world; ++rank) {
+    const auto [begin, end] = share_of_step(step, batch, rank, world);
+    ASSERT_EQ(begin, next) << "rank " << rank << " of " << world << ", step " << step << " of " << batch;
+    ASSERT_GE(end, begin + whole / ranks);
+    ASSERT_LE(end, begin + (whole + ranks - 1) / ranks);
+    next = end;
+  }
+  ASSERT_EQ(next, first + whole) << world << " ranks, step " << step << " of " << batch;
+}
+
+TEST(SampleStream, SharesCoverEveryStepOnce) {
+  for (std::int64_t batch = 1; batch <= 64; ++batch)
+    for (int world = 1; world <= 70; ++world) ASSERT_NO_FATAL_FAILURE(expect_shares_cover(3, batch, world));
+  const char* proofs = std::getenv("PLIMSOLL_PROOFS");
+  const int cases = proofs != nullptr && proofs[0] == '1' ? 10000 : 200;
+  std::mt19937_64 random(17);
+  for (int i = 0; i < cases; ++i) {
+    const auto batch = static_cast<std::int64_t>(1 + random() % 1'000'000);
+    const auto step = static_cast<std::int64_t>(1 + random() % 1'000'000);
+    const int world = static_cast<int>(1 + random() % 4096);
+    ASSERT_NO_FATAL_FAILURE(expect_shares_cover(step, batch, world));
+  }
 }
 
 TEST(SampleStream, DependsOnPositionAndSeedOnly) {

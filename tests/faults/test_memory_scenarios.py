@@ -6,9 +6,11 @@ needs: no number here depends on the size of a tensor. A phase lies between two 
 
 import json
 
+import numpy as np
 import pytest
 
 import runs
+from test_planning_commands import assert_replayed
 
 WINDOW = 4  # steps
 PHASE = 6 * WINDOW
@@ -95,6 +97,8 @@ def plan_of(candidate):
 
 @pytest.mark.parametrize("name", SCENARIOS if runs.PROOFS else SLICE)
 def test_settles_and_stays(tmp_path, model, table, name):
+    """The only disturbance of a phase comes in its first step: within two windows of it a decision says that the plan is settled, and
+    so does every later one of the phase, each at a window's end and none a change. Before that, one change at most."""
     budgets = budgets_of(SCENARIOS[name], table)
     folder, text = run_scenario(tmp_path, model, budgets)
     steps = runs.metrics(folder)
@@ -111,6 +115,9 @@ def test_settles_and_stays(tmp_path, model, table, name):
         settled = [d["step"] for d in within if d["settled"]]
         where = f"{name}, phase {phase + 1}: " + "\n".join(d["reason"] for d in within)
         assert settled and settled[0] <= first + 2 * WINDOW, f"not settled within two windows: {where}"
+        after = [d for d in within if d["step"] > settled[0]]
+        assert all(d["settled"] and not d["changed"] for d in after), f"did not stay settled after step {settled[0]}: {where}"
+        assert after and len(after) >= (last - settled[0]) // WINDOW, f"a window's end without a decision: {where}"
         assert sum(d["changed"] for d in within) <= 1, f"more than one change for one disturbance: {where}"
         retries = [sum(rank["retries"] for rank in line["memory"]) for line in steps[first - 1:last]]
         # Each rank that loses memory in the middle of a step may have to replay once.
@@ -123,6 +130,42 @@ def test_settles_and_stays(tmp_path, model, table, name):
             assert all(ran["bytes"] <= TARGET * limit for limit in limits), f"above the target: {where}"
             missed = [c for c in fits if c["microseconds"] < 0.98 * ran["microseconds"]]
             assert not missed, f"{missed} would have been faster than {ran}: {where}"
+
+
+def test_a_falling_budget_escalates_in_order(tmp_path, model, dataset):
+    """A single sample does not fit any more, three times on both ranks: first everything is recomputed, then offloaded, then pictures
+    become smaller, and the same samples are tried again. Under the fixed policy nothing else changes a plan; the predictive one, which
+    has a table, goes straight to the plan that fits."""
+    side, lower, phase = 84, 56, 2 * WINDOW  # steps; more than two epochs, so that the heaviest sample is among them
+    tables = {"data": {"path": str(dataset), "synthetic_samples": 0, "resolution": side, "min_resolution": lower},
+              "sensor": {"feature": "observation.force"}, "batch": BASE["batch"], "expert": BASE["expert"],
+              "train": {"max_steps": 4 * phase, "checkpoint_every": 1000}}
+    memory = {**BASE["memory"], "budget": "2GiB", "knobs": ["micro_batch", "recompute", "offload", "resolution"]}
+    ample = runs.finish(runs.configure(tmp_path / "ample", model, memory=memory, **tables), RANKS)
+    needs = {plan_of(candidate): candidate["bytes"] for candidate in candidates(ample)}
+    language, expert = (max(c[key] for c in candidates(ample)) for key in ("recompute_blocks", "recompute_expert"))
+    assert language > 0 and expert > 0
+    order = [(1, side, language, 0, expert, False), (1, side, language, 0, expert, True), (1, lower, language, 0, expert, True)]
+    steps_down = [needs[plan] for plan in [(1, side, 0, 0, 0, False), *order]]
+    assert steps_down == sorted(set(steps_down), reverse=True), steps_down
+    config = runs.configure(tmp_path / "falling", model, memory={**memory, "policy": "fixed"}, **tables)
+    with config.open("a") as file:
+        for number, (now, after) in enumerate(zip(steps_down, steps_down[1:]), 1):
+            for rank in range(RANKS):
+                file.write(f'\n[[memory.budget_changes]]\nstep = {number * phase + 1}\nrank = {rank}\nbudget = "{(now + after) // 2}"\n')
+    falling = runs.finish(config, RANKS)
+    changes = [d for d in runs.lines(falling / "decisions.jsonl") if d["changed"]]
+    assert [plan_of(d["after"]) for d in changes] == order, [d["reason"] for d in changes]
+    assert [(d["step"] - 1) // phase for d in changes] == [1, 2, 3], "each by the budget that fell"
+    assert all("is replayed with" in d["reason"] for d in changes)
+    lines, expected = runs.metrics(falling), runs.metrics(ample)
+    assert [line["step"] for line in lines] == list(range(1, 4 * phase + 1)) and not any(line["skipped"] for line in lines)
+    assert [(line["first_sample"], line["samples"]) for line in lines] == [(line["first_sample"], line["samples"]) for line in expected]
+    same = changes[2]["step"] - 1  # after that the pictures differ
+    np.testing.assert_allclose([line["loss"] for line in lines[:same]], [line["loss"] for line in expected[:same]], rtol=1e-5)
+    failed = [attempt for line in lines for attempt in line["failed_attempts"]]
+    assert len(failed) == 3 and all(any(rank["failed"] and rank["failed_request"] > 0 for rank in attempt["memory"]) for attempt in failed)
+    assert_replayed(falling)
 
 
 def test_pictures_become_smaller_only_while_nothing_else_fits(tmp_path, model, dataset):

@@ -1,7 +1,8 @@
-"""`plan`, `tune`, memory.table and memory.calibration: what they answer, and what they say to bad input."""
+"""`plan`, `tune`, `simulate --trace`, memory.table and memory.calibration: what they answer, and what they say to bad input."""
 
 import json
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -98,12 +99,27 @@ def test_plan_of_the_full_size_model_allocates_none_of_it():
         assert sum(card["best"]["breakdown"].values()) == card["best"]["peak"]
         assert all(other["plan"] != card["best"]["plan"] for other in card["runners_up"])
     assert any(card["runners_up"] for card in report["cards"])
+    assert report["effective"] == 32
+    for planned_for in [*report["table"], *(card["best"] for card in report["cards"])]:
+        assert planned_for["accumulation"] == -(-32 // planned_for["plan"]["micro_batch"]), planned_for
+    for card in report["cards"]:
+        parts = card["best"]["breakdown"]
+        assert {"weights", "adapters", "expert and sensor", "gradients", "staging", "optimiser", "workspace"} <= set(parts), sorted(parts)
+        blocks = [name for name in parts if re.fullmatch(r"activations: language\.block \d+", name)]
+        assert blocks or card["best"]["plan"]["offload"], f"no block holds anything at the peak: {sorted(parts)}"
+        assert all(size > 0 for size in parts.values())
     rows = [(row["card"] >> 30, row["micro_batch"]) for row in report["rows"]]
     assert rows == [(24, 2), (24, 4), (40, 4), (80, 8)]
     assert all(row["peak"] < row["allowed"] and row["largest"] >= row["micro_batch"] for row in report["rows"])
     figures = {figure["name"]: figure for figure in report["guide"]}
-    assert {"model", "optimiser", "gradients", "activations, recomputed", "activations, all kept", "total"} <= set(figures)
+    assert set(figures) == {"model", "optimiser", "gradients", "activations, recomputed", "activations, all kept", "total",
+                            "recompute saves", "bf16 saves"}
     assert all(figure["by_hand"] and figure["dry_run"] and figure["reason"] for figure in figures.values())
+    # Two fp32 moments a trained parameter: the reason says of how many the dry run's figure is, and of how many the guide's would be.
+    ours, theirs, adapters, rest = (float(number) for number in re.findall(r"([0-9.]+) million", figures["optimiser"]["reason"]))
+    assert 8 * ours == pytest.approx(1000 * float(figures["optimiser"]["dry_run"].split()[0]), abs=6)
+    assert 8 * theirs == pytest.approx(1000 * float(figures["optimiser"]["by_hand"].split()[0]), abs=0.5)
+    assert adapters + rest == pytest.approx(ours, abs=0.11) and adapters > 0 and rest > 0
 
 
 def test_plan_for_a_gpu_or_for_the_cpu():
@@ -183,6 +199,50 @@ def test_plan_on_a_dataset_and_on_one_of_its_tasks(tmp_path, model, dataset):
 def test_a_card_that_holds_nothing_is_said_to():
     report = planned("--size", "3b", "--budget", "4GiB", "--no-table")
     assert report["cards"][0]["best"] is None
+
+
+# --- simulate ---
+
+def simulated(folder):
+    """(decisions, the baseline first; the summary) of a run's own trace."""
+    code, text = runs.finished([runs.PLIMSOLL, "simulate", "--trace", folder / "metrics.jsonl", "--json"])
+    assert code == 0, text
+    *decisions, summary = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return decisions, summary
+
+
+def assert_replayed(folder):
+    """`simulate` decides on the run's trace what the run decided, at the same steps and for the same reasons."""
+    knobs = ("micro_batch", "resolution", "recompute_blocks", "recompute_vision", "recompute_expert", "offload")
+    plan = lambda view: [view[knob] for knob in knobs]
+    decisions, summary = simulated(folder)
+    assert "the run's own" in summary["policy_of"] and str(folder / "config.toml") in summary["policy_of"], summary
+    own = [(d["step"], plan(d["before"]), plan(d["after"]), d["reason"]) for d in runs.lines(folder / "decisions.jsonl")]
+    assert [(d["step"], plan(d["before"]), plan(d["plan"]), d["reason"]) for d in decisions[1:]] == own
+
+
+def test_a_run_is_replayed_by_its_own_policy(tmp_path, model):
+    """A neighbour comes in the middle of a step. The second run starts with what the first one's peaks taught, which its trace alone
+    does not say."""
+    memory = {"policy": "predictive", "table": "off", "calibration": str(tmp_path / "calibration.json")}
+    train = {"max_steps": 24, "checkpoint_every": 1000}
+    needs = [first_plan(runs.configure(tmp_path, model, memory=memory, train=train), "--set", f"batch.micro={size}", ranks=2)[2] for size in (1, 3)]
+    folders = []
+    for name in ("first", "second"):
+        config = runs.configure(tmp_path / name, model, memory=memory, train=train)
+        with config.open("a") as file:
+            file.write(f'\n[[memory.budget_changes]]\nstep = 10\nrank = 1\nafter_allocations = 60\nbudget = "{int(sum(needs) / 2 / 0.85 * 1024)}KiB"\n')
+        folders.append(runs.finish(config, 2))
+        assert any(d["changed"] for d in runs.lines(folders[-1] / "decisions.jsonl"))
+        assert_replayed(folders[-1])
+    first, second = (json.loads((folder / "policy.json").read_text())["calibration"] for folder in folders)
+    assert not first and second
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "metrics.jsonl").write_text((folders[0] / "metrics.jsonl").read_text())
+    assert "the run's own is not known" in simulated(alone)[1]["policy_of"]
+    (alone / "config.toml").write_text((folders[0] / "config.toml").read_text())
+    refused([runs.PLIMSOLL, "simulate", "--trace", alone / "metrics.jsonl"], 4, "candidates.json", "--policy reactive")
 
 
 # --- tune and memory.table ---
@@ -335,3 +395,32 @@ def test_a_damaged_calibration_is_warned_of_and_rebuilt(tmp_path, model, damage)
     assert json.loads(file.read_text())
     code, text = runs.finished([*TRAIN, "--config", runs.configure(tmp_path, model, run="second", memory={"policy": "predictive", "calibration": str(file)})])
     assert code == 0 and "ignored" not in text, text
+
+
+def test_a_loaded_calibration_shrinks_the_plan_and_outlives_a_resumption(tmp_path, model):
+    """What peaks of earlier runs taught counts from the first plan on, and goes with the checkpoint from then."""
+    file = tmp_path / "calibration.json"
+    memory = {"policy": "predictive", "table": "off", "recompute": "none", "knobs": ["micro_batch"], "calibration": "off"}
+    needs = {size: first_plan(runs.configure(tmp_path, model, memory=memory), "--set", f"batch.micro={size}")[2] for size in (3, 6)}
+    memory["budget"] = f"{int(sum(needs.values()) / 2 / 0.85 * 1024)}KiB"
+    planned_with = lambda: first_plan(runs.configure(tmp_path / "plan", model, memory=memory))[0]
+    of_their_class = ("micro-batch 2,", "micro-batch 3,")  # which of them is a matter of timings
+    assert any(size in planned_with() for size in of_their_class), "with calibration off"
+    memory["calibration"] = str(file)
+    runs.finish(runs.configure(tmp_path / "learns", model, memory=memory), 1)
+    assert any(size in planned_with() for size in of_their_class), "predictions held: nothing to correct"
+    known = json.loads(file.read_text())
+    assert known["entries"]
+    for entry in known["entries"]:
+        entry["offset_bytes"] += 1 << 30
+    file.write_text(json.dumps(known))
+    assert "micro-batch 1," in planned_with(), "two and three samples are of the class that fell short"
+    config = runs.configure(tmp_path / "uses", model, memory=memory)
+    folder = runs.finish(config, 1)
+    assert {line["plan"]["micro_batch"] for line in runs.metrics(folder)} == {1}
+    file.unlink()
+    shutil.rmtree(runs.checkpoints(folder)[8])
+    runs.finish(config, 1, "--resume")
+    assert {line["plan"]["micro_batch"] for line in runs.metrics(folder)} == {1} and runs.steps_done(folder) == 8
+    kept = {(entry["rank"], entry["class"]): entry["offset_bytes"] for entry in json.loads(file.read_text())["entries"]}
+    assert all(kept[entry["rank"], entry["class"]] == entry["offset_bytes"] for entry in known["entries"]), (kept, known)

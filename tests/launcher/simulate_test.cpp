@@ -75,6 +75,38 @@ TEST_F(Simulate, FollowsATrace) {
   EXPECT_THAT(lines[1], AllOf(HasSubstr("worst is rank 1"), HasSubstr("micro-batch 8 -> 6")));
 }
 
+TEST_F(Simulate, OfARunTakesThePolicyThatLiesBesideIt) {
+  const std::filesystem::path folder = testing::TempDir() + "simulated-run-" + std::to_string(::getpid());
+  std::filesystem::create_directories(folder);
+  const std::string metrics = folder / "metrics.jsonl";
+  for (int step = 1; step <= 4; ++step) {
+    std::ofstream(metrics, std::ios::app)
+        << R"({"samples":8,"plan":{"micro_batch":8},"memory":[{"peak":950,"predicted":940,"budget":)"
+        << (step < 3 ? 1200 : 1000) << "}]}\n";
+  }
+  std::ofstream(folder / "config.toml") << "[memory]\npolicy = \"predictive\"\nadjustment_frequency = 2\n";
+  EXPECT_THAT(refused({"--trace", metrics}, ExitCode::kData),
+              AllOf(HasSubstr("candidates.json is not there"), HasSubstr("--policy reactive")));
+  EXPECT_THAT(
+      printed({"--trace", metrics, "--policy", "reactive"}).front(),
+      AllOf(HasSubstr("the reactive policy, as asked; the run's own was predictive"), HasSubstr("config.toml")));
+  std::ofstream(folder / "candidates.json") << R"({"candidates":[{"micro_batch":8,"bytes":940,"microseconds":80},)"
+                                            << R"({"micro_batch":4,"bytes":700,"microseconds":90}]})";
+  const auto lines = printed({"--trace", metrics});
+  ASSERT_EQ(lines.size(), 6U);
+  EXPECT_THAT(lines[0], AllOf(HasSubstr("the run's own predictive policy"), HasSubstr("2 candidates of"),
+                              HasSubstr("policy.json is not there")));
+  EXPECT_THAT(lines[3], AllOf(StartsWith("steps 3-4: "), HasSubstr("-> micro-batch 4")));
+  const auto summary = nlohmann::json::parse(printed({"--trace", metrics, "--json"}).back());
+  EXPECT_EQ(summary.at("policy_of"), lines[0]);
+  std::ofstream(folder / "policy.json") << "{}";
+  EXPECT_THAT(refused({"--trace", metrics}, ExitCode::kData), HasSubstr("policy.json"));
+  for (const char* name : {"config.toml", "candidates.json"}) std::filesystem::remove(folder / name);
+  EXPECT_THAT(printed({"--trace", metrics}).front(),
+              AllOf(HasSubstr("the reactive policy; the run's own is not known"), HasSubstr("default settings")));
+  std::filesystem::remove_all(folder);
+}
+
 TEST_F(Simulate, RefusesBadTracesWithFileAndLine) {
   const std::string file = trace("{\"peaks\": [0.7, 0.9]}\n{\"peaks\": [0.7]}\n");
   EXPECT_THAT(refused({"--trace", file}, ExitCode::kData), AllOf(HasSubstr(file + ":2"), HasSubstr("every rank")));

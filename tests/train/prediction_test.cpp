@@ -51,6 +51,7 @@ Config any_config(Dice& dice, const std::string& dir) {
   config.lora.rank = 1 << dice(0, 5);
   const int heads = dice(1, 3);
   config.expert = {"flow", 16 * dice(1, 3) * heads, dice(1, 3), heads, dice(1, 4), dice(2, 10), 100, 3};
+  if (dice(0, 1) == 0) config.expert.kind = "ddpm";
   config.sensor.window = 4 * dice(0, 3);
   config.batch.effective = 6;
   return config;
@@ -105,7 +106,8 @@ TEST(Prediction, IsThePeakThatIsMeasured) {
     under += predicted < measured;
     over += predicted > measured;
     EXPECT_EQ(predicted, measured) << "combination " << i << ": " << config.model.dtype << ", rank " << config.lora.rank
-                                   << ", " << samples.size() << " samples, " << to_string(plan);
+                                   << ", " << config.expert.kind << ", " << samples.size() << " samples, "
+                                   << to_string(plan);
     EXPECT_LE(std::abs(predicted - measured) * 200, measured) << "more than 0.5 %";
     EXPECT_EQ(memory::CpuAllocator::install().workspace_overflow(), 0);
     // What plans and pieces are judged by comes from a table of rounded shapes.

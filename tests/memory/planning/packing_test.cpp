@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "tests/memory/planning/without_rapidcheck.h"
+
 #if __has_include(<rapidcheck/gtest.h>)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wconversion"
@@ -60,6 +62,8 @@ RC_GTEST_PROP(Packing, TakesEverySampleOnceAndNeverMakesTheHeaviestHeavier, ()) 
   RC_ASSERT(heaviest_micro_batch(weights, order, micro_batch) <=
             heaviest_micro_batch(weights, as_given(count), micro_batch));
 }
+#else
+TEST(Packing, NeedRapidCheck) { without_rapidcheck(); }
 #endif
 
 /// Sum of the weights at most `most`.

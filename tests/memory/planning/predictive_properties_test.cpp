@@ -3,6 +3,7 @@
 
 #include "memory/planning/predictive.h"
 #include "tests/memory/planning/policy_cases.h"
+#include "tests/memory/planning/without_rapidcheck.h"
 
 #if __has_include(<rapidcheck/gtest.h>)
 #pragma GCC diagnostic push
@@ -189,6 +190,37 @@ RC_GTEST_PROP(PredictiveProperties, APlanIsACandidateOrStays, ()) {
   }
 }
 
+/// Failure after failure, to the end: no minimum is passed, nothing that saves memory is taken back, and pictures
+/// become smaller only where nothing else is left.
+RC_GTEST_PROP(PredictiveProperties, EscalationsStayAboveTheMinimumsAndEnd, ()) {
+  Scene scene = any_scene();
+  scene.config.kind = one_in(2) ? PolicyKind::kPredictive : PolicyKind::kFixed;
+  scene.config.knobs = {Knob::kMicroBatch};
+  if (one_in(2)) scene.config.knobs.push_back(Knob::kOffload);
+  if (one_in(2)) scene.config.knobs.push_back(Knob::kResolution);
+  scene.config.micro_batch.minimum = static_cast<int>(any(1, 6));
+  scene.config.resolution.minimum = static_cast<int>(any(28, 448));
+  const TowerBlocks blocks{static_cast<int>(any(0, 18)), static_cast<int>(any(0, 4)), static_cast<int>(any(0, 4))};
+  const Plan start = scene.plan;
+  const int least_micro = std::min(start.micro_batch, scene.config.micro_batch.minimum);
+  const int least_side = std::min(start.resolution, scene.config.resolution.minimum);
+  PolicyState state;
+  Plan plan = start;
+  int steps = 0;
+  while (const auto decision = escalate(scene.config, {100 + steps, 0, 50, plan, 1000, 900, 800}, blocks, state)) {
+    const Plan next = decision->plan;
+    RC_ASSERT(decision->changed && decision->before == plan && next != plan);
+    RC_ASSERT(next.micro_batch == least_micro && next.resolution >= least_side);
+    RC_ASSERT(next.recompute_blocks >= blocks.language && next.recompute_blocks >= plan.recompute_blocks);
+    RC_ASSERT(next.offload || !plan.offload);
+    RC_ASSERT(next.resolution == plan.resolution || recomputes_alike(next, plan));
+    RC_ASSERT(next.resolution <= plan.resolution && plan.resolution - next.resolution <= scene.config.resolution.step);
+    plan = next;
+    ++steps;
+    RC_ASSERT(steps <= 20);
+  }
+}
+
 RC_GTEST_PROP(PredictiveProperties, AChangeNeverGoesAboveTheTargetWhenAnythingFits, ()) {
   const Scene scene = any_scene();
   Plan plan = scene.plan;
@@ -295,7 +327,5 @@ RC_GTEST_PROP(PredictiveProperties, ASettledPlanStays, ()) {
 }  // namespace plimsoll::memory
 
 #else
-TEST(PredictiveProperties, NeedRapidCheck) {
-  GTEST_SKIP() << "rapidcheck/gtest.h is not installed (Debian: librapidcheck-dev)";
-}
+TEST(PredictiveProperties, NeedRapidCheck) { plimsoll::memory::without_rapidcheck(); }
 #endif

@@ -221,6 +221,34 @@ TEST(Replay, FollowsThePeaksWhateverIsDecided) {
   EXPECT_EQ(outcome.rate(), 800'000);
 }
 
+TEST(Replay, AnAttemptThatFailedEscalates) {
+  const Trace trace = read_trace(
+      R"({"plan":{"micro_batch":1,"recompute_blocks":6},"samples":8,"memory":[{"peak":800,"budget":1000}],)"
+      R"("failed_attempts":[{"plan":{"micro_batch":4},"memory":[{"peak":990,"budget":1000,"failed":true}]}]})",
+      "t");
+  PolicyConfig config;
+  config.kind = PolicyKind::kFixed;
+  config.adjustment_frequency = 1;
+  std::vector<Plan> plans;
+  const Outcome outcome =
+      replay(trace, {config, {0, 4, 0}, 8, [&](const Decision& decision) { plans.push_back(decision.plan); }});
+  EXPECT_THAT(plans, ElementsAre(Plan{0, 4, 0}, Plan{0, 1, 6}, Plan{0, 1, 6}));
+  EXPECT_EQ(outcome.failures, 1);
+  EXPECT_EQ(outcome.steps, 1);
+  EXPECT_TRUE(outcome.finished);
+}
+
+TEST(Replay, GoesOnFromWhatThePolicyKnew) {
+  Trace trace = read_trace("{\"peaks\": [700], \"budgets\": [1000]}", "t");
+  trace.candidates = {{{0, 8, 0}, 840, 100}, {{0, 4, 0}, 700, 120}};
+  ReplayOptions options{{}, {0, 4, 0}, 16, {}};
+  options.config.kind = PolicyKind::kPredictive;
+  options.config.adjustment_frequency = 1;
+  EXPECT_EQ(replay(trace, options).last, (Plan{0, 8, 0}));
+  options.state.calibration.observe(0, {0, 8, 0}, 840, 900);
+  EXPECT_EQ(replay(trace, options).last, (Plan{0, 4, 0})) << "known to need 900";
+}
+
 TEST(Replay, PredictiveNeedsCandidates) {
   PolicyConfig config;
   config.kind = PolicyKind::kPredictive;

@@ -60,6 +60,46 @@ TEST(Trace, ReadsTheMetricsOfARun) {
   EXPECT_EQ(step.ranks[1].budget_bytes, 1000);
 }
 
+TEST(Trace, ReadsAllThatAPolicyHearsOfARank) {
+  const Trace trace = read_trace(
+      R"({"memory":[{"peak":800,"predicted":790,"budget":1000,"retries":1,"allocator_retries":2,"failed_request":50,)"
+      R"("failed":false,"other_way":true,"other_recompute":true}],"failed_attempts":[{"plan":{"micro_batch":4},)"
+      R"("memory":[{"peak":990,"budget":1000,"failed_request":70,"failed":true}]}]})",
+      "metrics.jsonl");
+  EXPECT_TRUE(trace.of_run);
+  const TraceStep& step = trace.steps.at(0);
+  RankUsage expected{.budget_bytes = 1000, .peak_bytes = 800};
+  expected.retries = 1;
+  expected.allocator_retries = 2;
+  expected.failed_request_bytes = 50;
+  expected.predicted_peak_bytes = 790;
+  expected.other_way = expected.other_recompute = true;
+  EXPECT_EQ(step.ranks.at(0), expected);
+  ASSERT_EQ(step.failed.size(), 1U);
+  EXPECT_EQ(step.failed[0].plan, (Plan{0, 4, 0}));
+  EXPECT_TRUE(step.failed[0].ranks.at(0).failed);
+  EXPECT_EQ(step.failed[0].ranks.at(0).failed_request_bytes, 70);
+  EXPECT_FALSE(read_trace("{\"peaks\": [0.5]}", "t").of_run);
+  const auto attempts = [](const std::string& text) {
+    return refused("{\"memory\": [{\"peak\": 1, \"budget\": 9}], \"failed_attempts\": " + text + "}");
+  };
+  EXPECT_THAT(attempts("7"), HasSubstr("no list"));
+  EXPECT_THAT(attempts("[{\"plan\": {}}]"), HasSubstr("\"memory\""));
+  EXPECT_THAT(attempts(R"([{"plan":{},"memory":[{"peak":1,"budget":9}]}])"), HasSubstr("\"failed\": true"));
+  EXPECT_THAT(refused(R"({"memory":[{"peak":1,"budget":9,"other_way":1}]})"), HasSubstr("\"other_way\" is 1"));
+}
+
+TEST(Trace, CandidatesOfARunStandAlone) {
+  const std::string entry = R"({"micro_batch":4,"bytes":900,"microseconds":80})";
+  EXPECT_EQ(read_candidates("{\"candidates\":[" + entry + "]}\n", "candidates.json"),
+            (std::vector<Candidate>{{{0, 4, 0}, 900, 80}}));
+  for (const char* wrong : {"", "{\"candidates\":[]}", "{\"peaks\":[0.5]}"}) {
+    EXPECT_THAT(error_of(ExitCode::kData, [&] { read_candidates(wrong, "candidates.json"); }),
+                HasSubstr("candidates.json"))
+        << wrong;
+  }
+}
+
 TEST(Trace, TheFirstLineMayHoldCandidates) {
   const Trace trace = read_trace(
       "{\"candidates\": [{\"micro_batch\": 4, \"recompute_blocks\": 9, \"bytes\": 900, \"microseconds\": 80}]}\n"
