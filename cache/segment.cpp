@@ -26,7 +26,7 @@ constexpr std::size_t kScanWindow = std::size_t{1} << 20;
 constexpr std::size_t kIndexBlock = 4096;  // entries that are read or written at once
 /// Bytes of a payload that are read at once, to be checksummed while they lie in the core's own cache (L2): smaller
 /// pieces cost calls, larger ones come back from memory. bench/cache_bench.cpp says which serves.
-constexpr std::size_t kPayloadPiece = std::size_t{128} << 10;
+constexpr std::size_t kPayloadPiece = std::size_t{256} << 10;
 
 struct IndexHead {
   std::uint64_t magic = kIndexMagic, fingerprint = 0, good = 0, count = 0, checksum = 0;  // of all entries
