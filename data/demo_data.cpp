@@ -3,12 +3,14 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "data/lerobot_info.h"
 #include "data/lerobot_json.h"
 #include "data/lerobot_writer.h"
+#include "data/sample_stream.h"
 
 namespace plimsoll::data {
 namespace {
@@ -82,6 +84,23 @@ void check_features(const LeRobotInfo& info, const TabletopOptions& table) {
   }
 }
 
+/// What is said in each scene.
+std::vector<std::string> instructions_of(const DemoDataOptions& options) {
+  Tabletop table(options.table);
+  std::vector<std::string> texts;
+  for (std::int64_t scene = 0; scene < options.episodes; ++scene) {
+    table.reset(scene);
+    texts.push_back(table.instruction());
+  }
+  if (!options.shuffled_instructions) return texts;
+  std::vector<std::int64_t> scenes(texts.size());
+  std::iota(scenes.begin(), scenes.end(), std::int64_t{0});
+  SampleStream order(scenes, options.table.seed);
+  std::vector<std::string> shuffled;
+  for (std::size_t i = 0; i < texts.size(); ++i) shuffled.push_back(texts[static_cast<std::size_t>(order.at(i))]);
+  return shuffled;
+}
+
 }  // namespace
 
 Frame demo_frame(TabletopObservation seen, std::vector<double> action) {
@@ -108,12 +127,13 @@ DemoDataTotals write_demo_dataset(const std::string& root, const DemoDataOptions
   writing.features = demo_features(options.table);
   LeRobotWriter writer(root, writing);
   DemoDataTotals totals;
+  const std::vector<std::string> instructions = instructions_of(options);
   for (std::int64_t scene = 0; scene < options.episodes; ++scene) {
     table.reset(scene);
     totals.heavy_episodes += table.heavy() ? 1 : 0;
     for (std::int64_t i = 0; i < options.frames_per_episode; ++i) {
       const auto action = table.expert_action();
-      writer.add(demo_frame(table.observe(), action), table.instruction());
+      writer.add(demo_frame(table.observe(), action), instructions[static_cast<std::size_t>(scene)]);
       table.step(action);
     }
     writer.end_episode();

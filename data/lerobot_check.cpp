@@ -6,11 +6,13 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "data/faults.h"
 #include "data/image_file.h"
 #include "data/lerobot_info.h"
+#include "data/lerobot_json.h"
 #include "data/lerobot_row.h"
 #include "data/parquet_table.h"
 #include "data/unicode_text.h"
@@ -21,6 +23,7 @@ namespace {
 
 constexpr std::size_t kNamed = 3;               // rows of one kind that are named one by one
 constexpr std::size_t kLongInstruction = 2000;  // bytes: some five hundred tokens, more than a picture's
+constexpr std::size_t kQuoted = 200;            // bytes of a text that are repeated where it is wrong
 constexpr double kTolerance = 1e-4;             // seconds, as the reader of videos has it
 
 /// Rows of one column that are wrong in the same way.
@@ -55,8 +58,10 @@ class Check {
   explicit Check(const std::string& root) : info_(read_lerobot_info(root, faults_)) {}
 
   DatasetReport run() {
+    for (std::string& note : info_.depth_notes()) warn(std::move(note));
     check_totals();
     check_tasks();
+    check_episode_tasks();
     for (const LeRobotFeature& feature : info_.features)
       if (feature.kind == FeatureKind::kNumbers) check_statistics(feature);
     attempt([&] {
@@ -105,6 +110,46 @@ class Check {
     }
   }
 
+  /// The texts that each episode is listed with are among the tasks: else rows and list are of different recordings.
+  void check_episode_tasks() {
+    if (info_.tasks.empty()) return;  // said already
+    const std::set<std::string> known(info_.tasks.begin(), info_.tasks.end());
+    for (const std::string& path : info_.episode_lists) {
+      RowFaults foreign(report_.faults), missing(report_.warnings);
+      const auto compare = [&](const std::vector<std::string>& texts, const std::string& where) {
+        for (const std::string& text : texts) {
+          if (!known.contains(text))
+            foreign.add(fmt::format("{} is \"{}\", which is no task of {}/{}; add it there or correct it", where,
+                                    valid_utf8(text.substr(0, kQuoted)), info_.root, info_.tasks_file));
+        }
+      };
+      attempt(
+          [&] { info_.is_v2() ? read_task_lines(path, compare, missing) : read_task_column(path, compare, missing); });
+    }
+  }
+
+  template <class Compare>
+  static void read_task_column(const std::string& path, const Compare& compare, RowFaults& missing) {
+    const ParquetTable table(path);
+    if (!table.has("tasks")) return missing.add(path + ": column tasks is missing; LeRobot lists each episode's there");
+    std::int64_t row = 0;
+    for (const auto& texts : table.text_lists("tasks"))
+      compare(texts, fmt::format("{}: column tasks: row {}", path, row++));
+  }
+
+  template <class Compare>
+  void read_task_lines(const std::string& path, const Compare& compare, RowFaults& missing) {
+    std::int64_t number = 0;
+    for (const nlohmann::json& line : read_json_lines(path)) {
+      const std::string where = fmt::format("{}: entry {}", path, ++number);
+      if (line.contains("tasks")) {
+        attempt([&] { compare(entry<std::vector<std::string>>(line, where, "tasks"), where + ": tasks"); });
+      } else {
+        missing.add(where + " lacks \"tasks\"; LeRobot lists each episode's there");
+      }
+    }
+  }
+
   void check_statistics(const LeRobotFeature& feature) {
     attempt([&] {
       const FeatureStatistics& found = info_.statistics_of(feature);
@@ -124,15 +169,30 @@ class Check {
     return fmt::format("{}/{}: statistics of \"{}\"", info_.root, info_.statistics_file, feature.name);
   }
 
+  /// Where a range is zero, normalisation only shifts (data/normaliser.h).
   void check_ranges(const LeRobotFeature& feature, const FeatureStatistics& found) {
-    for (std::size_t i = 0; i < std::min(found.min.size(), found.max.size()); ++i) {
-      if (found.min[i] > found.max[i])
-        fault(fmt::format("{}: element {} has min {} and max {}", statistics_name(feature), i, found.min[i],
-                          found.max[i]));
-      if (found.min[i] == found.max[i])
-        warn(fmt::format("{}: element {} is {} in every row; it is left as it is, less its mean",
-                         statistics_name(feature), i, found.min[i]));
+    for (std::size_t i = 0; i < static_cast<std::size_t>(feature.width()); ++i) {
+      const std::string where = fmt::format("{}: element {}", statistics_name(feature), i);
+      std::vector<std::string> zero;
+      if (i < found.std.size() && found.std[i] == 0) zero.push_back("std is 0 (mean_std makes the mean 0)");
+      check_range(where, {"min", "max", "min_max"}, i, found.min, found.max, zero);
+      check_range(where, {"q01", "q99", "quantiles"}, i, found.q01, found.q99, zero);
+      if (!zero.empty())
+        warn(fmt::format("{} has zero range: {}; it is shifted, not scaled", where, fmt::join(zero, ", ")));
     }
+  }
+
+  /// Both ends of the range that a normalisation goes by.
+  struct RangeNames {
+    const char *low, *high, *normalisation;
+  };
+  void check_range(const std::string& where, const RangeNames& names, std::size_t i, const std::vector<double>& low,
+                   const std::vector<double>& high, std::vector<std::string>& zero) {
+    if (i >= std::min(low.size(), high.size())) return;
+    if (low[i] > high[i]) fault(fmt::format("{} has {} {} and {} {}", where, names.low, low[i], names.high, high[i]));
+    if (low[i] == high[i])
+      zero.push_back(
+          fmt::format("{} and {} are {} ({} makes that -1)", names.low, names.high, low[i], names.normalisation));
   }
 
   void check_data_file(const LeRobotDataFile& file) {
@@ -152,9 +212,9 @@ class Check {
   void check_index(const ParquetTable& table, const LeRobotDataFile& file) {
     std::vector<float> timestamps;
     std::map<std::string, std::vector<std::int64_t>> columns;
-    bool read = attempt([&] { table.append("timestamp", 1, timestamps); });
+    bool read = read_column(table, "timestamp", index_dtype("timestamp"), 1, timestamps);
     for (const char* name : {"frame_index", "episode_index", "index", "task_index"})
-      read = attempt([&] { table.append(name, 1, columns[name]); }) && read;
+      read = read_column(table, name, index_dtype(name), 1, columns[name]) && read;
     if (!read) return;
     std::map<std::string, RowFaults> faults;
     std::size_t row = 0;
@@ -170,7 +230,7 @@ class Check {
                              columns["episode_index"][row], columns["task_index"][row]};
         check_row(found, i, static_cast<std::int64_t>(e), info_, tell);
         const double due = static_cast<double>(i - episode.begin) / info_.fps;
-        if (std::abs(found.timestamp - due) > kTolerance)
+        if (!(std::abs(found.timestamp - due) <= time_tolerance(due, kTolerance)))  // nan neither
           faults.try_emplace("timestamp", report_.faults)
               .first->second.add(
                   fmt::format("{}: column timestamp: row {} is {} s, but {} s are due at {} frames a second",
@@ -179,9 +239,36 @@ class Check {
     }
   }
 
+  /// What info.json says of an index column; empty where it says nothing.
+  std::string index_dtype(const std::string& column) const {
+    const auto found = info_.index_dtypes.find(column);
+    return found == info_.index_dtypes.end() ? "" : found->second;
+  }
+
+  /// Appends a column's values. Of another type than `declared` they are a fault, and are read all the same if they are
+  /// numbers. False, and said, where they cannot be read.
+  template <class T>
+  bool read_column(const ParquetTable& table, const std::string& column, const std::string& declared,
+                   std::int64_t width, std::vector<T>& out) {
+    bool read = false;
+    attempt([&] {
+      const std::string dtype = table.dtype(column);
+      const bool other = !declared.empty() && dtype != declared;
+      if (other)
+        fault(
+            fmt::format("{}: column {}: holds values of type {}, but meta/info.json says {}; convert the column, or "
+                        "correct the dtype there",
+                        table.path(), column, dtype, declared));
+      if (other && !is_number_dtype(dtype)) return;
+      table.append(column, width, out);
+      read = true;
+    });
+    return read;
+  }
+
   void check_numbers(const ParquetTable& table, const LeRobotFeature& feature) {
     std::vector<float> values;
-    if (!attempt([&] { table.append(feature.name, feature.width(), values); })) return;
+    if (!read_column(table, feature.name, feature.dtype, feature.width(), values)) return;
     RowFaults faults(report_.faults);
     for (std::size_t i = 0; i < values.size(); ++i) {
       if (!std::isfinite(values[i]))
@@ -197,18 +284,12 @@ class Check {
         const std::string name = fmt::format("{}: column {}: row {}", table.path(), feature.name, row);
         const Faults here([&](const std::string& what) { broken.add(what); });
         here.run([&] {
-          if (const ImageSize size = encoded_image_size(bytes, name); !declared(feature, size))
+          if (const ImageSize size = encoded_image_size(bytes, name); !feature.declares(size.height, size.width))
             sizes.add(fmt::format("{} is {} x {} pixels, but info.json says [{}]", name, size.height, size.width,
                                   fmt::join(feature.shape, ", ")));
         });
       });
     });
-  }
-
-  /// Some datasets write the channels first.
-  static bool declared(const LeRobotFeature& feature, const ImageSize& size) {
-    const auto& shape = feature.shape;
-    return (shape[0] == size.height && shape[1] == size.width) || (shape[1] == size.height && shape[2] == size.width);
   }
 
   void check_videos(const std::string& camera, std::size_t slot) {
@@ -222,12 +303,13 @@ class Check {
     VideoDecoder decoder(path);
     const VideoInfo& video = decoder.info();
     const LeRobotFeature& feature = *info_.find(camera);
-    if (!declared(feature, {video.height, video.width}))
+    if (!feature.declares(video.height, video.width))
       fault(fmt::format("{}: is {} x {} pixels, but info.json says [{}]", path, video.height, video.width,
                         fmt::join(feature.shape, ", ")));
     RowFaults short_of(report_.faults);
     for (const std::size_t e : episodes) {
       const LeRobotEpisode& episode = info_.episodes[e];
+      if (episode.begin == episode.end) continue;  // said already
       const Faults here([&](const std::string& what) { short_of.add(fmt::format("{} (episode {})", what, e)); });
       here.run([&] {
         decoder.frame_at(episode.videos[slot].from, kTolerance);

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "data/frame_cache.h"
 #include "data/lease_pool.h"
 #include "data/parquet_table.h"
 #include "data/video.h"
@@ -68,6 +69,11 @@ struct LeRobotDataset::Parts {
   }
 
   [[noreturn]] void no_feature(const std::string& name) const {
+    if (const auto depth = info.depth.find(name); depth != info.depth.end())
+      fail(ExitCode::kData,
+           "{}/meta/info.json: feature \"{}\" is depth ({}), which is not read as a picture; leave it out of "
+           "data.cameras",
+           info.root, name, depth->second);
     std::vector<std::string> known;
     for (const LeRobotFeature& feature : info.features) known.push_back(feature.name);
     fail(ExitCode::kData, "{}/meta/info.json: has no feature \"{}\" of that kind; its features are: {}", info.root,
@@ -127,7 +133,7 @@ struct LeRobotDataset::Parts {
 
   const std::string& name(const Camera& camera) const { return camera.feature->name; }
 
-  /// Every file exists and reaches to the last frame that an episode wants of it.
+  /// Every file exists, is of the declared size and reaches to the last frame that an episode wants of it.
   void check_videos(Camera& camera) {
     for (const auto& [path, episodes] : info.video_files(camera.slot)) {
       std::pair<double, std::size_t> last;  // seconds of the last frame, and its episode
@@ -138,17 +144,18 @@ struct LeRobotDataset::Parts {
 
   void check_video(Camera& camera, const std::string& path, double seconds, std::size_t episode) {
     const VideoInfo video = decoders.with(path, [](VideoDecoder& decoder) { return decoder.info(); });
-    const std::int64_t frames = std::llround(seconds * video.average_fps) + 1;
-    if (video.frames > 0 && frames > video.frames)
+    const std::int64_t needed = std::llround(seconds * video.average_fps) + 1;
+    if (video.frames > 0 && needed > video.frames)
       fail(ExitCode::kData,
            "{}: has {} frames, but episode {} needs {}: the video is shorter than its parquet; copy or record it again",
-           path, video.frames, episode, frames);
-    const std::array<std::int32_t, 2> size{static_cast<std::int32_t>(video.height),
-                                           static_cast<std::int32_t>(video.width)};
-    if (camera.sizes.empty()) camera.sizes.push_back(size);
-    if (camera.sizes[0] != size)
-      fail(ExitCode::kData, "{}: is {} x {} pixels, but the camera's other files are {} x {}", path, size[0], size[1],
-           camera.sizes[0][0], camera.sizes[0][1]);
+           path, video.frames, episode, needed);
+    if (!camera.feature->declares(video.height, video.width))
+      fail(ExitCode::kData,
+           "{}: is {} x {} pixels, but {}/meta/info.json says [{}] of \"{}\"; copy the right video, or correct the "
+           "shape",
+           path, video.height, video.width, info.root, fmt::join(camera.feature->shape, ", "), name(camera));
+    if (camera.sizes.empty())
+      camera.sizes.push_back({static_cast<std::int32_t>(video.height), static_cast<std::int32_t>(video.width)});
     picture_files.insert(path);
   }
 
@@ -157,10 +164,15 @@ struct LeRobotDataset::Parts {
   }
 
   Image video_frame(const Camera& camera, std::int64_t index) {
+    return kept_frames.get(camera.slot, index, [&] { return decoded_frame(camera, index); });
+  }
+
+  Image decoded_frame(const Camera& camera, std::int64_t index) {
     const VideoSpan& span = episode_of(index).videos[camera.slot];
-    const double seconds = span.from + static_cast<double>(timestamps[static_cast<std::size_t>(index)]);
+    const auto time = static_cast<double>(timestamps[static_cast<std::size_t>(index)]);
+    const double tolerance = time_tolerance(time, options.tolerance);
     return decoders.with(info.video_file(name(camera), span),
-                         [&](VideoDecoder& decoder) { return decoder.frame_at(seconds, options.tolerance); });
+                         [&](VideoDecoder& decoder) { return decoder.frame_at(span.from + time, tolerance); });
   }
 
   Image column_picture(const Camera& camera, std::int64_t index) {
@@ -178,6 +190,7 @@ struct LeRobotDataset::Parts {
   std::set<std::string> picture_files;
   std::vector<float> timestamps;
   std::vector<std::int64_t> frame_indices, episode_indices, indices, task_indices;
+  DatasetFrames kept_frames{decoded_frames()};
   LeasePool<VideoDecoder> decoders;
   LeasePool<ParquetTable> tables;
 };

@@ -18,7 +18,7 @@ namespace plimsoll::data {
 struct LeRobotOptions {
   /// Features to read; nothing: all.
   std::optional<std::vector<std::string>> features;
-  double tolerance = 1e-4;        ///< seconds that a video frame's time may differ from the row's
+  double tolerance = 1e-4;        ///< seconds that a video frame's time may differ from the row's (time_tolerance())
   std::size_t idle_decoders = 8;  ///< video and picture files kept open beyond those in use
 };
 
@@ -27,7 +27,8 @@ struct LeRobotOptions {
 /// that name file, column and row.
 class LeRobotDataset {
  public:
-  /// Opens `root`. Video files must exist and be at least as long as the parquet files say.
+  /// Opens `root`. Video files must exist, be of the size that info.json declares and be at least as long as the
+  /// parquet files say.
   explicit LeRobotDataset(const std::string& root, const LeRobotOptions& options = {});
   ~LeRobotDataset();
   LeRobotDataset(LeRobotDataset&&) noexcept;
@@ -45,8 +46,9 @@ class LeRobotDataset {
   /// Its values at global index `index`, [width], as float32.
   std::span<const float> values(std::size_t numbers, std::int64_t index) const;
 
-  /// Number of a camera, for image(). Throws Error(kData) when the dataset has none of that name.
+  /// Number of a camera, for image(). Throws Error(kData) when the dataset has none of that name, or depth.
   std::size_t camera(const std::string& feature) const;
+  /// A video's frame that was decoded not long ago is copied from data/frame_cache.h.
   Image image(std::size_t camera, std::int64_t index) const;
   /// Size of that picture, without decoding: of an image column out of each picture's header (read when the dataset was
   /// opened, since they may differ), of a video out of its file's.

@@ -31,11 +31,9 @@ std::string read_version(const Json& info, const std::string& path) {
 }
 
 FeatureKind kind_of(const std::string& dtype, const std::string& name, const std::string& path) {
-  static const std::array numbers{"float16", "float32", "float64", "int8",   "int16",  "int32",
-                                  "int64",   "uint8",   "uint16",  "uint32", "uint64", "bool"};
   if (dtype == "video") return FeatureKind::kVideo;
   if (dtype == "image") return FeatureKind::kImage;
-  if (std::find(numbers.begin(), numbers.end(), dtype) == numbers.end())
+  if (!is_number_dtype(dtype))
     fail(ExitCode::kData, "{}: feature \"{}\" has dtype \"{}\"; known are image, video and number types", path, name,
          dtype);
   return FeatureKind::kNumbers;
@@ -69,13 +67,44 @@ LeRobotFeature read_feature(const std::string& name, const Json& json, const std
   return feature;
 }
 
+/// By what entry a feature is known to be depth: where it is differs between LeRobot's versions.
+std::optional<std::string> depth_entry(const Json& feature) {
+  for (const char* place : {"info", "video_info"}) {
+    const auto found = feature.find(place);
+    if (found == feature.end() || !found->is_object()) continue;
+    for (const char* key : {"video.is_depth_map", "is_depth_map"}) {
+      const Json flag = found->value(key, Json());
+      if (flag.is_boolean() && flag.get<bool>()) return fmt::format("its {} says {}", place, key);
+    }
+  }
+  return std::nullopt;
+}
+
+/// Distances, trained on as if they were colours, would be noise. Whether the one channel is the first or the last is
+/// not asked: no picture has one row.
+std::optional<std::string> why_depth(const Json& feature, const Json& dtype) {
+  if (!(dtype == "video" || dtype == "image")) return std::nullopt;
+  if (auto found = depth_entry(feature)) return found;
+  const Json shape = feature.value("shape", Json());
+  const bool one_channel = shape.is_array() && shape.size() == 3 && (shape.front() == 1 || shape.back() == 1);
+  return one_channel ? std::optional(fmt::format("its shape {} has one channel", shape.dump())) : std::nullopt;
+}
+
 void read_features(const Json& info, const std::string& path, LeRobotInfo& out, Faults& faults) {
   const auto features = entry<Json>(info, path, "features");
   if (!features.is_object()) fail(ExitCode::kData, "{}: \"features\" is no object", path);
   for (const auto& [name, json] : features.items()) {
-    if (std::find(std::begin(kIndexFeatures), std::end(kIndexFeatures), name) != std::end(kIndexFeatures)) continue;
+    const Json dtype = json.is_object() ? json.value("dtype", Json()) : Json();
+    if (std::find(std::begin(kIndexFeatures), std::end(kIndexFeatures), name) != std::end(kIndexFeatures)) {
+      if (dtype.is_string()) out.index_dtypes[name] = dtype.get<std::string>();
+      continue;
+    }
     // Text beside the tasks' (notes, sources) is no input of a model: it is there, and nothing reads it.
-    if (json.is_object() && json.value("dtype", Json()) == "string") continue;
+    if (dtype == "string") continue;
+    if (const auto why = why_depth(json, dtype)) {
+      out.depth[name] = *why;
+      continue;
+    }
     faults.run([&, &name = name, &json = json] { out.features.push_back(read_feature(name, json, path)); });
   }
 }
@@ -144,6 +173,7 @@ void read_video_spans(const ParquetTable& table, const std::string& camera, std:
 void read_episode_file(const std::string& path, const std::vector<std::string>& cameras, LeRobotInfo& out,
                        Faults& faults) {
   const ParquetTable table(path);
+  out.episode_lists.push_back(path);
   const auto index = integers(table, "episode_index"), length = integers(table, "length");
   const auto chunk = integers(table, "data/chunk_index"), file = integers(table, "data/file_index");
   const auto from = integers(table, "dataset_from_index"), to = integers(table, "dataset_to_index");
@@ -152,9 +182,13 @@ void read_episode_file(const std::string& path, const std::vector<std::string>& 
     if (index[row] != static_cast<std::int64_t>(out.episodes.size()))
       faults.add(fmt::format("{}: column episode_index: row {} is {}, but the next episode is {}", path, row,
                              index[row], out.episodes.size()));
-    if (length[row] > kMostFrames || from[row] < 0 || from[row] > kMostFrames) {
-      faults.add(fmt::format("{}: row {}: episode {} of length {} begins at frame {}; at most {} are read", path, row,
-                             index[row], length[row], from[row], kMostFrames));
+    if (length[row] > kMostFrames || from[row] < 0 || from[row] > to[row] || to[row] > kMostFrames) {
+      faults.add(fmt::format(
+          "{}: columns dataset_from_index, dataset_to_index: row {}: episode {} of length {} has frames {} to {}; they "
+          "must ascend from 0 on, and at most {} are read",
+          path, row, index[row], length[row], from[row], to[row], kMostFrames));
+      // Without frames, so that the episodes after it keep their numbers.
+      out.episodes.push_back({out.frames, out.frames, chunk[row], file[row], std::vector<VideoSpan>(cameras.size())});
       continue;
     }
     if (from[row] != out.frames || length[row] < 1 || to[row] != from[row] + length[row])
@@ -228,8 +262,18 @@ std::string fill_template(const std::string& root, const std::string& pattern, c
 
 }  // namespace
 
+bool is_number_dtype(const std::string& dtype) {
+  static const std::array numbers{"float16", "float32", "float64", "int8",   "int16",  "int32",
+                                  "int64",   "uint8",   "uint16",  "uint32", "uint64", "bool"};
+  return std::find(numbers.begin(), numbers.end(), dtype) != numbers.end();
+}
+
 std::int64_t LeRobotFeature::width() const {
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+}
+
+bool LeRobotFeature::declares(std::int64_t rows, std::int64_t columns) const {
+  return (shape[0] == rows && shape[1] == columns) || (shape[1] == rows && shape[2] == columns);
 }
 
 const LeRobotFeature* LeRobotInfo::find(const std::string& name) const {
@@ -247,6 +291,13 @@ std::vector<std::string> LeRobotInfo::cameras() const {
   return names;
 }
 
+std::vector<std::string> LeRobotInfo::depth_notes() const {
+  std::vector<std::string> notes;
+  for (const auto& [name, why] : depth)
+    notes.push_back(fmt::format("{}/meta/info.json: feature \"{}\" is depth ({}); it is left out", root, name, why));
+  return notes;
+}
+
 std::string LeRobotInfo::data_file(std::int64_t chunk, std::int64_t file) const {
   return fill_template(root, data_path, "", chunk, file);
 }
@@ -262,7 +313,8 @@ std::vector<LeRobotDataFile> LeRobotInfo::data_files() const {
     std::string path = data_file(episode.data_chunk, episode.data_file);
     if (files.empty() || files.back().path != path) files.push_back({std::move(path), e, e, 0});
     files.back().last = e + 1;
-    files.back().rows += episode.end - episode.begin;
+    // Episodes that lie about their frames, of which a check goes on to read the next, must not overflow their sum.
+    files.back().rows = std::min(kMostFrames, files.back().rows + episode.end - episode.begin);
   }
   return files;
 }

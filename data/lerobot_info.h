@@ -28,7 +28,12 @@ struct LeRobotFeature {
   FeatureKind kind = FeatureKind::kNumbers;
   std::vector<std::string> names{};  ///< of a row's values, one each; empty where the dataset does not name them
   std::int64_t width() const;        ///< values of one row
+  /// Whether pictures of so many rows and columns are of this shape. Some datasets write the channels first.
+  bool declares(std::int64_t rows, std::int64_t columns) const;
 };
+
+/// Whether values of this type are numbers: "float32", "int64", "bool" and their like.
+bool is_number_dtype(const std::string& dtype);
 
 /// Part of a video file that holds one episode of one camera.
 struct VideoSpan {
@@ -69,7 +74,11 @@ struct LeRobotInfo {
   std::string root;
   double fps = 0;  ///< frames per second
   std::int64_t frames = 0;
-  std::vector<LeRobotFeature> features;  ///< without the five index columns
+  std::vector<LeRobotFeature> features;             ///< without the five index columns, texts and depth
+  std::map<std::string, std::string> index_dtypes;  ///< of the five index columns, as far as info.json has them
+  /// Picture features that hold distances instead of colours, with the words by which that is known. They are no
+  /// cameras, and nothing reads them.
+  std::map<std::string, std::string> depth;
   std::vector<LeRobotEpisode> episodes;  ///< in order: begin of each is end of the one before
   std::vector<std::string> tasks;        ///< text by task_index
   std::map<std::string, FeatureStatistics> statistics;
@@ -77,6 +86,7 @@ struct LeRobotInfo {
   std::string version;                ///< "v2.1"
   /// Where all this is under `root`, which differs between the versions: for errors.
   std::string episodes_file = "meta/episodes", tasks_file = "meta/tasks.parquet", statistics_file = "meta/stats.json";
+  std::vector<std::string> episode_lists;  ///< paths of the files that list the episodes, those that could be opened
   /// total_episodes, total_frames and total_tasks, those that info.json has, as they stand there. Nothing goes by them.
   std::map<std::string, std::string> totals;
 
@@ -84,6 +94,8 @@ struct LeRobotInfo {
   const LeRobotFeature* find(const std::string& name) const;
   /// Names of the image and video features, sorted.
   std::vector<std::string> cameras() const;
+  /// A line for people about each feature that is left out as depth.
+  std::vector<std::string> depth_notes() const;
   std::string data_file(std::int64_t chunk, std::int64_t file) const;
   std::string video_file(const std::string& camera, const VideoSpan& span) const;
   /// In the order of the episodes.

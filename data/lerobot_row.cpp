@@ -2,7 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+#include <limits>
+
 namespace plimsoll::data {
+
+double time_tolerance(double due, double tolerance) {
+  const auto kept = static_cast<float>(due);
+  return tolerance + static_cast<double>(std::nextafter(kept, std::numeric_limits<float>::infinity()) - kept);
+}
 
 void check_row(const RowIndex& row, std::int64_t index, std::int64_t episode, const LeRobotInfo& info,
                const TellRow& tell) {

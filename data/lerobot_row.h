@@ -20,6 +20,10 @@ struct RowIndex {
 /// Is told of a column that holds `found`, and what is due there instead.
 using TellRow = std::function<void(const char* column, std::int64_t found, const std::string& due)>;
 
+/// Seconds that a row's time may differ from `due`: `tolerance`, and what float32, in which times are kept, cannot tell
+/// apart there (1e-4 s and more from 1,024 s on).
+double time_tolerance(double due, double tolerance);
+
 /// Compares the row at global index `index`, which is of episode `episode`, with `info`. Its time is not looked at.
 void check_row(const RowIndex& row, std::int64_t index, std::int64_t episode, const LeRobotInfo& info,
                const TellRow& tell);

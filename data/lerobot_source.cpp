@@ -1,5 +1,7 @@
 #include "data/lerobot_source.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -71,6 +73,7 @@ struct LeRobotSource::Parts {
   void open(const ResolvedMapping& mapping) {
     parts.push_back({MappedDataset(mapping, vector_options()), size, {}});
     Part& part = parts.back();
+    for (const std::string& note : part.dataset().info().depth_notes()) spdlog::warn("{}", note);
     check_alike(part.mapped);
     split_episodes(part);
     size += part.dataset().size();

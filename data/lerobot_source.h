@@ -49,9 +49,10 @@ struct LeRobotSourceOptions {
 /// of older runs are its own.
 class LeRobotSource final : public SampleSource {
  public:
-  /// Opens all datasets and works out every sample's shape. `processor` is the model's. Throws Error(kData) naming
-  /// file, column and row, and Error(kUsage) naming the key of an option that does not fit. Datasets that differ in the
-  /// width of state, action or sensor after mapping, or in the relative dimensions of their actions, are refused.
+  /// Opens all datasets, logs which of their features are left out as depth, and works out every sample's shape.
+  /// `processor` is the model's. Throws Error(kData) naming file, column and row, and Error(kUsage) naming the key of
+  /// an option that does not fit. Datasets that differ in the width of state, action or sensor after mapping, or in the
+  /// relative dimensions of their actions, are refused.
   LeRobotSource(const LeRobotSourceOptions& options, std::shared_ptr<const VlmProcessor> processor);
   ~LeRobotSource() override;
 

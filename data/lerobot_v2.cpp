@@ -39,6 +39,7 @@ void read_episodes(const Json& info, LeRobotInfo& out, Faults& faults) {
   if (per_chunk < 1) fail(ExitCode::kData, "{}: chunks_size is {}, but must be above 0", of_info, per_chunk);
   const auto cameras = out.cameras().size();
   const auto lines = read_json_lines(path);
+  out.episode_lists = {path};
   for (std::size_t i = 0; i < lines.size(); ++i) {
     const std::string where = line_of(path, i);
     const auto index = entry<std::int64_t>(lines[i], where, "episode_index");
@@ -50,10 +51,10 @@ void read_episodes(const Json& info, LeRobotInfo& out, Faults& faults) {
     if (length < 1)
       faults.add(fmt::format("{}: episode {} has {} frames, but must have at least one", where, i, length));
     // A file an episode: its number is the episode's, and every video begins with it.
-    const std::int64_t chunk = index / per_chunk;
+    const std::int64_t chunk = index / per_chunk, end = out.frames + std::max<std::int64_t>(0, length);
     out.episodes.push_back(
-        {out.frames, out.frames + length, chunk, index, std::vector<VideoSpan>(cameras, VideoSpan{chunk, index, 0.0})});
-    out.frames += length;
+        {out.frames, end, chunk, index, std::vector<VideoSpan>(cameras, VideoSpan{chunk, index, 0.0})});
+    out.frames = end;
   }
   const auto said = entry<std::int64_t>(info, of_info, "total_episodes");
   if (said != std::ssize(lines))

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "data/frame_cache.h"
 #include "data/sample_stream.h"
 
 namespace plimsoll::data {
@@ -36,6 +37,12 @@ std::int64_t host_bytes(const Sample& s) {
                                    s.instruction.size());
 }
 
+/// Of the bytes that may be held, what decoded frames may take. The larger part is the samples': frames save time only
+/// where one comes again soon.
+std::int64_t most_frame_bytes(std::int64_t most_bytes) {
+  return most_bytes == 0 ? kFrameBytes : std::min(kFrameBytes, most_bytes / 8);
+}
+
 /// What a worker was given to do.
 struct Job {
   std::uint64_t position = 0, ticket = 0;
@@ -51,6 +58,7 @@ struct Loader::Parts {
         stream(chosen.order ? SampleStream(chosen.order) : SampleStream(from.training(), chosen.seed)) {
     if (options.workers < 1) fail(ExitCode::kUsage, "data.workers is {}, but must be at least 1", options.workers);
     if (options.prefetch < 0) fail(ExitCode::kUsage, "data.prefetch is {}, but must be at least 0", options.prefetch);
+    decoded_frames().set_most_bytes(most_frame_bytes(options.most_bytes));
     go_to(options.first_step);
     resize(options.workers);
   }
@@ -97,10 +105,13 @@ struct Loader::Parts {
   }
 
   /// As if what is being loaded, and one more, became as large as the largest so far; before there is one, it is found
-  /// out with one sample.
+  /// out with one sample. Where that left decoded frames, as if they took all that they may.
   bool has_room() const {
     if (options.most_bytes == 0) return true;
-    return largest == 0 ? loading == 0 : held + (loading + 1) * largest <= options.most_bytes;
+    if (largest == 0) return loading == 0;
+    const FrameCache& frames = decoded_frames();
+    const std::int64_t of_frames = frames.bytes() > 0 ? frames.most_bytes() : 0;
+    return held + of_frames + (loading + 1) * largest <= options.most_bytes;
   }
 
   bool take_job(Job& job) {
@@ -152,12 +163,15 @@ struct Loader::Parts {
       lock.unlock();
       std::shared_ptr<const Sample> sample;
       std::exception_ptr error;
+      const auto start = std::chrono::steady_clock::now();
       try {
         sample = load(job);
       } catch (...) {
         error = std::current_exception();
       }
+      const auto took = std::chrono::steady_clock::now() - start;
       lock.lock();
+      load_time += took;
       store(job, std::move(sample), std::move(error));
     }
   }
@@ -204,7 +218,7 @@ struct Loader::Parts {
   std::int64_t held = 0, largest = 0, loading = 0;  // bytes, bytes of a sample, samples
   std::size_t wanted_workers = 0;
   std::vector<std::thread> threads;
-  std::chrono::nanoseconds waited{0};
+  std::chrono::nanoseconds waited{0}, load_time{0};
 };
 
 Loader::Loader(const SampleSource& source, const LoaderOptions& options)
@@ -241,9 +255,14 @@ std::int64_t Loader::most_bytes() const { return parts_->options.most_bytes; }
 
 std::int64_t Loader::held_bytes() const {
   const std::lock_guard lock(parts_->mutex);
-  return parts_->held;
+  return parts_->held + decoded_frames().bytes();
 }
 
 std::chrono::nanoseconds Loader::waited() const { return parts_->waited; }
+
+std::chrono::nanoseconds Loader::load_time() const {
+  const std::lock_guard lock(parts_->mutex);
+  return parts_->load_time;
+}
 
 }  // namespace plimsoll::data

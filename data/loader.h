@@ -22,17 +22,19 @@ struct LoaderOptions {
   std::shared_ptr<const StreamOrder> order;  ///< in place of those: what the stream draws; null: just them
   std::int64_t resolution = -1;              ///< of SampleSource::load_at; -1: the source's own
   std::int64_t first_step = 1;               ///< where to begin, from 1
-  /// Bytes of samples that are held: beyond the step being used none is begun that might pass them. 0: any.
+  /// Bytes that are held, of samples and of decoded frames (data/frame_cache.h): beyond the step being used no sample
+  /// is begun that might pass them. The frames' part of them is an eighth, and kFrameBytes at most. 0: any of samples,
+  /// and kFrameBytes of frames.
   std::int64_t most_bytes = 0;
   /// Positions of the stream that this rank draws in a step, ascending and all within the step; null: share_of_step().
   /// Called by the consumer's thread only.
   std::function<std::vector<std::uint64_t>(std::int64_t step)> share;
 };
 
-/// Memory: this rank's samples of `prefetch` + 1 steps, whatever the number of workers, and no more than `most_bytes`
-/// unless one step takes more. What get() returns never
-/// depends on workers or prefetch. One consumer thread calls the members; stopping, seeking and destroying are safe at
-/// any moment and wait for the samples being loaded right then.
+/// Memory: this rank's samples of `prefetch` + 1 steps, whatever the number of workers, and decoded frames; together no
+/// more than `most_bytes` unless one step takes more. What get() returns never depends on workers or prefetch. One
+/// consumer thread calls the members; stopping, seeking and destroying are safe at any moment and wait for the samples
+/// being loaded right then.
 class Loader {
  public:
   /// `source` must outlive it and have training samples.
@@ -52,11 +54,13 @@ class Loader {
   void set_prefetch(std::int64_t steps);
   /// From now on samples have this resolution; those loaded with another are forgotten.
   void set_resolution(std::int64_t resolution);
-  /// Bytes of the samples that are held now, those of the step being used among them.
+  /// Bytes of the samples that are held now, those of the step being used among them, and of decoded frames.
   std::int64_t held_bytes() const;
   std::int64_t most_bytes() const;
   /// Time that get() has waited in all.
   std::chrono::nanoseconds waited() const;
+  /// Time that loading has taken in all, added up over the threads, whether or not anybody waited for it.
+  std::chrono::nanoseconds load_time() const;
 
  private:
   struct Parts;

@@ -72,31 +72,38 @@ Leaves leaves_of(const Place& place, std::shared_ptr<arrow::Array> array, std::i
   }
 }
 
+/// Rows of `width` values each, the first of them the file's row `first`: which row a value is of.
+struct EvenRows {
+  std::int64_t first = 0, width = 1;
+  std::int64_t of(std::int64_t value) const { return first + value / std::max<std::int64_t>(1, width); }
+};
+
 template <class Out, class In>
-Out convert(const Place& place, In value) {
+Out convert(const Place& place, std::int64_t row, In value) {
   if constexpr (std::is_integral_v<Out> && std::is_floating_point_v<In>) {
-    if (!(std::abs(value) < 0x1p53) || std::trunc(value) != value) place.refuse("{} is not a whole number", value);
+    if (!(std::abs(value) < 0x1p53) || std::trunc(value) != value)
+      place.refuse("row {} holds {}, which is not a whole number", row, value);
   }
   return static_cast<Out>(value);
 }
 
 template <class Array, class Out>
-bool append_as(const Place& place, const arrow::Array& array, std::vector<Out>& out) {
+bool append_as(const Place& place, const arrow::Array& array, const EvenRows& rows, std::vector<Out>& out) {
   const auto* typed = dynamic_cast<const Array*>(&array);
   if (!typed) return false;
   for (std::int64_t i = 0; i < typed->length(); ++i) {
     if constexpr (std::is_same_v<Array, arrow::HalfFloatArray>) {
-      out.push_back(convert<Out>(place, arrow::util::Float16::FromBits(typed->Value(i)).ToFloat()));
+      out.push_back(convert<Out>(place, rows.of(i), arrow::util::Float16::FromBits(typed->Value(i)).ToFloat()));
     } else {
-      out.push_back(convert<Out>(place, typed->Value(i)));
+      out.push_back(convert<Out>(place, rows.of(i), typed->Value(i)));
     }
   }
   return true;
 }
 
 template <class... Arrays, class Out>
-bool append_as_any(const Place& place, const arrow::Array& array, std::vector<Out>& out) {
-  return (append_as<Arrays>(place, array, out) || ...);
+bool append_as_any(const Place& place, const arrow::Array& array, const EvenRows& rows, std::vector<Out>& out) {
+  return (append_as<Arrays>(place, array, rows, out) || ...);
 }
 
 template <class Out>
@@ -111,26 +118,54 @@ void append_numbers(const Place& place, const std::shared_ptr<arrow::Array>& arr
       place.refuse("row {} has {} values, but meta/info.json says {}", first_row + static_cast<std::int64_t>(row),
                    leaves.counts[row], width);
   }
+  const EvenRows rows{first_row, width};
   if (leaves.values->null_count() > 0) {
     std::int64_t i = 0;
     while (!leaves.values->IsNull(i)) ++i;
-    place.refuse("row {} is null", first_row + i / std::max<std::int64_t>(1, width));
+    place.refuse("row {} is null", rows.of(i));
   }
   append_as_any<arrow::FloatArray, arrow::DoubleArray, arrow::Int64Array, arrow::Int32Array, arrow::BooleanArray,
                 arrow::UInt8Array, arrow::Int8Array, arrow::Int16Array, arrow::UInt16Array, arrow::UInt32Array,
-                arrow::UInt64Array, arrow::HalfFloatArray>(place, *leaves.values, out);
+                arrow::UInt64Array, arrow::HalfFloatArray>(place, *leaves.values, rows, out);
 }
 
-void append_texts(const Place& place, const arrow::Array& array, std::vector<std::string>& out) {
+/// `row_of(i)` is the row of text i.
+template <class RowOf>
+void append_texts(const Place& place, const arrow::Array& array, const RowOf& row_of, std::vector<std::string>& out) {
   const auto append_all = [&](const auto& strings) {
     for (std::int64_t i = 0; i < strings.length(); ++i) {
-      if (strings.IsNull(i)) place.refuse("holds a null text");
+      if (strings.IsNull(i)) place.refuse("row {} holds a null text; give it a text", row_of(i));
       out.push_back(strings.GetString(i));
     }
   };
   if (const auto* plain = dynamic_cast<const arrow::StringArray*>(&array)) return append_all(*plain);
   if (const auto* large = dynamic_cast<const arrow::LargeStringArray*>(&array)) return append_all(*large);
   place.refuse("holds values of type {}, but texts are needed", array.type()->ToString());
+}
+
+/// The type in a column's innermost lists.
+const arrow::DataType& innermost(const arrow::DataType& type) {
+  if (const auto* extension = dynamic_cast<const arrow::ExtensionType*>(&type))
+    return innermost(*extension->storage_type());
+  if (const auto* list = dynamic_cast<const arrow::BaseListType*>(&type)) return innermost(*list->value_type());
+  return type;
+}
+
+/// Arrow calls integers and bool as info.json does, and other types otherwise.
+std::string dtype_name(const arrow::DataType& type) {
+  switch (type.id()) {
+    case arrow::Type::HALF_FLOAT:
+      return "float16";
+    case arrow::Type::FLOAT:
+      return "float32";
+    case arrow::Type::DOUBLE:
+      return "float64";
+    case arrow::Type::STRING:
+    case arrow::Type::LARGE_STRING:
+      return "string";
+    default:
+      return type.ToString();
+  }
 }
 
 }  // namespace
@@ -211,6 +246,12 @@ std::int64_t ParquetTable::rows() const { return parts_->rows(); }
 const std::vector<std::string>& ParquetTable::columns() const { return parts_->names; }
 bool ParquetTable::has(const std::string& column) const { return parts_->schema->GetFieldIndex(column) >= 0; }
 
+std::string ParquetTable::dtype(const std::string& column) const {
+  return parts_->guarded(column, [&](const Place& place) {
+    return dtype_name(innermost(*parts_->schema->field(parts_->field(place))->type()));
+  });
+}
+
 namespace {
 constexpr auto kAppendNumbers = [](std::int64_t width, auto& out) {
   return [width, &out](const Place& place, std::int64_t row, const std::shared_ptr<arrow::Array>& array) {
@@ -231,17 +272,28 @@ void ParquetTable::append(const std::string& column, std::int64_t width, std::ve
 
 std::vector<std::string> ParquetTable::texts(const std::string& column) const {
   std::vector<std::string> out;
-  parts_->for_each_batch(
-      column, [&](const Place& place, std::int64_t, const auto& array) { append_texts(place, *array, out); });
+  parts_->for_each_batch(column, [&](const Place& place, std::int64_t first, const auto& array) {
+    append_texts(
+        place, *array, [first](std::int64_t i) { return first + i; }, out);
+  });
   return out;
 }
 
 std::vector<std::vector<std::string>> ParquetTable::text_lists(const std::string& column) const {
   std::vector<std::vector<std::string>> out;
-  parts_->for_each_batch(column, [&](const Place& place, std::int64_t row, const auto& array) {
-    const Leaves leaves = leaves_of(place, array, row);
+  parts_->for_each_batch(column, [&](const Place& place, std::int64_t first, const auto& array) {
+    const Leaves leaves = leaves_of(place, array, first);
+    const auto row_of = [&](std::int64_t text) {
+      std::int64_t row = first;
+      for (const std::int64_t count : leaves.counts) {
+        if (text < count) break;
+        text -= count;
+        ++row;
+      }
+      return row;
+    };
     std::vector<std::string> flat;
-    append_texts(place, *leaves.values, flat);
+    append_texts(place, *leaves.values, row_of, flat);
     auto next = flat.begin();
     for (const std::int64_t count : leaves.counts) {
       out.emplace_back(next, next + count);

@@ -24,6 +24,9 @@ class ParquetTable {
   std::int64_t rows() const;
   const std::vector<std::string>& columns() const;  ///< names of the top-level columns
   bool has(const std::string& column) const;
+  /// Type of a column's values, those of its innermost lists, in the words of info.json ("float32", "int64", "bool",
+  /// "string") or, where these have none, in Arrow's.
+  std::string dtype(const std::string& column) const;
 
   /// Appends every row's values. A row is a number, or numbers in lists of any kind and depth (list, large_list,
   /// fixed_size_list, extension types over them), `width` in all. Any integer, float or boolean type is taken; integers

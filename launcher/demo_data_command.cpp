@@ -30,7 +30,8 @@ cxxopts::Options describe() {
       "fps", "Frames a second", whole(usual.fps))("top-side", "Pixels of the camera above the table",
                                                   whole(usual.table.top_side))(
       "wrist-side", "Pixels of the camera at the gripper", whole(usual.table.wrist_side))(
-      "heavy-wrist-side", "The same in heavy episodes", whole(usual.table.heavy_wrist_side));
+      "heavy-wrist-side", "The same in heavy episodes", whole(usual.table.heavy_wrist_side))(
+      "shuffled-instructions", "Each episode has another's instruction: a control that cannot learn from the words");
   return options;
 }
 
@@ -43,6 +44,7 @@ data::DemoDataOptions read(const cxxopts::ParseResult& parsed) {
   result.episodes = whole("episodes");
   result.frames_per_episode = whole("frames-per-episode");
   result.fps = static_cast<int>(whole("fps"));
+  result.shuffled_instructions = parsed.count("shuffled-instructions") > 0;
   result.table = {static_cast<std::uint64_t>(whole("seed")),
                   data::parse_difficulty(parsed["difficulty"].as<std::string>()),
                   whole("top-side"),

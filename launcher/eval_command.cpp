@@ -1,11 +1,13 @@
 // `plimsoll eval`: a policy in closed loop at the demo's table, on scenes that it was not trained on.
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -27,7 +29,8 @@ cxxopts::Options eval_options() {
       "plimsoll eval",
       "Let a policy act in the simulator that the demo's dataset was recorded in, on scenes that no dataset has, and "
       "count successes: the gripper closed on the named pad for three steps. The policy is a run's newest checkpoint "
-      "unless another is chosen; all choices meet the same scenes");
+      "unless another is chosen; all choices meet the same scenes. Of several datasets it acts for the first of "
+      "data.path or data.mix: with its mapping and statistics, at its table");
   const data::ClosedLoopOptions usual;
   const auto whole = [](std::int64_t value) {
     return cxxopts::value<std::int64_t>()->default_value(std::to_string(value));
@@ -127,14 +130,35 @@ EvalTerms read_terms(const cxxopts::ParseResult& parsed, const train::Config& co
   return terms;
 }
 
-data::DemoDataset demo_dataset(const train::Config& config) {
-  if (config.data.synthetic_samples > 0 || config.data.path.empty())
-    fail(ExitCode::kUsage,
-         "data.path names no dataset{}: the simulator is set up as the one of `plimsoll demo-data` "
-         "that was trained on",
-         config.data.synthetic_samples > 0 ? " (data.synthetic_samples is set)" : "");
-  return data::read_demo_dataset(config.data.path.front());
+/// The table takes an action as it was recorded: a policy that gives its dimensions in another order, or not all of
+/// them, cannot be understood there.
+void check_actions(const data::DatasetMapping& first) {
+  std::vector<std::int64_t> own(data::Tabletop::kActionDim);
+  std::iota(own.begin(), own.end(), std::int64_t{0});
+  if (first.action_dimensions.empty() || first.action_dimensions == own) return;
+  fail(ExitCode::kUsage,
+       "data.mix[0].action_dimensions is [{}]: the simulator takes all {} dimensions of an action, in the order in "
+       "which they were recorded; evaluate a run that was trained on them so (empty: all)",
+       fmt::join(first.action_dimensions, ", "), own.size());
 }
+
+/// Of several datasets the first, as in train::Policy.
+std::string first_dataset(const train::Config& config) {
+  const auto& path = config.data.path;
+  const auto& mix = config.data.mix;
+  if (config.data.synthetic_samples > 0 || (path.empty() && mix.empty()))
+    fail(ExitCode::kUsage,
+         "neither data.path nor data.mix names a dataset{}: the simulator is set up as the one of `plimsoll demo-data` "
+         "that was trained on",
+         config.data.synthetic_samples > 0 ? " that is used (data.synthetic_samples is set)" : "");
+  if (!path.empty() && !mix.empty())
+    fail(ExitCode::kUsage, "data.path is {}, and data.mix names datasets too; give one of them", fmt::join(path, ", "));
+  if (mix.empty()) return path.front();
+  check_actions(mix.front());
+  return mix.front().path;
+}
+
+data::DemoDataset demo_dataset(const train::Config& config) { return data::read_demo_dataset(first_dataset(config)); }
 
 std::vector<data::EpisodeOutcome> run_model(const cxxopts::ParseResult& parsed, const train::Config& config,
                                             EvalTerms& terms) {

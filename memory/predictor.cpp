@@ -72,8 +72,15 @@ std::int64_t round_up_to_class(std::int64_t value, std::int64_t unit) {
   return (value + step - 1) / step * step;
 }
 
-Predictor::Kind& Predictor::kind_of(const Plan& plan) {
-  return kinds_[{plan.recompute_blocks, plan.recompute_vision, plan.recompute_expert, plan.offload}];
+Predictor::Work Predictor::work_of(const Plan& plan) {
+  return {plan.recompute_blocks, plan.recompute_vision, plan.recompute_expert, plan.offload};
+}
+
+Predictor::Kind& Predictor::kind_of(const Plan& plan) { return kinds_[work_of(plan)]; }
+
+std::optional<std::int64_t> Predictor::known_bytes(const MicroBatchShape& shape, const Plan& plan) const {
+  const auto kind = kinds_.find(work_of(plan));
+  return kind == kinds_.end() ? std::nullopt : exact_bytes(kind->second, rounded_up(shape));
 }
 
 std::optional<std::int64_t> Predictor::exact_bytes(const Kind& kind, const MicroBatchShape& rounded) {

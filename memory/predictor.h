@@ -58,6 +58,8 @@ class Predictor {
   /// the first few of the plan's kind are made; else those of a dry run. So a run pays for few dry runs and goes on
   /// comparing some attempts exactly.
   std::int64_t attempt_bytes(const MicroBatchShape& shape, const Plan& plan, std::int64_t room);
+  /// bytes(shape, plan) where that is known without a dry run.
+  std::optional<std::int64_t> known_bytes(const MicroBatchShape& shape, const Plan& plan) const;
   std::size_t dry_runs() const { return dry_runs_; }
 
  private:
@@ -72,6 +74,7 @@ class Predictor {
     std::vector<Known> known;
     std::size_t bounded = 0, exact = 0;  ///< attempts that a bound would have served, and those of them made exactly
   };
+  static Work work_of(const Plan& plan);
   Kind& kind_of(const Plan& plan);
   static std::optional<std::int64_t> exact_bytes(const Kind& kind, const MicroBatchShape& rounded);
   std::int64_t look_up(const MicroBatchShape& rounded, const Plan& plan);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/bytes.h"
@@ -52,6 +53,18 @@ Json by_name(const std::vector<std::pair<std::string, Value>>& values) {
   return object;
 }
 
+Json by_name(const std::vector<std::pair<std::string, TaskMemory>>& tasks) {
+  Json object = Json::object();
+  for (const auto& [name, memory] : tasks)
+    object[name] = {{"micro_batches", memory.micro_batches},
+                    {"samples", memory.samples},
+                    {"predicted", memory.predicted},
+                    {"measured", memory.measured},
+                    {"mean_error", memory.error_sum / static_cast<double>(std::max<std::int64_t>(1, memory.micro_batches))},
+                    {"largest_error", memory.largest_error}};
+  return object;
+}
+
 /// One line whatever names and reasons hold.
 std::string line(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
@@ -71,6 +84,7 @@ std::string to_json(const StepRecord& record) {
                {"task_counts", by_name(record.task_counts)},
                {"task_weights", by_name(record.task_weights)},
                {"task_norms", by_name(record.task_norms)},
+               {"task_memory", by_name(record.task_memory)},
                {"grad_norm", record.grad_norm},
                {"lr", record.lr},
                {"vl_lr", record.vl_lr},

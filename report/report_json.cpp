@@ -56,13 +56,25 @@ Json peak_json(const PeakOfRank& peak) {
           {"step", peak.step}};
 }
 
+Json task_memory_json(const TaskSummary& task) {
+  const auto error = task.mean_prediction_error();
+  if (!error) return nullptr;
+  return {{"micro_batches", task.memory.micro_batches},
+          {"samples", task.memory.samples},
+          {"predicted_a_sample", or_null(task.predicted_a_sample())},
+          {"measured_a_sample", or_null(task.measured_a_sample())},
+          {"mean_relative_error", *error},
+          {"largest_relative_error", task.memory.largest_error}};
+}
+
 Json tasks_json(const Stretch& stretch) {
   Json tasks = Json::object();
   for (const auto& [name, task] : stretch.tasks) {
     tasks[name] = {{"mean_loss", or_null(task.mean_loss)},
                    {"last_loss", or_null(task.last_loss)},
                    {"steps", task.steps},
-                   {"samples", or_null(task.samples)}};
+                   {"samples", or_null(task.samples)},
+                   {"memory", task_memory_json(task)}};
   }
   return tasks;
 }

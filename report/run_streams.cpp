@@ -120,7 +120,14 @@ TaskOfStep& task_named(std::vector<TaskOfStep>& tasks, const std::string& name) 
   for (TaskOfStep& task : tasks) {
     if (task.name == name) return task;
   }
-  return tasks.emplace_back(TaskOfStep{name, {}, {}});
+  return tasks.emplace_back(TaskOfStep{name, {}, {}, {}});
+}
+
+TaskMemory task_memory_of(const Fields& task) {
+  TaskMemory memory{task.count("micro_batches"), task.count("samples"), task.count("predicted"),
+                    task.count("measured"),      0,                     task.number("largest_error").value_or(0)};
+  memory.error_sum = task.number("mean_error").value_or(0) * static_cast<double>(memory.micro_batches);
+  return memory;
 }
 
 std::vector<TaskOfStep> tasks_of(const Fields& line) {
@@ -128,6 +135,9 @@ std::vector<TaskOfStep> tasks_of(const Fields& line) {
   const Fields losses = line.object("task_losses"), counts = line.object("task_counts");
   for (const auto& item : losses.json().items()) task_named(tasks, item.key()).loss = losses.number(item.key());
   for (const auto& item : counts.json().items()) task_named(tasks, item.key()).count = counts.count(item.key());
+  const Fields memory = line.object("task_memory");
+  for (const auto& item : memory.json().items())
+    task_named(tasks, item.key()).memory = task_memory_of(memory.object(item.key()));
   return tasks;
 }
 

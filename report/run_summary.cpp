@@ -25,10 +25,12 @@ struct TaskTotals {
   double loss_sum = 0, weighted_sum = 0;
   bool counted = false;
   std::optional<double> last;
+  TaskMemory memory;
 
   void add(const TaskOfStep& task, bool applied) {
     counted = counted || task.count.has_value();
     count += task.count.value_or(0);
+    take_in(task.memory);
     if (!task.loss || !applied) return;
     ++steps;
     loss_sum += *task.loss;
@@ -38,8 +40,17 @@ struct TaskTotals {
     weight += *task.count;
     weighted_sum += *task.loss * static_cast<double>(*task.count);
   }
+  void take_in(const TaskMemory& more) {
+    memory.micro_batches += more.micro_batches;
+    memory.samples += more.samples;
+    memory.predicted += more.predicted;
+    memory.measured += more.measured;
+    memory.error_sum += more.error_sum;
+    memory.largest_error = std::max(memory.largest_error, more.largest_error);
+  }
   TaskSummary summary() const {
     TaskSummary result;
+    result.memory = memory;
     result.steps = steps;
     result.last_loss = last;
     if (counted) result.samples = count;
@@ -188,6 +199,19 @@ std::optional<CacheSummary> summarise_cache(const RunStreams& run) {
 }
 
 }  // namespace
+
+std::optional<double> TaskSummary::mean_prediction_error() const {
+  if (memory.micro_batches == 0) return std::nullopt;
+  return memory.error_sum / static_cast<double>(memory.micro_batches);
+}
+
+std::optional<std::int64_t> TaskSummary::predicted_a_sample() const {
+  return memory.samples > 0 ? std::optional(memory.predicted / memory.samples) : std::nullopt;
+}
+
+std::optional<std::int64_t> TaskSummary::measured_a_sample() const {
+  return memory.samples > 0 ? std::optional(memory.measured / memory.samples) : std::nullopt;
+}
 
 std::optional<PeakOfRank> worst_rank(const StepLine& step) {
   std::optional<PeakOfRank> worst;

@@ -42,6 +42,11 @@ struct TaskSummary {
   std::optional<double> mean_loss;  ///< over its samples where every one of those steps counted them, else over steps
   std::optional<double> last_loss;
   std::optional<std::int64_t> samples;  ///< that were counted
+  TaskMemory memory;                    ///< over all its steps, those too that were skipped
+  std::optional<double> mean_prediction_error() const;
+  /// Bytes of activations a sample, of those that were compared.
+  std::optional<std::int64_t> predicted_a_sample() const;
+  std::optional<std::int64_t> measured_a_sample() const;
 };
 
 /// Some steps in a row.

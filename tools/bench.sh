@@ -11,7 +11,7 @@ tools/setup.sh --tests
 tools/build.sh
 for source in bench/*_bench.cpp; do
   name=$(basename "$source" .cpp)
-  case $name in reduction_bench | policy_bench | search_bench | rivals_bench | cache_bench | loader_bench) continue ;; esac  # programs of their own kind
+  case $name in reduction_bench | policy_bench | search_bench | rivals_bench | cache_bench | loader_bench | packing_bench) continue ;; esac  # programs of their own kind
   echo "== $name"
   "build/$name" --benchmark_out="build/$name.json" --benchmark_out_format=json
   .venv/bin/python tools/figures.py "build/$name.json"
@@ -40,6 +40,8 @@ echo "== rivals_bench"
 build/rivals_bench
 echo "== cache_bench"
 build/cache_bench
+echo "== packing_bench"
+build/packing_bench
 echo "== search_bench"
 two_ranks build/search_bench || status=1
 echo "== reduction_bench"

@@ -219,12 +219,16 @@ struct TrainConfig {
 
 /// An item of tasks.rules.
 struct TaskRule {
-  std::string name, match;
+  std::string name, match, field = "task";
 
   template <class V>
   void visit(V& v) {
     v("name", name, "Name of the type.", not_empty());
-    v("match", match, "Regular expression that is looked for in the text of a sample's task.", not_empty());
+    v("match", match, "Regular expression that is looked for in the sample's `field`.", not_empty());
+    v("field", field,
+      "What is known of a sample that the rule is about: \"task\" (the text of its task), \"dataset\" (the name of its "
+      "dataset: that of data.mix, else its folder's) or \"images\" (how many images it has, in digits).",
+      one_of({"task", "dataset", "images"}));
   }
 };
 
@@ -241,15 +245,14 @@ struct TaskConfig {
   void visit(V& v) {
     v("by", by,
       "What makes samples of different types, 8 at most: \"off\" (all are of one), \"task\" (each text of the "
-      "dataset's tasks is a type), \"rules\" (the first of tasks.rules that matches the text), \"dataset\" (each of "
-      "data.path "
-      "or data.mix is one) or \"images\" (how many images a sample has).",
+      "dataset's tasks is a type), \"rules\" (the first of tasks.rules that matches the sample), \"dataset\" (each of "
+      "data.path or data.mix is one) or \"images\" (how many images a sample has).",
       one_of({"off", "task", "rules", "dataset", "images"}));
     v("rules", rules, "Types by patterns, in the order in which they are tried.");
     v("target", target,
       "How often each type is drawn: \"natural\" (as often as the data has it), a fraction for each, or \"auto\" (0.4, "
-      "0.3, 0.3 for three types, else equal ones). Types are in the order of the dataset's tasks, of the rules, or of "
-      "ascending numbers of images. Every type's samples come in passes of their own.",
+      "0.3, 0.3 for three types, else equal ones). Types are in the order of the dataset's tasks, of the rules, of "
+      "the datasets, or of ascending numbers of images. Every type's samples come in passes of their own.",
       either({one_of({"auto", "natural"}), each(between(0.0, 1.0))}));
     v("weights", weights, "How much the loss of each type counts, 0 or more; empty: 1 each.");
     v("normalise", normalise,

@@ -12,6 +12,8 @@ struct ActionError {
   std::int64_t samples = 0;
   double sampled = 0.0;        ///< root mean square of (sampled action - expert's action)
   double best_constant = 0.0;  ///< the same for the one action that is best on these very samples: their mean
+  /// Half of their 95 % intervals over samples, taken as independent; 0 of fewer than two.
+  double sampled_margin = 0.0, constant_margin = 0.0;
 };
 
 /// The `count` held-out samples that are measured on, spread evenly over all of them; fewer if there are fewer.

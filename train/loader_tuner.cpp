@@ -7,6 +7,7 @@
 #include <exception>
 #include <filesystem>
 #include <thread>
+#include <utility>
 
 #include "core/file.h"
 #include "train/options.h"
@@ -32,19 +33,37 @@ std::string setting_text(const data::LoaderSetting& s) {
                      s.prefetch == 1 ? "" : "s");
 }
 
-double machine_in_use() {
+double whole_machine() {
   static const auto total = static_cast<double>(machine_memory());
-  return 1.0 - static_cast<double>(available_memory(1)) / total;
+  return total;
 }
+
+double machine_in_use() { return 1.0 - static_cast<double>(available_memory(1)) / whole_machine(); }
+
+// The machine is asked in an epoch's first step and in every so-many-th after it: asking reads several files.
+constexpr std::int64_t kStepsPerLook = 10;
 
 }  // namespace
 
-void LoaderTuner::Sums::add(const Sums& other) {
+void LoaderSums::add(const LoaderSums& other) {
   steps += other.steps;
+  wait_ms += other.wait_ms;
   load_ms += other.load_ms;
   wall_ms += other.wall_ms;
   utilisation += other.utilisation;
   held_bytes += other.held_bytes;
+  memory += other.memory;
+  looks += other.looks;
+}
+
+std::string loader_epoch_line(std::int64_t step, std::int64_t adjusted, const data::LoaderSetting& setting,
+                              const LoaderSums& epoch) {
+  const double waited = epoch.wall_ms > 0 ? epoch.wait_ms / epoch.wall_ms : 0.0;
+  return fmt::format(
+      "[loader] epoch ends in step {}: adjusted {} time{} | {} | steps waited {:.0f} % | device {:.0f} % busy | "
+      "host memory {:.0f} %",
+      step, adjusted, adjusted == 1 ? "" : "s", setting_text(setting), 100 * waited,
+      100 * epoch.mean(epoch.utilisation), 100 * epoch.mean_memory());
 }
 
 LoaderTuner::LoaderTuner(Session& session, RunLog& log)
@@ -54,21 +73,42 @@ LoaderTuner::LoaderTuner(Session& session, RunLog& log)
       now_{session.config.data.workers, session.config.data.prefetch} {}
 
 // On the CPU the device is busy whenever the step does not wait.
-LoaderTuner::Sums LoaderTuner::look(double load_ms, double wall_ms) const {
-  Sums one{1, load_ms, wall_ms, wall_ms > 0 ? 1.0 - load_ms / wall_ms : 0.0,
-           static_cast<double>(session_.loader->held_bytes())};
+LoaderSums LoaderTuner::look(double wait_ms, double wall_ms) {
+  const data::Loader& loader = *session_.loader;
+  const std::chrono::nanoseconds load_time = loader.load_time();
+  const std::chrono::duration<double, std::milli> loaded_for = load_time - std::exchange(load_time_, load_time);
+  LoaderSums one;
+  one.steps = 1;
+  one.wait_ms = wait_ms;
+  one.load_ms = loaded_for.count() / static_cast<double>(now_.workers);
+  one.wall_ms = wall_ms;
+  one.utilisation = wall_ms > 0 ? 1.0 - wait_ms / wall_ms : 0.0;
   if (session_.device.utilisation) one.utilisation = session_.device.utilisation().value_or(one.utilisation);
+  one.held_bytes = static_cast<double>(loader.held_bytes());
+  const auto most = static_cast<double>(loader.most_bytes());
+  if (most > 0 || epoch_.steps % kStepsPerLook == 0) {
+    one.looks = 1;
+    one.memory = most > 0 ? one.held_bytes / most : machine_in_use();
+  }
   return one;
 }
 
-// The machine is asked where an interval or an epoch ends, not in every step.
-double LoaderTuner::memory_in_use(const Sums& sums) const {
+// Where the loader has no bound of its own, the machine's memory counts as it is now: a mean would come late.
+data::LoaderUse LoaderTuner::use_of(const LoaderSums& seen) const {
   const auto most = static_cast<double>(session_.loader->most_bytes());
-  return most > 0 ? sums.held_bytes / static_cast<double>(sums.steps) / most : machine_in_use();
+  data::LoaderUse use;
+  use.wait_ms = seen.mean(seen.wait_ms);
+  use.load_ms = seen.mean(seen.load_ms);
+  use.process_ms = seen.mean(seen.wall_ms - seen.wait_ms);
+  use.utilisation = seen.mean(seen.utilisation);
+  use.memory = most > 0 ? seen.mean_memory() : machine_in_use();
+  const double of_a_step = seen.mean(seen.held_bytes) / static_cast<double>(now_.prefetch + 1);
+  use.step_memory = of_a_step / (most > 0 ? most : whole_machine());
+  return use;
 }
 
-void LoaderTuner::took(std::int64_t step, double load_ms, double wall_ms) {
-  const Sums one = look(load_ms, wall_ms);
+void LoaderTuner::took(std::int64_t step, double wait_ms, double wall_ms) {
+  const LoaderSums one = look(wait_ms, wall_ms);
   interval_.add(one);
   epoch_.add(one);
   by_setting_[{now_.workers, now_.prefetch}].add(one);
@@ -79,10 +119,7 @@ void LoaderTuner::took(std::int64_t step, double load_ms, double wall_ms) {
 }
 
 void LoaderTuner::adjust(std::int64_t step) {
-  const auto steps = static_cast<double>(interval_.steps);
-  const data::LoaderUse use{interval_.load_ms / steps, (interval_.wall_ms - interval_.load_ms) / steps,
-                            interval_.utilisation / steps, memory_in_use(interval_)};
-  interval_ = {};
+  const data::LoaderUse use = use_of(std::exchange(interval_, {}));
   const data::LoaderDecision decision = data::decide_loader(use, now_, limits_);
   if (decision.setting == now_) return;
   spdlog::info("step {}: loader: {} -> {}: {}", step, setting_text(now_), setting_text(decision.setting),
@@ -94,13 +131,7 @@ void LoaderTuner::adjust(std::int64_t step) {
 }
 
 void LoaderTuner::close_epoch(std::int64_t step) {
-  const auto steps = static_cast<double>(epoch_.steps);
-  const double share = epoch_.wall_ms > 0 ? epoch_.load_ms / epoch_.wall_ms : 0.0;
-  log_.line(fmt::format(
-      "[loader] epoch ends in step {}: adjusted {} time{} | {} | steps waited {:.0f} % | device {:.0f} % busy | "
-      "host memory {:.0f} %",
-      step, adjusted_, adjusted_ == 1 ? "" : "s", setting_text(now_), 100 * share, 100 * epoch_.utilisation / steps,
-      100 * memory_in_use(epoch_)));
+  log_.line(loader_epoch_line(step, adjusted_, now_, epoch_));
   epoch_ = {};
   adjusted_ = 0;
 }
@@ -117,7 +148,7 @@ void LoaderTuner::recommend() const noexcept {
 std::string LoaderTuner::recommendation() const {
   // A setting that was left after a few steps has not shown what it does.
   const std::int64_t least = session_.config.data.adjust_every / 2;
-  const auto mean = [](const Sums& sums) { return sums.wall_ms / static_cast<double>(sums.steps); };
+  const auto mean = [](const LoaderSums& sums) { return sums.mean(sums.wall_ms); };
   const auto cost = [&](const auto& entry) { return std::pair(entry.second.steps < least, mean(entry.second)); };
   auto best = cost(*by_setting_.begin());
   for (const auto& entry : by_setting_) best = std::min(best, cost(entry));
@@ -129,7 +160,7 @@ std::string LoaderTuner::recommendation() const {
   return fmt::format(
       "# What this run's loader did best with: {} steps of {:.1f} ms, of which {:.1f} ms waiting for samples.\n"
       "# For the configuration of the next run.\n[data]\nworkers = {}\nprefetch = {}\n",
-      sums.steps, mean(sums), sums.load_ms / static_cast<double>(sums.steps), setting.first, setting.second);
+      sums.steps, mean(sums), sums.mean(sums.wait_ms), setting.first, setting.second);
 }
 
 }  // namespace plimsoll::train

@@ -51,6 +51,7 @@ Outcome Loop::run() {
     if (result.verdict.stop) {
       if (upkeep_) upkeep_->say_use(state.step);
       checkpoint();
+      loader_.recommend();
       return {ExitCode::kStopped, "stopped on request"};
     }
     if (upkeep_ && !replaying_) upkeep_->work(step);

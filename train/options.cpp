@@ -10,19 +10,10 @@
 
 #include "core/bytes.h"
 #include "core/error.h"
+#include "train/host_memory.h"
 
 namespace plimsoll::train {
 namespace {
-
-std::int64_t meminfo_bytes(std::string_view field) {
-  std::ifstream file("/proc/meminfo");
-  std::string word;
-  while (file >> word) {
-    std::int64_t kilobytes = 0;
-    if (word == field && file >> kilobytes) return kilobytes * 1024;
-  }
-  fail(ExitCode::kMemory, "/proc/meminfo has no line {}: this machine does not say what memory it has", field);
-}
 
 std::int64_t size_or_fraction(const Setting& value, std::int64_t whole, const char* key) {
   if (value.is_string()) return parse_bytes(value.as_string(), key);
@@ -164,9 +155,9 @@ std::optional<int> configured_recompute(const memory::MemoryConfig& config, int 
   return static_cast<int>(blocks);
 }
 
-std::int64_t available_memory(int local_ranks) { return meminfo_bytes("MemAvailable:") / std::max(1, local_ranks); }
+std::int64_t available_memory(int local_ranks) { return read_host_memory().available / std::max(1, local_ranks); }
 
-std::int64_t machine_memory() { return meminfo_bytes("MemTotal:"); }
+std::int64_t machine_memory() { return read_host_memory().total; }
 
 void set_threads(const RunConfig& config, int world) {
   const auto cores = static_cast<std::int64_t>(std::max(1U, std::thread::hardware_concurrency()));

@@ -40,10 +40,10 @@ std::int64_t changed_budget(const memory::BudgetChange& change, std::int64_t bud
 /// there are fewer blocks.
 std::optional<int> configured_recompute(const memory::MemoryConfig& config, int language_blocks);
 
-/// Bytes of this machine's memory that are free now, divided by the ranks on it.
+/// Bytes of this machine's memory that are free now (train/host_memory.h), divided by the ranks on it.
 std::int64_t available_memory(int local_ranks);
 
-/// All memory of this machine.
+/// All memory of this machine, or of the container or job that this is in.
 std::int64_t machine_memory();
 
 /// Whether memory.knobs names it.

@@ -26,9 +26,9 @@ struct PolicyOptions {
 /// what it does comes back through the same statistics.
 class Policy {
  public:
-  /// Opens run.device and, for its statistics, the dataset at data.path, and loads the model with its initial weights.
-  /// The first of the process to make a tensor (train/device.h). Throws Error(kUsage) where the configuration has no
-  /// dataset, else as device, source and model do.
+  /// Opens run.device and, for mapping and statistics, the datasets of data.path or data.mix, of which it acts for the
+  /// first, and loads the model with its initial weights. The first of the process to make a tensor (train/device.h).
+  /// Throws Error(kUsage) where the configuration has no dataset, else as device, source and model do.
   Policy(const Config& config, const PolicyOptions& options);
   ~Policy();
 

@@ -59,8 +59,9 @@ void refuse_old_run(const std::string& dir) {
 
 std::string error_line(const char* when, const ActionError& error) {
   return fmt::format(
-      "held-out action error at the {}: {:.4f} (best constant action {:.4f}), {} samples of unseen episodes", when,
-      error.sampled, error.best_constant, error.samples);
+      "held-out action error at the {}: {:.4f} (best constant action {:.4f}), {} samples of unseen episodes; 95 % "
+      "intervals +- {:.4f} and +- {:.4f}",
+      when, error.sampled, error.best_constant, error.samples, error.sampled_margin, error.constant_margin);
 }
 
 std::string shortfall_line(const memory::Calibration& calibration) {

@@ -194,6 +194,8 @@ StepResult Step::run(const StepInput& input) {
   const auto start = std::chrono::steady_clock::now();
   // What an evaluation or a checkpoint needed is no micro-batch's, and must not correct a prediction of one.
   meter_.reset_peak();
+  peak_ = 0;
+  type_bytes_.assign(options_.sums.types, {});
   out_of_memory_ = other_way_ = other_recompute_ = false;
   communicator_.enter(input.step, "compute");
   buffers_.start_step();
@@ -222,6 +224,7 @@ StepResult Step::run(const StepInput& input) {
     return result;
   }
   agreement_ = result.verdict.next;
+  result.type_bytes = type_bytes_;
   take_sums(result);
   if (result.verdict.action == ddp::Action::kApply) {
     result.gradient_norm = apply_gradients(
@@ -287,7 +290,28 @@ std::size_t Step::keep_to_plan(const StepInput& input, memory::Piece piece) {
   return other ? most : 0;
 }
 
+// Where samples have types, each micro-batch has its own peak, to be held against its prediction.
+void Step::take_peak() {
+  if (options_.sums.types == 0) return;
+  peak_ = std::max(peak_, meter_.peak());
+  meter_.reset_peak();
+}
+
+void Step::compare_peak(std::span<const model::StreamSample> samples, const memory::Plan& way, std::int64_t live) {
+  if (options_.sums.types == 0) return;
+  const auto predicted = predictor_.known_bytes(shape_of(samples), way);
+  if (!predicted) return;  // a bound was enough for the guardian, and says nothing of how exact predictions are
+  std::vector<TypedSample> typed;
+  for (const auto& item : samples) {
+    const SampleShape shape = item.sample->shape();
+    typed.push_back({item.type, shape.tokens + shape.states});
+  }
+  compare(typed, *predicted, meter_.peak() - live, type_bytes_);
+}
+
 void Step::forward_backward(const StepInput& input, memory::Piece piece) {
+  take_peak();
+  const std::int64_t live = meter_.live();
   const auto samples = input.samples.subspan(piece.begin, piece.count);
   const model::PackedBatch batch = model::pack(samples, rules_, device_);
   const memory::Plan way = plan_of(input, piece);
@@ -295,6 +319,7 @@ void Step::forward_backward(const StepInput& input, memory::Piece piece) {
   model::Shown shown = keeper_ != nullptr ? keeper_->shown(samples) : model::Shown{};
   if (type_gradients_) shown.last_layer = type_gradients_->watch(types_of(samples));
   commit(samples, train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, shown));
+  compare_peak(samples, way, live);
 }
 
 void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor& losses) {
@@ -327,7 +352,7 @@ void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor
 ddp::Report Step::report(const StepInput& input, const memory::GuardianReport& guardian, std::int64_t step_ms) {
   ddp::Report report;
   report.budget_bytes = meter_.budget();
-  report.measured_peak_bytes = meter_.peak();
+  report.measured_peak_bytes = std::max(peak_, meter_.peak());
   report.predicted_peak_bytes = guardian.predicted_peak;
   report.other_way = other_way_ || other_recompute_;
   report.other_recompute = other_recompute_;

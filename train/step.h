@@ -19,6 +19,7 @@
 #include "model/vla.h"
 #include "train/adamw.h"
 #include "train/flat_buffers.h"
+#include "train/type_bytes.h"
 #include "train/type_gradients.h"
 
 namespace plimsoll::train {
@@ -91,6 +92,7 @@ struct StepResult {
   double loss = 0.0;                 ///< mean over the samples of all ranks, whatever they weigh
   std::vector<double> type_losses;   ///< sums over the samples of each type, likewise
   std::vector<double> type_norms;    ///< of each type's gradient of the layer in StepOptions::sums
+  std::vector<TypeBytes> type_bytes; ///< this rank's, of micro-batches whose prediction was exact; empty without types
   std::int64_t live = 0;             ///< samples of all ranks that ran the whole model
   double gradient_norm = 0.0;        ///< before clipping
 };
@@ -141,6 +143,8 @@ class Step {
   std::size_t keep_to_plan(const StepInput& input, memory::Piece piece);
   void forward_backward(const StepInput& input, memory::Piece piece);
   void commit(std::span<const model::StreamSample> samples, const at::Tensor& losses);
+  void take_peak();
+  void compare_peak(std::span<const model::StreamSample> samples, const memory::Plan& way, std::int64_t live);
   ddp::Report report(const StepInput& input, const memory::GuardianReport& guardian, std::int64_t step_ms);
 
   const model::VlaModel& model_;
@@ -155,6 +159,9 @@ class Step {
   FeatureKeeper* keeper_ = nullptr;
   std::optional<TypeGradients> type_gradients_;
   ddp::AgreementState agreement_;
+  /// In this step: the largest peak before the running micro-batch, where each has its own taken.
+  std::int64_t peak_ = 0;
+  std::vector<TypeBytes> type_bytes_;  ///< in this step
   std::int64_t non_finite_sample_ = -1;
   std::int64_t failed_sample_ = -1;
   memory::Plan way_;               ///< of this step's share, or of that part of it which is being run

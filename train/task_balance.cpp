@@ -32,14 +32,29 @@ bool usable(const BalanceInput& step, const std::vector<std::size_t>& present) {
   });
 }
 
-// Those that take part are scaled; the others keep theirs.
-void rescale(std::vector<double>& weights, const std::vector<std::size_t>& present) {
+double sum_of(const std::vector<double>& weights, const std::vector<std::size_t>& types) {
+  double sum = 0;
+  for (const std::size_t type : types) sum += weights[type];
+  return sum;
+}
+
+// Those that take part are scaled so that all weights sum to the number of types; the others keep theirs. One that the
+// scaling would bring below the least has the least, and the rest are scaled to what is left then.
+void rescale(std::vector<double>& weights, std::vector<std::size_t> scaled) {
   const double all = std::accumulate(weights.begin(), weights.end(), 0.0);
-  double of_present = 0;
-  for (const std::size_t type : present) of_present += weights[type];
-  const double wanted = static_cast<double>(weights.size()) - (all - of_present);
-  if (wanted <= 0) return;
-  for (const std::size_t type : present) weights[type] *= wanted / of_present;
+  double left = static_cast<double>(weights.size()) - (all - sum_of(weights, scaled));
+  while (!scaled.empty()) {
+    const double scale = left / sum_of(weights, scaled);
+    const auto least =
+        std::ranges::stable_partition(scaled, [&](std::size_t type) { return weights[type] * scale >= kLeast; });
+    if (least.empty()) {
+      for (const std::size_t type : scaled) weights[type] *= scale;
+      return;
+    }
+    for (const std::size_t type : least) weights[type] = kLeast;
+    left -= kLeast * static_cast<double>(least.size());
+    scaled.erase(least.begin(), least.end());
+  }
 }
 
 }  // namespace

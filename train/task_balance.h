@@ -30,14 +30,27 @@ struct BalanceOptions {
   double learning_rate = 0.025;  ///< tasks.balance_lr
 };
 
-/// Rounded to 12 bits of mantissa.
+/// Rounded to 12 bits of mantissa: by at most 2^-12 of the value.
 double coarse(double value);
 
 /// The weights after the step: one step of gradient descent on the sum over the types of |G - mean G x r^alpha|, where
 /// G is a type's norm, r its loss by its first one relative to the mean of these, and mean G x r^alpha counts as a
 /// constant; then scaled so that they sum to the number of types again. A type without samples in the step takes no
-/// part and keeps its weight. No weight falls below a thousandth; losses and norms that are not finite change nothing.
-/// Losses and norms are taken by coarse(): their last bits hang on how the step was cut.
+/// part, also in the means, and keeps its weight. No weight comes out below a thousandth: one that the scaling would
+/// bring below that has a thousandth, and the others are scaled to what is left. Losses and norms that are not finite,
+/// and losses that are not above 0, change nothing. Where the mean of r^alpha is above 1, which it is for alpha above 1
+/// unless all train alike, not all norms can be at mean G x r^alpha at once: the descent ends where none is above it.
+///
+/// What is exact: all ranks of a run have the same weights to the bit, since they make them of the same sums. Under
+/// another plan or world size the counts are the same, and losses and norms are the same sums in another order, so that
+/// their last bits differ. They are taken by coarse(), which mostly gives the same number for both, and then the
+/// weights are equal to the bit. It cannot always: a value that lies between two such numbers, no further from their
+/// middle than the last bits reach, is rounded to either of them, and they are up to 2^-11 of it apart. A first loss
+/// keeps that for the whole run; a norm or a later loss can turn the sign of G - mean G x r^alpha where that is nearly
+/// 0. A weight then goes the other way in that step and, before the scaling, ends up to 2 x learning_rate x G / weight
+/// from where it would have been. Later steps take both runs to the same balance, around which weights always swing by
+/// such steps. So with tasks.gradnorm, training under another plan or world size may differ by more than the order of
+/// summation.
 BalanceState balanced(const BalanceState& before, const BalanceInput& step, const BalanceOptions& options);
 
 std::string to_json(const BalanceState& state);

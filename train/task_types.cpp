@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <compare>
 #include <map>
 #include <numeric>
 #include <regex>
@@ -79,30 +80,75 @@ void by_images(const data::SampleSource& source, TaskTypes& types) {
         static_cast<std::uint8_t>(std::distance(used.begin(), used.find(source.pictures_of(index))));
 }
 
-// The first rule that matches counts.
-void by_rules(const std::vector<TaskRule>& rules, const data::SampleSource& source, TaskTypes& types) {
+/// All that rules can look at in a sample. Many samples have the same.
+struct Metadata {
+  std::int64_t task = 0, dataset = 0, images = 0;
+  friend auto operator<=>(const Metadata&, const Metadata&) = default;
+};
+
+Metadata metadata_of(const data::SampleSource& source, std::int64_t index) {
+  return {source.task_of(index), source.dataset_of(index), source.pictures_of(index)};
+}
+
+/// tasks.rules over the samples of a source. The first rule that matches counts.
+class Rules {
+ public:
+  Rules(const std::vector<TaskRule>& rules, const data::SampleSource& source)
+      : rules_(rules), patterns_(patterns_of(rules)), tasks_(source.tasks()), datasets_(source.datasets()) {
+    for (const TaskRule& rule : rules)
+      if (rule.field == "dataset" && datasets_.empty())
+        fail(ExitCode::kUsage,
+             "tasks.rules: \"{}\" has field = \"dataset\", and these samples are of no dataset; give another field",
+             rule.name);
+  }
+
+  std::size_t first_match(const Metadata& sample) const {
+    for (std::size_t rule = 0; rule < rules_.size(); ++rule)
+      if (std::regex_search(text_of(rules_[rule].field, sample), patterns_[rule])) return rule;
+    fail(ExitCode::kUsage, "tasks.rules: none matches the {}; add one, or match = \".*\" at the end",
+         description_of(sample));
+  }
+
+ private:
+  std::string text_of(const std::string& field, const Metadata& sample) const {
+    if (field == "task") return tasks_.empty() ? "" : tasks_[static_cast<std::size_t>(sample.task)];
+    if (field == "dataset") return datasets_[static_cast<std::size_t>(sample.dataset)];
+    if (field == "images") return std::to_string(sample.images);
+    fail(ExitCode::kUsage, "tasks.rules: field = \"{}\" is unknown; give \"task\", \"dataset\" or \"images\"", field);
+  }
+
+  /// In the fields that the rules look at.
+  std::string description_of(const Metadata& sample) const {
+    std::set<std::string> fields;
+    for (const TaskRule& rule : rules_) fields.insert(rule.field);
+    std::vector<std::string> words;
+    for (const std::string& field : fields) words.push_back(fmt::format("{} \"{}\"", field, text_of(field, sample)));
+    return fmt::format("{}", fmt::join(words, " and the "));
+  }
+
+  const std::vector<TaskRule>& rules_;
+  std::vector<std::regex> patterns_;
+  std::vector<std::string> tasks_, datasets_;
+};
+
+void name_by_rules(const std::vector<TaskRule>& rules, TaskTypes& types) {
   if (rules.empty() || rules.size() > TaskTypes::kMost)
     fail(ExitCode::kUsage, "tasks.by = \"rules\" with {} tasks.rules; give 1 to {}", rules.size(), TaskTypes::kMost);
-  const auto patterns = patterns_of(rules);
-  const std::vector<std::string> texts = source.tasks();
   for (const TaskRule& rule : rules) {
     if (std::ranges::find(types.names, rule.name) != types.names.end())
       fail(ExitCode::kUsage, "tasks.rules: two rules have name = \"{}\"; join their patterns with |", rule.name);
     types.names.push_back(rule.name);
   }
-  std::map<std::int64_t, std::uint8_t> known;  // by task: many samples are of one
+}
+
+void by_rules(const std::vector<TaskRule>& given, const data::SampleSource& source, TaskTypes& types) {
+  name_by_rules(given, types);
+  const Rules rules(given, source);
+  std::map<Metadata, std::uint8_t> known;
   for (const std::int64_t index : source.training()) {
-    const std::int64_t task = source.task_of(index);
-    if (!known.contains(task)) {
-      const std::string text = texts.empty() ? "" : texts[static_cast<std::size_t>(task)];
-      const auto found =
-          std::ranges::find_if(patterns, [&](const std::regex& pattern) { return std::regex_search(text, pattern); });
-      if (found == patterns.end())
-        fail(ExitCode::kUsage, "tasks.rules: none matches the task \"{}\"; add one, or match = \".*\" at the end",
-             text);
-      known[task] = static_cast<std::uint8_t>(found - patterns.begin());
-    }
-    types.of_sample[static_cast<std::size_t>(index)] = known[task];
+    const auto [found, added] = known.try_emplace(metadata_of(source, index));
+    if (added) found->second = static_cast<std::uint8_t>(rules.first_match(found->first));
+    types.of_sample[static_cast<std::size_t>(index)] = found->second;
   }
 }
 

@@ -29,8 +29,8 @@ struct TaskTypes {
   /// Part of the stream that a type has.
   double part_of(std::size_t type) const;
 };
-/// Throws Error(kUsage) naming the key: more than kMost types, a sample of no type, a target or weights that do not fit
-/// the types, a type with a part and no samples.
+/// Throws Error(kUsage) naming the key: more than kMost types, a sample of no type, a rule about what these samples do
+/// not have, a target or weights that do not fit the types, a type with a part and no samples.
 TaskTypes task_types(const TaskConfig& config, const data::SampleSource& source);
 
 /// What the stream of a run draws.

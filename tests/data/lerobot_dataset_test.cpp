@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <thread>
 
 #include "core/error.h"
@@ -333,19 +334,42 @@ TEST_F(LeRobotDatasetTest, RefusesNoEpisodesAndBrokenTaskTables) {
   EXPECT_THAT(tasks_error({0, 0}), AllOf(HasSubstr("tasks.parquet"), HasSubstr("task_index"), HasSubstr("row 1")));
   EXPECT_THAT(tasks_error({1}), HasSubstr("row 0 is 1"));
   EXPECT_EQ(tasks_error({1, 0}), "no error");
-  ParquetWriter(in_set("meta/episodes/chunk-000/file-000.parquet"),
-                {{"episode_index"},
-                 {"length"},
-                 {"data/chunk_index"},
-                 {"data/file_index"},
-                 {"dataset_from_index"},
-                 {"dataset_to_index"},
-                 {"videos/observation.images.top/chunk_index"},
-                 {"videos/observation.images.top/file_index"},
-                 {"videos/observation.images.top/from_timestamp", ColumnType::kDouble}},
-                8)
-      .finish();
-  EXPECT_THAT(opening_error(), HasSubstr("no episode"));
+  write_episode_list(root(), {});
+  EXPECT_THAT(opening_error(), AllOf(HasSubstr("meta/episodes"), HasSubstr("no episode")));
+  write_counting_dataset_v2(folder.file("v2"), {2});
+  std::ofstream(folder.file("v2/meta/episodes.jsonl")) << "";
+  auto info = nlohmann::json::parse(read_file(folder.file("v2/meta/info.json")));
+  info["total_episodes"] = 0;
+  std::ofstream(folder.file("v2/meta/info.json")) << info;
+  EXPECT_THAT(error_of(ExitCode::kData, [&] { LeRobotDataset opened(folder.file("v2")); }),
+              AllOf(HasSubstr("meta/episodes.jsonl"), HasSubstr("no episode")));
+}
+
+TEST_F(LeRobotDatasetTest, RefusesEpisodesWhoseFramesCannotBe) {
+  write_counting_dataset(root(), {2, 3});
+  const auto error_with = [&](std::int64_t length, std::int64_t from, std::int64_t to) {
+    write_episode_list(root(), {{0, 2, 0, 2}, {1, length, from, to}});
+    return opening_error();
+  };
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  EXPECT_THAT(error_with(3, 2, kMost),
+              AllOf(HasSubstr("meta/episodes/chunk-000/file-000.parquet"), HasSubstr("dataset_to_index"),
+                    HasSubstr("row 1"), HasSubstr(std::to_string(kMost)), HasSubstr("at most")));
+  EXPECT_THAT(error_with(kMost, 2, 5), HasSubstr("at most"));
+  EXPECT_THAT(error_with(3, 2, -kMost), AllOf(HasSubstr("row 1"), HasSubstr("ascend")));
+  EXPECT_THAT(error_with(3, -2, 1), HasSubstr("row 1"));
+  EXPECT_THAT(error_with(3, 2, 6), HasSubstr("must begin at 2"));
+  EXPECT_EQ(error_with(3, 2, 5), "no error");
+}
+
+TEST_F(LeRobotDatasetTest, RefusesVideosOfAnotherSizeThanDeclared) {
+  write_counting_dataset(root(), {4});
+  const std::string video = in_set("videos/observation.images.top/chunk-000/file-000.mp4");
+  write_grey_video(video, 48, 32, 4);
+  EXPECT_THAT(opening_error(), AllOf(HasSubstr(video), HasSubstr("48 x 32"), HasSubstr("meta/info.json"),
+                                     HasSubstr("[32, 48, 3]"), HasSubstr("observation.images.top")));
+  edit("meta/info.json", [](auto& json) { json["features"]["observation.images.top"]["shape"] = {3, 48, 32}; });
+  EXPECT_EQ(opening_error(), "no error") << "channels may come first";
 }
 
 TEST_F(LeRobotDatasetTest, WritesOnlyIntoNewFolders) {
@@ -370,6 +394,61 @@ TEST_F(LeRobotDatasetTest, KeepsStatisticsOfAllFrames) {
   EXPECT_NEAR(state.q01[0], 0.04, 1e-12);
   EXPECT_NEAR(state.q99[0], 3.96, 1e-12);
   EXPECT_EQ(dataset.info().statistics.at("observation.images.top").mean.size(), 3u);
+}
+
+// Depth
+// ------------------------------------------------------------------------------------------------------------------
+
+TEST_F(LeRobotDatasetTest, KnowsDepthByWhatInfoSays) {
+  write_counting_dataset(root(), {1});
+  const std::string top = "observation.images.top", wrist = "observation.images.wrist";
+  const auto original = read_file(in_set("meta/info.json"));
+  const auto cameras_with = [&](const std::string& camera, const char* patch) {
+    edit("meta/info.json", [&](auto& json) { json["features"][camera].merge_patch(nlohmann::json::parse(patch)); });
+    const LeRobotInfo info = read_lerobot_info(root());
+    EXPECT_EQ(info.find(camera) == nullptr, info.depth.contains(camera));
+    std::ofstream(in_set("meta/info.json")) << original;
+    return info.cameras();
+  };
+  EXPECT_THAT(cameras_with(top, R"({"info": {"video.is_depth_map": true}})"), ElementsAre(wrist));
+  EXPECT_THAT(cameras_with(top, R"({"info": {"is_depth_map": true}})"), ElementsAre(wrist));
+  EXPECT_THAT(cameras_with(top, R"({"info": null, "video_info": {"video.is_depth_map": true}})"), ElementsAre(wrist));
+  EXPECT_THAT(cameras_with(top, R"({"video_info": {"is_depth_map": true}})"), ElementsAre(wrist));
+  EXPECT_THAT(cameras_with(wrist, R"({"shape": [28, 28, 1]})"), ElementsAre(top));
+  EXPECT_THAT(cameras_with(wrist, R"({"shape": [1, 28, 28]})"), ElementsAre(top));
+  EXPECT_THAT(cameras_with(top, R"({"info": {"video.is_depth_map": false}})"), ElementsAre(top, wrist));
+  EXPECT_THAT(cameras_with(top, R"({"info": null})"), ElementsAre(top, wrist));
+}
+
+TEST_F(LeRobotDatasetTest, LeavesDepthOut) {
+  write_counting_dataset(root(), {2, 2});
+  write_counting_dataset_v2(folder.file("v2"), {2, 2});
+  LeRobotOptions options;
+  options.features = std::vector<std::string>{"observation.images.top", "action"};
+  for (const std::string& path : {root(), folder.file("v2")}) {
+    const std::string file = path + "/meta/info.json";
+    auto info = nlohmann::json::parse(read_file(file));
+    info["features"]["observation.images.top"]["info"]["video.is_depth_map"] = true;
+    std::ofstream(file) << info;
+    std::filesystem::remove_all(path + "/videos");  // which nothing may read
+    const LeRobotDataset dataset(path);
+    EXPECT_THAT(dataset.info().cameras(), ElementsAre("observation.images.wrist"));
+    EXPECT_EQ(dataset.image(dataset.camera("observation.images.wrist"), 3).pixels[0], level_of(3));
+    EXPECT_THAT(dataset.info().depth_notes(),
+                ElementsAre(AllOf(HasSubstr(file), HasSubstr("observation.images.top"), HasSubstr("is depth"),
+                                  HasSubstr("video.is_depth_map"))));
+    EXPECT_THAT(
+        error_of(ExitCode::kData, [&] { LeRobotDataset opened(path, options); }),
+        AllOf(HasSubstr(file), HasSubstr("observation.images.top"), HasSubstr("is depth"), HasSubstr("data.cameras")));
+  }
+}
+
+// Times
+// ------------------------------------------------------------------------------------------------------------------
+
+TEST(LeRobotRow, ToleratesWhatFloat32CannotTellApart) {
+  EXPECT_NEAR(time_tolerance(0.2, 1e-4), 1e-4, 1e-7);
+  EXPECT_DOUBLE_EQ(time_tolerance(3000, 1e-4), 1e-4 + 0x1p-12);
 }
 
 }  // namespace

@@ -15,6 +15,8 @@
 #include "core/file.h"
 #include "data/lerobot_source.h"
 #include "data/lerobot_writer.h"
+#include "data/parquet_writer.h"
+#include "data/video_writer.h"
 
 namespace plimsoll::data {
 
@@ -75,6 +77,45 @@ inline void write_counting_dataset(const std::string& root, const std::vector<st
     writer.end_episode();
   }
   writer.finish();
+}
+
+/// A row of meta/episodes.
+struct ListedEpisode {
+  std::int64_t index = 0, length = 0, from = 0, to = 0;
+  std::string task = "task 0";
+};
+
+/// Replaces the list of episodes of write_counting_dataset() by one that says `episodes`, all in the first files.
+inline void write_episode_list(const std::string& root, const std::vector<ListedEpisode>& episodes) {
+  const std::string top = "videos/observation.images.top/";
+  ParquetWriter writer(root + "/meta/episodes/chunk-000/file-000.parquet",
+                       {{"episode_index"},
+                        {"tasks", ColumnType::kTexts},
+                        {"length"},
+                        {"data/chunk_index"},
+                        {"data/file_index"},
+                        {"dataset_from_index"},
+                        {"dataset_to_index"},
+                        {top + "chunk_index"},
+                        {top + "file_index"},
+                        {top + "from_timestamp", ColumnType::kDouble}},
+                       8);
+  constexpr std::int64_t kFirst = 0;
+  for (const ListedEpisode& episode : episodes)
+    writer.add({episode.index, std::vector<std::string>{episode.task}, episode.length, kFirst, kFirst, episode.from,
+                episode.to, kFirst, kFirst, static_cast<double>(episode.from) / 10});
+  writer.finish();
+}
+
+/// A grey video in place of the one at `path`.
+inline void write_grey_video(const std::string& path, std::int64_t height, std::int64_t width, std::int64_t frames) {
+  std::filesystem::remove(path);
+  VideoOptions options;
+  options.height = height;
+  options.width = width;
+  VideoWriter video(path, options);
+  for (std::int64_t i = 0; i < frames; ++i) video.add(grey(height, width, level_of(i)), i == 0);
+  video.finish();
 }
 
 /// A statistic of an episode's frames [begin, end) of write_counting_dataset(), as lerobot 0.3.3 writes it.

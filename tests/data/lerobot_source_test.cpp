@@ -1,8 +1,11 @@
 #include "data/lerobot_source.h"
 
 #include <gmock/gmock.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 
 #include <cmath>
+#include <sstream>
 
 #include "core/error.h"
 #include "data/demo_data.h"
@@ -122,6 +125,40 @@ TEST_F(LeRobotSourceTest, NamesWhatDoesNotFit) {
   EXPECT_THAT(refusal([](auto& o) { o.paths = {"/nowhere"}; }), HasSubstr("/nowhere/meta/info.json"));
   std::filesystem::remove(folder.file("set/meta/stats.json"));
   EXPECT_THAT(refusal([](auto&) {}), AllOf(HasSubstr("stats.json"), HasSubstr("action")));
+}
+
+/// Takes what is logged, as long as it lives.
+class LogText {
+ public:
+  LogText() {
+    spdlog::set_default_logger(
+        std::make_shared<spdlog::logger>("log-text", std::make_shared<spdlog::sinks::ostream_sink_mt>(text_)));
+  }
+  ~LogText() { spdlog::set_default_logger(before_); }
+  LogText(const LogText&) = delete;
+  LogText& operator=(const LogText&) = delete;
+  std::string str() const { return text_.str(); }
+
+ private:
+  std::ostringstream text_;
+  std::shared_ptr<spdlog::logger> before_ = spdlog::default_logger();
+};
+
+TEST_F(LeRobotSourceTest, LeavesDepthOutAndSaysSoOnce) {
+  write_counting_dataset(folder.file("set"), {2, 2});
+  const std::string file = folder.file("set/meta/info.json");
+  auto info = nlohmann::json::parse(read_file(file));
+  info["features"]["observation.images.top"]["info"]["video.is_depth_map"] = true;
+  std::ofstream(file) << info;
+  const LogText logged;
+  const LeRobotSource source(options(), processor);
+  EXPECT_EQ(source.pictures_of(0), 1) << "with data.cameras empty";
+  const std::string note = file + ": feature \"observation.images.top\" is depth";
+  EXPECT_NE(logged.str().find(note), std::string::npos) << logged.str();
+  EXPECT_EQ(logged.str().find(note), logged.str().rfind(note)) << logged.str();
+  EXPECT_THAT(
+      refusal([](auto& o) { o.cameras = {"observation.images.top"}; }),
+      AllOf(HasSubstr(file), HasSubstr("observation.images.top"), HasSubstr("depth"), HasSubstr("data.cameras")));
 }
 
 TEST_F(LeRobotSourceTest, HashesSettingsToo) {

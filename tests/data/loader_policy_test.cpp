@@ -4,44 +4,63 @@
 
 #include <algorithm>
 #include <cmath>
-#include <tuple>
+#include <utility>
+#include <vector>
 
 namespace plimsoll::data {
 namespace {
 
+using ::testing::AllOf;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 
 TEST(LoaderPolicy, FollowsItsRules) {
   const LoaderLimits limits{.most_workers = 8, .most_prefetch = 6};
   struct Case {
     const char* name;
-    LoaderUse use;  // load ms, process ms, utilisation, memory
+    LoaderUse use;  // ms of a step: waiting, loading, processing; utilisation, memory, that of a step
     LoaderSetting now, then;
   };
   const Case cases[] = {
-      {"nothing waits", {0, 100, 0.9, 0.3}, {2, 2}, {2, 2}},
-      {"waits, and the device is idle", {60, 100, 0.6, 0.3}, {1, 2}, {2, 2}},
-      {"four threads grow by half", {60, 100, 0.6, 0.3}, {4, 2}, {6, 2}},
-      {"not beyond the most", {60, 100, 0.6, 0.3}, {7, 2}, {8, 2}},
-      {"at the most threads, loading slower", {160, 100, 0.4, 0.3}, {8, 2}, {8, 3}},
-      {"at the most of both", {160, 100, 0.4, 0.3}, {8, 6}, {8, 6}},
-      {"a twentieth is noise", {4, 100, 0.6, 0.3}, {1, 2}, {1, 2}},
-      {"idle for other reasons", {0, 100, 0.3, 0.3}, {2, 2}, {2, 2}},
-      {"very busy", {0, 100, 0.97, 0.3}, {2, 2}, {2, 3}},
-      {"very busy, far enough ahead", {0, 100, 0.97, 0.3}, {2, 4}, {2, 4}},
-      {"memory above its limit", {160, 100, 0.4, 0.85}, {4, 5}, {4, 2}},
-      {"memory above, one step ahead", {160, 100, 0.4, 0.85}, {4, 1}, {3, 1}},
-      {"memory above, nothing left", {160, 100, 0.4, 0.85}, {1, 1}, {1, 1}},
-      {"memory nearly at its limit", {160, 100, 0.4, 0.76}, {4, 2}, {4, 2}},
+      {"nothing to be done", {0, 80, 100, 0.9, 0.3, 0.05}, {2, 2}, {2, 2}},
+      {"the device is idle", {0, 80, 100, 0.84, 0.3, 0.05}, {2, 2}, {4, 2}},
+      {"four threads grow by half", {0, 80, 100, 0.6, 0.3, 0.05}, {4, 2}, {6, 2}},
+      {"not beyond the most", {0, 80, 100, 0.6, 0.3, 0.05}, {7, 2}, {8, 2}},
+      {"loading slower", {10, 110, 100, 0.9, 0.3, 0.05}, {2, 2}, {2, 3}},
+      {"loading slower, and the device is idle", {60, 160, 100, 0.6, 0.3, 0.05}, {1, 2}, {2, 3}},
+      {"at the most threads, loading slower", {60, 160, 100, 0.6, 0.3, 0.05}, {8, 2}, {8, 3}},
+      {"at the most of both", {60, 160, 100, 0.6, 0.3, 0.05}, {8, 6}, {8, 6}},
+      {"waits, but loading is not slower", {10, 90, 100, 0.9, 0.3, 0.05}, {2, 2}, {2, 2}},
+      {"very busy", {0, 80, 100, 0.96, 0.3, 0.05}, {2, 2}, {2, 3}},
+      {"very busy, at the most ahead", {0, 80, 100, 0.96, 0.3, 0.05}, {2, 6}, {2, 6}},
+      {"memory above its limit", {60, 160, 100, 0.6, 0.81, 0.05}, {4, 5}, {3, 2}},
+      {"memory above, busy", {0, 80, 100, 0.96, 0.81, 0.05}, {4, 5}, {3, 2}},
+      {"memory above, one step ahead", {60, 160, 100, 0.6, 0.81, 0.05}, {4, 1}, {3, 1}},
+      {"memory above, nothing left", {60, 160, 100, 0.6, 0.81, 0.05}, {1, 1}, {1, 1}},
+      {"memory nearly at its limit", {60, 160, 100, 0.6, 0.76, 0.01}, {4, 2}, {4, 2}},
+      {"no room for one more step", {60, 160, 100, 0.6, 0.6, 0.25}, {2, 2}, {4, 2}},
   };
   for (const auto& [name, use, now, then] : cases) {
     const LoaderDecision decision = decide_loader(use, now, limits);
     EXPECT_EQ(decision.setting, then) << name << ": " << decision.reason;
     EXPECT_FALSE(decision.reason.empty());
   }
-  EXPECT_EQ(decide_loader({60, 100, 0.6, 0.3}, {1, 2}, limits).bottleneck, Bottleneck::kLoading);
-  EXPECT_EQ(decide_loader({0, 100, 0.6, 0.9}, {1, 2}, limits).bottleneck, Bottleneck::kMemory);
-  EXPECT_THAT(decide_loader({60, 100, 0.6, 0.3}, {1, 2}, limits).reason, HasSubstr("38 %"));
+}
+
+TEST(LoaderPolicy, NamesTheBottleneckAndTheReason) {
+  const LoaderLimits limits{.most_workers = 8, .most_prefetch = 6};
+  const LoaderDecision slow = decide_loader({60, 160, 100, 0.6, 0.3, 0.05}, {1, 2}, limits);
+  EXPECT_EQ(slow.bottleneck, Bottleneck::kLoading);
+  EXPECT_THAT(slow.reason, AllOf(HasSubstr("60 % busy, below 85 %"), HasSubstr("wait 38 %"), HasSubstr("more threads"),
+                                 HasSubstr("takes 160 ms"), HasSubstr("further ahead")));
+  const LoaderDecision idle = decide_loader({0, 80, 100, 0.6, 0.3, 0.05}, {1, 2}, limits);
+  EXPECT_EQ(idle.bottleneck, Bottleneck::kNothing) << "no step waits for it";
+  const LoaderDecision full = decide_loader({0, 80, 100, 0.6, 0.9, 0.05}, {2, 4}, limits);
+  EXPECT_EQ(full.bottleneck, Bottleneck::kMemory);
+  EXPECT_THAT(full.reason, HasSubstr("memory 90 % is above 80 %: less is loaded ahead, by one thread less"));
+  EXPECT_THAT(decide_loader({0, 80, 100, 0.6, 0.9, 0.05}, {1, 4}, limits).reason, EndsWith("less is loaded ahead"));
+  EXPECT_THAT(decide_loader({0, 80, 100, 0.6, 0.9, 0.05}, {1, 1}, limits).reason, HasSubstr("nothing is left"));
+  EXPECT_THAT(decide_loader({0, 80, 100, 0.9, 0.3, 0.05}, {1, 1}, limits).reason, HasSubstr("memory 30 %"));
 }
 
 /// Loading a step takes `load` ms of one thread, computing `process`; threads share `cores` cores with it.
@@ -53,8 +72,8 @@ struct World {
     return std::max(process, load / threads);
   }
   LoaderUse use(const LoaderSetting& setting) const {
-    const double step = wall(setting);
-    return {step - process, process, process / step, 0.2};
+    const double step = wall(setting), threads = static_cast<double>(std::min(setting.workers, cores));
+    return {step - process, load / threads, process, process / step, 0.2, 0.01};
   }
 };
 
@@ -74,17 +93,20 @@ TEST(LoaderPolicy, ComesNearTheBestFixedSettingInFiveAdjustments) {
 }
 
 TEST(LoaderPolicy, SettlesAndDoesNotSwing) {
-  for (const double memory_of_a_step : {0.02, 0.1, 0.3}) {
-    LoaderSetting setting{2, 4};
-    const LoaderLimits limits{.most_workers = 8};
-    std::vector<LoaderSetting> seen;
-    for (int i = 0; i < 40; ++i) {
-      const double memory = 0.3 + memory_of_a_step * static_cast<double>(setting.prefetch);
-      setting = decide_loader({80, 100, 0.55, memory}, setting, limits).setting;
-      seen.push_back(setting);
+  for (const double of_a_step : {0.02, 0.1, 0.15, 0.2, 0.3}) {
+    // Loading that is slower than processing, and one that is not, on a device that is idle, and on one that is busy.
+    for (const auto& [load_ms, utilisation] : {std::pair(180.0, 0.55), std::pair(80.0, 0.55), std::pair(80.0, 0.97)}) {
+      LoaderSetting setting{2, 4};
+      const LoaderLimits limits{.most_workers = 8};
+      std::vector<LoaderSetting> seen;
+      for (int i = 0; i < 40; ++i) {
+        const double memory = 0.3 + of_a_step * static_cast<double>(setting.prefetch);
+        setting = decide_loader({0, load_ms, 100, utilisation, memory, of_a_step}, setting, limits).setting;
+        seen.push_back(setting);
+      }
+      EXPECT_EQ(seen[20], seen[39]) << of_a_step << ", " << load_ms << " ms, " << utilisation;
+      EXPECT_LE(0.3 + of_a_step * static_cast<double>(setting.prefetch), 0.8) << of_a_step;
     }
-    EXPECT_EQ(seen[20], seen[39]) << memory_of_a_step;
-    EXPECT_LE(0.3 + memory_of_a_step * static_cast<double>(setting.prefetch), 0.8) << memory_of_a_step;
   }
 }
 

@@ -1,14 +1,22 @@
 #include "data/loader.h"
 
 #include <gmock/gmock.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
+#include <fstream>
+#include <map>
 #include <numeric>
 #include <set>
 #include <thread>
 
+#include "core/bytes.h"
 #include "core/error.h"
+#include "data/frame_cache.h"
 #include "data/sample_stream.h"
+#include "tests/data/lerobot_files.h"
+#include "tests/data/model_files.h"
 
 namespace plimsoll::data {
 namespace {
@@ -104,6 +112,77 @@ TEST(Loader, RanksTogetherSeeTheStreamAtAnyWorld) {
       }
     }
     EXPECT_EQ(all, expected(source, 0, 42)) << world;
+  }
+}
+
+/// Types of so many samples each, whose numbers begin at multiples of a thousand; without a target one type.
+std::shared_ptr<const StreamOrder> order_of_types(const std::vector<std::int64_t>& sizes,
+                                                  const std::vector<std::int64_t>& target) {
+  auto order = std::make_shared<StreamOrder>();
+  order->seed = 7;
+  order->target = target;
+  for (std::size_t type = 0; type < sizes.size(); ++type) {
+    for (std::int64_t i = 0; i < sizes[type]; ++i) {
+      order->samples.push_back(static_cast<std::int64_t>(type) * 1000 + i);
+      order->types.push_back(static_cast<std::uint8_t>(type));
+    }
+  }
+  return order;
+}
+
+/// Adds what all ranks of a world draw from step `from` to step `to`, by position.
+void draw_steps(const NumberedSource& source, LoaderOptions options, std::int64_t from, std::int64_t to,
+                std::map<std::uint64_t, std::int64_t>& draws) {
+  options.first_step = from;
+  for (options.rank = 0; options.rank < options.world; ++options.rank) {
+    Loader loader(source, options);
+    for (std::int64_t step = from; step <= to; ++step) {
+      const StreamRange share = share_of_step(step, options.effective_batch, options.rank, options.world);
+      for (auto position = share.begin; position < share.end; ++position)
+        EXPECT_TRUE(draws.emplace(position, loader.get(position)->index).second) << "position " << position << " twice";
+    }
+  }
+}
+
+/// Every pass over a type's samples has each of them once; the last one may have ended in its middle.
+void expect_whole_passes(const StreamOrder& order, const std::map<std::uint64_t, std::int64_t>& draws) {
+  std::map<std::int64_t, std::vector<std::int64_t>> all, passes;  // by type
+  for (const std::int64_t sample : order.samples) all[sample / 1000].push_back(sample);
+  for (const auto& [position, sample] : draws) {
+    auto& pass = passes[sample / 1000];
+    const auto& whole = all[sample / 1000];
+    pass.push_back(sample);
+    if (pass.size() < whole.size()) continue;
+    EXPECT_THAT(pass, ::testing::UnorderedElementsAreArray(whole)) << "the pass that ends at position " << position;
+    pass.clear();
+  }
+  for (const auto& [type, rest] : passes)
+    EXPECT_EQ(std::set<std::int64_t>(rest.begin(), rest.end()).size(), rest.size()) << "type " << type;
+}
+
+// Stopped in the middle of an epoch by one world, gone on with by another.
+TEST(Loader, LosesAndDoublesNoneFromAnyWorldToAnyOther) {
+  const NumberedSource source(1);  // what is drawn is the order's
+  constexpr std::int64_t kSteps = 14;
+  for (const auto& order : {order_of_types({11}, {}), order_of_types({7, 5, 3}, {5000, 3000, 2000})}) {
+    for (int before = 1; before <= 3; ++before) {
+      for (int after = 1; after <= 3; ++after) {
+        for (const std::int64_t stop : {1, 4, 7}) {
+          SCOPED_TRACE(::testing::Message() << (order->target.empty() ? "one type, " : "a mixture, ") << before
+                                            << " ranks until step " << stop << ", then " << after);
+          auto options = options_for(4, 2);
+          options.order = order;
+          std::map<std::uint64_t, std::int64_t> draws;
+          options.world = before;
+          draw_steps(source, options, 1, stop, draws);
+          options.world = after;
+          draw_steps(source, options, stop + 1, kSteps, draws);
+          ASSERT_EQ(draws.size(), static_cast<std::size_t>(4 * kSteps));
+          EXPECT_EQ(draws.rbegin()->first, draws.size() - 1) << "all positions from 0";
+          expect_whole_passes(*order, draws);
+        }
+      }
+    }
   }
 }
 
@@ -268,6 +347,53 @@ TEST(Loader, ChangesWorkersAndResolutionWhileItRuns) {
   loader.set_resolution(224);
   EXPECT_EQ(loader.get(44)->state[0], 224);
   EXPECT_EQ(loader.get(48)->state[0], 224);
+}
+
+TEST(Loader, MeasuresWhatLoadingTakes) {
+  NumberedSource source(100);
+  source.milliseconds = 2;
+  const auto options = options_for(4, 2);
+  Loader loader(source, options);
+  drawn(loader, 1, 5, options);
+  EXPECT_GE(loader.load_time().count(), 5 * 4 * 2'000'000) << "of both threads together";
+}
+
+/// Bytes of this process that lie in the machine's memory.
+std::int64_t resident_bytes() {
+  std::ifstream status("/proc/self/statm");
+  std::int64_t size = 0, resident = 0;
+  status >> size >> resident;
+  return resident * ::sysconf(_SC_PAGESIZE);
+}
+
+// Room for the moment's samples in as many arenas of the allocator as there are threads (12 samples of 0.2 MB are ready
+// at most), some of which may first be full after the first measurement. Of 100,000 samples it is 140 bytes each, and
+// one that is kept of a thousand would be more; in the short run it is less than a frame each.
+constexpr std::int64_t kSlack = 12_MiB;
+
+// More files than idle decoders, more frames than are kept, and threads that come and go.
+TEST(Loader, DoesNotGrow) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the address sanitizer holds back what was freed";
+#endif
+  const std::int64_t samples = std::getenv("PLIMSOLL_PROOFS") != nullptr ? 100'000 : 4'000;
+  const TestFolder folder;
+  const ModelFolder model;
+  auto writing = counting_options();
+  writing.frames_per_video_file = 1;  // an episode a file
+  write_counting_dataset(folder.file("set"), std::vector<std::int64_t>(12, 8), writing);
+  const LeRobotSource source(force_source_options(folder.file("set")), std::make_shared<VlmProcessor>(model.path()));
+  const auto options = options_for(4, 2);
+  Loader loader(source, options);
+  decoded_frames().set_most_bytes(64_KiB);
+  const std::int64_t steps = samples / options.effective_batch;
+  std::int64_t early = 0;
+  for (std::int64_t step = 1; step <= steps; ++step) {
+    if (step % 20 == 0) loader.set_workers(1 + static_cast<int>(step / 20 % 3));
+    drawn(loader, step, step, options);
+    if (step == steps / 10) early = resident_bytes();
+  }
+  EXPECT_LT(resident_bytes() - early, kSlack) << "after " << samples << " samples";
 }
 
 TEST(Loader, StopsCleanlyAtAnyMoment) {

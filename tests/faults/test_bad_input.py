@@ -437,3 +437,105 @@ def test_another_tokenizer(tmp_path, two_places):
     damage.edit_json(there / "model" / "tokenizer.json", lambda value: value["model"]["merges"].pop())
     command = [*TRAIN, "--config", on_dataset(tmp_path, "model", "data")]
     refused(two_ranks((here, command), (there, command)), 2, "rank 1 differs from rank 0 in its model files")
+
+
+# --- datasets whose files contradict each other ---
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TOP = "observation.images.top"
+EPISODES = ("meta", "episodes", "chunk-000", "file-000.parquet")
+TASKS = ("meta", "tasks.parquet")
+DATA = ("data", "chunk-000", "file-000.parquet")
+
+
+def edit_table(place, change):
+    """Spoils a parquet file of a dataset: change(table) returns the one to put there."""
+    def spoil(folder):
+        file = folder.joinpath(*place)
+        pq.write_table(change(pq.read_table(file)), file)
+    return spoil
+
+
+def set_values(name, change, kind=None):
+    """Of a table's column: change(list of values) returns the new ones."""
+    def changed(table):
+        place = table.schema.get_field_index(name)
+        values = change(table.column(name).to_pylist())
+        return table.set_column(place, name, pa.array(values, kind or table.schema.field(name).type))
+    return changed
+
+
+def set_feature(name, **values):
+    return lambda folder: damage.edit_json(folder / "meta" / "info.json", lambda info: info["features"][name].update(values))
+
+
+def set_statistic(feature, name, value):
+    return lambda folder: damage.edit_json(folder / "meta" / "stats.json", lambda stats: stats[feature].update({name: value}))
+
+
+def rename(old, new):
+    return lambda table: table.rename_columns([new if name == old else name for name in table.column_names])
+
+
+CONTRADICTIONS = {
+    "column_renamed": (edit_table(DATA, rename("action", "actions")), ["file-000.parquet", "column action: is missing", "actions"]),
+    "text_for_numbers": (edit_table(DATA, set_values("action", lambda values: ["left"] * len(values), pa.string())),
+                         ["file-000.parquet", "column action", "string"]),
+    "half_an_index": (edit_table(DATA, set_values("index", lambda values: [*values[:5], 4.5, *values[6:]], pa.float64())),
+                      ["file-000.parquet", "column index", "row 5 holds 4.5"]),
+    "no_task_text": (edit_table(TASKS, set_values("__index_level_0__", lambda values: [*values[:-1], None])),
+                     ["tasks.parquet", "__index_level_0__", "null text"]),
+    "video_of_another_size": (set_feature(TOP, shape=[60, 84, 3]), ["file-000.mp4", "[60, 84, 3]", "info.json"]),
+    "frames_without_end": (edit_table(EPISODES, set_values("dataset_to_index", lambda values: [*values[:-1], 2**63 - 1])),
+                           ["episodes", "dataset_to_index", "row 11", str(2**63 - 1)]),
+    "statistics_are_no_numbers": (set_statistic("action", "mean", [float("nan")] * 3), ["action", "mean", "nan"]),
+    "no_episode": (edit_table(EPISODES, lambda table: table.slice(0, 0)), ["episodes", "empty"]),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_dataset_that_contradicts_itself(tmp_path, model, dataset, case):
+    spoil, words = CONTRADICTIONS[case]
+    copy = tmp_path / "data"
+    shutil.copytree(dataset, copy)
+    spoil(copy)
+    refused([*TRAIN, "--config", on_dataset(tmp_path, model, copy), "--plan-only"], 4, *words)
+    code, text = runs.finished([runs.PLIMSOLL, "dataset", "check", copy])
+    assert code == 4 and any(line.startswith("fault") for line in text.splitlines()), text
+
+
+def test_a_camera_of_depth(tmp_path, model, dataset):
+    copy = tmp_path / "data"
+    shutil.copytree(dataset, copy)
+    set_feature(TOP, info={"video.is_depth_map": True})(copy)
+    named = on_dataset(tmp_path, model, copy, data={"cameras": [TOP]})
+    refused([*TRAIN, "--config", named, "--plan-only"], 4, "info.json", TOP, "is depth", "data.cameras")
+    code, text = runs.finished([*TRAIN, "--config", on_dataset(tmp_path, model, copy), "--plan-only"])
+    assert code == 0, text
+    assert text.count(f'"{TOP}" is depth') == 1, text
+
+
+def test_check_lists_all_contradictions_at_once(tmp_path, dataset):
+    copy = tmp_path / "data"
+    shutil.copytree(dataset, copy)
+    for spoil in [
+        edit_table(DATA, rename("action", "actions")),
+        edit_table(TASKS, set_values("__index_level_0__", lambda values: ["sweep the floor", *values[1:]])),
+        set_feature(TOP, shape=[60, 84, 3]),
+        set_feature("observation.state", dtype="float64"),
+        set_statistic("observation.force", "std", [0.0, float("nan"), 1.0]),
+    ]:
+        spoil(copy)
+    code, text = runs.finished([runs.PLIMSOLL, "dataset", "check", copy])
+    assert code == 4, text
+    for words in [
+        ("fault", "file-000.parquet", "column action: is missing"),
+        ("fault", "episodes", "column tasks: row", "tasks.parquet"),
+        ("fault", "file-000.mp4", "[60, 84, 3]"),
+        ("fault", "column observation.state", "float32", "float64"),
+        ("fault", "observation.force", "element 1 of std is nan"),
+        ("warning", "observation.force", "element 0 has zero range"),
+    ]:
+        assert any(line.startswith(words[0]) and all(word in line for word in words) for line in text.splitlines()), (words, text)

@@ -9,19 +9,36 @@ import pytest
 
 import runs
 from test_bad_input import refused
+from test_mixed_datasets import mixed
 
 EVAL = [runs.PLIMSOLL, "eval"]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, model, dataset):
-    """A run of 8 steps on the demo's data: its configuration."""
-    config = runs.configure(tmp_path_factory.mktemp("trained"), model, data={"synthetic_samples": 0, "path": [str(dataset)]},
-                            sensor={"feature": "observation.force"}, expert={"kind": "flow", "sampling_steps": 4})
+def train(config):
+    """Its 8 steps. Returns the run's folder."""
     code, text = runs.finished([runs.PLIMSOLL, "train", "--config", config])
     assert code == 0, text
+    return config.parent / "run"
+
+
+def trained_as(kind, folder, model, dataset):
+    """A run on the demo's data whose expert is of this kind: its configuration."""
+    config = runs.configure(folder, model, data={"synthetic_samples": 0, "path": [str(dataset)]}, sensor={"feature": "observation.force"},
+                            expert={"kind": kind, "sampling_steps": 4})
+    train(config)
     return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, model, dataset):
+    return trained_as("flow", tmp_path_factory.mktemp("trained"), model, dataset)
+
+
+@pytest.fixture(scope="module")
+def denoising(tmp_path_factory, model, dataset):
+    """The same with the diffusion head, which DDIM samples from."""
+    return trained_as("ddpm", tmp_path_factory.mktemp("denoising"), model, dataset)
 
 
 @pytest.fixture
@@ -51,7 +68,9 @@ def check_sums(report):
     assert 0 <= low <= report["success_rate"] <= high <= 1 and low < high
 
 
-def test_a_trained_policy(run):
+@pytest.mark.parametrize("head", ["trained", "denoising"], ids=["flow", "ddpm"])
+def test_a_trained_policy(request, head):
+    run = request.getfixturevalue(head).parent / "run"
     report = evaluated("--run", run, "--episodes", 6, "--max-steps", 6)
     assert report["policy"] == "checkpoint" and report["step"] == 8
     assert report["checkpoint"] == str(run / "checkpoints" / "step-8")
@@ -59,6 +78,9 @@ def test_a_trained_policy(run):
     check_sums(report)
     assert all(outcome["scene"] >= 2**32 for outcome in report["outcomes"]), "no scene of any dataset"
     assert terms(evaluated("--run", run, "--episodes", 6, "--max-steps", 6)) == terms(report), "the same again"
+    one_by_one = evaluated("--run", run, "--episodes", 6, "--max-steps", 6, "--at-once", 1)
+    assert one_by_one["outcomes"] == report["outcomes"]
+    assert evaluated("--run", run, "--episodes", 2, "--max-steps", 4, "--sampling-steps", 7)["episodes"] == 2
 
 
 @pytest.mark.parametrize("options", [[], ["--ensemble"], ["--replan", 4]], ids=["chunks", "ensemble", "whole-chunks"])
@@ -107,6 +129,24 @@ def test_the_difficulty_is_that_of_the_dataset(trained, tmp_path):
     assert evaluated("--config", trained, *set_path, "--expert", "--episodes", 3)["difficulty"] == "fixed"
 
 
+def test_of_several_datasets_the_first_one_counts(tmp_path, model, dataset):
+    """They are of different difficulties, by which it shows whose table it is."""
+    other = tmp_path / "other"
+    code, text = runs.finished([runs.PLIMSOLL, "demo-data", "--episodes", 4, "--frames-per-episode", 3, "--seed", 5, "--difficulty", "permuted", "--out", other])
+    assert code == 0, text
+    config = mixed(tmp_path / "mix", model, dataset, other)
+    report = evaluated("--run", train(config), "--episodes", 3, "--max-steps", 4)
+    check_sums(report)
+    assert report["policy"] == "checkpoint" and report["step"] == 8 and report["difficulty"] == "fixed"
+    swapped = mixed(tmp_path / "swapped", model, other, dataset)
+    for policy in ("--untrained", "--constant", "--expert"):
+        assert evaluated("--config", swapped, policy, "--episodes", 2, "--max-steps", 4)["difficulty"] == "permuted"
+    refused([*EVAL, "--config", swapped, "--set", f'data.path=["{dataset}"]', "--expert"], 2, "data.path", "data.mix", "one of them")
+    text = swapped.read_text().replace(f'path = "{other}"', f'path = "{other}"\naction_dimensions = [1, 0, 2]')
+    swapped.write_text(text)
+    refused([*EVAL, "--config", swapped, "--constant"], 2, "data.mix[0].action_dimensions", "[1, 0, 2]", "all 3 dimensions")
+
+
 def test_pictures_and_a_table(run, tmp_path):
     out = tmp_path / "new" / "out"
     code, text = runs.finished([*EVAL, "--run", run, "--episodes", 4, "--max-steps", 5, "--pictures", 2, "--out", out])
@@ -129,7 +169,7 @@ def test_pictures_and_a_table(run, tmp_path):
     (["--expert", "--replan", "2"], ["--replan", "--expert"]),
     (["--constant", "--ensemble"], ["--ensemble", "--constant"]),
     (["--set", "train.max_step=3"], ["train.max_step"]),
-    (["--set", "data.path=[]"], ["data.path"]),
+    (["--set", "data.path=[]"], ["data.path", "data.mix"]),
 ], ids=lambda value: " ".join(value))
 def test_options(run, options, words):
     refused([*EVAL, "--run", run, *options], 2, *words)

@@ -1,5 +1,7 @@
 """The loader that changes while a run goes on: what is trained stays the same, and what it came to is left for the next run."""
 
+import re
+import signal
 import tomllib
 
 import pytest
@@ -23,6 +25,8 @@ def test_an_adaptive_loader_changes_nothing_that_is_learned(tmp_path, model):
     runs.assert_same_training(adaptive, fixed, 20)
     assert "loader: 1 thread, 2 steps ahead ->" in said, said
     assert "[loader] epoch ends in step" in said and "ahead | steps waited" in said, said
+    memory = [int(percent) for percent in re.findall(r"host memory (\d+) %", said)]
+    assert memory and all(0 <= percent <= 100 for percent in memory), "a share of the machine's"
     for folder in (fixed, adaptive):
         found = tomllib.loads((folder / "loader.toml").read_text())["data"]
         assert 1 <= found["workers"] <= 4 and found["prefetch"] >= 1
@@ -35,3 +39,18 @@ def test_a_loader_with_little_memory(tmp_path, model, size):
     scarce, said = trained(tmp_path / "scarce", model, loader_bytes=size, adjust_every=2, prefetch=6)
     runs.assert_same_training(scarce, fixed, 20)
     assert "memory" in said and "is above 80 %: less is loaded ahead" in said, said
+
+
+def test_a_stopped_run_recommends_a_setting_too(tmp_path, model):
+    """Its own, in place of what an earlier attempt left."""
+    config = runs.configure(tmp_path, model, train={"max_steps": 400, "checkpoint_every": 1000})
+    folder = tmp_path / "run"
+    for more in ([], ["--resume"]):
+        before = runs.steps_done(folder)
+        with runs.launch(config, 2, *more) as run:
+            run.until(lambda: runs.steps_done(folder) >= before + 2, "two steps more")
+            run.process.send_signal(signal.SIGTERM)
+            assert run.end() == 75, run.output()
+        found = tomllib.loads((folder / "loader.toml").read_text())["data"]
+        assert found["workers"] >= 1 and found["prefetch"] >= 1
+        (folder / "loader.toml").write_text("of an earlier attempt")

@@ -19,16 +19,19 @@ def other(tmp_path_factory):
     return folder
 
 
-def mixed(folder, model, first, second, data=None, **changes):
-    """A configuration over both; `changes` replace keys of the second one's entry."""
-    data = {"synthetic_samples": 0, "cameras": ["front", "wrist"], "action_space": "delta", "delta_dimensions": [0, 1], **(data or {})}
-    tables = {"data": data, "sensor": {"feature": "observation.force"}}
-    path = runs.configure(folder, model, **tables)
-    entries = [{"path": str(first), "cameras": ["front=observation.images.top", "wrist=observation.images.wrist"]},
-               {"path": str(second), "cameras": ["front=observation.images.top"], "missing_cameras": ["wrist"], "state_dimensions": [1, 0, 2], **changes}]
+def append_tables(path, name, entries):
     with path.open("a") as file:
         for entry in entries:
-            file.write("\n[[data.mix]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in entry.items()))
+            file.write(f"\n[[{name}]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in entry.items()))
+
+
+def mixed(folder, model, first, second, data=None, tables=None, **changes):
+    """A configuration over both; `changes` replace keys of the second one's entry."""
+    data = {"synthetic_samples": 0, "cameras": ["front", "wrist"], "action_space": "delta", "delta_dimensions": [0, 1], **(data or {})}
+    path = runs.configure(folder, model, data=data, sensor={"feature": "observation.force"}, **(tables or {}))
+    entries = [{"path": str(first), "cameras": ["front=observation.images.top", "wrist=observation.images.wrist"]},
+               {"path": str(second), "cameras": ["front=observation.images.top"], "missing_cameras": ["wrist"], "state_dimensions": [1, 0, 2], **changes}]
+    append_tables(path, "data.mix", entries)
     return path
 
 
@@ -47,6 +50,29 @@ def test_a_run_over_two_datasets_resumes(tmp_path, model, dataset, other):
     config.write_text(text.replace('action_space = "delta"', 'action_space = "absolute"'))
     code, said = runs.finished([*TRAIN, "--config", config, "--resume"])
     assert code == 2 and "learn something else" in said, said
+
+
+@pytest.mark.parametrize("by, names, target", [
+    ("dataset", ["demo", "other"], [0.7, 0.3]),
+    ("images", ["1 image", "2 images"], [0.3, 0.7]),
+    ("rules", ["second", "rest"], [0.3, 0.7]),
+])
+def test_types_of_samples(tmp_path, model, dataset, other, by, names, target):
+    """Each dataset's samples have their part of the draws, also by how many pictures they have and by a rule on the dataset's name."""
+    config = mixed(tmp_path, model, dataset, other, tables={"tasks": {"by": by, "target": target, "weights": [1.0, 0.5]}})
+    if by == "rules":
+        append_tables(config, "tasks.rules", [{"name": "second", "field": "dataset", "match": "^other$"}, {"name": "rest", "match": ".*"}])
+    lines = runs.metrics(runs.finish(config, 2))
+    assert len(lines) == 8
+    drawn = dict.fromkeys(names, 0)
+    for number, line in enumerate(lines, 1):
+        counts, losses = line["task_counts"], line["task_losses"]
+        assert list(counts) == names and sum(counts.values()) == 6
+        assert list(losses) == [name for name in names if counts[name] > 0]
+        assert sum(losses[name] * counts[name] for name in losses) / 6 == pytest.approx(line["loss"], rel=1e-5), "whatever they weigh"
+        for name, part in zip(names, target):
+            drawn[name] += counts[name]
+            assert abs(drawn[name] - part * 6 * number) < 1, (number, drawn)
 
 
 @pytest.mark.parametrize("changes, words", [

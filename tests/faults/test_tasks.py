@@ -85,6 +85,8 @@ def test_packed_by_bytes_is_the_same_training_in_fewer_micro_batches(tmp_path, m
         runs.assert_same_training(run, whole, STEPS, EACH)
         lines = runs.metrics(run)
         assert max(rank["peak"] for line in lines for rank in line["memory"]) <= peak
+        above = [line["step"] for line in lines for rank in line["memory"] if rank["peak"] > rank["predicted"]]
+        assert not above, f"measured above what was predicted in steps {above}"
         assert sum(rank["retries"] for line in lines for rank in line["memory"]) == 0
         assert sum(line["micro_batches"] for line in lines) < sum(line["micro_batches"] for line in runs.metrics(by_count))
 
@@ -101,3 +103,11 @@ def test_bad_settings(tmp_path, model):
         config = typed(tmp_path, model, tasks)
         code, text = runs.finished([runs.PLIMSOLL, "train", "--config", config, "--max-steps", "1"])
         assert code == 2 and said in text, text
+
+
+def test_a_rule_on_an_unknown_field(tmp_path, model):
+    config = typed(tmp_path, model, {"by": "rules"})
+    for field, said in ("colour", ["tasks.rules[0].field", "colour", '"task", "dataset", "images"']), ("dataset", ['field = "dataset"', "of no dataset"]):
+        rules = f'tasks.rules=[{{name = "all", match = ".", field = "{field}"}}]'
+        code, text = runs.finished([runs.PLIMSOLL, "train", "--config", config, "--set", rules])
+        assert code == 2 and all(word in text for word in said), text

@@ -38,6 +38,18 @@ TEST(Predictor, SharesOneDryRunAmongNearbyShapes) {
   EXPECT_EQ(runs, 7);
 }
 
+TEST(Predictor, SaysWhatIsKnownWithoutADryRun) {
+  int runs = 0;
+  Predictor predictor([&](const MicroBatchShape& shape, const Plan&) { return ++runs, shape.tokens; });
+  const MicroBatchShape shape{2, 1000, 512};
+  EXPECT_EQ(predictor.known_bytes(shape, {}), std::nullopt);
+  const std::int64_t bytes = predictor.bytes(shape, {});
+  EXPECT_EQ(predictor.known_bytes(shape, {}), bytes);
+  EXPECT_EQ(predictor.known_bytes({2, 999, 510}, {}), bytes) << "of the same class";
+  EXPECT_EQ(predictor.known_bytes(shape, Plan{0, 1, 1}), std::nullopt);
+  EXPECT_EQ(runs, 1);
+}
+
 class CountingPredictor : public ::testing::Test {
  protected:
   static std::int64_t measured(const MicroBatchShape& shape) {

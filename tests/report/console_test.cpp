@@ -139,6 +139,7 @@ TEST(Records, AStepIsOneLineOfJson) {
   record.step = 7;
   record.loss = 1.0 / 3.0;
   record.task_losses = {{"pick\n\"it\"", 0.25}};
+  record.task_memory = {{"pick\n\"it\"", {2, 5, 1000, 990, 0.03, 0.02}}};
   record.grad_norm = std::numeric_limits<double>::quiet_NaN();
   record.samples = 32;
   record.step_ms = 500.0;
@@ -149,6 +150,10 @@ TEST(Records, AStepIsOneLineOfJson) {
   EXPECT_EQ(json["step"], 7);
   EXPECT_EQ(json["loss"].get<double>(), 1.0 / 3.0);
   EXPECT_EQ(json["task_losses"]["pick\n\"it\""], 0.25);
+  const auto& memory = json["task_memory"]["pick\n\"it\""];
+  EXPECT_EQ(memory["samples"], 5);
+  EXPECT_EQ(memory["predicted"], 1000);
+  EXPECT_EQ(memory["mean_error"], 0.015);
   EXPECT_TRUE(json["grad_norm"].is_null());
   EXPECT_EQ(json["samples_per_second"], 64.0);
   EXPECT_EQ(json["memory"][0]["peak"], 231_MiB);

@@ -57,6 +57,14 @@ std::string five_steps() {
                   {"loss", losses[i]},
                   {"task_losses", {{"pick", losses[i] + 1}, {"place", losses[i] - 1}}},
                   {"task_counts", {{"pick", i + 1}, {"place", 3 - i > 0 ? 3 - i : 0}}},
+                  {"task_memory",
+                   {{"pick",
+                     {{"micro_batches", 2},
+                      {"samples", 4},
+                      {"predicted", 440},
+                      {"measured", 400},
+                      {"mean_error", 0.1},
+                      {"largest_error", 0.1 * (i + 1)}}}}},
                   {"grad_norm", 1.0},
                   {"lr", 0.001},
                   {"vl_lr", 0.0001},
@@ -102,6 +110,19 @@ TEST_F(RunReport, AStepIsAnEntry) {
   EXPECT_EQ(second["retries"], 3);
   EXPECT_EQ(second["skipped"], false);
   EXPECT_EQ(steps[4]["attempt"], 2);
+}
+
+TEST_F(RunReport, MemoryOfATaskIsOfItsSamples) {
+  put_metrics(five_steps());
+  const Json tasks = report()["tasks"];
+  const Json& memory = tasks["pick"]["memory"];
+  EXPECT_EQ(memory["micro_batches"], 10);
+  EXPECT_EQ(memory["samples"], 20);
+  EXPECT_EQ(memory["predicted_a_sample"], 110);
+  EXPECT_EQ(memory["measured_a_sample"], 100);
+  EXPECT_DOUBLE_EQ(memory["mean_relative_error"], 0.1);
+  EXPECT_DOUBLE_EQ(memory["largest_relative_error"], 0.5);
+  EXPECT_EQ(tasks["place"]["memory"], nullptr);
 }
 
 TEST_F(RunReport, EpochsBeginWhereTheirFirstSampleIs) {

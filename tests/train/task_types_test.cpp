@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <random>
 
 #include "core/error.h"
 #include "memory/cpu_allocator.h"
@@ -29,6 +31,27 @@ std::unique_ptr<data::SampleSource> three_tasks(std::int64_t tasks = 3) {
   options.tasks = tasks;
   return data::make_synthetic_source(options);
 }
+
+/// Ten samples, the last of them held out: the first four are of one dataset and have two images, the others one. Even
+/// ones reach, odd ones grasp.
+class TwoDatasets final : public data::SampleSource {
+ public:
+  std::int64_t size() const override { return 10; }
+  data::SampleDims dims() const override { return {}; }
+  SampleShape shape_of(std::int64_t) const override { return {}; }
+  Sample load(std::int64_t) const override { return {}; }
+  std::vector<std::string> tasks() const override { return {"reach it", "grasp it"}; }
+  std::int64_t task_of(std::int64_t index) const override { return index % 2; }
+  std::int64_t pictures_of(std::int64_t index) const override { return index < 4 ? 2 : 1; }
+  std::vector<std::string> datasets() const override { return {"lab", "kitchen"}; }
+  std::int64_t dataset_of(std::int64_t index) const override { return index < 4 ? 0 : 1; }
+  const std::vector<std::int64_t>& training() const override { return training_; }
+  const std::vector<std::int64_t>& held_out() const override { return held_out_; }
+  std::uint64_t hash() const override { return 0; }
+
+ private:
+  std::vector<std::int64_t> training_ = {0, 1, 2, 3, 4, 5, 6, 7, 8}, held_out_ = {9};
+};
 
 std::string refusal(const TaskConfig& config, const data::SampleSource& source) {
   try {
@@ -76,6 +99,45 @@ TEST(TaskTypes, FollowRulesAndImages) {
   EXPECT_THAT(types.samples, ElementsAre(12, 24));
   config.by = "images";
   EXPECT_THAT(task_types(config, *source).names, ElementsAre("1 image"));
+}
+
+TEST(TaskTypes, AreDatasetsInTheirOrderOrNumbersOfImagesAscending) {
+  const TwoDatasets source;
+  TaskConfig config;
+  config.target = Setting::List{0.7, 0.3};
+  config.by = "dataset";
+  const TaskTypes datasets = task_types(config, source);
+  EXPECT_THAT(datasets.names, ElementsAre("lab", "kitchen"));
+  EXPECT_THAT(datasets.samples, ElementsAre(4, 5));
+  EXPECT_THAT(datasets.target, ElementsAre(7000, 3000));
+  config.by = "images";
+  const TaskTypes images = task_types(config, source);
+  EXPECT_THAT(images.names, ElementsAre("1 image", "2 images"));
+  EXPECT_THAT(images.samples, ElementsAre(5, 4));
+  for (const std::int64_t index : source.training()) {
+    EXPECT_EQ(datasets.type_of(index), index < 4 ? 0U : 1U);
+    EXPECT_EQ(images.type_of(index), index < 4 ? 1U : 0U);
+  }
+}
+
+TEST(TaskTypes, FollowRulesOnTheFieldThatTheyName) {
+  const TwoDatasets source;
+  TaskConfig config;
+  config.by = "rules";
+  config.rules = {{"pairs", "^2$", "images"}, {"grasps", "grasp", "task"}, {"rest", "^kitchen$", "dataset"}};
+  const TaskTypes types = task_types(config, source);
+  EXPECT_THAT(types.names, ElementsAre("pairs", "grasps", "rest"));
+  EXPECT_THAT(types.samples, ElementsAre(4, 2, 3)) << "the first that matches counts";
+  EXPECT_EQ(types.type_of(1), 0U);
+  EXPECT_EQ(types.type_of(5), 1U);
+  EXPECT_EQ(types.type_of(6), 2U);
+  config.rules = {{"a", "lab", "dataset"}, {"b", "reach"}};
+  EXPECT_THAT(refusal(config, source), HasSubstr("none matches the dataset \"kitchen\" and the task \"grasp it\""));
+  config.rules = {{"a", "lab", "colour"}};
+  EXPECT_THAT(refusal(config, source),
+              HasSubstr("field = \"colour\" is unknown; give \"task\", \"dataset\" or \"images\""));
+  config.rules = {{"a", ".", "dataset"}};
+  EXPECT_THAT(refusal(config, *three_tasks()), HasSubstr("\"a\" has field = \"dataset\""));
 }
 
 TEST(TaskTypes, SayWhatDoesNotFit) {
@@ -168,6 +230,107 @@ TEST(GradNorm, ConvergesToTheStatedBalance) {
   EXPECT_NEAR(state.weights[0], 200.0 / 101, 5e-3);
   EXPECT_NEAR(state.weights[1], 2.0 / 101, 5e-3);
   EXPECT_NEAR(state.weights[0] + state.weights[1], 2.0, 1e-9);
+}
+
+/// Norms by their mean, where the descent came to: of types whose losses stay at `losses` of their first ones and whose
+/// norms are `slopes` at a weight of 1. With alpha = 1.5.
+std::vector<double> balance_of(const std::vector<double>& slopes, const std::vector<double>& losses) {
+  const std::vector<std::int64_t> counts(slopes.size(), 8);
+  BalanceState state{std::vector<double>(slopes.size(), 1.0), std::vector<double>(slopes.size(), 1.0)};
+  std::vector<double> norms(slopes.size());
+  const auto measure = [&] {
+    for (std::size_t type = 0; type < slopes.size(); ++type) norms[type] = state.weights[type] * slopes[type];
+  };
+  for (int step = 0; step < 9000; ++step) {
+    measure();
+    state = balanced(state, {counts, losses, norms}, {1.5, step < 6000 ? 1e-3 : 1e-4});
+  }
+  measure();
+  const double mean = std::accumulate(norms.begin(), norms.end(), 0.0) / static_cast<double>(norms.size());
+  for (double& norm : norms) norm /= mean;
+  return norms;
+}
+
+/// r^1.5 of each type.
+std::vector<double> wanted_norms(const std::vector<double>& losses) {
+  const double mean = std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
+  std::vector<double> wanted;
+  for (const double loss : losses) wanted.push_back(std::pow(loss / mean, 1.5));
+  return wanted;
+}
+
+// The paper's equations 1 and 2: each norm is drawn to mean norm x r^alpha. These make more than the norms have as soon
+// as types differ (mean r^1.5 > 1), so that one of them stays behind by what is missing: little where r is near 1.
+TEST(GradNorm, ConvergesToTheNormsThatProgressAsksFor) {
+  for (const std::vector<double>& slopes : {std::vector<double>{0.1, 1}, std::vector<double>{1, 0.1}}) {
+    const std::vector<double> losses = {0.99, 0.81};
+    const auto norms = balance_of(slopes, losses), wanted = wanted_norms(losses);
+    EXPECT_NEAR(wanted[0], 1.1537, 1e-4);
+    for (std::size_t type = 0; type < 2; ++type) EXPECT_NEAR(norms[type], wanted[type], 0.012) << slopes[0];
+  }
+  const std::vector<double> losses = {0.55, 0.5, 0.45};
+  const auto norms = balance_of({0.2, 1, 0.5}, losses), wanted = wanted_norms(losses);
+  for (std::size_t type = 0; type < 3; ++type) EXPECT_NEAR(norms[type], wanted[type], 0.012) << type;
+}
+
+// r of 1.5 and 0.5: they ask for 1.837 and 0.354 of the mean norm, and the norms have 2. Both types are pulled up where
+// both are short, the one of the steeper loss more; it gets all that it asks for, and the other what is left.
+TEST(GradNorm, LeavesWhatIsMissingToTheFlatterLoss) {
+  const std::vector<double> losses = {0.6, 0.2};
+  const double first = std::pow(1.5, 1.5), second = std::pow(0.5, 1.5);
+  const auto flat_first = balance_of({0.1, 1}, losses), steep_first = balance_of({1, 0.1}, losses);
+  EXPECT_NEAR(flat_first[0], 2 - second, 5e-3);
+  EXPECT_NEAR(flat_first[1], second, 5e-3);
+  EXPECT_NEAR(steep_first[0], first, 5e-3);
+  EXPECT_NEAR(steep_first[1], 2 - first, 5e-3);
+}
+
+// What the header says of values that another plan rounds to the other neighbour: the sign of a type at its balance
+// turns, the weights part by two steps, and go back to the same balance.
+TEST(GradNorm, ASignThatTurnsMovesWeightsByTwoStepsAndNoFurther) {
+  constexpr double kRate = 0.01;
+  const std::vector<std::int64_t> counts = {4, 4};
+  const std::vector<double> ones = {1, 1}, more = {1 + 1.0 / 2048, 1}, less = {1, 1 + 1.0 / 2048};
+  const BalanceState before{{1, 1}, {1, 1}};
+  BalanceState a = balanced(before, {counts, ones, more}, {0.0, kRate});
+  BalanceState b = balanced(before, {counts, ones, less}, {0.0, kRate});
+  EXPECT_NEAR(b.weights[0] - a.weights[0], 2 * kRate, 1e-2 * kRate);
+  for (int step = 0; step < 200; ++step) {
+    const std::vector<double> of_a = a.weights, of_b = b.weights;  // a norm of 1 at a weight of 1
+    a = balanced(a, {counts, ones, of_a}, {0.0, kRate});
+    b = balanced(b, {counts, ones, of_b}, {0.0, kRate});
+    for (std::size_t type = 0; type < 2; ++type) EXPECT_LT(std::abs(a.weights[type] - b.weights[type]), 2.01 * kRate);
+  }
+}
+
+TEST(GradNorm, LeavesEveryWeightAThousandth) {
+  // The others rise so far that scaling them back would take the first one below what it had been left.
+  const std::vector<std::int64_t> all = {1, 1, 1};
+  const std::vector<double> ones = {1, 1, 1}, norms = {5, 1, 1};
+  const BalanceState after = balanced({{0.001, 1.4995, 1.4995}, {1, 1, 1}}, {all, ones, norms}, {0.0, 1.0});
+  EXPECT_EQ(after.weights[0], 0.001);
+  EXPECT_NEAR(after.weights[1], 1.4995, 1e-12);
+  EXPECT_NEAR(after.weights[2], 1.4995, 1e-12);
+
+  std::mt19937 generator(3);
+  const auto draw = [&] { return static_cast<double>(generator() % 1000 + 1) / 1000; };
+  BalanceState state{{1, 1, 1, 1}, {1, 1, 1, 1}};
+  std::size_t at_the_least = 0;
+  for (int step = 0; step < 2000; ++step) {
+    std::vector<std::int64_t> counts;
+    std::vector<double> losses, gradients;
+    for (int type = 0; type < 4; ++type) {
+      counts.push_back(static_cast<std::int64_t>(generator() % 3));
+      losses.push_back(draw());
+      gradients.push_back(10 * draw());
+    }
+    state = balanced(state, {counts, losses, gradients}, {1.5, 0.5});
+    const double least = *std::ranges::min_element(state.weights);
+    ASSERT_GE(least, 0.001) << step;
+    if (least == 0.001) ++at_the_least;
+    ASSERT_NEAR(std::accumulate(state.weights.begin(), state.weights.end(), 0.0), 4, 1e-9) << step;
+  }
+  EXPECT_GT(at_the_least, 100U) << "it came to that";
 }
 
 TEST(GradNorm, DoesNotHangOnTheLastBits) {

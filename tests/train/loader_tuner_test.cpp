@@ -1,0 +1,43 @@
+// The figures that the loader is changed by and that a person reads of it. Changes in real runs: tests/faults.
+#include "train/loader_tuner.h"
+
+#include <gmock/gmock.h>
+
+namespace plimsoll::train {
+namespace {
+
+using ::testing::HasSubstr;
+
+LoaderSums waiting_step(double wait_ms, double memory, std::int64_t looks) {
+  LoaderSums step;
+  step.steps = 1;
+  step.wait_ms = wait_ms;
+  step.load_ms = 80;
+  step.wall_ms = 100;
+  step.utilisation = 1 - wait_ms / 100;
+  step.memory = memory;
+  step.looks = looks;
+  return step;
+}
+
+// Steps that did not look at the memory in use leave its mean as it is; the last one is no more than the others.
+TEST(LoaderTuner, TellsMeansOfAnEpoch) {
+  LoaderSums epoch;
+  epoch.add(waiting_step(10, 0.9, 1));
+  for (int i = 0; i < 6; ++i) epoch.add(waiting_step(30, 0, 0));
+  epoch.add(waiting_step(10, 0.2, 1));
+  epoch.add(waiting_step(10, 0.1, 1));
+  EXPECT_EQ(epoch.steps, 9);
+  EXPECT_DOUBLE_EQ(epoch.mean(epoch.load_ms), 80);
+  EXPECT_DOUBLE_EQ(epoch.mean_memory(), 0.4);
+  const std::string line = loader_epoch_line(120, 1, {2, 3}, epoch);
+  EXPECT_THAT(line, HasSubstr("epoch ends in step 120: adjusted 1 time | 2 threads, 3 steps ahead"));
+  EXPECT_THAT(line, HasSubstr("steps waited 23 % | device 77 % busy | host memory 40 %"));
+}
+
+TEST(LoaderTuner, TellsOfAnEpochWithoutSteps) {
+  EXPECT_THAT(loader_epoch_line(1, 0, {1, 1}, {}), HasSubstr("1 thread, 1 step ahead | steps waited 0 %"));
+}
+
+}  // namespace
+}  // namespace plimsoll::train
