@@ -56,12 +56,13 @@ Json by_name(const std::vector<std::pair<std::string, Value>>& values) {
 Json by_name(const std::vector<std::pair<std::string, TaskMemory>>& tasks) {
   Json object = Json::object();
   for (const auto& [name, memory] : tasks)
-    object[name] = {{"micro_batches", memory.micro_batches},
-                    {"samples", memory.samples},
-                    {"predicted", memory.predicted},
-                    {"measured", memory.measured},
-                    {"mean_error", memory.error_sum / static_cast<double>(std::max<std::int64_t>(1, memory.micro_batches))},
-                    {"largest_error", memory.largest_error}};
+    object[name] = {
+        {"micro_batches", memory.micro_batches},
+        {"samples", memory.samples},
+        {"predicted", memory.predicted},
+        {"measured", memory.measured},
+        {"mean_error", memory.error_sum / static_cast<double>(std::max<std::int64_t>(1, memory.micro_batches))},
+        {"largest_error", memory.largest_error}};
   return object;
 }
 

@@ -124,8 +124,12 @@ TaskOfStep& task_named(std::vector<TaskOfStep>& tasks, const std::string& name) 
 }
 
 TaskMemory task_memory_of(const Fields& task) {
-  TaskMemory memory{task.count("micro_batches"), task.count("samples"), task.count("predicted"),
-                    task.count("measured"),      0,                     task.number("largest_error").value_or(0)};
+  TaskMemory memory{task.count("micro_batches"),
+                    task.count("samples"),
+                    task.count("predicted"),
+                    task.count("measured"),
+                    0,
+                    task.number("largest_error").value_or(0)};
   memory.error_sum = task.number("mean_error").value_or(0) * static_cast<double>(memory.micro_batches);
   return memory;
 }

@@ -22,7 +22,7 @@ struct TaskOfStep {
   std::string name;
   std::optional<double> loss;         ///< mean over the task's samples of the step; task_losses
   std::optional<std::int64_t> count;  ///< those samples; task_counts
-  TaskMemory memory;                  ///< zeros where nothing was compared; task_memory
+  TaskMemory memory{};                ///< zeros where nothing was compared; task_memory
 };
 
 /// A line of metrics.jsonl.

@@ -190,9 +190,8 @@ void RunLog::add_tasks(const StepView& v, report::StepRecord& record) const {
     if (v.counts[type] > 0) record.task_losses.emplace_back(name, means[type]);
     const TypeBytes& bytes = v.result.type_bytes[type];
     if (bytes.micro_batches > 0)
-      record.task_memory.emplace_back(
-          name, report::TaskMemory{bytes.micro_batches, bytes.samples, bytes.predicted, bytes.measured, bytes.error_sum,
-                                   bytes.largest_error});
+      record.task_memory.emplace_back(name, report::TaskMemory{bytes.micro_batches, bytes.samples, bytes.predicted,
+                                                               bytes.measured, bytes.error_sum, bytes.largest_error});
     if (v.result.type_norms.empty()) continue;
     record.task_weights.emplace_back(name, weights.empty() ? 1.0 : weights[type]);
     record.task_norms.emplace_back(name, v.result.type_norms[type]);

@@ -92,9 +92,9 @@ struct StepResult {
   double loss = 0.0;                 ///< mean over the samples of all ranks, whatever they weigh
   std::vector<double> type_losses;   ///< sums over the samples of each type, likewise
   std::vector<double> type_norms;    ///< of each type's gradient of the layer in StepOptions::sums
-  std::vector<TypeBytes> type_bytes; ///< this rank's, of micro-batches whose prediction was exact; empty without types
-  std::int64_t live = 0;             ///< samples of all ranks that ran the whole model
-  double gradient_norm = 0.0;        ///< before clipping
+  std::vector<TypeBytes> type_bytes;  ///< this rank's, of micro-batches whose prediction was exact; empty without types
+  std::int64_t live = 0;              ///< samples of all ranks that ran the whole model
+  double gradient_norm = 0.0;         ///< before clipping
 };
 
 /// Mean loss of the samples of each type, of which the step had so many; 0 of those that it had none of.
