@@ -105,9 +105,10 @@ void run(int rounds) {
   if (ranks.communicator->world() != 1) fail(ExitCode::kUsage, "packing_bench runs on one rank, without mpirun");
   ranks.config.train.max_steps = 1 << 16;
   ranks.config.data.synthetic_text = 24;
+  ranks.config.data.synthetic_side = 56;
   ranks.source = make_source(ranks.config);
   time_overhead(ranks, rounds);
-  ranks.config.data.synthetic_text = 0;
+  ranks.config.data.synthetic_text = ranks.config.data.synthetic_side = 0;
   ranks.source = make_source(ranks.config);
   count_micro_batches(ranks, std::min(rounds, 40));
 }

@@ -19,8 +19,8 @@ struct DemoDataOptions {
   std::int64_t episodes = 1000;         ///< one scene each
   std::int64_t frames_per_episode = 8;  ///< few: a small model memorises scenes that it sees in many frames
   int fps = 10;
-  /// Each episode has the instruction of another, drawn at random: what a policy learns from these cannot have come
-  /// from the words.
+  /// The instructions are dealt to the episodes at random, so that they say nothing of what is done; one in four is
+  /// right by chance, there being four colours.
   bool shuffled_instructions = false;
 };
 

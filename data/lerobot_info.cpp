@@ -67,27 +67,34 @@ LeRobotFeature read_feature(const std::string& name, const Json& json, const std
   return feature;
 }
 
-/// By what entry a feature is known to be depth: where it is differs between LeRobot's versions.
-std::optional<std::string> depth_entry(const Json& feature) {
+/// The entry that says whether a feature is depth: where it is differs between LeRobot's versions.
+struct DepthEntry {
+  bool depth = false;
+  std::string words;
+};
+std::optional<DepthEntry> depth_entry(const Json& feature) {
   for (const char* place : {"info", "video_info"}) {
     const auto found = feature.find(place);
     if (found == feature.end() || !found->is_object()) continue;
     for (const char* key : {"video.is_depth_map", "is_depth_map"}) {
       const Json flag = found->value(key, Json());
-      if (flag.is_boolean() && flag.get<bool>()) return fmt::format("its {} says {}", place, key);
+      if (flag.is_boolean()) return DepthEntry{flag.get<bool>(), fmt::format("its {} says {}", place, key)};
     }
   }
   return std::nullopt;
 }
 
-/// Distances, trained on as if they were colours, would be noise. Whether the one channel is the first or the last is
-/// not asked: no picture has one row.
+/// Distances, trained on as if they were colours, would be noise. One channel is taken for distances unless an entry
+/// says that they are none; whether it is the first or the last is not asked, as no picture has one row.
 std::optional<std::string> why_depth(const Json& feature, const Json& dtype) {
   if (!(dtype == "video" || dtype == "image")) return std::nullopt;
-  if (auto found = depth_entry(feature)) return found;
+  if (const auto found = depth_entry(feature)) return found->depth ? std::optional(found->words) : std::nullopt;
   const Json shape = feature.value("shape", Json());
   const bool one_channel = shape.is_array() && shape.size() == 3 && (shape.front() == 1 || shape.back() == 1);
-  return one_channel ? std::optional(fmt::format("its shape {} has one channel", shape.dump())) : std::nullopt;
+  return one_channel ? std::optional(fmt::format(
+                           "its shape {} has one channel, and no \"is_depth_map\": false in its info says otherwise",
+                           shape.dump()))
+                     : std::nullopt;
 }
 
 void read_features(const Json& info, const std::string& path, LeRobotInfo& out, Faults& faults) {

@@ -31,7 +31,8 @@ cxxopts::Options describe() {
                                                   whole(usual.table.top_side))(
       "wrist-side", "Pixels of the camera at the gripper", whole(usual.table.wrist_side))(
       "heavy-wrist-side", "The same in heavy episodes", whole(usual.table.heavy_wrist_side))(
-      "shuffled-instructions", "Each episode has another's instruction: a control that cannot learn from the words");
+      "shuffled-instructions",
+      "Instructions are dealt to the episodes at random: a control that learns nothing from the words");
   return options;
 }
 

@@ -67,7 +67,10 @@ TracePolicy policy_of_run(const cxxopts::ParseResult& parsed, const std::filesys
                           memory::Trace& trace) {
   const auto config = folder / "config.toml";
   std::optional<memory::PolicyConfig> of_run;
-  if (std::filesystem::exists(config)) of_run = train::policy_config(read_config(parsed, config.string()));
+  // Not read where nothing of it is asked for: a run of another version may have settings that this one does not know.
+  const bool asked_all = parsed.count("policy") > 0 && parsed.count("profile") > 0;
+  if (!asked_all && std::filesystem::exists(config))
+    of_run = train::policy_config(read_config(parsed, config.string()));
   const bool has_candidates = !trace.candidates.empty() || std::filesystem::exists(folder / "candidates.json");
   const PolicyKind usual = of_run ? of_run->kind : has_candidates ? PolicyKind::kPredictive : PolicyKind::kReactive;
   const PolicyKind kind = asked_policy(parsed, usual);

@@ -97,6 +97,8 @@ def main():
     trainings = [start_training("run", "data", options), start_training("control", "shuffled", options)]
     for log, training in trainings:
         if training.wait() != 0:
+            for _, other in trainings:
+                other.terminate()
             sys.exit(f"{log}: training failed\n{log.read_text()[-2000:]}")
     (errors, _), (of_control, _) = ((errors_in(log), log) for log, _ in trainings)
     print(f"acting on {options.episodes} scenes that nobody was trained on ...", flush=True)
@@ -113,7 +115,7 @@ def main():
 
 
 def newest(run):
-    return max((run / "checkpoints").iterdir(), key=lambda folder: folder.name)
+    return max((run / "checkpoints").glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")))
 
 
 if __name__ == "__main__":

@@ -174,6 +174,7 @@ def bench(tally):
         "reduction_bench": [*two_ranks, "build/reduction_bench", "2", "2"],
         "rivals_bench": ["build/rivals_bench", "1", "1"],
         "cache_bench": ["build/cache_bench", "8", "1000"],
+        "packing_bench": ["build/packing_bench", "2"],
         "search_bench": [*two_ranks, "build/search_bench", "1", "1"],
         "step_peer": [sys.executable, "bench/peers/step_peer.py", "--build", "build", "--size", "tiny", "--batch", "1",
                       "--recompute", "none", "--steps", "2"],

@@ -127,6 +127,14 @@ std::uint64_t room_left(const cache::CacheConfig& config, const cache::Store& st
 
 namespace {
 
+// Of the machine that has most of them.
+int ranks_of_a_machine(ddp::Communicator& communicator) {
+  std::int64_t most = 1;
+  const std::vector<std::int64_t> mine = {communicator.local_rank() + 1};
+  for (const auto& theirs : ddp::share_numbers(communicator, mine)) most = std::max(most, theirs.at(0));
+  return static_cast<int>(most);
+}
+
 // Of what the settings ask for, what this rank does not have; empty: nothing.
 std::string missing_memory(std::optional<std::int64_t> device, std::optional<std::int64_t> host,
                            const cache::TierSizes& sizes, const cache::TierRoom& room, int rank, int ranks) {
@@ -136,12 +144,13 @@ std::string missing_memory(std::optional<std::int64_t> device, std::optional<std
         "\"auto\"",
         rank, format_bytes(*device), format_bytes(room.budget));
   if (host.value_or(0) > machine_memory() / ranks)
-    return fmt::format("cache.host_bytes = {} for each of {} ranks: this machine has {}; give less, or \"auto\"",
-                       format_bytes(*host), ranks, format_bytes(machine_memory()));
+    return fmt::format(
+        "cache.host_bytes = {} for each of {} ranks of a machine: this one has {}; give less, or \"auto\"",
+        format_bytes(*host), ranks, format_bytes(machine_memory()));
   if (host && sizes.host > room.host)
     return fmt::format(
         "rank {}: cache.host_bytes = {}: the features take {} of it, and {} of this machine's memory "
-        "are free for each of {} ranks; give less, or \"auto\"",
+        "are free for each of its {} ranks; give less, or \"auto\"",
         rank, format_bytes(*host), format_bytes(sizes.host), format_bytes(room.host), ranks);
   return "";
 }
@@ -150,7 +159,7 @@ std::string missing_memory(std::optional<std::int64_t> device, std::optional<std
 
 cache::TierSizes choose_tier_sizes(const Config& config, std::int64_t features, const Device& device,
                                    std::int64_t budget, ddp::Communicator& communicator) {
-  const int ranks = communicator.world();
+  const int ranks = ranks_of_a_machine(communicator);
   const cache::TierRoom room{features, budget, budget - device.memory->live(), available_memory(ranks),
                              device.place.is_cpu()};
   const auto asked = bytes_or_auto(config.cache.device_bytes, "cache.device_bytes");

@@ -161,7 +161,8 @@ struct DataConfig {
     v("workers", workers, "Loader threads at start.", between(1, 64));
     v("prefetch", prefetch, "Steps that the loader is ahead at start.", at_least(1));
     v("adaptive", adaptive,
-      "Both change while the run goes on, by how long steps wait, how busy the device is and what memory is free. "
+      "Both change while the run goes on, by how busy the device is, whether loading is slower than processing "
+      "and what memory is free. "
       "`loader.toml` in run.dir says at the end where to start the next run.");
     v("adjust_every", adjust_every, "Steps between two such changes.", at_least(1));
     v("most_workers", most_workers,
@@ -169,7 +170,8 @@ struct DataConfig {
       between(0, 64));
     v("most_prefetch", most_prefetch, "Steps that it may come to be ahead.", at_least(1));
     v("loader_bytes", loader_bytes,
-      "Bytes of host memory that a rank's loaded samples may take: \"auto\" (no bound but that the adaptive loader is "
+      "Bytes of host memory that a rank's loaded samples and decoded frames may take: \"auto\" (no bound of samples "
+      "but that the adaptive loader is "
       "less far ahead where more than four fifths of the machine's memory are in use) or a size. A single step's "
       "samples may take more.",
       either({one_of({"auto"}), byte_size()}));

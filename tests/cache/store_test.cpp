@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -352,6 +353,7 @@ TEST(Store, ReadersAndAWriterWorkAtOnce) {
   Store store(options_for(folder), fingerprint_of("a"));
   std::atomic<bool> done = false;
   std::atomic<std::int64_t> read = 0;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   std::vector<std::jthread> readers;
   for (int i = 0; i < 3; ++i)
     readers.emplace_back([&] {
@@ -360,11 +362,13 @@ TEST(Store, ReadersAndAWriterWorkAtOnce) {
   for (std::int64_t sample = 0; sample < 1000; ++sample) {
     append(store, sample, sample + 1);
     if (sample % 20 == 0) store.publish();
-    while (read == 0) std::this_thread::yield();  // else the writer may be done before a reader's thread has begun
+    // Else the writer may be done before a reader's thread has begun.
+    while (read == 0 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
   }
   store.publish();
   done = true;
   readers.clear();
+  EXPECT_GT(read, 0);
   EXPECT_EQ(count(store), 1000);
 }
 

@@ -417,6 +417,9 @@ TEST_F(LeRobotDatasetTest, KnowsDepthByWhatInfoSays) {
   EXPECT_THAT(cameras_with(wrist, R"({"shape": [28, 28, 1]})"), ElementsAre(top));
   EXPECT_THAT(cameras_with(wrist, R"({"shape": [1, 28, 28]})"), ElementsAre(top));
   EXPECT_THAT(cameras_with(top, R"({"info": {"video.is_depth_map": false}})"), ElementsAre(top, wrist));
+  EXPECT_THAT(cameras_with(wrist, R"({"shape": [28, 28, 1], "info": {"is_depth_map": false}})"),
+              ElementsAre(top, wrist))
+      << "a grey camera";
   EXPECT_THAT(cameras_with(top, R"({"info": null})"), ElementsAre(top, wrist));
 }
 
