@@ -171,9 +171,8 @@ struct DataConfig {
     v("most_prefetch", most_prefetch, "Steps that it may come to be ahead.", at_least(1));
     v("loader_bytes", loader_bytes,
       "Bytes of host memory that a rank's loaded samples and decoded frames may take: \"auto\" (no bound of samples "
-      "but that the adaptive loader is "
-      "less far ahead where more than four fifths of the machine's memory are in use) or a size. A single step's "
-      "samples may take more.",
+      "but that the adaptive loader is less far ahead where more than four fifths of the machine's memory are in use) "
+      "or a size. A single step's samples may take more.",
       either({one_of({"auto"}), byte_size()}));
     v("eval_fraction", eval_fraction, "Fraction of the episodes, the last ones, kept out of training to measure on.",
       between(0.0, 0.5));
