@@ -67,21 +67,24 @@ LeRobotFeature read_feature(const std::string& name, const Json& json, const std
   return feature;
 }
 
-/// The entry that says whether a feature is depth: where it is differs between LeRobot's versions.
+/// The entry that says whether a feature is depth: where it is differs between LeRobot's versions. Of several that
+/// contradict each other, the one that says it is.
 struct DepthEntry {
   bool depth = false;
   std::string words;
 };
 std::optional<DepthEntry> depth_entry(const Json& feature) {
+  std::optional<DepthEntry> says;
   for (const char* place : {"info", "video_info"}) {
     const auto found = feature.find(place);
     if (found == feature.end() || !found->is_object()) continue;
     for (const char* key : {"video.is_depth_map", "is_depth_map"}) {
       const Json flag = found->value(key, Json());
-      if (flag.is_boolean()) return DepthEntry{flag.get<bool>(), fmt::format("its {} says {}", place, key)};
+      if (flag.is_boolean() && !(says && says->depth))
+        says = {flag.get<bool>(), fmt::format("its {} says {}", place, key)};
     }
   }
-  return std::nullopt;
+  return says;
 }
 
 /// Distances, trained on as if they were colours, would be noise. One channel is taken for distances unless an entry
