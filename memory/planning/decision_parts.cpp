@@ -90,13 +90,18 @@ std::string retry_text(const WindowSummary& window) {
   return fmt::format("{}", fmt::join(texts, ", "));
 }
 
+FailureEntry failure_of(std::int64_t step, std::size_t rank, const RankUsage& usage, const Plan& plan,
+                        std::int64_t predicted) {
+  return {step,     static_cast<int>(rank), usage.failed_request_bytes, plan, usage.budget_bytes, usage.peak_bytes,
+          predicted};
+}
+
 void remember_failures(const PolicyConfig& config, const WindowSummary& window, const Plan& plan, PolicyState& state) {
   for (std::size_t rank = 0; rank < window.ranks.size(); ++rank) {
     const RankUsage& usage = window.ranks[rank];
     if (!out_of_memory(usage)) continue;
-    const FailureEntry failure{window.last_step,   static_cast<int>(rank), usage.failed_request_bytes, plan,
-                               usage.budget_bytes, usage.peak_bytes,       usage.predicted_peak_bytes};
-    remember(state.failures, failure, config.history);
+    remember(state.failures, failure_of(window.last_step, rank, usage, plan, usage.predicted_peak_bytes),
+             config.history);
   }
 }
 

@@ -44,6 +44,10 @@ void remember(std::vector<Entry>& entries, Entry entry, int most) {
   entries.push_back(std::move(entry));
   if (entries.size() > static_cast<std::size_t>(most)) entries.erase(entries.begin());
 }
+/// What is remembered of a rank that ran out of memory under `plan`. `predicted`: the peak that was expected of it, 0:
+/// none.
+FailureEntry failure_of(std::int64_t step, std::size_t rank, const RankUsage& usage, const Plan& plan,
+                        std::int64_t predicted);
 void remember_failures(const PolicyConfig& config, const WindowSummary& window, const Plan& plan, PolicyState& state);
 /// Puts the decision into the history; starts the cooldown when it changes the plan.
 void note_change(const PolicyConfig& config, const Decision& decision, PolicyState& state);

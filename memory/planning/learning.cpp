@@ -35,12 +35,6 @@ void record_failures(const PolicyConfig& config, std::int64_t step, const std::v
     begin_wait(config, step, plan, ranks, were_filled(step, failures, other_way, candidate, state), state);
 }
 
-FailureEntry failure_of(std::int64_t step, std::size_t rank, const RankUsage& usage, const Plan& plan,
-                        std::int64_t predicted) {
-  return {step,     static_cast<int>(rank), usage.failed_request_bytes, plan, usage.budget_bytes, usage.peak_bytes,
-          predicted};
-}
-
 /// Compares the rank's pair of the same step; `shortfalls_only` leaves the rest to the window's end.
 void learn_peak(int rank, const RankUsage& usage, const Plan& plan, const Candidate* candidate, bool shortfalls_only,
                 Calibration& calibration) {

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "memory/planning/decision_parts.h"
 #include "memory/planning/first_plan.h"
 #include "memory/planning/packing.h"
 #include "memory/planning/predictive.h"
@@ -245,10 +246,8 @@ class Run {
 
   void after_failure(std::int64_t step, const StepUse& use) {
     const RankUsage& rank = use.ranks[static_cast<std::size_t>(use.failed_rank)];
-    FailureEntry failure{step, use.failed_rank, rank.failed_request_bytes, plan_};
-    failure.budget_bytes = rank.budget_bytes;
-    failure.peak_bytes = rank.peak_bytes;
-    failure.predicted_bytes = rank.predicted_peak_bytes;
+    const FailureEntry failure =
+        failure_of(step, static_cast<std::size_t>(use.failed_rank), rank, plan_, rank.predicted_peak_bytes);
     const TowerBlocks blocks{.language = world_.scenario().model.language_blocks};
     const auto decision = escalate(options_.config, failure, blocks, state_);
     window_.restart();
@@ -353,13 +352,8 @@ class Playback {
     window_.add(step.step, attempt.ranks, false);
     const auto failed =
         std::find_if(attempt.ranks.begin(), attempt.ranks.end(), [](const RankUsage& rank) { return rank.failed; });
-    const FailureEntry failure{step.step,
-                               static_cast<int>(failed - attempt.ranks.begin()),
-                               failed->failed_request_bytes,
-                               plan_,
-                               failed->budget_bytes,
-                               failed->peak_bytes,
-                               failed->predicted_peak_bytes};
+    const auto rank = static_cast<std::size_t>(failed - attempt.ranks.begin());
+    const FailureEntry failure = failure_of(step.step, rank, *failed, plan_, failed->predicted_peak_bytes);
     const auto decision = escalate(options_.config, failure, blocks_, state_);
     window_.restart();
     if (!decision) return void(outcome_.finished = false);

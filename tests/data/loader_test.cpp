@@ -16,6 +16,7 @@
 #include "data/frame_cache.h"
 #include "data/sample_stream.h"
 #include "tests/data/lerobot_files.h"
+#include "tests/data/mixture.h"
 #include "tests/data/model_files.h"
 
 namespace plimsoll::data {
@@ -115,21 +116,6 @@ TEST(Loader, RanksTogetherSeeTheStreamAtAnyWorld) {
   }
 }
 
-/// Types of so many samples each, whose numbers begin at multiples of a thousand; without a target one type.
-std::shared_ptr<const StreamOrder> order_of_types(const std::vector<std::int64_t>& sizes,
-                                                  const std::vector<std::int64_t>& target) {
-  auto order = std::make_shared<StreamOrder>();
-  order->seed = 7;
-  order->target = target;
-  for (std::size_t type = 0; type < sizes.size(); ++type) {
-    for (std::int64_t i = 0; i < sizes[type]; ++i) {
-      order->samples.push_back(static_cast<std::int64_t>(type) * 1000 + i);
-      order->types.push_back(static_cast<std::uint8_t>(type));
-    }
-  }
-  return order;
-}
-
 /// Adds what all ranks of a world draw from step `from` to step `to`, by position.
 void draw_steps(const NumberedSource& source, LoaderOptions options, std::int64_t from, std::int64_t to,
                 std::map<std::uint64_t, std::int64_t>& draws) {
@@ -164,7 +150,7 @@ void expect_whole_passes(const StreamOrder& order, const std::map<std::uint64_t,
 TEST(Loader, LosesAndDoublesNoneFromAnyWorldToAnyOther) {
   const NumberedSource source(1);  // what is drawn is the order's
   constexpr std::int64_t kSteps = 14;
-  for (const auto& order : {order_of_types({11}, {}), order_of_types({7, 5, 3}, {5000, 3000, 2000})}) {
+  for (const auto& order : {mixture({11}, {}, 7), mixture({7, 5, 3}, {5000, 3000, 2000}, 7)}) {
     for (int before = 1; before <= 3; ++before) {
       for (int after = 1; after <= 3; ++after) {
         for (const std::int64_t stop : {1, 4, 7}) {

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "tests/data/mixture.h"
 
 namespace plimsoll::data {
 namespace {
@@ -65,21 +66,6 @@ TEST(SampleStream, DependsOnPositionAndSeedOnly) {
   for (std::size_t i = 0; i < 50; ++i) a[i] = forward.at(i), b[49 - i] = backward.at(49 - i), c[i] = other.at(i);
   EXPECT_EQ(a, b);
   EXPECT_NE(a, c);
-}
-
-/// Types of `sizes` samples each, whose numbers begin at multiples of a thousand.
-std::shared_ptr<const StreamOrder> mixture(const std::vector<std::int64_t>& sizes,
-                                           const std::vector<std::int64_t>& target, std::uint64_t seed = 1) {
-  auto order = std::make_shared<StreamOrder>();
-  order->seed = seed;
-  order->target = target;
-  for (std::size_t type = 0; type < sizes.size(); ++type) {
-    for (std::int64_t i = 0; i < sizes[type]; ++i) {
-      order->samples.push_back(static_cast<std::int64_t>(type) * 1000 + i);
-      order->types.push_back(static_cast<std::uint8_t>(type));
-    }
-  }
-  return order;
 }
 
 TEST(SampleStream, AMixtureHasItsPartsAtEveryMoment) {

@@ -278,12 +278,18 @@ DATASETS = {
 }
 
 
-@pytest.mark.parametrize("case", DATASETS)
-def test_dataset(tmp_path, model, dataset, case):
-    spoil, words = DATASETS[case]
+def spoiled(tmp_path, dataset, spoil):
+    """A copy of the dataset, with that done to it."""
     copy = tmp_path / "data"
     shutil.copytree(dataset, copy)
     spoil(copy)
+    return copy
+
+
+@pytest.mark.parametrize("case", DATASETS)
+def test_dataset(tmp_path, model, dataset, case):
+    spoil, words = DATASETS[case]
+    copy = spoiled(tmp_path, dataset, spoil)
     config = on_dataset(tmp_path, model, copy, train={"max_steps": 8})
     refused([*TRAIN, "--config", config], 4, *words)
 
@@ -498,18 +504,14 @@ CONTRADICTIONS = {
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_a_dataset_that_contradicts_itself(tmp_path, model, dataset, case):
     spoil, words = CONTRADICTIONS[case]
-    copy = tmp_path / "data"
-    shutil.copytree(dataset, copy)
-    spoil(copy)
+    copy = spoiled(tmp_path, dataset, spoil)
     refused([*TRAIN, "--config", on_dataset(tmp_path, model, copy), "--plan-only"], 4, *words)
     code, text = runs.finished([runs.PLIMSOLL, "dataset", "check", copy])
     assert code == 4 and any(line.startswith("fault") for line in text.splitlines()), text
 
 
 def test_a_camera_of_depth(tmp_path, model, dataset):
-    copy = tmp_path / "data"
-    shutil.copytree(dataset, copy)
-    set_feature(TOP, info={"video.is_depth_map": True})(copy)
+    copy = spoiled(tmp_path, dataset, set_feature(TOP, info={"video.is_depth_map": True}))
     named = on_dataset(tmp_path, model, copy, data={"cameras": [TOP]})
     refused([*TRAIN, "--config", named, "--plan-only"], 4, "info.json", TOP, "is depth", "data.cameras")
     code, text = runs.finished([*TRAIN, "--config", on_dataset(tmp_path, model, copy), "--plan-only"])
