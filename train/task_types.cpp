@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <compare>
 #include <map>
 #include <numeric>
 #include <regex>
 #include <set>
+#include <tuple>
 
 #include "core/error.h"
 
@@ -83,7 +83,10 @@ void by_images(const data::SampleSource& source, TaskTypes& types) {
 /// All that rules can look at in a sample. Many samples have the same.
 struct Metadata {
   std::int64_t task = 0, dataset = 0, images = 0;
-  friend auto operator<=>(const Metadata&, const Metadata&) = default;
+
+  bool operator<(const Metadata& other) const {
+    return std::tie(task, dataset, images) < std::tie(other.task, other.dataset, other.images);
+  }
 };
 
 Metadata metadata_of(const data::SampleSource& source, std::int64_t index) {
