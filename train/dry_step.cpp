@@ -133,4 +133,6 @@ std::int64_t DryStep::evaluation_scratch_bytes(std::span<const SampleShape> shap
 
 const model::VlaModel& DryStep::model() const { return *parts_->model; }
 
+std::uint64_t DryStep::layout_hash() const { return parts_->buffers->layout_hash(); }
+
 }  // namespace plimsoll::train

@@ -40,6 +40,8 @@ class DryStep {
   std::int64_t scratch_bytes(std::span<const SampleShape> shapes) const;
   std::int64_t evaluation_scratch_bytes(std::span<const SampleShape> shapes) const;
   const model::VlaModel& model() const;
+  /// FlatBuffers::layout_hash of such a model.
+  std::uint64_t layout_hash() const;
 
  private:
   void run_once(std::span<const SampleShape> shapes, const model::Recompute& recompute) const;

@@ -49,11 +49,11 @@ memory::CostModel analytic_costs(const model::VlaModel& model) {
 Forecast::Forecast(const Config& config, const ForecastSamples& samples, int ranks)
     : config_(config),
       share_((config.batch.effective + ranks - 1) / ranks),
-      heaviest_(memory::heaviest(samples.heaviest, static_cast<std::size_t>(share_))),
+      heaviest_(memory::heaviest(samples.heaviest, static_cast<std::size_t>(share_), samples.times)),
       target_(memory::parse_fraction(config.memory.target, "memory.target")),
-      dry_(std::make_unique<DryStep>(vla_options(config, samples.dims), static_cast<std::uint64_t>(config.run.seed),
-                                     config.batch.effective,
-                                     sum_slots(config, vla_options(config, samples.dims), samples.types), ranks)) {}
+      dry_(std::make_unique<DryStep>(
+          vla_options(config, samples.dims), static_cast<std::uint64_t>(config.run.seed), config.batch.effective,
+          sum_slots(config, vla_options(config, samples.dims), samples.types, ranks), ranks)) {}
 
 memory::MicroBatchShape Forecast::heaviest(int samples) const {
   memory::MicroBatchShape total{samples, 0, 0};

@@ -41,6 +41,7 @@ struct ForecastSamples {
   /// The heaviest there are, heaviest first, as many as a rank's share or more; they stand for every micro-batch.
   std::vector<SampleShape> heaviest;
   std::size_t types = 0;  ///< that [tasks] makes of them (train/task_types.h)
+  std::size_t times = 1;  ///< that a step can draw one of them at most (SampleStream::most_draws_in_a_step)
 };
 
 /// Dry runs of one model under one configuration, each made once, of what they stand for (device.h). One thread.

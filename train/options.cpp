@@ -98,9 +98,10 @@ StepOptions step_options(const Config& config) {
   return options;
 }
 
-SumSlots sum_slots(const Config& config, const model::VlaOptions& model, std::size_t types) {
+SumSlots sum_slots(const Config& config, const model::VlaOptions& model, std::size_t types, int world) {
   SumSlots sums;
   sums.types = types;
+  sums.world = world;
   if (config.tasks.gradnorm && types > 0) {
     sums.out = model.action_dim;
     sums.in = model.expert.width;
@@ -179,9 +180,13 @@ std::string processor_name() {
   return fmt::format("{}, {} core{}", name, cores, cores == 1 ? "" : "s");
 }
 
+std::int64_t steps_of(std::int64_t draws, std::int64_t effective_batch) {
+  return std::max<std::int64_t>(1, draws / effective_batch);
+}
+
 std::int64_t total_steps(const Config& config, std::int64_t training_samples) {
   if (config.train.max_steps > 0) return config.train.max_steps;
-  return std::max<std::int64_t>(1, config.train.epochs * training_samples / config.batch.effective);
+  return steps_of(config.train.epochs * training_samples, config.batch.effective);
 }
 
 }  // namespace plimsoll::train

@@ -188,10 +188,8 @@ void RunLog::add_tasks(const StepView& v, report::StepRecord& record) const {
     const std::string& name = session_.tasks.names[type];
     record.task_counts.emplace_back(name, v.counts[type]);
     if (v.counts[type] > 0) record.task_losses.emplace_back(name, means[type]);
-    const TypeBytes& bytes = v.result.type_bytes[type];
-    if (bytes.micro_batches > 0)
-      record.task_memory.emplace_back(name, report::TaskMemory{bytes.micro_batches, bytes.samples, bytes.predicted,
-                                                               bytes.measured, bytes.error_sum, bytes.largest_error});
+    const TypeMemory& memory = v.result.type_memory[type];
+    if (memory.micro_batches > 0) record.task_memory.emplace_back(name, memory);
     if (v.result.type_norms.empty()) continue;
     record.task_weights.emplace_back(name, weights.empty() ? 1.0 : weights[type]);
     record.task_norms.emplace_back(name, v.result.type_norms[type]);

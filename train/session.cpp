@@ -58,6 +58,7 @@ const std::vector<std::string> kFreeSettings = {"run.dir",
                                                 "data.prefetch",
                                                 "data.adaptive",
                                                 "data.adjust_every",
+                                                "data.most_adjustments",
                                                 "data.most_workers",
                                                 "data.most_prefetch",
                                                 "data.loader_bytes",
@@ -72,9 +73,14 @@ void add_unused_settings(const Config& config, std::vector<std::string>& free) {
   if (config.tasks.by == "off") free.emplace_back("tasks");
   if (data.synthetic_tasks == 0) free.emplace_back("data.synthetic_tasks");
   if (data.mix.empty()) free.emplace_back("data.mix");
+  if (data.weights.empty()) free.emplace_back("data.weights");
   if (data.action_space == DataConfig().action_space) free.emplace_back("data.action_space");
   if (data.delta_dimensions.empty()) free.emplace_back("data.delta_dimensions");
   if (data.statistics == DataConfig().statistics) free.emplace_back("data.statistics");
+  const auto has_no_weight = [](const auto& mapping) { return mapping.weight == data::DatasetMapping().weight; };
+  if (std::ranges::all_of(data.mix, has_no_weight)) free.emplace_back("data.mix[].weight");
+  const auto is_on_tasks = [](const TaskRule& rule) { return rule.field == TaskRule().field; };
+  if (std::ranges::all_of(config.tasks.rules, is_on_tasks)) free.emplace_back("tasks.rules[].field");
 }
 
 // A cache whose features age changes what is learned; where it lies does not.
@@ -137,7 +143,7 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   check_budget_changes(config.memory, comm.world(), device.total);
   meter.set_workspace(0);  // of a session before this one
   meter.set_budget(budget);
-  const SumSlots sums = sum_slots(config, options, tasks.names.size());
+  const SumSlots sums = sum_slots(config, options, tasks.names.size(), comm.world());
   dry = std::make_unique<DryStep>(options, static_cast<std::uint64_t>(config.run.seed), config.batch.effective, sums,
                                   comm.world());
   heaviest = heaviest_at(static_cast<int>(config.data.resolution));
@@ -198,6 +204,7 @@ void Session::shake_hands() {
       {"weights", buffers->weight_hash(), adapter},
       {"model files", files, config.model.path},
       {"dataset", source.hash(), fmt::format("{} samples", source.size())},
+      {"types of samples", xxh3_64(std::as_bytes(std::span(tasks.of_sample))), fmt::format("by {}", config.tasks.by)},
   };
   ddp::compare_items(communicator, items);
   const std::vector<std::int64_t> mine = {budget};

@@ -85,7 +85,9 @@ struct Session {
   /// evaluation's heaviest if that needs more.
   std::int64_t predicted_peak(const memory::Plan& plan) const;
   /// How this rank may run its share of step `number` in place of the plan's way, and in how many bytes by its budget
-  /// of now (memory::fill_bytes), if the plan is a candidate. A plan that a failure forced is taken as it is.
+  /// of now (memory::fill_bytes), if the plan is a candidate. A plan that a failure forced is taken as it is. With
+  /// batch.packing = "bytes" under every policy and plan: what micro-batches may be predicted to need so that they stay
+  /// within the target and batch.max_memory even if predictions fall as short as they did before (calibration).
   memory::Fill fill(const memory::Plan& plan, std::int64_t number) const;
   /// The same for any plan, as if it were a candidate.
   memory::Fill fill(const memory::Plan& plan, std::int64_t number, const memory::PolicyState& known) const;

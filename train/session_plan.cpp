@@ -10,6 +10,7 @@
 #include "core/scope.h"
 #include "ddp/handshake.h"
 #include "memory/planning/packing.h"
+#include "memory/planning/wide.h"
 #include "train/calibration_file.h"
 #include "train/candidates.h"
 #include "train/costs.h"
@@ -100,15 +101,36 @@ std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
                                  evaluation_bytes(wanted));
 }
 
+namespace {
+
+// The largest predicted peak that is within `aim` when it is corrected: by the class's offset, and by the largest scale
+// of the rank, since packs go beyond what plans of the class needed.
+std::int64_t before_correction(const memory::Calibration& calibration, int rank, const memory::Plan& plan,
+                               std::int64_t aim) {
+  std::int64_t offset = 0, scale = 10000;
+  for (const auto& entry : calibration.entries()) {
+    if (entry.rank != rank) continue;
+    scale = std::max(scale, entry.scale);
+    if (entry.shape_class == memory::shape_class(plan)) offset = entry.offset_bytes;
+  }
+  return std::min(aim - offset, memory::saturated(memory::wide(aim) * 10000 / memory::wide(scale)));
+}
+
+}  // namespace
+
 memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number) const {
   memory::Fill with;
-  if (candidates.find(wanted) != nullptr) with = fill(wanted, number, controller->state());
+  const bool judged = candidates.find(wanted) != nullptr;
+  if (judged) with = fill(wanted, number, controller->state());
   if (config.batch.packing != "bytes") return with;
+  const auto room_of = [&](std::int64_t aim) {
+    return before_correction(controller->state().calibration, communicator.rank(), wanted, aim) - meter.live();
+  };
   const std::int64_t target = memory::parse_fraction(config.memory.target, "memory.target");
-  if (with.bytes == 0) with.bytes = meter.budget() / 10000 * target - meter.live();
+  if (!judged) with.bytes = room_of(meter.budget() / 10000 * target);
   const Setting& most = config.batch.max_memory;
   if (!most.is("budget"))
-    with.bytes = std::min(with.bytes, bytes_or_auto(most, "batch.max_memory").value_or(meter.budget()) - meter.live());
+    with.bytes = std::min(with.bytes, room_of(bytes_or_auto(most, "batch.max_memory").value_or(meter.budget())));
   with.bytes = std::max<std::int64_t>(1, with.bytes);  // what fits nowhere is run alone
   return with;
 }

@@ -1,5 +1,6 @@
 // What a plan means on a GPU: offloaded or not it trains the same, and its bytes are those that dry runs and the model
 // of the caching allocator say.
+#include <dlfcn.h>
 #include <gmock/gmock.h>
 
 #include <filesystem>
@@ -72,6 +73,15 @@ std::vector<memory::Plan> ways(const model::VlaModel& model) {
   memory::Plan offloaded = recomputed;
   offloaded.offload = true;
   return {plain, recomputed, offloaded};
+}
+
+TEST_F(OnAGpu, SaysHowBusyItIs) {
+  if (dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL) == nullptr) GTEST_SKIP() << "no libnvidia-ml.so.1";
+  ASSERT_TRUE(static_cast<bool>(device_.utilisation)) << "the library is there and does not know the GPU";
+  const auto busy = device_.utilisation();
+  if (!busy) GTEST_SKIP() << "the GPU does not say how busy it is, as a part of one (MIG) does not";
+  EXPECT_GE(*busy, 0);
+  EXPECT_LE(*busy, 1);
 }
 
 TEST_F(OnAGpu, TheLibrariesHoldAtMostWhatPlansCount) {

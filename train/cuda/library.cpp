@@ -3,12 +3,9 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
-#include <dlfcn.h>
 #include <fmt/format.h>
 #include <torch/torch.h>
 
-#include <functional>
-#include <optional>
 #include <string>
 
 #include "core/error.h"
@@ -17,6 +14,7 @@
 #include "model/cuda/kernels_cuda.h"
 #include "train/cuda/flat_kernels.h"
 #include "train/device.h"
+#include "train/nvml.h"
 
 namespace plimsoll::train {
 namespace {
@@ -51,27 +49,8 @@ std::string id_of(const cudaDeviceProp& properties) {
   return id;
 }
 
-// By NVIDIA's management library, which comes with the driver; its header is not needed to build. Functions and types
-// are those of NVML's API reference.
-std::function<std::optional<double>()> utilisation_of(const cudaDeviceProp& properties) {
-  void* nvml = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (nvml == nullptr) return nullptr;
-  struct Rates {
-    unsigned gpu, memory;  // percent
-  };
-  const auto init = reinterpret_cast<int (*)()>(dlsym(nvml, "nvmlInit_v2"));
-  const auto find = reinterpret_cast<int (*)(const char*, void**)>(dlsym(nvml, "nvmlDeviceGetHandleByPciBusId_v2"));
-  const auto rates = reinterpret_cast<int (*)(void*, Rates*)>(dlsym(nvml, "nvmlDeviceGetUtilizationRates"));
-  const std::string bus =
-      fmt::format("{:08x}:{:02x}:{:02x}.0", properties.pciDomainID, properties.pciBusID, properties.pciDeviceID);
-  void* handle = nullptr;
-  if (init == nullptr || find == nullptr || rates == nullptr || init() != 0 || find(bus.c_str(), &handle) != 0)
-    return nullptr;
-  return [rates, handle]() -> std::optional<double> {
-    Rates now{};
-    if (rates(handle, &now) != 0) return std::nullopt;  // parts of a GPU (MIG) do not say
-    return now.gpu / 100.0;
-  };
+std::string bus_of(const cudaDeviceProp& properties) {
+  return fmt::format("{:08x}:{:02x}:{:02x}.0", properties.pciDomainID, properties.pciBusID, properties.pciDeviceID);
 }
 
 template <class T>
@@ -108,7 +87,7 @@ Device open_checked(int index) {
   opened.id = id_of(properties);
   opened.total = memory->total();
   opened.available = [memory] { return memory->available(); };
-  opened.utilisation = utilisation_of(properties);
+  opened.utilisation = utilisation_by_nvml(bus_of(properties));
   opened.pinned = &pinned<std::byte>;
   warm_up(opened.place);
   return opened;
