@@ -12,8 +12,8 @@
 namespace plimsoll::data {
 
 /// Lines for people about what is read all the same and is seldom meant: LeRobotDataset::notes() and, where the dataset
-/// is normalised by its `own_statistics`, the dimensions in use that have no range there, of which normalisation makes a
-/// constant. `mapping` is the dataset's.
+/// is normalised by its `own_statistics`, the dimensions in use that have no range there, of which normalisation makes
+/// a constant. `mapping` is the dataset's.
 std::vector<std::string> dataset_notes(const MappedDataset& mapped, const ResolvedMapping& mapping,
                                        bool own_statistics);
 

@@ -497,7 +497,7 @@ std::vector<std::uint8_t> ImagePlaces::read(const FileBytes& file, std::int64_t 
   } else {
     const std::int64_t wanted = std::int64_t{place.before} + place.size;
     // What does not compress takes no more than the first of these with any usual encoder, and never the second.
-    for (const std::int64_t most : {32 + wanted + wanted / 6, 5 * wanted}) {
+    for (const std::int64_t most : {32 + wanted + wanted / 6, 6 * wanted}) {
       if (!unpack(file.read(place.begin, most), static_cast<std::size_t>(wanted), bytes)) continue;
       bytes.erase(bytes.begin(), bytes.begin() + place.before);
       return bytes;

@@ -1,5 +1,5 @@
-// Stands in for NVIDIA's management library in nvml_test.cpp, with what train/nvml.h asks of it: a GPU at bus 3b that is
-// 37 % busy, and one at 3c that does not say, as a part of a GPU (MIG) does not.
+// Stands in for NVIDIA's management library in nvml_test.cpp, with what train/nvml.h asks of it: a GPU at bus 3b that
+// is 37 % busy, and one at 3c that does not say, as a part of a GPU (MIG) does not.
 
 #include <cstring>
 
