@@ -60,11 +60,12 @@ model::Recompute recompute_of(const memory::Plan& plan) {
 }
 
 at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,
-                            const model::Recompute& recompute, std::int64_t effective_batch,
-                            const model::Shown& shown) {
+                            const model::Recompute& recompute, std::int64_t effective_batch, const model::Shown& shown,
+                            bool* in_backward) {
   const at::AutoGradMode grad(true);
   const AllocationLabel label("backward");  // the model's parts label what they make; the rest is backward's
   const at::Tensor losses = model.sample_losses(batch, recompute, shown);
+  if (in_backward != nullptr) *in_backward = true;
   // Every sample counts its weight / B, however the batch is cut: that is why splitting never changes the gradient.
   const at::Tensor weights = batch.loss_weight * (1.0 / static_cast<double>(effective_batch));
   torch::autograd::backward({losses}, {weights});
@@ -197,6 +198,7 @@ StepResult Step::run(const StepInput& input) {
   peak_ = 0;
   type_bytes_.assign(options_.sums.types, {});
   out_of_memory_ = other_way_ = other_recompute_ = false;
+  failed_ = {};
   communicator_.enter(input.step, "compute");
   buffers_.start_step();
   if (keeper_ != nullptr) keeper_->start_step(input.step);
@@ -210,6 +212,7 @@ StepResult Step::run(const StepInput& input) {
   if (live > 0) result.guardian = run_part(part, result);
   part.samples = whole.subspan(live);
   if (live < whole.size() && !result.guardian.failed) add(result.guardian, run_part(part, result), live);
+  result.failed = failed_;
   const std::span<float> slots = buffers_.extra().subspan(static_cast<std::size_t>(options_.sums.size()));
   ddp::pack(report(input, result.guardian, microseconds_since(start) / 1000), communicator_.rank(), slots);
 
@@ -252,6 +255,7 @@ void Step::take_sums(StepResult& result) {
 memory::MicroBatchWork Step::work(const StepInput& input) {
   return {[this, &input](memory::Piece piece) { forward_backward(input, piece); },
           [this] {
+            ++(in_backward_ ? failed_.backward : failed_.forward);
             buffers_.discard_staging();
             if (type_gradients_) type_gradients_->discard();
             if (keeper_ != nullptr) keeper_->discard();
@@ -310,6 +314,8 @@ void Step::compare_peak(std::span<const model::StreamSample> samples, const memo
 }
 
 void Step::forward_backward(const StepInput& input, memory::Piece piece) {
+  in_backward_ = false;
+  meter_.start_micro_batch();
   take_peak();
   const std::int64_t live = meter_.live();
   const auto samples = input.samples.subspan(piece.begin, piece.count);
@@ -318,7 +324,8 @@ void Step::forward_backward(const StepInput& input, memory::Piece piece) {
   other_recompute_ = other_recompute_ || !memory::recomputes_alike(way, input.plan);
   model::Shown shown = keeper_ != nullptr ? keeper_->shown(samples) : model::Shown{};
   if (type_gradients_) shown.last_layer = type_gradients_->watch(types_of(samples));
-  commit(samples, train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, shown));
+  commit(samples,
+         train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, shown, &in_backward_));
   compare_peak(samples, way, live);
 }
 

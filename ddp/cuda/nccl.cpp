@@ -58,6 +58,8 @@ class Nccl final : public DeviceCommunicator {
 Nccl::Nccl(Communicator& host, cudaStream_t stream) : DeviceCommunicator(host), stream_(stream) {
   check_version();
   setenv("NCCL_NVLS_ENABLE", "0", 0);
+  // Else it connects in the first reduction, and takes device memory then that the budget has been given already.
+  setenv("NCCL_RUNTIME_CONNECT", "0", 0);
   ncclUniqueId id{};
   if (rank() == 0) settled(ncclGetUniqueId(&id), "ncclGetUniqueId");
   host_.broadcast(std::as_writable_bytes(std::span(&id, 1)), 0);
