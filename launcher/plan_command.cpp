@@ -347,7 +347,7 @@ cxxopts::Options plan_options() {
       "What the budgets are of: cuda (cards: what our CUDA kernels take, by the caching allocator's rules), or cpu (a "
       "machine's memory), whatever run.device says",
       cxxopts::value<std::string>()->default_value("cuda"));
-  add("overhead", "Bytes of a card that its driver and libraries take",
+  add("overhead", "Bytes of a card that its driver and libraries take: a run on a GPU says what it measured",
       cxxopts::value<std::string>()->default_value("1GiB"));
   add("ranks", "Ranks that share the effective batch, with a card each (default: launch.ranks)",
       cxxopts::value<std::int64_t>());

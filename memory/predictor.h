@@ -49,8 +49,8 @@ class Predictor {
  public:
   /// `measure(shape, plan)` makes the dry run under the plan's recompute and offload. It must be as above.
   using Measure = std::function<std::int64_t(const MicroBatchShape&, const Plan&)>;
-  /// `convex`: as said above. What a GPU's library takes as scratch is not: there only a shape that holds another, or
-  /// is held by it, tells.
+  /// `convex`: as said above. What a GPU's library takes as scratch is not, nor what its allocator reserves, which
+  /// comes in segments: there only a shape that holds another, or is held by it, tells.
   explicit Predictor(Measure measure, bool convex = true) : measure_(std::move(measure)), convex_(convex) {}
 
   /// Of the plan only recompute and offload count: the shape says the rest.

@@ -111,6 +111,8 @@ std::string to_json(const StepRecord& record) {
                {"load_ms", record.load_ms},
                {"wall_ms", record.wall_ms},
                {"micro_batches", record.micro_batches},
+               {"failed_forward", record.failed_forward},
+               {"failed_backward", record.failed_backward},
                {"skipped", record.skipped},
                {"plan", view(record.plan)},
                {"memory", view(record.ranks)},

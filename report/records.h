@@ -75,10 +75,11 @@ struct StepRecord {
   double step_ms = 0.0;            ///< computing up to the reduction, the slowest rank
   std::int64_t micro_batches = 0;  ///< that rank 0 ran: fewer than the accumulation where samples are light, more after
                                    ///< a split
-  std::int64_t live = 0;           ///< samples that ran the whole model; the others came with their hidden states
-  double load_ms = 0.0;            ///< waited for the loader, the slowest rank
-  double wall_ms = 0.0;            ///< from asking for samples to the end of the update, on rank 0
-  bool skipped = false;            ///< values were not finite: nothing was updated
+  std::int64_t failed_forward = 0, failed_backward = 0;  ///< of its attempts that ran out of memory, by where
+  std::int64_t live = 0;  ///< samples that ran the whole model; the others came with their hidden states
+  double load_ms = 0.0;   ///< waited for the loader, the slowest rank
+  double wall_ms = 0.0;   ///< from asking for samples to the end of the update, on rank 0
+  bool skipped = false;   ///< values were not finite: nothing was updated
   PlanView plan;
   std::vector<RankMemory> ranks;               ///< in rank order
   std::vector<FailedAttempt> failed_attempts;  ///< at this step, before the one that went well; mostly none

@@ -204,7 +204,7 @@ def bench(tally):
         "search_bench": [*two_ranks, "build/search_bench", "1", "1"],
         "step_peer": [sys.executable, "bench/peers/step_peer.py", "--build", "build", "--size", "tiny", "--batch", "1",
                       "--recompute", "none", "--steps", "2"],
-        "gpu_suite": [sys.executable, "bench/gpu_suite", "--rehearse", "--build", "build", "--out", "build/gpu_suite"],
+        "gpu_suite": ["tools/rehearse_gpu_suite.sh", "build"],
     }.items():
         status = run(command, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", PYTHONDONTWRITEBYTECODE="1")
         tally.add(f"bench: {name}", "" if status == 0 else f"ended with status {status} (see above)")

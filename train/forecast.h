@@ -61,8 +61,8 @@ class Forecast {
   memory::Breakdown breakdown(const memory::Plan& plan);
   /// Every plan that settings and knobs allow, with bytes and relative times.
   const memory::CandidateTable& candidates();
-  /// The fastest plan whose peak is at most target x usable and which the caching allocator can serve on the card; up
-  /// to `runners` others behind it, whose peaks fit too.
+  /// The fastest plan of which at most target x usable is live, and on a card reserved, as a run there judges it; up to
+  /// `runners` others behind it, whose live peaks fit too.
   CardForecast card(std::int64_t card_bytes, std::int64_t overhead, std::size_t runners, bool expandable_segments);
   /// Largest micro-batch of the share that fits `usable` x target with this recompute, 0 for none. Bisected: memory is
   /// monotone in the micro-batch.

@@ -128,6 +128,31 @@ std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world
   return bytes;
 }
 
+bool budget_is_a_size(const memory::MemoryConfig& config, int rank) {
+  const auto values = config.budget.items();
+  const Setting& value = values[values.size() == 1 ? 0 : static_cast<std::size_t>(rank)];
+  return value.is_integer() || (value.is_string() && !value.is("auto"));
+}
+
+std::int64_t left_by_card(const memory::MemoryConfig& config, std::int64_t overhead, int sharers,
+                          std::int64_t available, std::int64_t machine) {
+  const auto card = bytes_or_auto(config.card, "memory.card");
+  if (!card) return available;
+  if (*card > machine) {
+    fail(ExitCode::kUsage, "memory.card = {} is more than the {} that this one has; write less, or \"auto\"",
+         config.card.to_toml(), format_bytes(machine));
+  }
+  const std::int64_t left = *card / sharers - overhead;
+  if (left <= 0) {
+    fail(
+        ExitCode::kUsage,
+        "memory.card = {}: context, kernels and communicators of {} rank{} take {} each and leave nothing of it; write "
+        "more",
+        config.card.to_toml(), sharers, sharers == 1 ? "" : "s", format_bytes(overhead));
+  }
+  return std::min(left, available);
+}
+
 void check_budget_changes(const memory::MemoryConfig& config, int world, std::int64_t machine) {
   for (const auto& change : config.budget_changes) {
     if (change.rank >= world)

@@ -32,6 +32,15 @@ SumSlots sum_slots(const Config& config, const model::VlaOptions& model, std::si
 std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world, std::int64_t available,
                          std::int64_t machine);
 
+/// Whether that entry is a size, which is taken as it is, and not "auto" or a fraction.
+bool budget_is_a_size(const memory::MemoryConfig& config, int rank);
+
+/// What a card of memory.card bytes leaves each of the ranks that share it, which hold `overhead` each outside of their
+/// allocators; at most `available`, what there is for one of them. `available` itself for "auto". Throws Error(kUsage)
+/// naming memory.card when the overhead leaves nothing of it, or the `machine` has no such card.
+std::int64_t left_by_card(const memory::MemoryConfig& config, std::int64_t overhead, int sharers,
+                          std::int64_t available, std::int64_t machine);
+
 /// The new budget of a change, of `budget` at start.
 /// Throws Error(kUsage) for a change of a rank that is not there, or to more than the machine has.
 void check_budget_changes(const memory::MemoryConfig& config, int world, std::int64_t machine);

@@ -155,6 +155,8 @@ void RunLog::step(const StepView& v) {
   record.first_sample = (v.step - 1) * config.batch.effective;
   record.step_ms = static_cast<double>(slowest(result.reports, &ddp::Report::step_ms));
   record.micro_batches = result.guardian.micro_batches;
+  record.failed_forward = result.failed.forward;
+  record.failed_backward = result.failed.backward;
   record.load_ms = static_cast<double>(slowest(result.reports, &ddp::Report::load_ms));
   record.skipped = result.verdict.action == ddp::Action::kSkip;
   record.plan = view(v.plan);

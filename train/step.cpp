@@ -60,11 +60,12 @@ model::Recompute recompute_of(const memory::Plan& plan) {
 }
 
 at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,
-                            const model::Recompute& recompute, std::int64_t effective_batch,
-                            const model::Shown& shown) {
+                            const model::Recompute& recompute, std::int64_t effective_batch, const model::Shown& shown,
+                            bool* in_backward) {
   const at::AutoGradMode grad(true);
   const AllocationLabel label("backward");  // the model's parts label what they make; the rest is backward's
   const at::Tensor losses = model.sample_losses(batch, recompute, shown);
+  if (in_backward != nullptr) *in_backward = true;
   // Every sample counts its weight / B, however the batch is cut: that is why splitting never changes the gradient.
   const at::Tensor weights = batch.loss_weight * (1.0 / static_cast<double>(effective_batch));
   torch::autograd::backward({losses}, {weights});
@@ -202,6 +203,7 @@ StepResult Step::run(const StepInput& input) {
   type_memory_.assign(options_.sums.types, {});
   noted_.clear();  // of a step that was left by an error
   out_of_memory_ = other_way_ = other_recompute_ = pack_failed_ = false;
+  failed_ = {};
   communicator_.enter(input.step, "compute");
   buffers_.start_step();
   if (keeper_ != nullptr) keeper_->start_step(input.step);
@@ -215,6 +217,7 @@ StepResult Step::run(const StepInput& input) {
   if (live > 0) result.guardian = run_part(part, result);
   part.samples = whole.subspan(live);
   if (live < whole.size() && !result.guardian.failed) add(result.guardian, run_part(part, result), live);
+  result.failed = failed_;
   packing_room_.took(pack_failed_);
   const SumSlots& sums = options_.sums;
   const int rank = communicator_.rank();
@@ -261,6 +264,7 @@ void Step::take_sums(StepResult& result) {
 memory::MicroBatchWork Step::work(const StepInput& input) {
   return {[this, &input](memory::Piece piece) { forward_backward(input, piece); },
           [this] {
+            ++(in_backward_ ? failed_.backward : failed_.forward);
             buffers_.discard_staging();
             if (type_gradients_) type_gradients_->discard();
             if (keeper_ != nullptr) keeper_->discard();
@@ -347,6 +351,8 @@ std::optional<std::int64_t> Step::bytes_alone(const model::StreamSample& item, c
 }
 
 void Step::forward_backward(const StepInput& input, memory::Piece piece) {
+  in_backward_ = false;
+  meter_.start_micro_batch();
   take_peak();
   const std::int64_t live = meter_.live();
   const auto samples = input.samples.subspan(piece.begin, piece.count);
@@ -355,7 +361,8 @@ void Step::forward_backward(const StepInput& input, memory::Piece piece) {
   other_recompute_ = other_recompute_ || !memory::recomputes_alike(way, input.plan);
   model::Shown shown = keeper_ != nullptr ? keeper_->shown(samples) : model::Shown{};
   if (type_gradients_) shown.last_layer = type_gradients_->watch(types_of(samples));
-  commit(samples, train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, shown));
+  commit(samples,
+         train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, shown, &in_backward_));
   note_peak(samples, way, live);
 }
 

@@ -91,10 +91,16 @@ struct StepInput {
   FeatureDrift drift;  ///< that this rank has found since the step before
 };
 
+/// Attempts at micro-batches that ran out of memory, by where they were.
+struct FailedAttempts {
+  int forward = 0, backward = 0;
+};
+
 struct StepResult {
   ddp::Verdict verdict;
   std::vector<ddp::Report> reports;  ///< of all ranks
   memory::GuardianReport guardian;   ///< this rank's
+  FailedAttempts failed;             ///< this rank's
   memory::TimedShare timed;          ///< this rank's; without samples where anything was split or run twice
   FeatureTimes features;             ///< this rank's
   std::int64_t arranging_us = 0;     ///< this rank's: to cut its share into micro-batches
@@ -192,6 +198,8 @@ class Step {
   bool other_way_ = false;         ///< in this step: some part was not run in the plan's way
   bool out_of_memory_ = false;     ///< in this step: the rest of it is run as the plan says
   bool other_recompute_ = false;   ///< in this step: some micro-batch recomputed or offloaded something else
+  bool in_backward_ = false;       ///< the running micro-batch has its losses
+  FailedAttempts failed_;          ///< in this step
 };
 
 /// What an update goes by.
@@ -213,9 +221,10 @@ memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples);
 model::Recompute recompute_of(const memory::Plan& plan);
 
 /// Forward and backward of one micro-batch into the parameters' .grad; returns the losses per sample. The same code
-/// runs a step and its dry run. `shown` as in model::VlaModel::sample_losses.
+/// runs a step and its dry run. `shown` as in model::VlaModel::sample_losses. `in_backward`, if given, is set when
+/// forward has gone well.
 at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,
                             const model::Recompute& recompute, std::int64_t effective_batch,
-                            const model::Shown& shown = {});
+                            const model::Shown& shown = {}, bool* in_backward = nullptr);
 
 }  // namespace plimsoll::train
