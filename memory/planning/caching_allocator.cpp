@@ -135,7 +135,7 @@ void CachingAllocatorModel::drop_piece(Index index) { unused_.push_back(index); 
 void CachingAllocatorModel::insert(Index index) {
   const Piece& piece = pieces_[index];
   if (piece.mapped) {
-    unused_ += releasable(piece);
+    releasable_ += releasable(piece);
     pool_of(piece).free.insert({piece.size, piece.segment, piece.offset, index});
   } else {
     pool_of(piece).unmapped.insert({0, piece.segment, piece.offset, index});
@@ -145,7 +145,7 @@ void CachingAllocatorModel::insert(Index index) {
 void CachingAllocatorModel::erase(Index index) {
   const Piece& piece = pieces_[index];
   if (piece.mapped) {
-    unused_ -= releasable(piece);
+    releasable_ -= releasable(piece);
     pool_of(piece).free.erase({piece.size, piece.segment, piece.offset, index});
   } else {
     pool_of(piece).unmapped.erase({0, piece.segment, piece.offset, index});
@@ -362,7 +362,7 @@ void CachingAllocatorModel::note_allocated() {
 }
 
 void CachingAllocatorModel::note_needed() {
-  stats_.needed = stats_.reserved - unused_;
+  stats_.needed = stats_.reserved - releasable_;
   stats_.peak_needed = std::max(stats_.peak_needed, stats_.needed);
 }
 

@@ -151,8 +151,8 @@ class CachingAllocatorModel {
   bool expandable_;
   std::int64_t limit_;
   AllocatorStats stats_;
-  std::int64_t unused_ = 0;  // what a release would give back
-  Pool pools_[2];            // large, small
+  std::int64_t releasable_ = 0;  // what a release would give back
+  Pool pools_[2];                // large, small
   std::vector<Piece> pieces_;
   std::vector<Index> unused_;
   std::unordered_map<std::uint64_t, Index> live_;

@@ -212,7 +212,10 @@ TEST_F(OnAGpu, WhatIsHeldOutsideOfTheAllocatorIsTakenOffACardsSize) {
   OnDevice on(config, device_);
   EXPECT_GT(device_.overhead(), 0);
   EXPECT_NEAR(static_cast<double>(on.session.budget), static_cast<double>(card - device_.overhead()), kMebibyte);
-  on.session.step->run({.samples = on.samples, .plan = on.session.plan});
+  StepInput input;
+  input.samples = on.samples;
+  input.plan = on.session.plan;
+  on.session.step->run(input);
   EXPECT_LE(on.session.meter.reserved() + device_.overhead(), card);
 }
 
