@@ -18,6 +18,7 @@
 #include "launcher/plan_report.h"
 #include "launcher/run_config.h"
 #include "memory/planning/first_plan.h"
+#include "memory/planning/policy.h"
 #include "model/init_model.h"
 #include "report/run_streams.h"
 #include "report/run_summary.h"
@@ -281,8 +282,9 @@ int safe_batch(const train::Config& config, train::Forecast& forecast, std::int6
   plan.recompute_blocks =
       train::configured_recompute(config.memory, plan.recompute_blocks).value_or(plan.recompute_blocks);
   plan.offload = config.memory.offload.is("on") && plan.recompute_blocks > 0;
+  const std::int64_t allowed = usable / 10000 * memory::parse_fraction(config.memory.target, "memory.target");
   plan.micro_batch = forecast.largest_micro_batch(usable, plan);
-  while (plan.micro_batch > 0 && !forecast.bytes(plan, usable, expandable_segments).fits) --plan.micro_batch;
+  while (plan.micro_batch > 0 && !forecast.bytes(plan, usable, expandable_segments).within(allowed)) --plan.micro_batch;
   return plan.micro_batch;
 }
 

@@ -132,8 +132,7 @@ CardForecast Forecast::card(std::int64_t card_bytes, std::int64_t overhead, std:
     if (candidate.bytes > allowed) continue;
     if (result.best) {
       if (result.runners_up.size() < runners) result.runners_up.push_back(candidate);
-    } else if (const PlanBytes tried = bytes(candidate.plan, result.usable, expandable_segments);
-               tried.fits && tried.reserved <= allowed) {
+    } else if (const auto tried = bytes(candidate.plan, result.usable, expandable_segments); tried.within(allowed)) {
       result.best = tried;
     }
   }

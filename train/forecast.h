@@ -25,6 +25,9 @@ struct PlanBytes {
   std::int64_t fragmentation = 0;  ///< 1/10000 of reserved that nobody uses at its peak
   std::int64_t retries = 0;        ///< times that the allocator had to give cached blocks back to stay within the card
   bool fits = true;                ///< whether it could
+
+  /// As a run on a card judges it: by what is reserved.
+  bool within(std::int64_t allowed) const { return fits && reserved <= allowed; }
 };
 
 /// What one card can do.
