@@ -55,8 +55,8 @@ inline std::function<std::optional<double>()> utilisation_of(const Nvml& nvml) {
   };
 }
 
-/// Bytes of it that this process uses, or nothing where it does not say, or knows the process by another number, as that
-/// of a container. Null where it cannot be asked.
+/// Bytes of it that this process uses, or nothing where it does not say, or knows the process by another number, as
+/// that of a container. Null where it cannot be asked.
 inline std::function<std::optional<std::int64_t>()> use_of_this_process(const Nvml& nvml) {
   struct Process {
     unsigned pid;

@@ -38,7 +38,8 @@ TEST(Nvml, WithoutItARunGoesByItsOwnTimes) {
     EXPECT_FALSE(static_cast<bool>(says)) << library;
     EXPECT_DOUBLE_EQ(busy_part(says, 25, 100), 0.75) << library << ": busy time over wall time";
   }
-  EXPECT_FALSE(static_cast<bool>(utilisation_of(open_nvml("00000000:99:00.0", nvml_stand_in().c_str())))) << "no such GPU";
+  EXPECT_FALSE(static_cast<bool>(utilisation_of(open_nvml("00000000:99:00.0", nvml_stand_in().c_str()))))
+      << "no such GPU";
   const auto part = utilisation_of(open_nvml("00000000:3c:00.0", nvml_stand_in().c_str()));
   ASSERT_TRUE(static_cast<bool>(part));
   EXPECT_FALSE(part().has_value());
