@@ -2,7 +2,6 @@
 // Decoded frames of videos, kept for a while: what comes again soon (a sample that is drawn several times within a few
 // steps, or probed while it is trained on) is copied in place of sought and decoded.
 
-#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -10,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <tuple>
 
 #include "core/bytes.h"
 #include "data/image_file.h"
@@ -21,7 +21,10 @@ struct FrameKey {
   std::uint64_t dataset = 0;  ///< of FrameCache::new_dataset()
   std::size_t camera = 0;
   std::int64_t row = 0;
-  friend auto operator<=>(const FrameKey&, const FrameKey&) = default;
+
+  bool operator<(const FrameKey& other) const {
+    return std::tie(dataset, camera, row) < std::tie(other.dataset, other.camera, other.row);
+  }
 };
 
 /// The frames that were used last, as many as fit. Any thread; decoding and copying happen outside the lock.

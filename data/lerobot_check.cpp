@@ -130,7 +130,7 @@ class Check {
     for (std::size_t i = 0; i < static_cast<std::size_t>(feature.width()); ++i) {
       const std::string where = fmt::format("{}: element {}", statistics_name(feature), i);
       std::vector<std::string> zero;
-      if (i < found.std.size() && found.std[i] == 0) zero.push_back("std is 0 (mean_std makes the mean 0)");
+      if (i < found.std.size() && found.std[i] == 0) zero.emplace_back("std is 0 (mean_std makes the mean 0)");
       check_range(where, {"min", "max", "min_max"}, i, found.min, found.max, zero);
       check_range(where, {"q01", "q99", "quantiles"}, i, found.q01, found.q99, zero);
       if (!zero.empty())

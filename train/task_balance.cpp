@@ -45,15 +45,16 @@ void rescale(std::vector<double>& weights, std::vector<std::size_t> scaled) {
   double left = static_cast<double>(weights.size()) - (all - sum_of(weights, scaled));
   while (!scaled.empty()) {
     const double scale = left / sum_of(weights, scaled);
-    const auto least =
-        std::ranges::stable_partition(scaled, [&](std::size_t type) { return weights[type] * scale >= kLeast; });
-    if (least.empty()) {
+    const auto least = std::stable_partition(scaled.begin(), scaled.end(), [&](std::size_t type) {
+      return weights[type] * scale >= kLeast;
+    });
+    if (least == scaled.end()) {
       for (const std::size_t type : scaled) weights[type] *= scale;
       return;
     }
-    for (const std::size_t type : least) weights[type] = kLeast;
-    left -= kLeast * static_cast<double>(least.size());
-    scaled.erase(least.begin(), least.end());
+    std::for_each(least, scaled.end(), [&](std::size_t type) { weights[type] = kLeast; });
+    left -= kLeast * static_cast<double>(scaled.end() - least);
+    scaled.erase(least, scaled.end());
   }
 }
 
