@@ -45,9 +45,8 @@ void rescale(std::vector<double>& weights, std::vector<std::size_t> scaled) {
   double left = static_cast<double>(weights.size()) - (all - sum_of(weights, scaled));
   while (!scaled.empty()) {
     const double scale = left / sum_of(weights, scaled);
-    const auto least = std::stable_partition(scaled.begin(), scaled.end(), [&](std::size_t type) {
-      return weights[type] * scale >= kLeast;
-    });
+    const auto least = std::stable_partition(scaled.begin(), scaled.end(),
+                                             [&](std::size_t type) { return weights[type] * scale >= kLeast; });
     if (least == scaled.end()) {
       for (const std::size_t type : scaled) weights[type] *= scale;
       return;

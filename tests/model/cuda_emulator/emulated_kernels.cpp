@@ -1,5 +1,7 @@
 // The operators of the towers: rows, attention, low-rank layers.
 
+#include <fmt/format.h>
+
 #include <array>
 #include <deque>
 #include <numeric>
@@ -122,7 +124,7 @@ std::vector<RowsCase> rows_cases() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cuda, Rows, testing::ValuesIn(rows_cases()), [](const auto& of) {
-  return "N" + std::to_string(of.param.rows) + "W" + std::to_string(of.param.width) + name_of(of.param.type);
+  return fmt::format("N{}W{}{}", of.param.rows, of.param.width, name_of(of.param.type));
 });
 
 // --- rotary embedding and attention ---

@@ -1,6 +1,7 @@
 // What a failure leaves is a snapshot that PyTorch's own memory viewer opens, if a Python with torch is there to try
 // it: PLIMSOLL_PYTHON, or python3.
 
+#include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -61,12 +62,12 @@ struct Said {
 };
 
 Said run_python(const std::string& argument) {
-  const std::string base = testing::TempDir() + "plimsoll-open-snapshot-" + std::to_string(::getpid());
+  const std::string base = fmt::format("{}plimsoll-open-snapshot-{}", testing::TempDir(), ::getpid());
   const std::string script = base + ".py", output = base + ".txt";
   std::ofstream(script) << kOpen;
   const char* chosen = std::getenv("PLIMSOLL_PYTHON");
   const std::string python = chosen == nullptr ? "python3" : chosen;
-  const std::string command = "'" + python + "' '" + script + "' " + argument + " > '" + output + "' 2>&1";
+  const std::string command = fmt::format("'{}' '{}' {} > '{}' 2>&1", python, script, argument, output);
   const int status = std::system(command.c_str());
   Said said{WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(output)};
   for (const std::string& made : {script, output}) std::filesystem::remove(made);
@@ -90,7 +91,7 @@ TEST(SnapshotOnAGpu, OpensInPyTorchsViewer) {
   const Tensor held = at::zeros({1000}, there);
   EXPECT_THROW(at::empty({gpu().total}, there), c10::OutOfMemoryError);
   ASSERT_TRUE(gpu().memory->take_snapshot() == file) << "a failure left no snapshot";
-  const Said said = run_python("'" + file.string() + "'");
+  const Said said = run_python(fmt::format("'{}'", file.string()));
   if (is_missing(said)) GTEST_SKIP() << kMissing;
   EXPECT_EQ(said.code, 0) << said.text;
 }
