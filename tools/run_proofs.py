@@ -3,7 +3,8 @@
 
 A proof is an executable script; its first comment line says what it shows. Lines `FIGURE name = value unit` in its
 output are collected, and tables (lines that begin with a bar); everything else goes to its log. Exit status 0 passes; 77 means "could not be tried here", and the
-last line of the output says why. The page is also what a second call, in this clone or in another, goes on from: it
+last line of the output says why. Lines `SKIPPED n cases: reason` (tools/run_tests.py prints one a reason) say what was not tried of a
+proof that passed: their sum is a part of its outcome, and the page lists the reasons. The page is also what a second call, in this clone or in another, goes on from: it
 names the commit of every outcome, and what passed at this one is not run again. In a tree with uncommitted changes
 outcomes belong to "<commit>-changed" and are never trusted. What was not run at HEAD yet is shown as it was before.
 """
@@ -21,6 +22,8 @@ PLOTS = "docs/hybrid.svg"  # what a proof draws for the page
 BEGIN, END = "<!-- proofs:begin (written by make proofs) -->", "<!-- proofs:end -->"
 FIGURE = re.compile(r"^FIGURE\s+(?P<name>.+?)\s*=\s*(?P<value>\S+)\s*(?P<unit>.*?)\s*$")
 FIGURES_HEAD = ["| figure | value | unit |", "|---|---:|---|"]
+SKIPPED = re.compile(r"^SKIPPED\s+(?P<count>\d+) cases?: (?P<reason>.+?)\s*$")
+LISTED_SKIP = re.compile(r"^- (?P<count>\d+) skipped: (?P<reason>.+)$")
 OUTCOME = re.compile(r": (?P<outcome>(?:passed in|FAILED after|not tried:) .*) \(commit `(?P<revision>[^`]+)`\)\.$", re.MULTILINE)
 UNTRIED = 77
 
@@ -44,7 +47,7 @@ def title(script):
 
 
 class Proof:
-    """One script with its outcome, the commit of that, and its figures as they were printed."""
+    """One script with its outcome, the commit of that, what it skipped, and its figures as they were printed."""
 
     def __init__(self, script, revision):
         self.name = script.stem
@@ -53,11 +56,12 @@ class Proof:
         self.log = FOLDER / "logs" / revision / f"{self.name}.log"
         self.revision, self.now = "", revision
         self.outcome, self.kept = "not run", []
+        self.skipped = {}  # cases by reason
 
     def run(self):
         self.log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        self.revision, self.kept, last = self.now, [], ""
+        self.revision, self.kept, self.skipped, last = self.now, [], {}, ""
         environment = {**os.environ, "PLIMSOLL_PROOFS": "1"}
         with self.log.open("w") as log, subprocess.Popen(
             [str(self.script)], cwd=ROOT, env=environment, text=True, errors="replace",
@@ -69,13 +73,24 @@ class Proof:
                 last = line.strip() or last
                 if FIGURE.match(line) or line.startswith("|"):
                     self.kept.append(line.strip())
+                if skip := SKIPPED.match(line):
+                    self.skipped[skip["reason"]] = self.skipped.get(skip["reason"], 0) + int(skip["count"])
         self.outcome = self.describe(process.returncode, time.monotonic() - start, last)
+
+    @property
+    def skips(self):
+        return sum(self.skipped.values())
+
+    def reasons(self):
+        return [f"{count} skipped: {reason}" for reason, count in self.skipped.items()]
 
     def written(self):
         """Its section of the page; read_page is the way back."""
         if self.outcome == "not run":
             return [f"### {self.name}", "", f"{self.title}: {self.outcome}.", ""]
         rows = [f"### {self.name}", "", f"{self.title}: {self.outcome} (commit `{self.revision}`).", ""]
+        if self.skipped:
+            rows += [*(f"- {reason}" for reason in self.reasons()), ""]
         figures = [match for match in map(FIGURE.match, self.kept) if match]
         if figures:
             rows += [*FIGURES_HEAD, *(f"| {figure['name']} | {figure['value']} | {figure['unit']} |" for figure in figures), ""]
@@ -87,10 +102,10 @@ class Proof:
             rows.append(line)
         return rows + [""] * (columns > 0)
 
-    @staticmethod
-    def describe(status, seconds, last):
+    def describe(self, status, seconds, last):
         if status == 0:
-            return f"passed in {seconds:.0f} s"
+            skips = f", {self.skips} case{'' if self.skips == 1 else 's'} skipped" if self.skips else ""
+            return f"passed in {seconds:.0f} s{skips}"
         if status == UNTRIED:
             return f"not tried: {last}"
         return f"FAILED after {seconds:.0f} s: {last}"
@@ -118,6 +133,7 @@ def read_page(proofs):
             continue
         proof = known[name]
         proof.outcome, proof.revision = found["outcome"], found["revision"]
+        proof.skipped = {skip["reason"]: int(skip["count"]) for skip in map(LISTED_SKIP.match, lines) if skip}
         kept = [line for line in lines if line.startswith("|")]
         if kept[:2] == FIGURES_HEAD:
             end = lines.index("", lines.index(FIGURES_HEAD[0]))
@@ -153,19 +169,21 @@ def main():
     read_page(proofs)
     for proof in proofs:
         if trusted and proof.revision == revision and proof.outcome.startswith("passed"):
-            print(f"{proof.name}: {proof.outcome} before", flush=True)
+            print(f"{proof.name}: {proof.outcome} before", *proof.reasons(), sep="\n  ", flush=True)
             continue
         if wanted and proof.name not in wanted:
             continue
         print(f"{proof.name}: {proof.title} (log: {proof.log.relative_to(ROOT)})", flush=True)
         proof.run()
-        print(f"{proof.name}: {proof.outcome}", flush=True)
+        print(f"{proof.name}: {proof.outcome}", *proof.reasons(), sep="\n  ", flush=True)
         write_page(revision, proofs)
     write_page(revision, proofs)
     here = [proof for proof in proofs if proof.revision == revision]
     failed = [proof.name for proof in here if proof.failed]
     passed = sum(proof.outcome.startswith("passed") for proof in here)
     other = len(proofs) - passed - len(failed)
+    if skipping := [f"{proof.name} {proof.skips}" for proof in here if proof.skips]:
+        print(f"cases that were skipped, by proof: {', '.join(skipping)} (reasons: {PAGE})")
     print(f"{passed} passed, {len(failed)} failed" + (f", {other} skipped" if other else ""))
     sys.exit(1 if failed else 0)
 

@@ -54,6 +54,7 @@ std::unique_ptr<data::LeRobotSource> make_lerobot_source(const Config& config) {
     fail(ExitCode::kUsage, "data.path is empty; give the directory of a LeRobot dataset, or several in data.mix");
   data::LeRobotSourceOptions options;
   options.paths = config.data.path;
+  options.weights = config.data.weights;
   options.mix = config.data.mix;
   options.cameras = config.data.cameras;
   options.state = config.data.state;

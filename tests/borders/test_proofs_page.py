@@ -14,6 +14,7 @@ SCRIPTS = {
     "10-figures": "echo 'FIGURE speed, 2 ranks = 1.5 x (bound 1.1: met)'; echo 'FIGURE share = 0.02'; echo noise",
     "20-tables": "echo 'FIGURE bytes = 7 B'; printf '| a | b |\\n|---|---|\\n| 1 | 2 |\\n'; printf '| c |\\n|---|\\n| 3 |\\n'",
     "30-plain": "true",
+    "35-skips": "echo 'SKIPPED 2 cases: no lerobot: it | broke'; echo 'SKIPPED 1 case: no GPU'; echo 'SKIPPED 1 case: no GPU'; echo '9 passed, 0 failed, 4 skipped'",
     "40-fails": "echo it broke; exit 1",
     "50-untried": "echo nothing is here; exit 77",
     "60-last": "printf '| z |\\n|---|\\n'",
@@ -74,6 +75,20 @@ def test_another_commit_runs_all_and_keeps_what_it_has_not_run(repository):
     tables = page[page.index("### 20-tables"):page.index("### 30-plain")]
     assert tables in after, "an older commit's figures stay, with its name"
     assert prove(repository, "20-tables")[1] == ["20-tables"]
+
+
+def test_a_proof_that_skipped_cases_says_so(repository):
+    _, _, page, said = prove(repository)
+    section = page[page.index("### 35-skips"):page.index("### 40-fails")]
+    assert re.search(r": passed in \d+ s, 4 cases skipped \(commit", section), section
+    reasons = ["2 skipped: no lerobot: it | broke", "2 skipped: no GPU"]
+    for reason in reasons:
+        assert f"\n- {reason}\n" in section and f"\n  {reason}\n" in said
+    assert "by proof: 35-skips 4" in said
+    assert "skipped" not in page[page.index("### 30-plain"):page.index("### 35-skips")]
+    git(repository, "commit", "-qam", "the page alone changes no outcome")
+    again = prove(repository, "30-plain")
+    assert section in again[2] and reasons[0] in again[3], "what was read from the page says it too"
 
 
 def test_a_tree_with_changes_is_never_trusted(repository):
