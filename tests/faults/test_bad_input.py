@@ -43,6 +43,7 @@ def refused(command, code, *words):
     ("run.device=gpu", ["run.device", "gpu", '"cuda"']),
     ("data.synthetic_samples=0", ["data.path"]),
     ("data.synthetic_side=30", ["data.synthetic_side", "30", "28 or 56"]),
+    ("data.weights=[1.0]", ["data.weights", "synthetic_samples", "leave it out"]),
     ("data.loader_bytes=many", ["data.loader_bytes", "many"]),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_configuration(tmp_path, model, setting, words):
