@@ -5,8 +5,10 @@ A proof is an executable script; its first comment line says what it shows. Line
 output are collected, and tables (lines that begin with a bar); everything else goes to its log. Exit status 0 passes; 77 means "could not be tried here", and the
 last line of the output says why. Lines `SKIPPED n cases: reason` (tools/run_tests.py prints one a reason) say what was not tried of a
 proof that passed: their sum is a part of its outcome, and the page lists the reasons. The page is also what a second call, in this clone or in another, goes on from: it
-names the commit of every outcome, and what passed at this one is not run again. In a tree with uncommitted changes
-outcomes belong to "<commit>-changed" and are never trusted. What was not run at HEAD yet is shown as it was before.
+names the commit of every outcome, and what passed at this one is not run again. A proof's commit is the newest that
+changed what it depends on: everything, but for the page, its plots, the other proofs and the patterns (git's pathspecs,
+as *.md) of a comment line `# Does not depend on: ...` of its script. In a tree with uncommitted changes to that its outcomes belong to
+"<commit>-changed" and are never trusted. What was not run at its commit yet is shown as it was before.
 """
 import os
 import pathlib
@@ -25,6 +27,7 @@ FIGURES_HEAD = ["| figure | value | unit |", "|---|---:|---|"]
 SKIPPED = re.compile(r"^SKIPPED\s+(?P<count>\d+) cases?: (?P<reason>.+?)\s*$")
 LISTED_SKIP = re.compile(r"^- (?P<count>\d+) skipped: (?P<reason>.+)$")
 OUTCOME = re.compile(r": (?P<outcome>(?:passed in|FAILED after|not tried:) .*) \(commit `(?P<revision>[^`]+)`\)\.$", re.MULTILINE)
+UNREAD = re.compile(r"^# Does not depend on: (?P<patterns>.+)$", re.MULTILINE)
 UNTRIED = 77
 
 
@@ -32,9 +35,9 @@ def git(*arguments):
     return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def commit():
-    """The newest commit that changed more than the page of figures and its plots, which are ours to write; marked when the tree differs."""
-    rest = ("--", ".", f":!{PAGE}", f":!{PLOTS}")
+def commit(unread=()):
+    """The newest commit that changed more than the page of figures, its plots, which are ours to write, and `unread`; marked when the tree differs."""
+    rest = ("--", ".", *(f":!{path}" for path in (PAGE, PLOTS, *unread)))
     changed = git("status", "--porcelain", "--untracked-files=no", *rest)
     return git("log", "-1", "--format=%h", "--abbrev=12", *rest) + ("-changed" if changed else "")
 
@@ -49,12 +52,14 @@ def title(script):
 class Proof:
     """One script with its outcome, the commit of that, what it skipped, and its figures as they were printed."""
 
-    def __init__(self, script, revision):
+    def __init__(self, script):
         self.name = script.stem
         self.title = title(script)
         self.script = script
-        self.log = FOLDER / "logs" / revision / f"{self.name}.log"
-        self.revision, self.now = "", revision
+        unread = UNREAD.search(script.read_text())
+        others = (str(other.relative_to(ROOT)) for other in script.parent.glob("*.sh") if other != script)
+        self.revision, self.now = "", commit([*(unread["patterns"].split() if unread else ()), *others])
+        self.log = FOLDER / "logs" / self.now / f"{self.name}.log"
         self.outcome, self.kept = "not run", []
         self.skipped = {}  # cases by reason
 
@@ -111,6 +116,11 @@ class Proof:
         return f"FAILED after {seconds:.0f} s: {last}"
 
     @property
+    def holds(self):
+        """Whether it passed at its commit, and nothing that it depends on was changed since."""
+        return self.outcome.startswith("passed") and self.revision == self.now and not self.now.endswith("-changed")
+
+    @property
     def failed(self):
         return self.outcome.startswith("FAILED")
 
@@ -164,11 +174,11 @@ def main():
     unknown = [name for name in wanted if name not in [script.stem for script in scripts]]
     if unknown:
         sys.exit(f"no proof {unknown[0]}; there are: {' '.join(script.stem for script in scripts)}")
-    trusted = not os.environ.get("FORCE") and not revision.endswith("-changed")
-    proofs = [Proof(script, revision) for script in scripts]
+    force = bool(os.environ.get("FORCE"))
+    proofs = [Proof(script) for script in scripts]
     read_page(proofs)
     for proof in proofs:
-        if trusted and proof.revision == revision and proof.outcome.startswith("passed"):
+        if not force and proof.holds:
             print(f"{proof.name}: {proof.outcome} before", *proof.reasons(), sep="\n  ", flush=True)
             continue
         if wanted and proof.name not in wanted:
@@ -178,7 +188,7 @@ def main():
         print(f"{proof.name}: {proof.outcome}", *proof.reasons(), sep="\n  ", flush=True)
         write_page(revision, proofs)
     write_page(revision, proofs)
-    here = [proof for proof in proofs if proof.revision == revision]
+    here = [proof for proof in proofs if proof.revision == proof.now]
     failed = [proof.name for proof in here if proof.failed]
     passed = sum(proof.outcome.startswith("passed") for proof in here)
     other = len(proofs) - passed - len(failed)

@@ -95,3 +95,25 @@ def test_a_tree_with_changes_is_never_trusted(repository):
     (repository / "tools" / "proofs.d" / "30-plain.sh").open("a").write("# more\n")
     for _ in range(2):
         assert prove(repository, "30-plain")[1] == ["30-plain"]
+
+
+def test_what_a_proof_does_not_depend_on_leaves_its_outcome(repository):
+    script = repository / "tools" / "proofs.d" / "30-plain.sh"
+    script.write_text(script.read_text() + "# Does not depend on: docs *.md\n")
+    (repository / "docs" / "page").write_text("old\n")
+    git(repository, "add", "docs")
+    git(repository, "commit", "-qam", "it says so")
+    prove(repository, "20-tables", "30-plain")
+    (repository / "docs" / "page").write_text("new\n")
+    assert prove(repository, "30-plain")[1] == [], "the tree differs in what it does not depend on"
+    git(repository, "commit", "-qam", "in docs/ only")
+    assert prove(repository, "20-tables", "30-plain")[1] == ["20-tables"]
+    (repository / "docs" / "program").write_text("new\n")
+    (repository / "program.md").write_text("new\n")
+    git(repository, "add", "docs", "program.md")
+    git(repository, "commit", "-qm", "more of that")
+    assert prove(repository, "30-plain")[1] == []
+    (repository / "program").write_text("new\n")
+    git(repository, "add", "program")
+    git(repository, "commit", "-qm", "a program")
+    assert prove(repository, "30-plain")[1] == ["30-plain"]

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The loader: samples/s beside lerobot's DataLoader at its best, on three datasets; the adaptive loader beside the best fixed setting, and with little memory
+# Does not depend on: docs *.md tests/faults tests/borders tests/*_test.cpp tools/example.* tools/demo*
 set -euo pipefail
 tools/setup.sh --tests
 tools/build.sh
