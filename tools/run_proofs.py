@@ -62,11 +62,12 @@ class Proof:
         self.log = FOLDER / "logs" / self.now / f"{self.name}.log"
         self.outcome, self.kept = "not run", []
         self.skipped = {}  # cases by reason
+        self.ran = False   # by this call
 
     def run(self):
         self.log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        self.revision, self.kept, self.skipped, last = self.now, [], {}, ""
+        self.revision, self.kept, self.skipped, self.ran, last = self.now, [], {}, True, ""
         environment = {**os.environ, "PLIMSOLL_PROOFS": "1"}
         with self.log.open("w") as log, subprocess.Popen(
             [str(self.script)], cwd=ROOT, env=environment, text=True, errors="replace",
@@ -154,6 +155,8 @@ def read_page(proofs):
 
 
 def write_page(revision, proofs):
+    """Of proofs that did not run here what the page says now: another call may run others at the same time."""
+    read_page([proof for proof in proofs if not proof.ran])
     head, _, tail = page_parts()
     rows = [f"Commit `{revision}`, {time.strftime('%Y-%m-%d')}, {machine()}.", ""]
     for proof in proofs:
@@ -188,10 +191,11 @@ def main():
         print(f"{proof.name}: {proof.outcome}", *proof.reasons(), sep="\n  ", flush=True)
         write_page(revision, proofs)
     write_page(revision, proofs)
-    here = [proof for proof in proofs if proof.revision == proof.now]
+    asked = [proof for proof in proofs if not wanted or proof.name in wanted]
+    here = [proof for proof in asked if proof.revision == proof.now]
     failed = [proof.name for proof in here if proof.failed]
     passed = sum(proof.outcome.startswith("passed") for proof in here)
-    other = len(proofs) - passed - len(failed)
+    other = len(asked) - passed - len(failed)
     if skipping := [f"{proof.name} {proof.skips}" for proof in here if proof.skips]:
         print(f"cases that were skipped, by proof: {', '.join(skipping)} (reasons: {PAGE})")
     print(f"{passed} passed, {len(failed)} failed" + (f", {other} skipped" if other else ""))

@@ -60,6 +60,7 @@ def test_what_passed_is_read_back_and_not_run_again(repository):
     assert page.startswith("# Figures\n") and page.endswith("\n\nThe end.\n")
     assert "| speed, 2 ranks | 1.5 | x (bound 1.1: met) |" in page and "noise" not in page
     git(repository, "commit", "-qam", "the page alone changes no outcome")
+    assert prove(repository, "30-plain")[0] == 0, "the status is of what was asked for"
     again = prove(repository)
     assert again[1] == ["40-fails", "50-untried"], "what failed or was not tried is run again, and nothing else"
     assert without_times(again[2]) == without_times(page)
@@ -117,3 +118,12 @@ def test_what_a_proof_does_not_depend_on_leaves_its_outcome(repository):
     git(repository, "add", "program")
     git(repository, "commit", "-qm", "a program")
     assert prove(repository, "30-plain")[1] == ["30-plain"]
+
+
+def test_two_calls_at_once_both_write_what_they_ran(repository):
+    script = repository / "tools" / "proofs.d" / "30-plain.sh"
+    script.write_text(script.read_text() + f"{sys.executable} tools/{RUNNER} 10-figures >/dev/null\n")
+    git(repository, "commit", "-qam", "one runs another")
+    status, started, page, said = prove(repository, "30-plain")
+    assert status == 0 and started == ["30-plain", "10-figures"], said
+    assert "| share | 0.02 |" in page and re.search(r"What 30-plain shows: passed", page)
