@@ -6,9 +6,10 @@
 // number of language blocks recomputed, with the expert recomputed and without, offloaded and not; steps of light
 // samples take as many more of them as fit. The fastest five are run for three steps more, and the fastest of these is
 // what an exhaustive search finds. Then that plan and the policy's, whose steps choose how to recompute too, are timed
-// by turns, over the same samples, so that whatever else the machine does hits both alike. A budget whose
-// median of five pairs is below the bound is searched again; the program exits with 1 where it is below it twice. Fewer
-// pairs say nothing.
+// by turns, over the same samples, so that whatever else the machine does hits both alike; before that the policy has
+// the steps in which a run learns what its ways take on this machine (memory/planning/way_times.h), on other samples. A
+// budget whose median of five pairs is below the bound is searched again; the program exits with 1 where it is below it
+// twice. Fewer pairs say nothing.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -30,6 +31,7 @@ constexpr std::size_t kFinalists = 5;
 constexpr int kFinalSteps = 3;
 constexpr int kPairSteps = 6;
 constexpr int kPairs = 5;
+constexpr int kLearningSteps = 128;
 
 /// Runs steps of one session under the plans that are asked for, all of them over the same samples.
 class Timer {
@@ -41,6 +43,10 @@ class Timer {
   /// The same of the policy's plan, as a run runs it.
   double policy_ms(const memory::Plan& plan, int first, int steps) {
     return mean_ms(plan, session_.ways, first, steps);
+  }
+  /// So many steps of it from `first` on, from which each rank learns how long its ways take.
+  void settle(const memory::Plan& plan, int first, int steps) {
+    for (int i = 0; i < steps; ++i) session_.learn(step_of(plan, session_.ways, first + i).second.timed);
   }
 
  private:
@@ -61,12 +67,16 @@ class Timer {
   }
 
   double one_ms(const memory::Plan& plan, const Ways& ways, std::int64_t of_step) {
+    return ranks_.slowest(step_of(plan, ways, of_step).first);
+  }
+
+  std::pair<double, StepResult> step_of(const memory::Plan& plan, const Ways& ways, std::int64_t of_step) {
     ++step_;
     const std::int64_t batch = session_.config.batch.effective;
     const auto samples = drawn_.share_of((of_step - 1) * batch, batch);
     auto fill = session_.fill(plan, of_step, session_.controller->state());
     fill.ways = ways;
-    return ranks_.slowest(time_step_ms(session_, step_, samples, plan, fill));
+    return timed_step(session_, step_, samples, plan, fill);
   }
 
   const TinyRanks& ranks_;
@@ -177,6 +187,7 @@ double search_under(const Budgets& budgets, TinyRanks& ranks, Drawn& drawn, int 
   const memory::Plan ours = session.plan;
   const auto plans = fitting(session);
   const memory::Plan best = exhaustive(timer, plans);
+  if (pairs >= kPairs) timer.settle(ours, 1 + pairs * kPairSteps, kLearningSteps);
   const double share = ratio(timer, ours, best, pairs);
   if (ranks.first()) {
     fmt::print("{}: of {} plans that fit the fastest is {}; the policy's is {}\n", budgets.name, plans.size(),

@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/program.h"
@@ -104,10 +105,11 @@ inline double time_ms(const auto& action) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
 }
 
-/// Milliseconds of a step of these samples under `plan`, filled as `fill` says; all ranks begin together. Throws what
-/// ended the step.
-inline double time_step_ms(Session& session, std::int64_t number, std::span<const model::StreamSample> samples,
-                           const memory::Plan& plan, const memory::Fill& fill) {
+/// A step of these samples under `plan`, filled as `fill` says; all ranks begin together. Returns its milliseconds and
+/// result; throws what ended it.
+inline std::pair<double, StepResult> timed_step(Session& session, std::int64_t number,
+                                                std::span<const model::StreamSample> samples, const memory::Plan& plan,
+                                                const memory::Fill& fill) {
   StepInput input;
   input.step = number;
   input.updates = number - 1;
@@ -118,7 +120,12 @@ inline double time_step_ms(Session& session, std::int64_t number, std::span<cons
   StepResult result;
   const double spent = time_ms([&] { result = session.step->run(input); });
   if (result.fatal) throw *result.fatal;
-  return spent;
+  return {spent, std::move(result)};
+}
+
+inline double time_step_ms(Session& session, std::int64_t number, std::span<const model::StreamSample> samples,
+                           const memory::Plan& plan, const memory::Fill& fill) {
+  return timed_step(session, number, samples, plan, fill).first;
 }
 
 /// main() of a benchmark of the tiny model on one thread: `program` in the budgeted allocator. Returns the exit code.
