@@ -33,15 +33,10 @@ class Cutter {
   double step_ms(std::span<const model::StreamSample> samples, std::int64_t bytes) {
     memory::Plan plan;
     plan.micro_batch = kMicroBatch;
-    StepInput input;
-    input.step = ++step_;
-    input.updates = step_ - 1;
-    input.samples = samples;
-    input.plan = plan;
-    input.fill.bytes = bytes;
-    StepResult result;
-    const double spent = time_ms([&] { result = session_->step->run(input); });
-    if (result.fatal) throw *result.fatal;
+    memory::Fill fill;
+    fill.bytes = bytes;
+    ++step_;
+    const auto [spent, result] = timed_step(*session_, step_, samples, plan, fill);
     micro_batches_ += result.guardian.micro_batches;
     return spent;
   }

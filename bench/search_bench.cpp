@@ -7,9 +7,9 @@
 // samples take as many more of them as fit. The fastest five are run for three steps more, and the fastest of these is
 // what an exhaustive search finds. Then that plan and the policy's, whose steps choose how to recompute too, are timed
 // by turns, over the same samples, so that whatever else the machine does hits both alike; before that the policy has
-// the steps in which a run learns what its ways take on this machine (memory/planning/way_times.h), on other samples. A
-// budget whose median of five pairs is below the bound is searched again; the program exits with 1 where it is below it
-// twice. Fewer pairs say nothing.
+// the steps in which a run learns what its ways take on this machine (memory/planning/way_times.h), further on in the
+// stream. A budget whose median of five pairs is below the bound is searched again; the program exits with 1 where it
+// is below it twice. Fewer pairs say nothing.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -22,6 +22,7 @@
 #include "bench/tiny_session.h"
 #include "core/bytes.h"
 #include "core/error.h"
+#include "memory/planning/way_times.h"
 
 namespace plimsoll::train {
 namespace {
@@ -31,7 +32,6 @@ constexpr std::size_t kFinalists = 5;
 constexpr int kFinalSteps = 3;
 constexpr int kPairSteps = 6;
 constexpr int kPairs = 5;
-constexpr int kLearningSteps = 128;
 
 /// Runs steps of one session under the plans that are asked for, all of them over the same samples.
 class Timer {
@@ -45,8 +45,8 @@ class Timer {
     return mean_ms(plan, session_.ways, first, steps);
   }
   /// So many steps of it from `first` on, from which each rank learns how long its ways take.
-  void settle(const memory::Plan& plan, int first, int steps) {
-    for (int i = 0; i < steps; ++i) session_.learn(step_of(plan, session_.ways, first + i).second.timed);
+  void settle(const memory::Plan& plan, int first, std::int64_t steps) {
+    for (std::int64_t i = 0; i < steps; ++i) session_.learn(step_of(plan, session_.ways, first + i).second.timed);
   }
 
  private:
@@ -187,7 +187,7 @@ double search_under(const Budgets& budgets, TinyRanks& ranks, Drawn& drawn, int 
   const memory::Plan ours = session.plan;
   const auto plans = fitting(session);
   const memory::Plan best = exhaustive(timer, plans);
-  if (pairs >= kPairs) timer.settle(ours, 1 + pairs * kPairSteps, kLearningSteps);
+  if (pairs >= kPairs) timer.settle(ours, 1 + pairs * kPairSteps, memory::WayTimes::kSoon);
   const double share = ratio(timer, ours, best, pairs);
   if (ranks.first()) {
     fmt::print("{}: of {} plans that fit the fastest is {}; the policy's is {}\n", budgets.name, plans.size(),
