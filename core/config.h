@@ -64,6 +64,8 @@ Check one_of(std::vector<std::string> words);
 Check byte_size();  ///< "24GiB", or an integer of bytes; above 0
 Check fraction();   ///< a float in (0, 1]
 Check not_empty();  ///< a string or list that must be given
+/// A string that begins with these words and goes on.
+Check starting_with(std::string words);
 Check either(std::vector<Check> alternatives);
 Check each(Check check);  ///< holds for a scalar, or for every item of a list that is not empty
 
@@ -256,8 +258,9 @@ std::string config_reference() {
   return config_detail::reference(config_detail::tables_of(config));
 }
 
-/// xxh3-64 of all resolved keys and values, equal wherever they are equal. Leaves out each "table" or "table.key" of
-/// `without` (what may differ between ranks or attempts).
+/// xxh3-64 of all resolved keys and values, equal wherever they are equal. Leaves out each "table", "table.key" and, of
+/// the items of a list of tables, "table.key[].item" of `without` (what may differ between ranks or attempts), as if
+/// there were no such key.
 template <class Config>
 std::uint64_t config_hash(Config config, const std::vector<std::string>& without = {}) {
   return config_detail::hash(config_detail::tables_of(config), without);

@@ -61,6 +61,13 @@ Check not_empty() {
           }};
 }
 
+Check starting_with(std::string words) {
+  std::string expects = fmt::format("\"{}...\"", words);
+  return {std::move(expects), [words = std::move(words)](const Setting& v) {
+            return v.is_string() && v.as_string().size() > words.size() && v.as_string().starts_with(words);
+          }};
+}
+
 Check either(std::vector<Check> alternatives) {
   std::string expects;
   for (const Check& check : alternatives) expects += (expects.empty() ? "" : ", or ") + check.expects;

@@ -111,11 +111,23 @@ std::uint64_t hash(const std::vector<Table>& tables, const std::vector<std::stri
   const auto left_out = [&](const std::string& name) {
     return std::find(without.begin(), without.end(), name) != without.end();
   };
+  // Without the keys of a list's items that are left out.
+  const auto kept = [&](const Field& field, const std::string& path) {
+    if (field.item_fields.empty()) return field.get();
+    Setting::List items;
+    for (const Setting& item : field.get().items()) {
+      Setting::Table keys;
+      for (const auto& [key, value] : item.as_table())
+        if (!left_out(path + "[]." + key)) keys.emplace_back(key, value);
+      items.emplace_back(std::move(keys));
+    }
+    return Setting(std::move(items));
+  };
   std::string text;
   for (const Table& table : tables) {
     for (const Field& field : table.fields) {
       const std::string path = table.name + "." + field.key;
-      if (!left_out(table.name) && !left_out(path)) text += path + " = " + field.get().to_toml() + "\n";
+      if (!left_out(table.name) && !left_out(path)) text += path + " = " + kept(field, path).to_toml() + "\n";
     }
   }
   return xxh3_64(std::as_bytes(std::span(text)));

@@ -22,6 +22,7 @@ struct Episode {
       : number(which),
         most_steps(options.max_steps),
         filmed(which < options.filmed),
+        blind(options.blind),
         table(options.table),
         actions({Tabletop::kActionDim, options.replan, options.ensemble_decay}) {
     outcome.scene = kFirstUnseenScene + which;
@@ -31,8 +32,10 @@ struct Episode {
   }
 
   void look() {
+    if (blind && !filmed) return;
     TabletopObservation seen = table.observe();
     if (filmed) outcome.film.push_back(seen);
+    if (blind) return;
     if (!frames.empty()) frames.back().images.clear();
     frames.push_back(demo_frame(std::move(seen)));
   }
@@ -47,7 +50,7 @@ struct Episode {
   }
 
   std::int64_t number, most_steps;
-  bool filmed, over = false;
+  bool filmed, blind, over = false;
   Tabletop table;
   std::vector<Frame> frames;
   ActionChunks actions;

@@ -23,12 +23,13 @@ struct ClosedLoopOptions {
   std::optional<double> ensemble_decay;
   std::int64_t at_once = 16;  ///< episodes that are asked about together, at most; outcomes depend on answers alone
   std::int64_t filmed = 0;    ///< of the first so many episodes all observations are kept
+  bool blind = false;         ///< the policy looks at no frame and is given none, which saves drawing the pictures
 };
 
 /// What a policy is asked: the actions from now on, in an episode.
 struct PolicyQuery {
   std::int64_t episode = 0, step = 0;  ///< from 0: what its randomness must be keyed by
-  std::span<const Frame> frames;       ///< of this episode, oldest first; only the last has pictures
+  std::span<const Frame> frames;       ///< of this episode, oldest first; only the last has pictures; none if blind
   const Tabletop* table = nullptr;     ///< how things stand, for policies that need not look
 };
 

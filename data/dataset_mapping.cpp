@@ -1,6 +1,7 @@
 #include "data/dataset_mapping.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 
 #include "core/error.h"
@@ -125,6 +126,28 @@ void check_names(const std::vector<DatasetMapping>& given, const std::string& ke
   }
 }
 
+std::string weight_key(const std::string& key, std::size_t i) {
+  return key == "data.mix" ? fmt::format("data.mix[{}].weight", i) : fmt::format("data.weights[{}]", i);
+}
+
+void check_weights(const std::vector<DatasetMapping>& given, const std::string& key) {
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    const Setting &weight = given[i].weight, &first = given.front().weight;
+    const bool above_zero = weight.is_number() && std::isfinite(weight.as_double()) && weight.as_double() > 0;
+    if (!above_zero && !weight.is("auto"))
+      fail(ExitCode::kUsage, "{} ({}) is {}; give a number above 0", weight_key(key, i), given[i].path,
+           weight.to_toml());
+    if (weight.is("auto") != first.is("auto"))
+      fail(ExitCode::kUsage, "{} ({}) is {}, and {} is {}; give every dataset a number, or none", weight_key(key, i),
+           given[i].path, weight.to_toml(), weight_key(key, 0), first.to_toml());
+  }
+}
+
+std::optional<double> weight_of(const DatasetMapping& mapping) {
+  if (mapping.weight.is("auto")) return std::nullopt;
+  return mapping.weight.as_double();
+}
+
 FeatureChoice choice(const std::string& own, const std::string& common, const std::vector<std::int64_t>& dimensions) {
   return {own.empty() ? common : own, dimensions};
 }
@@ -134,6 +157,7 @@ FeatureChoice choice(const std::string& own, const std::string& common, const st
 std::vector<ResolvedMapping> resolve_mappings(const std::vector<DatasetMapping>& given, const MappingDefaults& defaults,
                                               const std::string& key) {
   check_names(given, key);
+  check_weights(given, key);
   const Names roles = roles_of(given, defaults);
   std::vector<ResolvedMapping> resolved;
   for (std::size_t i = 0; i < given.size(); ++i) {
@@ -143,7 +167,7 @@ std::vector<ResolvedMapping> resolve_mappings(const std::vector<DatasetMapping>&
     resolved.push_back({mapping.path, name_of(mapping, given), own_key, CameraMapping(mapping, roles, where).features(),
                         choice(mapping.state, defaults.state, mapping.state_dimensions),
                         choice(mapping.action, defaults.action, mapping.action_dimensions),
-                        choice(mapping.sensor, defaults.sensor, mapping.sensor_dimensions)});
+                        choice(mapping.sensor, defaults.sensor, mapping.sensor_dimensions), weight_of(mapping)});
   }
   return resolved;
 }

@@ -8,6 +8,7 @@
 // `cameras` is empty has for each role the feature of that name.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct DatasetMapping {
   std::vector<std::string> cameras, missing_cameras;
   std::string state, action, sensor;
   std::vector<std::int64_t> state_dimensions, action_dimensions, sensor_dimensions;
+  Setting weight = "auto";
 
   template <class V>
   void visit(V& v) {
@@ -38,6 +40,12 @@ struct DatasetMapping {
     v("action_dimensions", action_dimensions, "Its dimensions that are used, in this order, from 0; empty: all.");
     v("sensor", sensor, "Feature that holds the sensor's channels; empty: sensor.feature.");
     v("sensor_dimensions", sensor_dimensions, "Its channels that are used, in this order, from 0; empty: all.");
+    v("weight", weight,
+      "How often its samples are drawn: of all draws, or of those of each type that [tasks] makes and gives a part, it "
+      "has its weight by the sum of the weights of the datasets that have such samples. Either every dataset has a "
+      "weight, or none, which is \"auto\": by their numbers of samples. With weights each dataset's samples come in "
+      "passes of their own.",
+      either({one_of({"auto"}), above(0)}));
   }
 };
 
@@ -53,6 +61,7 @@ struct ResolvedMapping {
   std::string key;                   ///< where it was given, for errors: "data.path" or "data.mix[1]"
   std::vector<std::string> cameras;  ///< features, in the order of their roles; without those that are missing
   FeatureChoice state, action, sensor;
+  std::optional<double> weight;  ///< of its samples; of all datasets or of none
 };
 
 /// What holds for all datasets that do not say otherwise.
@@ -64,7 +73,8 @@ struct MappingDefaults {
 /// Fills in what the datasets of `given` leave to the defaults. `key` names the setting that they come from; entries of
 /// "data.mix" are numbered. Names of folders that are alike give way to the whole path. Reads the meta/ of the first
 /// dataset where nothing names the cameras; throws Error(kData) as that does. Throws Error(kUsage) that names entry,
-/// path, value and what to do: a role without a camera or with two, an unknown one, a name that two datasets have.
+/// path, value and what to do: a role without a camera or with two, an unknown one, a name that two datasets have, a
+/// weight that is no number above 0 or that others lack (of "data.path" it is called data.weights).
 std::vector<ResolvedMapping> resolve_mappings(const std::vector<DatasetMapping>& given, const MappingDefaults& defaults,
                                               const std::string& key);
 

@@ -223,6 +223,10 @@ std::int64_t big_endian(const std::uint8_t* bytes) {
 
 constexpr std::size_t kPngSize = 16;  // the width's place: after the signature, a length and the name IHDR
 
+ImageSize png_size(std::span<const std::uint8_t> bytes) {
+  return {big_endian(bytes.data() + kPngSize + 4), big_endian(bytes.data() + kPngSize)};
+}
+
 }  // namespace
 
 Image decode_image(std::span<const std::uint8_t> bytes, std::string_view name) {
@@ -240,9 +244,17 @@ ImageSize encoded_image_size(std::span<const std::uint8_t> bytes, std::string_vi
   const Source source{bytes, std::string(name)};
   if (is_jpeg(source)) return Jpeg(source).image_size();
   if (!source.starts_with(kPng) || bytes.size() < kPngSize + 8) return decode_image(bytes, name).size();
-  const ImageSize size{big_endian(bytes.data() + kPngSize + 4), big_endian(bytes.data() + kPngSize)};
+  const ImageSize size = png_size(bytes);
   source.check_size(size.height, size.width);
   return size;
+}
+
+std::optional<ImageSize> size_in_head(std::span<const std::uint8_t> head) {
+  const Source source{head, {}};
+  if (!source.starts_with(kPng) || head.size() < kPngSize + 8) return std::nullopt;
+  const ImageSize size = png_size(head);
+  const bool sound = size.height > 0 && size.width > 0 && size.height <= kMostPixels / size.width;
+  return sound ? std::optional(size) : std::nullopt;
 }
 
 }  // namespace plimsoll::data

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,5 +34,8 @@ Image read_image(const std::string& path);
 
 /// Height and width out of the file's header, without decoding the pixels where the format allows it (PNG, JPEG).
 ImageSize encoded_image_size(std::span<const std::uint8_t> bytes, std::string_view name);
+
+/// The same where the first few bytes of a file tell it, as a PNG's first 24 do; else nothing.
+std::optional<ImageSize> size_in_head(std::span<const std::uint8_t> head);
 
 }  // namespace plimsoll::data

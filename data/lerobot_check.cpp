@@ -6,16 +6,14 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
-#include <set>
 #include <utility>
 
 #include "data/faults.h"
 #include "data/image_file.h"
+#include "data/lerobot_consistency.h"
 #include "data/lerobot_info.h"
-#include "data/lerobot_json.h"
 #include "data/lerobot_row.h"
 #include "data/parquet_table.h"
-#include "data/unicode_text.h"
 #include "data/video.h"
 
 namespace plimsoll::data {
@@ -23,7 +21,6 @@ namespace {
 
 constexpr std::size_t kNamed = 3;               // rows of one kind that are named one by one
 constexpr std::size_t kLongInstruction = 2000;  // bytes: some five hundred tokens, more than a picture's
-constexpr std::size_t kQuoted = 200;            // bytes of a text that are repeated where it is wrong
 constexpr double kTolerance = 1e-4;             // seconds, as the reader of videos has it
 
 /// Rows of one column that are wrong in the same way.
@@ -84,25 +81,16 @@ class Check {
     return faults_.run(std::forward<Part>(part));
   }
 
-  // info.json counts what the other files list.
   void check_totals() {
-    check_total("total_episodes", info_.episodes_file, std::ssize(info_.episodes));
-    check_total("total_frames", info_.episodes_file, info_.frames);
-    check_total("total_tasks", info_.tasks_file, std::ssize(info_.tasks));
-  }
-
-  void check_total(const std::string& key, const std::string& file, std::int64_t listed) {
-    if (info_.is_v2() && key == "total_episodes") return;  // said already: reading compares these two
-    const auto said = info_.totals.find(key);
-    if (said != info_.totals.end() && said->second != std::to_string(listed))
-      fault(fmt::format("{}/meta/info.json: {} is {}, but {} lists {}", info_.root, key, said->second, file, listed));
+    compare_totals(info_, faults_);
+    if (std::string difference = task_total_difference(info_); !difference.empty()) fault(std::move(difference));
   }
 
   void check_tasks() {
+    check_task_texts(info_, faults_);
     for (std::size_t i = 0; i < info_.tasks.size(); ++i) {
       const std::string& text = info_.tasks[i];
       const std::string where = fmt::format("{}/{}: task {}", info_.root, info_.tasks_file, i);
-      if (valid_utf8(text) != text) fault(where + " is no valid UTF-8");
       if (text.empty()) warn(where + " is an empty text");
       if (text.size() > kLongInstruction)
         warn(fmt::format("{} has {} bytes; so long an instruction takes more tokens than a picture", where,
@@ -110,43 +98,11 @@ class Check {
     }
   }
 
-  /// The texts that each episode is listed with are among the tasks: else rows and list are of different recordings.
   void check_episode_tasks() {
-    if (info_.tasks.empty()) return;  // said already
-    const std::set<std::string> known(info_.tasks.begin(), info_.tasks.end());
-    for (const std::string& path : info_.episode_lists) {
+    for (const std::string& list : info_.episode_lists) {
       RowFaults foreign(report_.faults), missing(report_.warnings);
-      const auto compare = [&](const std::vector<std::string>& texts, const std::string& where) {
-        for (const std::string& text : texts) {
-          if (!known.contains(text))
-            foreign.add(fmt::format("{} is \"{}\", which is no task of {}/{}; add it there or correct it", where,
-                                    valid_utf8(text.substr(0, kQuoted)), info_.root, info_.tasks_file));
-        }
-      };
-      attempt(
-          [&] { info_.is_v2() ? read_task_lines(path, compare, missing) : read_task_column(path, compare, missing); });
-    }
-  }
-
-  template <class Compare>
-  static void read_task_column(const std::string& path, const Compare& compare, RowFaults& missing) {
-    const ParquetTable table(path);
-    if (!table.has("tasks")) return missing.add(path + ": column tasks is missing; LeRobot lists each episode's there");
-    std::int64_t row = 0;
-    for (const auto& texts : table.text_lists("tasks"))
-      compare(texts, fmt::format("{}: column tasks: row {}", path, row++));
-  }
-
-  template <class Compare>
-  void read_task_lines(const std::string& path, const Compare& compare, RowFaults& missing) {
-    std::int64_t number = 0;
-    for (const nlohmann::json& line : read_json_lines(path)) {
-      const std::string where = fmt::format("{}: entry {}", path, ++number);
-      if (line.contains("tasks")) {
-        attempt([&] { compare(entry<std::vector<std::string>>(line, where, "tasks"), where + ": tasks"); });
-      } else {
-        missing.add(where + " lacks \"tasks\"; LeRobot lists each episode's there");
-      }
+      compare_episode_tasks(info_, list, Faults([&](const std::string& what) { foreign.add(what); }),
+                            Faults([&](const std::string& what) { missing.add(what); }));
     }
   }
 
@@ -212,9 +168,9 @@ class Check {
   void check_index(const ParquetTable& table, const LeRobotDataFile& file) {
     std::vector<float> timestamps;
     std::map<std::string, std::vector<std::int64_t>> columns;
-    bool read = read_column(table, "timestamp", index_dtype("timestamp"), 1, timestamps);
+    bool read = read_column(table, "timestamp", info_.index_dtype("timestamp"), 1, timestamps);
     for (const char* name : {"frame_index", "episode_index", "index", "task_index"})
-      read = read_column(table, name, index_dtype(name), 1, columns[name]) && read;
+      read = read_column(table, name, info_.index_dtype(name), 1, columns[name]) && read;
     if (!read) return;
     std::map<std::string, RowFaults> faults;
     std::size_t row = 0;
@@ -239,12 +195,6 @@ class Check {
     }
   }
 
-  /// What info.json says of an index column; empty where it says nothing.
-  std::string index_dtype(const std::string& column) const {
-    const auto found = info_.index_dtypes.find(column);
-    return found == info_.index_dtypes.end() ? "" : found->second;
-  }
-
   /// Appends a column's values. Of another type than `declared` they are a fault, and are read all the same if they are
   /// numbers. False, and said, where they cannot be read.
   template <class T>
@@ -252,14 +202,10 @@ class Check {
                    std::int64_t width, std::vector<T>& out) {
     bool read = false;
     attempt([&] {
-      const std::string dtype = table.dtype(column);
-      const bool other = !declared.empty() && dtype != declared;
-      if (other)
-        fault(
-            fmt::format("{}: column {}: holds values of type {}, but meta/info.json says {}; convert the column, or "
-                        "correct the dtype there",
-                        table.path(), column, dtype, declared));
-      if (other && !is_number_dtype(dtype)) return;
+      if (std::string difference = type_difference(table, column, declared); !difference.empty()) {
+        fault(std::move(difference));
+        if (!is_number_dtype(table.dtype(column))) return;
+      }
       table.append(column, width, out);
       read = true;
     });

@@ -9,7 +9,9 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "data/frame_cache.h"
+#include "data/image_places.h"
 #include "data/lease_pool.h"
+#include "data/lerobot_consistency.h"
 #include "data/parquet_table.h"
 #include "data/video.h"
 
@@ -28,6 +30,7 @@ struct Camera {
   const LeRobotFeature* feature = nullptr;
   std::size_t slot = 0;  // in LeRobotEpisode::videos
   std::vector<std::array<std::int32_t, 2>> sizes;
+  std::vector<std::optional<ImagePlaces>> places{};  // of an image column, by data file
 };
 
 /// Rows of one data file, [begin, begin + rows).
@@ -40,7 +43,15 @@ struct DataFile {
 
 struct LeRobotDataset::Parts {
   Parts(const std::string& root, const LeRobotOptions& chosen)
-      : info(read_lerobot_info(root)), options(chosen), decoders(chosen.idle_decoders), tables(chosen.idle_decoders) {
+      : info(read_lerobot_info(root)),
+        options(chosen),
+        decoders(chosen.idle_decoders),
+        tables(chosen.idle_decoders),
+        opened(chosen.idle_decoders) {
+    refuse_contradictions(info);
+    notes = info.depth_notes();
+    if (std::string difference = task_total_difference(info); !difference.empty())
+      notes.push_back(std::move(difference));
     choose_features();
     for (const LeRobotDataFile& file : info.data_files()) read_data_file(file);
     check_rows();
@@ -93,16 +104,47 @@ struct LeRobotDataset::Parts {
     table.append("task_index", 1, task_indices);
     for (Numbers& feature : numbers)
       table.append(feature.name, static_cast<std::int64_t>(feature.width), feature.values);
+    note_types(table);
     for (Camera& camera : cameras) {
       if (camera.feature->kind == FeatureKind::kImage) read_sizes(table, camera);
     }
   }
 
+  /// Of each column the first file.
+  void note_types(const ParquetTable& table) {
+    const auto note = [&](const std::string& column, const std::string& declared) {
+      const std::string difference = type_difference(table, column, declared);
+      if (difference.empty() || !columns_noted.insert(column).second) return;
+      notes.push_back(difference + "; it is read as it is");
+    };
+    for (const char* column : kIndexFeatures) note(column, info.index_dtype(column));
+    for (const Numbers& feature : numbers) note(feature.name, info.find(feature.name)->dtype);
+  }
+
+  /// Of every picture in a data file, and where the file has them. Only a part of the file is read, as a rule.
   static void read_sizes(const ParquetTable& table, Camera& camera) {
-    table.for_each_image(camera.feature->name, [&](std::int64_t row, std::span<const std::uint8_t> bytes) {
-      const ImageSize size = encoded_image_size(bytes, picture_name(table.path(), camera.feature->name, row));
+    const std::string& column = camera.feature->name;
+    const auto add = [&](const ImageSize& size) {
       camera.sizes.push_back({static_cast<std::int32_t>(size.height), static_cast<std::int32_t>(size.width)});
-    });
+    };
+    const auto read = [&](std::int64_t row, std::span<const std::uint8_t> bytes) {
+      add(encoded_image_size(bytes, picture_name(table.path(), column, row)));
+    };
+    auto found = find_images(table, column);
+    if (!found) {
+      camera.places.emplace_back();
+      return table.for_each_image(column, read);
+    }
+    const FileBytes file(table.path());
+    for (std::int64_t row = 0; row < found->places.rows(); ++row) {
+      const auto size = size_in_head(found->heads[static_cast<std::size_t>(row)]);
+      if (size) {
+        add(*size);
+      } else {
+        read(row, found->places.read(file, row));
+      }
+    }
+    camera.places.emplace_back(std::move(found->places));
   }
 
   static std::string picture_name(const std::string& path, const std::string& column, std::int64_t row) {
@@ -178,8 +220,13 @@ struct LeRobotDataset::Parts {
   Image column_picture(const Camera& camera, std::int64_t index) {
     const DataFile& file = file_of(index);
     const std::int64_t row = index - file.begin;
-    const auto bytes = tables.with(file.path, [&](ParquetTable& table) { return table.image(name(camera), row); });
-    return decode_image(bytes, picture_name(file.path, name(camera), row));
+    return decode_image(encoded_picture(camera, file, row), picture_name(file.path, name(camera), row));
+  }
+
+  std::vector<std::uint8_t> encoded_picture(const Camera& camera, const DataFile& file, std::int64_t row) {
+    const auto& places = camera.places[static_cast<std::size_t>(&file - files.data())];
+    if (!places) return tables.with(file.path, [&](ParquetTable& table) { return table.image(name(camera), row); });
+    return opened.with(file.path, [&](const FileBytes& bytes) { return places->read(bytes, row); });
   }
 
   LeRobotInfo info;
@@ -187,12 +234,14 @@ struct LeRobotDataset::Parts {
   std::vector<Numbers> numbers;
   std::vector<Camera> cameras;
   std::vector<DataFile> files;
-  std::set<std::string> picture_files;
+  std::set<std::string> picture_files, columns_noted;
+  std::vector<std::string> notes;
   std::vector<float> timestamps;
   std::vector<std::int64_t> frame_indices, episode_indices, indices, task_indices;
   DatasetFrames kept_frames{decoded_frames()};
   LeasePool<VideoDecoder> decoders;
   LeasePool<ParquetTable> tables;
+  LeasePool<FileBytes> opened;
 };
 
 LeRobotDataset::LeRobotDataset(const std::string& root, const LeRobotOptions& options)
@@ -201,6 +250,8 @@ LeRobotDataset::~LeRobotDataset() = default;
 LeRobotDataset::LeRobotDataset(LeRobotDataset&&) noexcept = default;
 
 const LeRobotInfo& LeRobotDataset::info() const { return parts_->info; }
+
+const std::vector<std::string>& LeRobotDataset::notes() const { return parts_->notes; }
 
 RowIndex LeRobotDataset::row(std::int64_t index) const { return parts_->row(index); }
 

@@ -24,7 +24,8 @@ struct LeRobotOptions {
 
 /// Numbers are read whole when it is opened and checked (global index, episode, task of every row), pictures when they
 /// are asked for. Immutable after that; const members may be called from any number of threads. Errors are Error(kData)
-/// that name file, column and row.
+/// that name file, column and row. Files under meta/ that contradict each other are refused
+/// (data/lerobot_consistency.h).
 class LeRobotDataset {
  public:
   /// Opens `root`. Video files must exist, be of the size that info.json declares and be at least as long as the
@@ -34,6 +35,9 @@ class LeRobotDataset {
   LeRobotDataset(LeRobotDataset&&) noexcept;
 
   const LeRobotInfo& info() const;
+  /// What `plimsoll dataset check` would complain of and is read all the same: a line each for people, which names file
+  /// and column. Depth that is left out, a wrong number of tasks, columns of another number type than info.json says.
+  const std::vector<std::string>& notes() const;
   std::int64_t size() const { return info().frames; }
 
   RowIndex row(std::int64_t index) const;

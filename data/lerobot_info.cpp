@@ -286,6 +286,11 @@ bool LeRobotFeature::declares(std::int64_t rows, std::int64_t columns) const {
   return (shape[0] == rows && shape[1] == columns) || (shape[1] == rows && shape[2] == columns);
 }
 
+std::string LeRobotInfo::index_dtype(const std::string& column) const {
+  const auto found = index_dtypes.find(column);
+  return found == index_dtypes.end() ? "" : found->second;
+}
+
 const LeRobotFeature* LeRobotInfo::find(const std::string& name) const {
   const auto found =
       std::find_if(features.begin(), features.end(), [&](const auto& feature) { return feature.name == name; });

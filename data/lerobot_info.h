@@ -87,10 +87,13 @@ struct LeRobotInfo {
   /// Where all this is under `root`, which differs between the versions: for errors.
   std::string episodes_file = "meta/episodes", tasks_file = "meta/tasks.parquet", statistics_file = "meta/stats.json";
   std::vector<std::string> episode_lists;  ///< paths of the files that list the episodes, those that could be opened
-  /// total_episodes, total_frames and total_tasks, those that info.json has, as they stand there. Nothing goes by them.
+  /// total_episodes, total_frames and total_tasks, those that info.json has, as they stand there: to be compared with
+  /// what is listed (data/lerobot_consistency.h). Nothing else goes by them.
   std::map<std::string, std::string> totals;
 
   bool is_v2() const { return version.starts_with("v2."); }
+  /// What info.json says of an index column's values; empty where it says nothing.
+  std::string index_dtype(const std::string& column) const;
   const LeRobotFeature* find(const std::string& name) const;
   /// Names of the image and video features, sorted.
   std::vector<std::string> cameras() const;

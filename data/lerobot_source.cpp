@@ -9,6 +9,8 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "data/dataset_notes.h"
+#include "data/lerobot_column.h"
 #include "data/mapped_dataset.h"
 
 namespace plimsoll::data {
@@ -23,13 +25,24 @@ struct Part {
   const LeRobotDataset& dataset() const { return mapped.dataset(); }
 };
 
+std::vector<DatasetMapping> mappings_of_paths(const LeRobotSourceOptions& options) {
+  const std::vector<double>& weights = options.weights;
+  if (!weights.empty() && weights.size() != options.paths.size())
+    fail(ExitCode::kUsage, "data.weights has {} numbers and data.path {} datasets: {}; give each its weight, in order",
+         weights.size(), options.paths.size(), fmt::join(options.paths, ", "));
+  std::vector<DatasetMapping> plain(options.paths.size());
+  for (std::size_t i = 0; i < plain.size(); ++i) {
+    plain[i].path = options.paths[i];
+    if (!weights.empty()) plain[i].weight = weights[i];
+  }
+  return plain;
+}
+
 std::vector<ResolvedMapping> mappings_of(const LeRobotSourceOptions& options) {
   const MappingDefaults defaults{options.cameras, options.state, options.action, options.sensor};
   std::vector<ResolvedMapping> mappings;
   if (options.mix.empty()) {
-    std::vector<DatasetMapping> plain(options.paths.size());
-    for (std::size_t i = 0; i < plain.size(); ++i) plain[i].path = options.paths[i];
-    mappings = resolve_mappings(plain, defaults, "data.path");
+    mappings = resolve_mappings(mappings_of_paths(options), defaults, "data.path");
   } else {
     mappings = resolve_mappings(options.mix, defaults, "data.mix");
   }
@@ -48,7 +61,11 @@ struct LeRobotSource::Parts {
     for (const ResolvedMapping& mapping : mappings_of(options)) open(mapping);
     if (options.joint_statistics) normalise_jointly();
     shapes.reserve(static_cast<std::size_t>(size));
-    for (std::int64_t i = 0; i < size; ++i) shapes.push_back(compute_shape(i, options.resolution));
+    for (std::int64_t i = 0; i < size; ++i) {
+      shapes.push_back(compute_shape(i, options.resolution));
+      const Part& part = part_of(i);
+      check_prompt_length(part.dataset(), i - part.begin, shapes.back().tokens, *processor);
+    }
   }
 
   void check_options() const {
@@ -57,6 +74,9 @@ struct LeRobotSource::Parts {
     if (!options.paths.empty() && !options.mix.empty())
       fail(ExitCode::kUsage, "data.path is {}, and data.mix names datasets too; give one of them",
            fmt::join(options.paths, ", "));
+    if (!options.weights.empty() && !options.mix.empty())
+      fail(ExitCode::kUsage, "data.weights is [{}] and belongs to data.path; give each table of data.mix a `weight`",
+           fmt::join(options.weights, ", "));
     if (options.action.empty()) fail(ExitCode::kUsage, "data.action is empty; it must name the feature of the actions");
     if (options.chunk < 1) fail(ExitCode::kUsage, "expert.chunk is {}, but must be at least 1", options.chunk);
     if (options.joint_statistics && options.normalisation == Normalisation::kQuantiles)
@@ -73,9 +93,11 @@ struct LeRobotSource::Parts {
   void open(const ResolvedMapping& mapping) {
     parts.push_back({MappedDataset(mapping, vector_options()), size, {}});
     Part& part = parts.back();
-    for (const std::string& note : part.dataset().info().depth_notes()) spdlog::warn("{}", note);
+    for (const std::string& note : dataset_notes(part.mapped, mapping, !options.joint_statistics))
+      spdlog::warn("{}", note);
     check_alike(part.mapped);
     split_episodes(part);
+    if (mapping.weight) weights.push_back(*mapping.weight);
     size += part.dataset().size();
     number_tasks(part);
   }
@@ -217,6 +239,7 @@ struct LeRobotSource::Parts {
   LeRobotSourceOptions options;
   std::shared_ptr<const VlmProcessor> processor;
   std::vector<Part> parts;
+  std::vector<double> weights;  // of the datasets; empty: they have none
   std::int64_t size = 0;
   std::vector<std::string> tasks;
   std::map<std::string, std::int64_t> task_numbers;  // by text, of the first that has it
@@ -292,6 +315,16 @@ std::vector<std::string> LeRobotSource::datasets() const {
 }
 std::int64_t LeRobotSource::dataset_of(std::int64_t index) const {
   return &parts_->part_of(index) - parts_->parts.data();
+}
+std::vector<double> LeRobotSource::dataset_weights() const { return parts_->weights; }
+std::int64_t LeRobotSource::episode_index_of(std::int64_t index) const {
+  const Part& part = parts_->part_of(index);
+  return part.dataset().row(index - part.begin).episode_index;
+}
+SampleColumn LeRobotSource::column(const std::string& name) const {
+  ColumnReader reader(name);
+  for (const Part& part : parts_->parts) reader.read(part.dataset().info());
+  return reader.take();
 }
 
 const Normaliser& LeRobotSource::action_normaliser(std::int64_t dataset) const {

@@ -19,6 +19,7 @@ namespace plimsoll::data {
 
 struct LeRobotSourceOptions {
   std::vector<std::string> paths;   ///< datasets, one after another; all need the features below, of equal width
+  std::vector<double> weights;      ///< of `paths`, as DatasetMapping::weight; empty: by their numbers of samples
   std::vector<DatasetMapping> mix;  ///< or datasets of different layouts, each with its own mapping
   std::vector<std::string>
       cameras;  ///< picture features in this order; empty: all of the first dataset, sorted by name. With `mix` roles
@@ -49,7 +50,8 @@ struct LeRobotSourceOptions {
 /// of older runs are its own.
 class LeRobotSource final : public SampleSource {
  public:
-  /// Opens all datasets, logs which of their features are left out as depth, and works out every sample's shape.
+  /// Opens all datasets, logs what is read of them all the same and is seldom meant (data/dataset_notes.h), and works
+  /// out every sample's shape. Prompts of more tokens than the model has positions are refused.
   /// `processor` is the model's. Throws Error(kData) naming file, column and row, and Error(kUsage) naming the key of
   /// an option that does not fit. Datasets that differ in the width of state, action or sensor after mapping, or in the
   /// relative dimensions of their actions, are refused.
@@ -78,6 +80,9 @@ class LeRobotSource final : public SampleSource {
   std::int64_t pictures_of(std::int64_t index) const override;
   std::vector<std::string> datasets() const override;
   std::int64_t dataset_of(std::int64_t index) const override;
+  std::vector<double> dataset_weights() const override;
+  std::int64_t episode_index_of(std::int64_t index) const override;
+  SampleColumn column(const std::string& name) const override;
 
   /// The sample of what a robot meets now, made as load() makes one of a recorded row, with the mapping and the
   /// statistics of the first dataset. `frames`: its episode so far, oldest first; of the last one pictures, state and

@@ -1,5 +1,6 @@
 #include "data/lerobot_writer.h"
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
 #include <map>
@@ -154,7 +155,9 @@ struct LeRobotWriter::Parts {
     in_episode = true;
     ++length;
     ++frames;
-    if (episode_tasks.empty() || episode_tasks.back() != task) episode_tasks.push_back(task);
+    // Each once, as LeRobot lists them, also where an episode comes back to a task.
+    if (std::find(episode_tasks.begin(), episode_tasks.end(), task) == episode_tasks.end())
+      episode_tasks.push_back(task);
   }
 
   void end_episode() {

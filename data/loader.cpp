@@ -123,6 +123,7 @@ struct Loader::Parts {
       if (position >= ahead && !has_room()) return false;
       slot.phase = Phase::kLoading;
       ++loading;
+      note_peak();
       job = {position, slot.ticket, slot.index, options.resolution};
       return true;
     }
@@ -140,8 +141,11 @@ struct Loader::Parts {
     slot.error = std::move(error);
     held += slot.bytes;
     largest = std::max(largest, slot.bytes);
+    note_peak();
     ready.notify_all();
   }
+
+  void note_peak() { most_held = std::max(most_held, held + loading * largest + decoded_frames().bytes()); }
 
   // Without the lock.
 
@@ -216,6 +220,7 @@ struct Loader::Parts {
   std::int64_t step = 1, next_step = 1;
   std::uint64_t tickets = 0;
   std::int64_t held = 0, largest = 0, loading = 0;  // bytes, bytes of a sample, samples
+  std::int64_t most_held = 0;                       // bytes, with those of samples being loaded
   std::size_t wanted_workers = 0;
   std::vector<std::thread> threads;
   std::chrono::nanoseconds waited{0}, load_time{0};
@@ -256,6 +261,11 @@ std::int64_t Loader::most_bytes() const { return parts_->options.most_bytes; }
 std::int64_t Loader::held_bytes() const {
   const std::lock_guard lock(parts_->mutex);
   return parts_->held + decoded_frames().bytes();
+}
+
+LoaderPeak Loader::peak() const {
+  const std::lock_guard lock(parts_->mutex);
+  return {parts_->most_held, parts_->largest};
 }
 
 std::chrono::nanoseconds Loader::waited() const { return parts_->waited; }

@@ -31,6 +31,12 @@ struct LoaderOptions {
   std::function<std::vector<std::uint64_t>(std::int64_t step)> share;
 };
 
+/// What a loader has held since it was made.
+struct LoaderPeak {
+  std::int64_t held = 0;    ///< bytes at most at once: as held_bytes(), and each sample being loaded as the largest
+  std::int64_t sample = 0;  ///< bytes of the largest sample
+};
+
 /// Memory: this rank's samples of `prefetch` + 1 steps, whatever the number of workers, and decoded frames; together no
 /// more than `most_bytes` unless one step takes more. What get() returns never depends on workers or prefetch. One
 /// consumer thread calls the members; stopping, seeking and destroying are safe at any moment and wait for the samples
@@ -56,6 +62,7 @@ class Loader {
   void set_resolution(std::int64_t resolution);
   /// Bytes of the samples that are held now, those of the step being used among them, and of decoded frames.
   std::int64_t held_bytes() const;
+  LoaderPeak peak() const;
   std::int64_t most_bytes() const;
   /// Time that get() has waited in all.
   std::chrono::nanoseconds waited() const;

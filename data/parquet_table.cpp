@@ -342,4 +342,28 @@ std::vector<std::uint8_t> ParquetTable::image(const std::string& column, std::in
   });
 }
 
+std::optional<std::vector<ImageChunk>> ParquetTable::image_chunks(const std::string& column) const {
+  return parts_->guarded(column, [&](const Place&) -> std::optional<std::vector<ImageChunk>> {
+    const auto metadata = parts_->reader->parquet_reader()->metadata();
+    const int leaf = metadata->schema()->ColumnIndex(column + ".bytes");
+    if (leaf < 0) return std::nullopt;
+    const parquet::ColumnDescriptor* values = metadata->schema()->Column(leaf);
+    if (values->physical_type() != parquet::Type::BYTE_ARRAY || values->max_repetition_level() > 0) return std::nullopt;
+    std::vector<ImageChunk> chunks;
+    for (int number = 0; number < metadata->num_row_groups(); ++number) {
+      const auto group = metadata->RowGroup(number);
+      const auto chunk = group->ColumnChunk(leaf);
+      const bool snappy = chunk->compression() == arrow::Compression::SNAPPY;
+      if (!snappy && chunk->compression() != arrow::Compression::UNCOMPRESSED) return std::nullopt;
+      if (chunk->crypto_metadata() || !chunk->file_path().empty()) return std::nullopt;
+      std::int64_t begin = chunk->data_page_offset();
+      if (chunk->has_dictionary_page() && chunk->dictionary_page_offset() > 0)
+        begin = std::min(begin, chunk->dictionary_page_offset());
+      chunks.push_back(
+          {begin, begin + chunk->total_compressed_size(), group->num_rows(), values->max_definition_level(), snappy});
+    }
+    return chunks;
+  });
+}
+
 }  // namespace plimsoll::data

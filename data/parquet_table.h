@@ -6,11 +6,20 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 namespace plimsoll::data {
+
+/// Where a row group has the pictures of an image column, for data/image_places.h.
+struct ImageChunk {
+  std::int64_t begin = 0, end = 0;  ///< bytes of the file that are its pages, one after another
+  std::int64_t rows = 0;
+  int level = 0;        ///< definition level of a row that holds bytes (parquet's word for how much of it is there)
+  bool snappy = false;  ///< how the pages are packed; else they are as they are
+};
 
 /// An open file. One thread at a time.
 class ParquetTable {
@@ -45,8 +54,12 @@ class ParquetTable {
   using UseBytes = std::function<void(std::int64_t, std::span<const std::uint8_t>)>;
   void for_each_image(const std::string& column, const UseBytes& use) const;
 
-  /// The bytes of one row of such a column: skips through its row group's pages without building the rows before it.
+  /// The bytes of one row of such a column: unpacks its row group's pages up to that row. data/image_places.h is much
+  /// faster where it can be used.
   std::vector<std::uint8_t> image(const std::string& column, std::int64_t row) const;
+  /// The column's pages by row group, in order; nothing where they are packed otherwise than by snappy, or encrypted,
+  /// or where there is no such column.
+  std::optional<std::vector<ImageChunk>> image_chunks(const std::string& column) const;
 
  private:
   struct Parts;

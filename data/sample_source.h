@@ -16,6 +16,12 @@ struct SampleDims {
   std::int64_t sensor_window = 0, sensor_channels = 0;
 };
 
+/// What a column of the data says of the samples, as text.
+struct SampleColumn {
+  std::vector<std::string> texts;        ///< those that differ, in the order of their first samples
+  std::vector<std::uint32_t> of_sample;  ///< number of each sample's text, by number of the source
+};
+
 /// Samples by number, 0 .. size() - 1. const members may be called from several threads at once.
 class SampleSource {
  public:
@@ -51,6 +57,14 @@ class SampleSource {
   /// unless the same folder was given twice.
   virtual std::vector<std::string> datasets() const { return {}; }
   virtual std::int64_t dataset_of(std::int64_t) const { return 0; }
+  /// How often samples of each dataset are drawn beside those of the others, above 0; none: by their numbers.
+  virtual std::vector<double> dataset_weights() const { return {}; }
+  /// Index of the episode that a sample is of, as its dataset counts them. A source without datasets has none, and 0.
+  virtual std::int64_t episode_index_of(std::int64_t) const { return 0; }
+  /// A column of the datasets that has one text or number a row: numbers as short as they read back, "true" and
+  /// "false". It is read now, whole, and no picture with it. A source without datasets has none, and returns nothing of
+  /// any sample. Throws Error(kData) naming file, column and, where there is one, row.
+  virtual SampleColumn column(const std::string&) const { return {}; }
   /// Samples that are trained on, and those of the held-out episodes, as numbers of this source.
   virtual const std::vector<std::int64_t>& training() const = 0;
   virtual const std::vector<std::int64_t>& held_out() const = 0;

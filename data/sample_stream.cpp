@@ -10,7 +10,7 @@
 namespace plimsoll::data {
 namespace {
 
-constexpr std::size_t kPasses = 2;  // of a type that are kept: one behind, where the stream is; and those ahead
+constexpr std::size_t kPasses = 2;  // of a class that are kept: one behind, where the stream is; and those ahead
 
 std::shared_ptr<const StreamOrder> one_type(std::vector<std::int64_t> samples, std::uint64_t seed) {
   return std::make_shared<const StreamOrder>(StreamOrder{std::move(samples), seed, {}, {}});
@@ -22,78 +22,76 @@ SampleStream::SampleStream(std::vector<std::int64_t> samples, std::uint64_t seed
     : SampleStream(one_type(std::move(samples), seed)) {}
 
 SampleStream::SampleStream(std::shared_ptr<const StreamOrder> order, int ahead)
-    : order_(std::move(order)), most_passes_(kPasses + static_cast<std::size_t>(ahead)) {
-  const StreamOrder& from = *order_;
-  if (from.target.empty()) {
-    types_.resize(1);
-    types_[0].samples = from.samples;
-  } else {
-    types_.resize(from.target.size());
-    for (std::size_t i = 0; i < from.samples.size(); ++i) types_[from.types[i]].samples.push_back(from.samples[i]);
-    for (std::size_t type = 0; type < types_.size(); ++type) types_[type].part = from.target[type];
-  }
-  for (std::size_t type = 0; type < types_.size(); ++type)
-    if (types_[type].part > 0 && types_[type].samples.empty())
-      fail(ExitCode::kUsage, "type {} of the samples is to have {} of {} draws and has no samples", type,
-           types_[type].part, kWholeTarget);
-  deal_out();
+    : order_(std::move(order)),
+      most_passes_(kPasses + static_cast<std::size_t>(ahead)),
+      datasets_(std::max<std::size_t>(1, order_->weights.size())),
+      types_(parts_of_types(*order_)),
+      classes_(datasets_ * std::max<std::size_t>(1, order_->target.size())) {
+  sort_into_classes();
+  for (std::size_t type = 0; type * datasets_ < classes_.size(); ++type)
+    datasets_of_.emplace_back(parts_of_datasets(type));
 }
 
-// The one furthest behind its part is next; of equal ones the first. After a period all are even.
-void SampleStream::deal_out() {
-  const std::int64_t common =
-      std::accumulate(types_.begin(), types_.end(), std::int64_t{0},
-                      [](std::int64_t divisor, const Type& type) { return std::gcd(divisor, type.part); });
-  std::int64_t period = 0;
-  for (Type& type : types_) period += type.part /= common;
-  for (std::int64_t at = 0; at < period; ++at) {
-    std::size_t next = 0;
-    std::int64_t furthest = -1;
-    for (std::size_t type = 0; type < types_.size(); ++type) {
-      const std::int64_t behind = types_[type].part * (at + 1) - std::ssize(types_[type].positions) * period;
-      if (behind <= furthest) continue;
-      next = type;
-      furthest = behind;
-    }
-    type_at_.push_back(static_cast<std::uint8_t>(next));
-    number_at_.push_back(static_cast<std::uint32_t>(types_[next].positions.size()));
-    types_[next].positions.push_back(static_cast<std::uint32_t>(at));
+std::vector<std::int64_t> SampleStream::parts_of_types(const StreamOrder& order) {
+  return order.target.empty() ? std::vector<std::int64_t>{1} : order.target;
+}
+
+void SampleStream::sort_into_classes() {
+  const StreamOrder& from = *order_;
+  for (std::size_t i = 0; i < from.samples.size(); ++i) {
+    const std::size_t type = from.target.empty() ? 0 : from.types[i];
+    const std::size_t dataset = from.weights.empty() ? 0 : from.datasets[i];
+    classes_[class_of(type, dataset)].samples.push_back(from.samples[i]);
   }
+}
+
+// Datasets that have no samples of the type have no part of its draws.
+std::vector<std::int64_t> SampleStream::parts_of_datasets(std::size_t type) const {
+  std::vector<double> weights(datasets_);
+  for (std::size_t dataset = 0; dataset < datasets_; ++dataset) {
+    if (classes_[class_of(type, dataset)].samples.empty()) continue;
+    weights[dataset] = order_->weights.empty() ? 1 : order_->weights[dataset];
+  }
+  if (std::ranges::any_of(weights, [](double weight) { return weight > 0; }))
+    return parts_by_weight(std::move(weights), kWholeTarget);
+  if (!order_->target.empty() && order_->target[type] > 0)
+    fail(ExitCode::kUsage, "type {} of the samples is to have {} of {} draws and has no samples", type,
+         order_->target[type], kWholeTarget);
+  return {1};  // is never drawn
 }
 
 SampleStream::Draw SampleStream::draw_at(std::uint64_t position) const {
-  const auto period = static_cast<std::uint64_t>(type_at_.size());
-  const std::size_t at = position % period, type = type_at_[at];
-  return {type, position / period * static_cast<std::uint64_t>(types_[type].part) + number_at_[at]};
+  const Turns::Turn of_type = types_.at(position);
+  const Turns::Turn of_class = datasets_of_[of_type.taker].at(of_type.number);
+  return {of_type.taker, of_class.taker, of_class.number};
 }
 
 std::int64_t SampleStream::at(std::uint64_t position) {
   const Draw draw = draw_at(position);
-  const Type& type = types_[draw.type];
-  const auto length = static_cast<std::uint64_t>(type.samples.size());
-  return type.samples[pass(draw.type, draw.number / length).order[draw.number % length]];
+  const std::vector<std::int64_t>& samples = classes_[class_of(draw)].samples;
+  const auto length = static_cast<std::uint64_t>(samples.size());
+  return samples[pass(class_of(draw), draw.number / length).order[draw.number % length]];
 }
 
 std::uint64_t SampleStream::next_draw(std::uint64_t position) {
   const Draw draw = draw_at(position);
-  const auto length = static_cast<std::uint64_t>(types_[draw.type].samples.size());
-  const Local sample = pass(draw.type, draw.number / length).order[draw.number % length];
-  Pass& next = pass(draw.type, draw.number / length + 1);
+  const auto length = static_cast<std::uint64_t>(classes_[class_of(draw)].samples.size());
+  const Local sample = pass(class_of(draw), draw.number / length).order[draw.number % length];
+  Pass& next = pass(class_of(draw), draw.number / length + 1);
   if (next.places.empty()) {
     next.places.resize(next.order.size());
     for (std::size_t i = 0; i < next.order.size(); ++i) next.places[next.order[i]] = static_cast<Local>(i);
   }
   const std::uint64_t number = (draw.number / length + 1) * length + next.places[sample];
-  const auto part = static_cast<std::uint64_t>(types_[draw.type].part);
-  return number / part * type_at_.size() + types_[draw.type].positions[number % part];
+  return types_.position_of({draw.type, datasets_of_[draw.type].position_of({draw.dataset, number})});
 }
 
-SampleStream::Pass& SampleStream::pass(std::size_t number_of_type, std::uint64_t number) {
-  Type& type = types_[number_of_type];
-  if (const auto found = type.passes.find(number); found != type.passes.end()) return found->second;
-  std::vector<Local> order(type.samples.size());
+SampleStream::Pass& SampleStream::pass(std::size_t number_of_class, std::uint64_t number) {
+  Class& from = classes_[number_of_class];
+  if (const auto found = from.passes.find(number); found != from.passes.end()) return found->second;
+  std::vector<Local> order(from.samples.size());
   std::iota(order.begin(), order.end(), Local{0});
-  const auto key = mix({order_->seed, number, static_cast<std::uint32_t>(number_of_type),
+  const auto key = mix({order_->seed, number, static_cast<std::uint32_t>(number_of_class),
                         static_cast<std::uint32_t>(RandomSite::kSampler)});
   // Fisher and Yates from the back; 64 random bits make the modulo's bias immaterial.
   for (std::size_t i = order.size(); i > 1; --i) {
@@ -101,22 +99,24 @@ SampleStream::Pass& SampleStream::pass(std::size_t number_of_type, std::uint64_t
     const std::uint64_t random = (static_cast<std::uint64_t>(words[0]) << 32) | words[1];
     std::swap(order[i - 1], order[random % i]);
   }
-  while (type.passes.size() >= most_passes_) {
-    const auto first = type.passes.begin(), last = std::prev(type.passes.end());
-    type.passes.erase(number > first->first ? first : last);  // whoever goes back needs what lies behind
+  while (from.passes.size() >= most_passes_) {
+    const auto first = from.passes.begin(), last = std::prev(from.passes.end());
+    from.passes.erase(number > first->first ? first : last);  // whoever goes back needs what lies behind
   }
-  return type.passes[number] = {std::move(order), {}};
+  return from.passes[number] = {std::move(order), {}};
 }
 
 std::int64_t SampleStream::most_draws_in_a_step(std::int64_t effective_batch) const {
-  if (types_.size() == 1) return data::most_draws_in_a_step(epoch_length(), effective_batch);
+  if (classes_.size() == 1) return data::most_draws_in_a_step(epoch_length(), effective_batch);
   std::int64_t most = 1;
-  for (const Type& type : types_) {
-    if (type.part == 0) continue;
-    const std::int64_t draws =
-        std::min(effective_batch, effective_batch * type.part / static_cast<std::int64_t>(type_at_.size()) + 2);
+  for (std::size_t number = 0; number < classes_.size(); ++number) {
+    const std::int64_t length = std::ssize(classes_[number].samples);
+    if (length == 0) continue;
+    const std::size_t type = number / datasets_, dataset = number % datasets_;
+    const std::int64_t draws = datasets_of_[type].most_of(dataset, types_.most_of(type, effective_batch));
+    if (draws == 0) continue;
     // So many draws in a row reach into so many passes.
-    most = std::max(most, (draws + std::ssize(type.samples) - 2) / std::ssize(type.samples) + 1);
+    most = std::max(most, (draws + length - 2) / length + 1);
   }
   return std::min(most, effective_batch);
 }

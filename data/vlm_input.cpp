@@ -1,6 +1,8 @@
 #include "data/vlm_input.h"
 
 #include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <utility>
 
@@ -22,6 +24,16 @@ std::string image_name(std::size_t index) { return fmt::format("image {}", index
 /// What a long instruction is called in an error.
 std::string excerpt(std::string_view text) { return std::string(text.substr(0, 80)) + (text.size() > 80 ? "..." : ""); }
 
+/// 0 as well where there is no config.json, or none that can be read: who reads the model says so.
+std::int64_t read_most_tokens(const std::string& path) {
+  std::ifstream file(path);
+  const auto config = nlohmann::json::parse(file, nullptr, false);
+  if (!config.is_object()) return 0;
+  const nlohmann::json text = config.value("text_config", config);
+  const auto most = text.find("max_position_embeddings");
+  return most != text.end() && most->is_number_integer() ? most->get<std::int64_t>() : 0;
+}
+
 }  // namespace
 
 struct VlmProcessor::Parts {
@@ -29,6 +41,7 @@ struct VlmProcessor::Parts {
       : path(model_dir + "/tokenizer.json"),
         tokenizer(path),
         options(read_image_processor_options(model_dir)),
+        most_tokens(read_most_tokens(model_dir + "/config.json")),
         image_token(token("<|image_pad|>")),
         video_token(token("<|video_pad|>")) {
     for (const char* needed : {"<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"}) token(needed);
@@ -88,6 +101,7 @@ struct VlmProcessor::Parts {
   std::string path;
   Tokenizer tokenizer;
   ImageProcessorOptions options;
+  std::int64_t most_tokens;
   std::int64_t image_token, video_token;
 };
 
@@ -140,6 +154,7 @@ SampleShape VlmProcessor::shape(std::string_view text, std::span<const ImageSize
   return shape;
 }
 
+std::int64_t VlmProcessor::most_tokens() const { return parts_->most_tokens; }
 const Tokenizer& VlmProcessor::tokenizer() const { return parts_->tokenizer; }
 const ImageProcessorOptions& VlmProcessor::image_options() const { return parts_->options; }
 

@@ -43,6 +43,9 @@ class VlmProcessor {
   /// Tokens and patches that prepare() would give, from the pictures' sizes alone. Cheap.
   SampleShape shape(std::string_view text, std::span<const ImageSize> images, std::int64_t resolution = 0) const;
 
+  /// max_position_embeddings of the model's config.json, the tokens that a prompt may have; 0 where it does not say.
+  std::int64_t most_tokens() const;
+
   const Tokenizer& tokenizer() const;
   const ImageProcessorOptions& image_options() const;
 

@@ -1,7 +1,17 @@
+#include <memory>
+#include <utility>
+#include <vector>
+
 #include "ddp/device_communicator.h"
 
 namespace plimsoll::ddp {
 namespace {
+
+/// A broken reduction may still write to its buffer (ddp/communicator.h), so that is kept until the process ends.
+void keep_for_good(std::shared_ptr<float[]> buffer) {
+  static auto& kept = *new std::vector<std::shared_ptr<float[]>>;
+  kept.push_back(std::move(buffer));
+}
 
 class Staged final : public DeviceCommunicator {
  public:
@@ -15,7 +25,12 @@ class Staged final : public DeviceCommunicator {
     }
     const std::span<float> staged(buffer_.get(), values.size());
     copies_.to_host(values, staged.data());
-    host_.all_reduce_sum(staged);
+    try {
+      host_.all_reduce_sum(staged);
+    } catch (...) {
+      keep_for_good(buffer_);
+      throw;
+    }
     copies_.from_host(staged, values.data());
   }
   std::string name() const override { return host_.name() + ", staged"; }

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -40,10 +42,17 @@ cxxopts::Options eval_options() {
   add("run", "Folder of a run: its configuration and newest checkpoint", cxxopts::value<std::string>());
   add("checkpoint", "Checkpoint folder in place of the newest", cxxopts::value<std::string>());
   add("untrained", "The model with its initial weights instead");
-  add("constant", "The dataset's mean action instead, whatever is seen");
+  add("constant",
+      "One action instead, whatever is seen: the dataset's mean, or with --constant=X,Y,CLOSE this one (movement along "
+      "x and y, from -1 to 1 in units of a tenth of the table a step; the gripper closes where CLOSE is above 0.5)",
+      cxxopts::value<std::string>()->implicit_value("mean"), "X,Y,CLOSE");
   add("expert", "The scripted expert of the demonstrations instead: the upper bound");
   add("episodes", "Episodes, a scene each", whole(usual.episodes));
   add("seed", "Seed of the scenes and of the policy's noise", whole(0));
+  add("held-out",
+      "Measure a model's action error too, on so many samples of data.path's or data.mix's held-out episodes, as "
+      "training does; 0: do not",
+      whole(0));
   add("difficulty", "Pads: fixed, permuted or anywhere (default: as in the dataset)", cxxopts::value<std::string>());
   add("max-steps", "Steps after which an episode has failed", whole(usual.max_steps));
   add("replan",
@@ -112,13 +121,48 @@ void read_chunking(const cxxopts::ParseResult& parsed, EvalTerms& terms) {
   loop.replan = replan > 0 ? replan : loop.ensemble_decay ? 1 : (terms.chunk + 1) / 2;
 }
 
+/// As the simulator takes an action.
+std::vector<double> constant_action(const std::string& text, const std::vector<double>& mean) {
+  if (text == "mean") return mean;
+  std::vector<double> action;
+  for (std::size_t at = 0; at <= text.size();) {
+    const std::size_t comma = std::min(text.find(',', at), text.size());
+    const double least = std::ssize(action) + 1 < data::Tabletop::kActionDim ? -1 : 0;  // the last: how far to close
+    double value = 0;
+    const auto [end, error] = std::from_chars(text.data() + at, text.data() + comma, value);
+    if (error != std::errc() || end != text.data() + comma || !(value >= least && value <= 1)) break;
+    action.push_back(value);
+    at = comma + 1;
+    if (at > text.size() && std::ssize(action) == data::Tabletop::kActionDim) return action;
+  }
+  fail(ExitCode::kUsage,
+       "--constant=\"{}\": no action of the simulator; give three numbers, --constant=X,Y,CLOSE: movement along x and "
+       "along y, each from -1 to 1, and CLOSE from 0 to 1; or --constant alone for the dataset's mean action",
+       text);
+}
+
+/// Samples to measure the action error on.
+std::int64_t held_out_samples(const cxxopts::ParseResult& parsed, const EvalTerms& terms) {
+  const std::int64_t count = bounded(parsed, "held-out", 0, 1 << 30);
+  if (count > 0 && !is_model(terms.policy))
+    fail(ExitCode::kUsage,
+         "--held-out measures what a model predicts, and --{} is none; a model's report has the error of the best "
+         "constant action beside its own",
+         terms.policy);
+  return count;
+}
+
 EvalTerms read_terms(const cxxopts::ParseResult& parsed, const train::Config& config,
-                     const data::TabletopOptions& table) {
+                     const data::DemoDataset& dataset) {
   EvalTerms terms;
   terms.policy = chosen_policy(parsed);
   terms.chunk = is_model(terms.policy) ? config.expert.chunk : 1;
+  if (terms.policy == "constant")
+    terms.constant = constant_action(parsed["constant"].as<std::string>(), dataset.mean_action);
+  terms.held_out = held_out_samples(parsed, terms);
   auto& loop = terms.loop;
-  loop.table = table;
+  loop.table = dataset.table;
+  loop.blind = !is_model(terms.policy);
   loop.table.seed = static_cast<std::uint64_t>(bounded(parsed, "seed", 0, std::int64_t{1} << 62));
   if (parsed.count("difficulty") > 0)
     loop.table.difficulty = data::parse_difficulty(parsed["difficulty"].as<std::string>());
@@ -172,16 +216,20 @@ std::vector<data::EpisodeOutcome> run_model(const cxxopts::ParseResult& parsed, 
     terms.step = policy.read(checkpoint);
     terms.checkpoint = checkpoint.string();
   }
+  if (terms.held_out > 0) terms.error = policy.action_error(terms.held_out);
+  if (terms.error && terms.error->samples == 0)
+    fail(ExitCode::kUsage, "--held-out {}: nothing is held out, data.eval_fraction is {}", terms.held_out,
+         config.data.eval_fraction);
   return data::run_closed_loop(terms.loop, [&](auto queries) { return policy.chunks(queries); });
 }
 
 std::vector<data::EpisodeOutcome> run_policy(const cxxopts::ParseResult& parsed, const train::Config& config,
-                                             const data::DemoDataset& dataset, EvalTerms& terms) {
+                                             EvalTerms& terms) {
   if (is_model(terms.policy)) return run_model(parsed, config, terms);
   if (terms.policy == "expert") return data::run_closed_loop(terms.loop, data::expert_chunks);
-  const std::vector<float> mean(dataset.mean_action.begin(), dataset.mean_action.end());
+  const std::vector<float> action(terms.constant.begin(), terms.constant.end());
   return data::run_closed_loop(terms.loop,
-                               [&](auto queries) { return std::vector<std::vector<float>>(queries.size(), mean); });
+                               [&](auto queries) { return std::vector<std::vector<float>>(queries.size(), action); });
 }
 
 fs::path prepared_folder(const cxxopts::ParseResult& parsed) {
@@ -209,10 +257,10 @@ int run_eval(const std::vector<std::string>& args) {
   if (!parsed) return 0;
   const train::Config config = configuration(*parsed);
   const data::DemoDataset dataset = demo_dataset(config);
-  EvalTerms terms = read_terms(*parsed, config, dataset.table);
+  EvalTerms terms = read_terms(*parsed, config, dataset);
   const fs::path folder = prepared_folder(*parsed);
   const auto start = std::chrono::steady_clock::now();
-  const auto outcomes = run_policy(*parsed, config, dataset, terms);
+  const auto outcomes = run_policy(*parsed, config, terms);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const std::string json = eval_json(terms, outcomes, seconds).dump(2) + "\n";
   if (!folder.empty()) {

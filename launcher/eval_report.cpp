@@ -1,6 +1,7 @@
 #include "launcher/eval_report.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "report/success_rate.h"
 
@@ -29,7 +30,24 @@ ordered_json rate_json(const report::SuccessRate& rate) {
 std::string actor_text(const EvalTerms& terms) {
   if (terms.policy == "checkpoint") return fmt::format("{} (step {})", terms.checkpoint, terms.step);
   if (terms.policy == "untrained") return "the model with its initial weights";
-  return terms.policy == "constant" ? "the mean action of the dataset" : "the scripted expert";
+  if (terms.policy == "expert") return "the scripted expert";
+  return fmt::format("the constant action {:.3g}", fmt::join(terms.constant, ", "));
+}
+
+ordered_json error_json(const train::ActionError& error) {
+  return {{"samples", error.samples},
+          {"episodes", error.episodes},
+          {"error", error.sampled},
+          {"margin", error.sampled_margin},
+          {"best_constant", error.best_constant},
+          {"best_constant_margin", error.constant_margin}};
+}
+
+std::string error_text(const train::ActionError& error) {
+  return fmt::format(
+      "\nheld-out action error: {:.4f} +- {:.4f} (best constant action {:.4f} +- {:.4f}; 95 %), {} samples of {} "
+      "episodes that were not trained on\n",
+      error.sampled, error.sampled_margin, error.best_constant, error.constant_margin, error.samples, error.episodes);
 }
 
 std::string chunking_text(const EvalTerms& terms) {
@@ -56,9 +74,12 @@ ordered_json eval_json(const EvalTerms& terms, const std::vector<data::EpisodeOu
                        {"step", nullptr},         {"difficulty", to_string(loop.table.difficulty)},
                        {"seed", loop.table.seed}, {"max_steps", loop.max_steps},
                        {"chunk", terms.chunk},    {"replan", loop.replan},
-                       {"ensemble", nullptr}};
+                       {"ensemble", nullptr},     {"constant", nullptr},
+                       {"action_error", nullptr}};
   if (terms.policy == "checkpoint") json["checkpoint"] = terms.checkpoint, json["step"] = terms.step;
   if (loop.ensemble_decay) json["ensemble"] = *loop.ensemble_decay;
+  if (!terms.constant.empty()) json["constant"] = terms.constant;
+  if (terms.error) json["action_error"] = error_json(*terms.error);
   const auto rates = rates_of(outcomes);
   json.update(rate_json(rates.front()));
   json["tasks"] = ordered_json::object();
@@ -82,6 +103,7 @@ std::string eval_text(const EvalTerms& terms, const std::vector<data::EpisodeOut
   text += fmt::format("  {:<24} {:>8} {:>9} {:>10}   {:>16} {:>9} {:>11} {:>16}\n", "task", "episodes", "successes",
                       "rate", "95 % confidence", "reached", "mean steps", "steps to success");
   for (const auto& rate : rates_of(outcomes)) text += rate_row(rate);
+  if (terms.error) text += error_text(*terms.error);
   return text;
 }
 

@@ -8,15 +8,19 @@
 #include <vector>
 
 #include "data/closed_loop.h"
+#include "train/action_error.h"
 
 namespace plimsoll {
 
 /// Who acted and under which terms.
 struct EvalTerms {
-  std::string policy;      ///< "checkpoint", "untrained", "constant" or "expert"
-  std::string checkpoint;  ///< folder; empty: none
-  std::int64_t step = 0;   ///< of the checkpoint
-  std::int64_t chunk = 1;  ///< actions that are predicted at once
+  std::string policy;            ///< "checkpoint", "untrained", "constant" or "expert"
+  std::string checkpoint;        ///< folder; empty: none
+  std::int64_t step = 0;         ///< of the checkpoint
+  std::int64_t chunk = 1;        ///< actions that are predicted at once
+  std::vector<double> constant;  ///< the action of "constant", [data::Tabletop::kActionDim]; of the others empty
+  std::int64_t held_out = 0;     ///< samples that the action error was asked for
+  std::optional<train::ActionError> error;  ///< where it was
   data::ClosedLoopOptions loop;
 };
 

@@ -12,11 +12,13 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/scope.h"
+#include "data/sample_stream.h"
 #include "launcher/commands.h"
 #include "launcher/plan_estimate.h"
 #include "launcher/plan_report.h"
 #include "launcher/run_config.h"
 #include "memory/planning/first_plan.h"
+#include "memory/planning/policy.h"
 #include "model/init_model.h"
 #include "report/run_streams.h"
 #include "report/run_summary.h"
@@ -105,6 +107,8 @@ Subject from_data(const train::Config& config, const std::optional<std::string>&
   subject.samples.types = types.names.size();
   subject.types = shapes_by_type(types, *source);
   if (subject.samples.heaviest.empty()) fail(ExitCode::kData, "no training sample{}", task ? " of task " + *task : "");
+  const data::SampleStream stream(train::stream_order(types, *source, static_cast<std::uint64_t>(config.run.seed)));
+  subject.samples.times = static_cast<std::size_t>(stream.most_draws_in_a_step(config.batch.effective));
   const auto heavy = memory::heaviest(subject.samples.heaviest, 1).front();
   subject.words = fmt::format("{} tokens, {} patches, of {} training samples{}", heavy.tokens, heavy.patches,
                               subject.samples.heaviest.size(), task ? " of task \"" + *task + "\"" : "");
@@ -278,8 +282,9 @@ int safe_batch(const train::Config& config, train::Forecast& forecast, std::int6
   plan.recompute_blocks =
       train::configured_recompute(config.memory, plan.recompute_blocks).value_or(plan.recompute_blocks);
   plan.offload = config.memory.offload.is("on") && plan.recompute_blocks > 0;
+  const std::int64_t allowed = usable / 10000 * memory::parse_fraction(config.memory.target, "memory.target");
   plan.micro_batch = forecast.largest_micro_batch(usable, plan);
-  while (plan.micro_batch > 0 && !forecast.bytes(plan, usable, expandable_segments).fits) --plan.micro_batch;
+  while (plan.micro_batch > 0 && !forecast.bytes(plan, usable, expandable_segments).within(allowed)) --plan.micro_batch;
   return plan.micro_batch;
 }
 
@@ -300,6 +305,12 @@ EstimateInput estimate_input(const cxxopts::ParseResult& parsed, const train::Co
   input.epochs = parsed.count("epochs") > 0 ? parsed["epochs"].as<double>() : static_cast<double>(config.train.epochs);
   if (input.samples < 1) fail(ExitCode::kUsage, "--samples {}: give 1 or more", input.samples);
   if (!(input.epochs > 0)) fail(ExitCode::kUsage, "--epochs {}: give more than 0", input.epochs);
+  if (static_cast<double>(input.samples) * input.epochs > 1e15)
+    fail(ExitCode::kUsage, "--samples {} --epochs {}: more than 10^15 draws; give less", input.samples, input.epochs);
+  if (parsed.count("epochs") == 0 && config.train.max_steps > 0) {
+    input.steps = config.train.max_steps;
+    input.epochs = static_cast<double>(input.steps * config.batch.effective) / static_cast<double>(input.samples);
+  }
   if (parsed.count("rate") > 0) input.rate = parsed["rate"].as<double>();
   if (parsed.count("run") > 0)
     input.rate = report::summarise_run(report::read_run(parsed["run"].as<std::string>())).steps.samples_per_second;
@@ -338,7 +349,7 @@ cxxopts::Options plan_options() {
       "What the budgets are of: cuda (cards: what our CUDA kernels take, by the caching allocator's rules), or cpu (a "
       "machine's memory), whatever run.device says",
       cxxopts::value<std::string>()->default_value("cuda"));
-  add("overhead", "Bytes of a card that its driver and libraries take",
+  add("overhead", "Bytes of a card that its driver and libraries take: a run on a GPU says what it measured",
       cxxopts::value<std::string>()->default_value("1GiB"));
   add("ranks", "Ranks that share the effective batch, with a card each (default: launch.ranks)",
       cxxopts::value<std::int64_t>());
@@ -350,8 +361,11 @@ cxxopts::Options plan_options() {
   add("safe-batch", "Print one number: the largest micro-batch that fits the first budget");
   add("estimate", "What a whole run takes: peak, memory of a micro-batch by type of samples, steps, time");
   add("samples", "--estimate: training samples (default: those of the dataset)", cxxopts::value<std::int64_t>());
-  add("epochs", "--estimate: passes over them (default: train.epochs)", cxxopts::value<double>());
-  add("rate", "--estimate: samples a second of all ranks together", cxxopts::value<double>());
+  add("epochs", "--estimate: passes over them (default: train.max_steps, else train.epochs)", cxxopts::value<double>());
+  add("rate",
+      "--estimate: samples a second of all ranks together (default: of a row that `plimsoll tune` measured with this "
+      "model, where memory.table finds one)",
+      cxxopts::value<double>());
   add("run", "--estimate: take that from the run in this folder", cxxopts::value<std::string>());
   add("no-table", "Leave out the tables of LoRA ranks and hand-made rows");
   add("expandable-segments", "Reserved bytes as under PyTorch's expandable_segments:True");

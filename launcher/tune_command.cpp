@@ -3,9 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/bytes.h"
 #include "core/error.h"
@@ -49,6 +51,7 @@ std::string line_of(const train::MeasuredPlan& measured) {
                       {"offload", row.plan.offload},
                       {"predicted_peak", row.predicted_peak},
                       {"ran_out", measured.ran_out}};
+  if (measured.by_hand) line["by_hand"] = true;
   if (measured.ran_out) return line.dump();
   line["accumulation"] = row.accumulation;
   line["measured_peak"] = row.measured_peak;
@@ -56,6 +59,8 @@ std::string line_of(const train::MeasuredPlan& measured) {
   if (measured.reserved > 0) {
     line["reserved"] = measured.reserved;
     line["predicted_reserved"] = measured.predicted_reserved;
+    line["live"] = measured.live;
+    line["predicted_live"] = measured.predicted_live;
   }
   return line.dump();
 }
@@ -69,6 +74,21 @@ train::TuneWatch lines() {
           [](std::int64_t budget, const std::string& why) {
             fmt::print("{}\n", nlohmann::json{{"budget", budget}, {"nothing_fits", why}}.dump());
           }};
+}
+
+/// "24GiB:2,40GiB:4".
+std::vector<train::TuneOptions::ByHand> by_hand(const std::string& text) {
+  std::vector<train::TuneOptions::ByHand> all;
+  std::istringstream entries(text);
+  for (std::string entry; std::getline(entries, entry, ',');) {
+    const auto colon = std::min(entry.find(':'), entry.size());
+    const std::string micro = entry.substr(std::min(colon + 1, entry.size()));
+    const bool digits = micro.find_first_not_of("0123456789") == std::string::npos;
+    if (micro.empty() || micro.size() > 6 || !digits || std::stol(micro) < 1)
+      fail(ExitCode::kUsage, "--by-hand {}: give a budget and a micro-batch, such as 24GiB:2", entry);
+    all.push_back({parse_bytes(entry.substr(0, colon), "--by-hand"), std::stol(micro)});
+  }
+  return all;
 }
 
 }  // namespace
@@ -86,6 +106,10 @@ int run_tune(const std::vector<std::string>& args) {
   add("out",
       "Table to write (default: configs/tables/ and the configuration's name, where memory.table = \"auto\" looks)",
       cxxopts::value<std::string>());
+  add("by-hand",
+      "Plans to measure as well: BUDGET:MICRO-BATCH, separated by commas, with every language block recomputed, as "
+      "people set them by hand; BUDGET one of --budget",
+      cxxopts::value<std::string>());
   add("json", "Print a line of JSON for each plan that is measured, and nothing else");
   const auto parsed = parse_options(options, args);
   if (!parsed) return 0;
@@ -100,6 +124,10 @@ int run_tune(const std::vector<std::string>& args) {
   if (tune.steps < 1 || tune.contenders < 1)
     fail(ExitCode::kUsage, "--steps {} --contenders {}: give at least 1", tune.steps, tune.contenders);
   const auto budgets = parse_sizes(required(*parsed, "budget"), "--budget");
+  if (parsed->count("by-hand") > 0) tune.by_hand = by_hand((*parsed)["by-hand"].as<std::string>());
+  for (const auto& wanted : tune.by_hand)
+    if (std::ranges::find(budgets, wanted.budget) == budgets.end())
+      fail(ExitCode::kUsage, "--by-hand: {} is none of --budget; name it there too", format_bytes(wanted.budget));
   const auto table =
       train::tune(read_config(*parsed), budgets, tune, parsed->count("json") > 0 ? lines() : sentences());
   if (table.rows.empty()) fail(ExitCode::kMemory, "no plan fits any of these budgets: {}", required(*parsed, "budget"));

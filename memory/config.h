@@ -35,6 +35,7 @@ struct BudgetChange {
 /// micro-batch.
 struct MemoryConfig {
   Setting budget = "auto";
+  Setting card = "auto";
   bool snapshot = true;
   std::vector<BudgetChange> budget_changes;
   double target = 0.85, margin = 0.05;
@@ -50,8 +51,13 @@ struct MemoryConfig {
   void visit(V& v) {
     v("budget", budget,
       "Bytes a rank may use: \"auto\" (what the machine has, shared by its ranks), a size, a fraction of that; one "
-      "value, or one per rank.",
+      "value, or one per rank. On a GPU it bounds what PyTorch's allocator reserves.",
       each(either({one_of({"auto"}), byte_size(), fraction()})));
+    v("card", card,
+      "The size of the card that the device stands for, where that is not its own (\"auto\"): budgets \"auto\" and "
+      "fractions are of what such a card leaves its ranks, less what each of them holds on it outside of the allocator "
+      "(context, kernels, communicators), which is measured. A budget that is a size is taken as it is.",
+      either({one_of({"auto"}), byte_size()}));
     v("snapshot", snapshot,
       "On a GPU, the first allocation of a run that fails leaves `out-of-memory-rank-N.pickle` in run.dir, for "
       "PyTorch's "

@@ -4,6 +4,7 @@
 
 #include <c10/core/Device.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -54,20 +55,30 @@ struct GuardianReport {
 /// True for every error that means out of memory. Call inside a catch block only.
 bool is_out_of_memory();
 
+/// True for every error that means the device itself failed: what it held is lost, and every later call to it fails
+/// too. Call inside a catch block only.
+bool is_device_failure();
+
 /// Frees what a failed backward left behind: its tasks stay in the autograd engine's queue of the calling thread, with
 /// the memory they hold, until the next backward there. So one runs, over one element; and one on `device`, whose tasks
-/// have a thread of their own, where that is not the CPU.
+/// have a thread of their own, where that is not the CPU. The first call for a device allocates a few bytes there that
+/// are kept for good, which making a Guardian sees to; later ones allocate nothing, so no full device fails them.
 void drain(c10::Device device = c10::kCPU);
 
-/// After an out-of-memory failure, and after the catch block has been left: drain, `discard`, and the device's cached
-/// blocks given back.
-void clean_up(DeviceMemory& memory, const std::function<void()>& discard);
+/// Longest wait for what a device's own thread drops after a drain.
+inline constexpr std::chrono::milliseconds kLongestDrain{1000};
+
+/// After an out-of-memory failure, and after the catch block has been left: drain, `discard`, then wait until no more
+/// than `live_before` bytes are live, those from before the attempt, or until `longest` is over; then the device's
+/// cached blocks are given back.
+void clean_up(DeviceMemory& memory, std::int64_t live_before, const std::function<void()>& discard,
+              std::chrono::milliseconds longest = kLongestDrain);
 
 class Guardian {
  public:
   /// `meter`, the device's, outlives the guardian. `after_drain(live_before, live_after)`, if set, is told the bytes
   /// live before a failed attempt and after its drain: tests hold that they are equal.
-  explicit Guardian(DeviceMemory& meter) : meter_(meter) {}
+  explicit Guardian(DeviceMemory& meter);
   std::function<void(std::int64_t, std::int64_t)> after_drain;
 
   /// Commits samples [0, samples) in order, at most `micro_batch` at once and no more than `budget`-bytes-fitting ones

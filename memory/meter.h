@@ -10,7 +10,7 @@ class Meter {
  public:
   virtual ~Meter() = default;
   virtual std::int64_t live() const = 0;
-  /// Most bytes live at once since reset_peak().
+  /// Most bytes at once since reset_peak(), of those that the budget bounds.
   virtual std::int64_t peak() const = 0;
   virtual void reset_peak() = 0;
   virtual std::int64_t budget() const = 0;

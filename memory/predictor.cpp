@@ -13,6 +13,7 @@ namespace {
 constexpr std::int64_t kClasses = 256;     // per power of two: what is rounded up stays under half a per cent
 constexpr std::int64_t kSlack = 4096;      // bytes: what allocators round, or do not count, bends the lines that little
 constexpr std::size_t kMostKnown = 64;     // shapes of a way that lines are drawn between
+constexpr std::size_t kMostBounds = 256;   // that are compared with another as they are
 constexpr double kFurthest = 4;            // times the distance of two shapes that their line is trusted for
 constexpr std::int64_t kNear = 4;          // bounds of an attempt may be apart by this part
 constexpr std::size_t kFirstAttempts = 4;  // are all compared exactly
@@ -50,8 +51,6 @@ double stays_within(const MicroBatchShape& a, const MicroBatchShape& b, const Mi
   return part;
 }
 
-bool same(const MicroBatchShape& a, const MicroBatchShape& b) { return holds(a, b) && holds(b, a); }
-
 // Whether the same towers are run: what one takes whatever the shape would be missing from a line, or be taken for
 // slope.
 bool same_towers(const MicroBatchShape& a, const MicroBatchShape& b) {
@@ -84,16 +83,20 @@ std::optional<std::int64_t> Predictor::known_bytes(const MicroBatchShape& shape,
 }
 
 std::optional<std::int64_t> Predictor::exact_bytes(const Kind& kind, const MicroBatchShape& rounded) {
-  const auto found =
-      std::find_if(kind.known.begin(), kind.known.end(), [&](const Known& one) { return same(one.shape, rounded); });
-  return found == kind.known.end() ? std::nullopt : std::optional(found->bytes);
+  const auto found = kind.measured.find(values_of(rounded));
+  return found == kind.measured.end() ? std::nullopt : std::optional(found->second);
 }
 
 std::int64_t Predictor::look_up(const MicroBatchShape& rounded, const Plan& plan) {
   Kind& kind = kind_of(plan);
   if (const auto bytes = exact_bytes(kind, rounded)) return *bytes;
   ++dry_runs_;
-  return kind.known.emplace_back(Known{rounded, measure_(rounded, plan)}).bytes;
+  const std::int64_t bytes = measure_(rounded, plan);
+  kind.measured.emplace(values_of(rounded), bytes);
+  // The oldest gives way, but for the first.
+  if (kind.bounding.size() == kMostBounds) kind.bounding.erase(kind.bounding.begin() + kMostKnown / 2);
+  kind.bounding.push_back({rounded, bytes});
+  return bytes;
 }
 
 std::int64_t Predictor::bytes(const MicroBatchShape& shape, const Plan& plan) {
@@ -102,59 +105,92 @@ std::int64_t Predictor::bytes(const MicroBatchShape& shape, const Plan& plan) {
 
 namespace {
 
-/// Lines are looked for among some: the first, which plans were judged on, and the newest.
-bool serves_lines(std::size_t place, std::size_t all) {
-  return place < kMostKnown / 2 || place + kMostKnown / 2 >= all;
+/// Lines are looked for among some of `all`: the first half of kMostKnown, and the newest. The place after this one.
+std::size_t next_for_lines(std::size_t place, std::size_t all) {
+  constexpr std::size_t kHalf = kMostKnown / 2;
+  return place + 1 == kHalf && all > kMostKnown ? all - kHalf : place + 1;
 }
 
 }  // namespace
 
-std::optional<std::int64_t> Predictor::upper_bound(const Kind& kind, const MicroBatchShape& rounded) const {
-  std::optional<std::int64_t> least;
-  const auto& all = kind.known;
-  for (std::size_t o = 0; o < all.size(); ++o) {
+bool Predictor::any_upper_line(const Kind& kind, const MicroBatchShape& rounded, std::int64_t most,
+                               const See& see) const {
+  const auto& all = kind.bounding;
+  for (std::size_t o = 0; convex_ && o < all.size(); o = next_for_lines(o, all.size())) {
     const Known& outer = all[o];
     if (!holds(outer.shape, rounded)) continue;
-    least = std::min(least.value_or(outer.bytes), outer.bytes);
-    for (std::size_t i = 0; convex_ && i < all.size() && serves_lines(o, all.size()); ++i) {
+    for (std::size_t i = 0; i < all.size(); i = next_for_lines(i, all.size())) {
       const Known& inner = all[i];
-      if (inner.bytes >= outer.bytes || !serves_lines(i, all.size())) continue;
+      if (inner.bytes >= outer.bytes || inner.bytes > most) continue;
       if (!same_towers(inner.shape, rounded)) continue;
       const double part = reaches(inner.shape, outer.shape, rounded);
       const double between = static_cast<double>(outer.bytes - inner.bytes) * part;
-      least = std::min(*least, inner.bytes + static_cast<std::int64_t>(std::ceil(between)) + kSlack);
+      if (see(inner.bytes + static_cast<std::int64_t>(std::ceil(between)) + kSlack)) return true;
     }
   }
-  return least;
+  return false;
 }
 
-std::optional<std::int64_t> Predictor::lower_bound(const Kind& kind, const MicroBatchShape& rounded) const {
-  std::optional<std::int64_t> most;
-  const auto& all = kind.known;
-  for (std::size_t o = 0; o < all.size(); ++o) {
+bool Predictor::any_lower_line(const Kind& kind, const MicroBatchShape& rounded, const See& see) const {
+  const auto& all = kind.bounding;
+  for (std::size_t o = 0; convex_ && o < all.size(); o = next_for_lines(o, all.size())) {
     const Known& outer = all[o];
     if (!holds(rounded, outer.shape)) continue;
-    most = std::max(most.value_or(outer.bytes), outer.bytes);
-    for (std::size_t i = 0; convex_ && i < all.size() && serves_lines(o, all.size()); ++i) {
+    for (std::size_t i = 0; i < all.size(); i = next_for_lines(i, all.size())) {
       const Known& inner = all[i];
-      if (inner.bytes >= outer.bytes || !serves_lines(i, all.size()) || !holds(outer.shape, inner.shape)) continue;
+      if (inner.bytes >= outer.bytes || !holds(outer.shape, inner.shape)) continue;
       if (!same_towers(inner.shape, outer.shape)) continue;
       const double part = stays_within(inner.shape, outer.shape, rounded);
       if (part < 1 || part > kFurthest) continue;
       const double beyond = static_cast<double>(outer.bytes - inner.bytes) * part;
       const auto slack = static_cast<std::int64_t>(std::ceil(part)) * kSlack;
-      most = std::max(*most, inner.bytes + static_cast<std::int64_t>(std::floor(beyond)) - slack);
+      if (see(inner.bytes + static_cast<std::int64_t>(std::floor(beyond)) - slack)) return true;
     }
   }
+  return false;
+}
+
+std::optional<std::int64_t> Predictor::upper_bound(const Kind& kind, const MicroBatchShape& rounded,
+                                                   std::int64_t most) const {
+  std::optional<std::int64_t> least;
+  const auto take = [&least](std::int64_t bound) {
+    least = std::min(least.value_or(bound), bound);
+    return false;
+  };
+  for (const Known& outer : kind.bounding)
+    if (holds(outer.shape, rounded)) take(outer.bytes);
+  any_upper_line(kind, rounded, most, take);
+  return least;
+}
+
+std::optional<std::int64_t> Predictor::lower_bound(const Kind& kind, const MicroBatchShape& rounded) const {
+  std::optional<std::int64_t> most;
+  const auto take = [&most](std::int64_t bound) {
+    most = std::max(most.value_or(bound), bound);
+    return false;
+  };
+  for (const Known& inner : kind.bounding)
+    if (holds(rounded, inner.shape)) take(inner.bytes);
+  any_lower_line(kind, rounded, take);
   return most;
+}
+
+std::optional<bool> Predictor::told(const Kind& kind, const MicroBatchShape& rounded, std::int64_t limit) const {
+  // What is held by one shape, or holds one, needs no line: mostly that is enough.
+  for (const Known& one : kind.bounding) {
+    if (one.bytes <= limit && holds(one.shape, rounded)) return true;
+    if (one.bytes > limit && holds(rounded, one.shape)) return false;
+  }
+  if (any_upper_line(kind, rounded, limit, [limit](std::int64_t bound) { return bound <= limit; })) return true;
+  if (any_lower_line(kind, rounded, [limit](std::int64_t bound) { return bound > limit; })) return false;
+  return std::nullopt;
 }
 
 bool Predictor::fits(const MicroBatchShape& shape, const Plan& plan, std::int64_t limit) {
   const MicroBatchShape rounded = rounded_up(shape);
   const Kind& kind = kind_of(plan);
   if (const auto exact = exact_bytes(kind, rounded)) return *exact <= limit;
-  if (const auto most = upper_bound(kind, rounded); most && *most <= limit) return true;
-  if (const auto least = lower_bound(kind, rounded); least && *least > limit) return false;
+  if (const auto fit = told(kind, rounded, limit)) return *fit;
   return look_up(rounded, plan) <= limit;
 }
 
@@ -162,7 +198,7 @@ std::int64_t Predictor::attempt_bytes(const MicroBatchShape& shape, const Plan& 
   const MicroBatchShape rounded = rounded_up(shape);
   Kind& kind = kind_of(plan);
   if (const auto exact = exact_bytes(kind, rounded)) return *exact;
-  const auto most = upper_bound(kind, rounded), least = lower_bound(kind, rounded);
+  const auto most = upper_bound(kind, rounded, room), least = lower_bound(kind, rounded);
   if (!most || !least || *most > room || *most - *least > *least / kNear) return look_up(rounded, plan);
   ++kind.bounded;
   if (kind.exact >= kFirstAttempts + kind.bounded / kAttemptsPerRun) return *most;

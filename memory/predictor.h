@@ -1,6 +1,7 @@
 #pragma once
 // Bytes of a micro-batch, looked up: a dry run costs milliseconds, a look-up none, and shapes repeat.
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -41,12 +42,15 @@ bool holds(const MicroBatchShape& outer, const MicroBatchShape& inner);
 /// states: so the bytes are a convex function of the shape, that grows with each of the five. Of two shapes whose bytes
 /// are known the line between them is an upper bound, and beyond them a lower one, for all shapes that the line's hold,
 /// or that hold the line's, where they run the same towers. Where such bounds tell, no dry run is made.
+///
+/// Every shape that was dry-run stays known and is looked up by the logarithm of their number; bounds are drawn from a
+/// few hundred of them. So a look-up takes no longer in the millionth step than in the hundredth.
 class Predictor {
  public:
   /// `measure(shape, plan)` makes the dry run under the plan's recompute and offload. It must be as above.
   using Measure = std::function<std::int64_t(const MicroBatchShape&, const Plan&)>;
-  /// `convex`: as said above. What a GPU's library takes as scratch is not: there only a shape that holds another, or
-  /// is held by it, tells.
+  /// `convex`: as said above. What a GPU's library takes as scratch is not, nor what its allocator reserves, which
+  /// comes in segments: there only a shape that holds another, or is held by it, tells.
   explicit Predictor(Measure measure, bool convex = true) : measure_(std::move(measure)), convex_(convex) {}
 
   /// Of the plan only recompute and offload count: the shape says the rest.
@@ -65,22 +69,33 @@ class Predictor {
  private:
   /// Recompute of the three towers, and offload.
   using Work = std::tuple<int, int, int, bool>;
+  /// A shape's members, in their order.
+  using Key = std::array<std::int64_t, 5>;
   struct Known {
     MicroBatchShape shape;
     std::int64_t bytes = 0;
   };
   /// What is known of one kind of work.
   struct Kind {
-    std::vector<Known> known;
+    std::map<Key, std::int64_t> measured;  ///< bytes of each shape that was dry-run
+    /// Those of them that bound others: the first, which plans were judged on, and the newest.
+    std::vector<Known> bounding;
     std::size_t bounded = 0, exact = 0;  ///< attempts that a bound would have served, and those of them made exactly
   };
   static Work work_of(const Plan& plan);
   Kind& kind_of(const Plan& plan);
   static std::optional<std::int64_t> exact_bytes(const Kind& kind, const MicroBatchShape& rounded);
   std::int64_t look_up(const MicroBatchShape& rounded, const Plan& plan);
-  /// Nothing where no shape that is known tells.
-  std::optional<std::int64_t> upper_bound(const Kind& kind, const MicroBatchShape& rounded) const;
+  /// Whether the shape's bytes are at most `limit`; nothing where no shape that is known tells.
+  std::optional<bool> told(const Kind& kind, const MicroBatchShape& rounded, std::int64_t limit) const;
+  /// The nearest bounds. An upper one that is above `most` may be left out.
+  std::optional<std::int64_t> upper_bound(const Kind& kind, const MicroBatchShape& rounded, std::int64_t most) const;
   std::optional<std::int64_t> lower_bound(const Kind& kind, const MicroBatchShape& rounded) const;
+  /// Shows bounds by lines to `see` until it says that this is enough: true then. Upper ones begin at a shape of at
+  /// most `most` bytes.
+  using See = std::function<bool(std::int64_t)>;
+  bool any_upper_line(const Kind& kind, const MicroBatchShape& rounded, std::int64_t most, const See& see) const;
+  bool any_lower_line(const Kind& kind, const MicroBatchShape& rounded, const See& see) const;
 
   Measure measure_;
   bool convex_;

@@ -126,7 +126,7 @@ ExpertContext ActionExpert::context(const Tensor& hidden, const Tensor& sensors,
                                     std::int64_t draws, bool cache) const {
   const AllocationLabel label("expert");
   ExpertContext result;
-  const ContextLayout layout{batch.context_positions, batch.token_rows, batch.sensor_rows};
+  const ContextLayout layout{batch.context_positions, batch.token_rows, batch.sensor_rows, batch.context_lengths};
   result.rows =
       embed_context(multiply(hidden, context_in_.weight, context_in_.bias), sensors, context_positions_, layout);
   const auto rows = row_positions_.size(0);

@@ -48,6 +48,7 @@ class EmbedContextNode final : public OpNode<5> {
     save(2, layout.positions);
     save(3, layout.token_rows);
     save(4, layout.sensor_rows);
+    lengths_ = layout.lengths;
     sizes_ = sizes;
   }
 
@@ -58,12 +59,13 @@ class EmbedContextNode final : public OpNode<5> {
     Tensor d_sensors = sizes_[1] > 0 ? make({sizes_[1], g.size(1)}, g.scalar_type(), g) : Tensor();
     Tensor d_table = make({sizes_[2], g.size(1)}, at::kFloat, g);
     const Tensor token_rows = saved(3), sensor_rows = saved(4);
-    kernels_for(g).embed_context_backward(g, result, inverse, {positions, token_rows, sensor_rows}, d_tokens, d_sensors,
-                                          d_table);
+    kernels_for(g).embed_context_backward(g, result, inverse, {positions, token_rows, sensor_rows, lengths_}, d_tokens,
+                                          d_sensors, d_table);
     return {d_tokens, d_sensors, d_table};
   }
 
  private:
+  std::vector<std::int64_t> lengths_;
   std::array<std::int64_t, 3> sizes_{};  ///< rows of tokens, of sensor tokens, of the table
 };
 
@@ -85,7 +87,8 @@ Tensor embed_context(const Tensor& tokens, const Tensor& sensors, const Tensor& 
   Tensor result = make({layout.positions.size(0), tokens.size(1)}, tokens.scalar_type(), tokens);
   Tensor inverse = make({layout.positions.size(0)}, at::kFloat, tokens);
   kernels_for(tokens).embed_context_forward(tokens, sensors, table,
-                                            {layout.positions, layout.token_rows, layout.sensor_rows}, result, inverse);
+                                            {layout.positions, layout.token_rows, layout.sensor_rows, layout.lengths},
+                                            result, inverse);
   if (!wants_graph(tokens, sensors, table)) return result;
   auto node = make_node<EmbedContextNode>(tokens, sensors, table);
   torch::autograd::set_history(result, node);

@@ -10,6 +10,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace plimsoll::model {
 
@@ -20,6 +21,9 @@ struct ContextRows {
   const Tensor& positions;    ///< [rows of the context] int64: rows of the table
   const Tensor& token_rows;   ///< [tokens] int64, or undefined: row = token
   const Tensor& sensor_rows;  ///< [sensor tokens] int64; undefined without them
+  /// Rows of each sample, which sum to the context's; within a sample positions never fall, so that a GPU finds the
+  /// rows of a position without looking at all. Empty: in any order.
+  const std::vector<std::int64_t>& lengths;
 };
 
 /// predicted: [draws, n, width] fp32 or bf16, whose last rows are the chunk of actions: [samples, rows, width]; noise:

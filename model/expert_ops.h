@@ -27,6 +27,8 @@ struct ContextLayout {
   Tensor positions;    ///< [C] int64, below the rows of the position table
   Tensor token_rows;   ///< [T] int64, or undefined: row = token
   Tensor sensor_rows;  ///< [K] int64, undefined without sensor tokens
+  /// Rows of each sample, whose positions never fall; empty: in any order.
+  std::vector<std::int64_t> lengths = {};
 };
 
 /// The context of cross-attention: tokens [T, W] and sensor tokens [K, W] (or undefined), both `compute`, each in its

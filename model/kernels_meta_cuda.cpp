@@ -153,9 +153,11 @@ class CudaMetaKernels final : public Kernels {
     if (dweight.defined()) sum_over_rows(x);
   }
 
-  void embed_context_backward(const Tensor& grad, const Tensor&, const Tensor&, const ContextRows&, Tensor&, Tensor&,
+  void embed_context_backward(const Tensor& grad, const Tensor&, const Tensor&, const ContextRows& of, Tensor&, Tensor&,
                               Tensor&) const override {
-    Taken().make({rows_of(grad)}, at::kFloat);
+    Taken taken;
+    taken.make({rows_of(grad)}, at::kFloat);
+    if (!of.lengths.empty()) taken.make({static_cast<std::int64_t>(of.lengths.size()) + 1}, at::kInt);
   }
 
   void attention_forward(const AttentionTensors& t, Tensor&, Tensor&) const override {

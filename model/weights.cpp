@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -39,6 +40,34 @@ void convert_to(Bytes from, void* to, at::ScalarType dtype) {
   } else {
     convert<From, c10::BFloat16>(from, to);
   }
+}
+
+/// Nothing for a dtype that is no float we read.
+std::optional<at::ScalarType> stored_type(const std::string& dtype) {
+  if (dtype == "F32") return at::kFloat;
+  if (dtype == "BF16") return at::kBFloat16;
+  if (dtype == "F16") return at::kHalf;
+  return std::nullopt;
+}
+
+void convert_stored(at::ScalarType stored, Bytes from, void* to, at::ScalarType dtype) {
+  if (stored == at::kFloat) return convert_to<float>(from, to, dtype);
+  if (stored == at::kBFloat16) return convert_to<c10::BFloat16>(from, to, dtype);
+  convert_to<c10::Half>(from, to, dtype);
+}
+
+/// Into memory of a device that is not the host: from the mapping itself where it has the dtype, so that the file's
+/// pages are all that the host holds of it.
+void copy_to_device(at::ScalarType stored, Bytes from, Tensor& to) {
+  const auto host = at::TensorOptions().dtype(to.scalar_type());
+  if (stored == to.scalar_type()) {
+    // from_blob only reads: the cast drops const for an interface that has no const pointers.
+    to.copy_(at::from_blob(const_cast<std::byte*>(from.data()), to.sizes(), host));
+    return;
+  }
+  const auto converted = std::make_unique_for_overwrite<std::byte[]>(to.nbytes());
+  convert_stored(stored, from, converted.get(), to.scalar_type());
+  to.copy_(at::from_blob(converted.get(), to.sizes(), host));
 }
 
 bool is_buffer(std::string_view name) {
@@ -142,20 +171,14 @@ Tensor WeightSource::get(const std::string& name, at::IntArrayRef shape) {
     fail(ExitCode::kData, "{} has shape [{}], config.json asks for [{}]", at(), fmt::join(entry.shape, ", "),
          fmt::join(shape, ", "));
   }
+  const auto stored = stored_type(entry.dtype);
+  if (!stored) fail(ExitCode::kData, "{} has dtype {}: only F32, BF16 and F16 weights can be read", at(), entry.dtype);
   Tensor out = at::empty(shape, options);
-  const bool direct = device_.is_cpu();
-  std::vector<std::byte> staging(direct ? 0 : out.nbytes());
-  void* to = direct ? out.data_ptr() : staging.data();
-  if (entry.dtype == "F32") {
-    convert_to<float>(entry.bytes, to, dtype_);
-  } else if (entry.dtype == "BF16") {
-    convert_to<c10::BFloat16>(entry.bytes, to, dtype_);
-  } else if (entry.dtype == "F16") {
-    convert_to<c10::Half>(entry.bytes, to, dtype_);
+  if (device_.is_cpu()) {
+    convert_stored(*stored, entry.bytes, out.mutable_data_ptr(), dtype_);
   } else {
-    fail(ExitCode::kData, "{} has dtype {}: only F32, BF16 and F16 weights can be read", at(), entry.dtype);
+    copy_to_device(*stored, entry.bytes, out);
   }
-  if (!direct) out.copy_(at::from_blob(staging.data(), shape, at::TensorOptions().dtype(dtype_)));
   return out;
 }
 

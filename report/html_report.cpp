@@ -99,12 +99,14 @@ std::string epochs_section(const std::vector<EpochSummary>& epochs) {
 }
 
 std::string tasks_section(const Stretch& all) {
-  HtmlTable table({"task", "mean loss", "last loss", "samples", "activations a sample", "predicted", "off by"});
+  HtmlTable table(
+      {"task", "mean loss", "last loss", "samples", "activations a sample", "predicted", "off by", "at most"});
   const auto bytes = [](const std::optional<std::int64_t>& value) { return value ? format_bytes(*value) : "-"; };
   for (const auto& [name, task] : all.tasks) {
     table.row({name, short_number(task.mean_loss), short_number(task.last_loss),
                task.samples ? std::to_string(*task.samples) : "-", bytes(task.measured_a_sample()),
-               bytes(task.predicted_a_sample()), percent_text(task.mean_prediction_error())});
+               bytes(task.predicted_a_sample()), percent_text(task.mean_prediction_error()),
+               task.memory.micro_batches > 0 ? percent_text(task.memory.largest_error) : "-"});
   }
   return table.section("Tasks");
 }

@@ -84,6 +84,12 @@ StepMetrics metrics_of(const StepRecord& record) {
                       {"skipped", record.skipped ? 1.0 : 0.0},
                       {"attempt", real(record.attempt)}};
   for (const auto& [task, loss] : record.task_losses) metrics.emplace_back("task_loss/" + task, loss);
+  for (const auto& [task, memory] : record.task_memory) {
+    const double samples = real(std::max<std::int64_t>(1, memory.samples));
+    metrics.emplace_back("task_memory/bytes_a_sample/" + task, real(memory.measured) / samples);
+    metrics.emplace_back("task_memory/predicted_a_sample/" + task, real(memory.predicted) / samples);
+    metrics.emplace_back("task_memory/largest_error/" + task, memory.largest_error);
+  }
   for (std::size_t rank = 0; rank < record.ranks.size(); ++rank) {
     const RankMemory& memory = record.ranks[rank];
     metrics.emplace_back(fmt::format("memory/peak_bytes/rank_{}", rank), real(memory.peak));

@@ -15,6 +15,7 @@ constexpr std::size_t kMostPoints = 1500;  // more than a picture has columns
 constexpr std::size_t kMostMarks = 200;
 constexpr std::size_t kMostTasks = 12;  // more lines cannot be told apart
 constexpr int kPanelHeight = 260;
+constexpr double kMiB = 1 << 20;
 
 /// Some steps that are drawn as one point.
 struct Point {
@@ -140,12 +141,11 @@ std::optional<double> target_of(const RunStreams& run) {
 }
 
 Panel memory_panel(const RunStreams& run) {
-  constexpr double kMiB = 1 << 20;
-  const auto budget = [=](const Point& point) -> std::optional<double> {
+  const auto budget = [](const Point& point) -> std::optional<double> {
     if (!point.steps.worst || point.steps.worst->budget == 0) return std::nullopt;
     return static_cast<double>(point.steps.worst->budget) / kMiB;
   };
-  const auto peak = [=](const Point& point) -> std::optional<double> {
+  const auto peak = [](const Point& point) -> std::optional<double> {
     if (!point.steps.worst) return std::nullopt;
     return static_cast<double>(point.steps.worst->peak) / kMiB;
   };
@@ -247,17 +247,20 @@ std::string task_comparison_script(const RunStreams& run, const RunSummary& summ
   const auto names = tasks_to_draw(summary);
   if (names.size() < 2) return "";
   const Stretch last = ending(run);
-  Bars losses, counts;
+  Bars losses, counts, bytes;
   for (const std::string& name : names) {
     const auto task = last.tasks.find(name);
     losses.push_back(task == last.tasks.end() ? std::nullopt : task->second.mean_loss);
-    const auto& samples = summary.steps.tasks.at(name).samples;
-    counts.push_back(samples ? std::optional(static_cast<double>(*samples)) : std::nullopt);
+    const TaskSummary& whole = summary.steps.tasks.at(name);
+    const auto a_sample = whole.measured_a_sample();
+    counts.push_back(whole.samples ? std::optional(static_cast<double>(*whole.samples)) : std::nullopt);
+    bytes.push_back(a_sample ? std::optional(static_cast<double>(*a_sample) / kMiB) : std::nullopt);
   }
   std::string bars;
   std::size_t panels = 1;
   if (any_height(losses)) bars += bars_text("mean loss over the last tenth of the steps", 0, names, losses), ++panels;
   if (any_height(counts)) bars += bars_text("samples", 1, names, counts), ++panels;
+  if (any_height(bytes)) bars += bars_text("activations a sample, MiB", 2, names, bytes), ++panels;
   const auto points = points_of(run, summary);
   return head(panels, summary) + panel_text(task_panel(names), 0, points, summary) + bars + "unset multiplot\n";
 }

@@ -13,8 +13,8 @@ namespace plimsoll::report {
 /// step tells are left out.
 std::string training_curves_script(const RunStreams& run, const RunSummary& summary);
 
-/// Each task's loss over the steps, its mean over the last tenth of them, and the samples it had; for two tasks or
-/// more.
+/// Each task's loss over the steps, its mean over the last tenth of them, the samples it had, and the bytes of
+/// activations that one of them took; for two tasks or more. Panels of which no step tells are left out.
 std::string task_comparison_script(const RunStreams& run, const RunSummary& summary);
 
 /// As a gnuplot string: in single quotes, within which gnuplot knows no escapes, commands or markup.

@@ -46,6 +46,16 @@ Json view(const std::vector<FailedAttempt>& attempts) {
   return list;
 }
 
+Json view(const TaskMemory& memory) {
+  const auto compared = static_cast<double>(std::max<std::int64_t>(1, memory.micro_batches));
+  return {{"micro_batches", memory.micro_batches},
+          {"samples", memory.samples},
+          {"predicted", memory.predicted},
+          {"measured", memory.measured},
+          {"mean_error", memory.error_sum / compared},
+          {"largest_error", memory.largest_error}};
+}
+
 template <class Value>
 Json by_name(const std::vector<std::pair<std::string, Value>>& values) {
   Json object = Json::object();
@@ -55,14 +65,7 @@ Json by_name(const std::vector<std::pair<std::string, Value>>& values) {
 
 Json by_name(const std::vector<std::pair<std::string, TaskMemory>>& tasks) {
   Json object = Json::object();
-  for (const auto& [name, memory] : tasks)
-    object[name] = {
-        {"micro_batches", memory.micro_batches},
-        {"samples", memory.samples},
-        {"predicted", memory.predicted},
-        {"measured", memory.measured},
-        {"mean_error", memory.error_sum / static_cast<double>(std::max<std::int64_t>(1, memory.micro_batches))},
-        {"largest_error", memory.largest_error}};
+  for (const auto& [name, memory] : tasks) object[name] = view(memory);
   return object;
 }
 
@@ -72,6 +75,17 @@ std::string line(const Json& json) { return json.dump(-1, ' ', false, Json::erro
 }  // namespace
 
 std::string to_json(const PlanView& plan) { return line(view(plan)); }
+
+void TaskMemory::add(const TaskMemory& more) {
+  micro_batches += more.micro_batches;
+  samples += more.samples;
+  predicted += more.predicted;
+  measured += more.measured;
+  error_sum += more.error_sum;
+  largest_error = std::max(largest_error, more.largest_error);
+}
+
+std::string to_json(const TaskMemory& memory) { return line(view(memory)); }
 
 double samples_per_second(const StepRecord& record) {
   return record.step_ms > 0 ? static_cast<double>(record.samples) / record.step_ms * 1e3 : 0.0;
@@ -97,6 +111,8 @@ std::string to_json(const StepRecord& record) {
                {"load_ms", record.load_ms},
                {"wall_ms", record.wall_ms},
                {"micro_batches", record.micro_batches},
+               {"failed_forward", record.failed_forward},
+               {"failed_backward", record.failed_backward},
                {"skipped", record.skipped},
                {"plan", view(record.plan)},
                {"memory", view(record.ranks)},

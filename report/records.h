@@ -42,13 +42,20 @@ struct FailedAttempt {
   std::vector<RankMemory> ranks;  ///< in rank order
 };
 
-/// Activations of micro-batches with samples of one type beside their predictions, on rank 0.
+/// Activations (bytes above what is live between micro-batches) of micro-batches with samples of one type, beside their
+/// predictions.
 struct TaskMemory {
-  std::int64_t micro_batches = 0;               ///< that were compared
-  std::int64_t samples = 0;                     ///< of the type, in those
-  std::int64_t predicted = 0, measured = 0;     ///< the type's part of their bytes, by tokens
+  std::int64_t micro_batches = 0;  ///< that were compared
+  std::int64_t samples = 0;        ///< of the type, in those
+  /// The type's part of their bytes: as much of them as its samples are predicted to need alone.
+  std::int64_t predicted = 0, measured = 0;
   double error_sum = 0.0, largest_error = 0.0;  ///< of |predicted - measured| / measured of those micro-batches
+
+  /// Takes other micro-batches in.
+  void add(const TaskMemory& more);
 };
+/// Its fields, and "mean_error" in place of the sum.
+std::string to_json(const TaskMemory& memory);
 
 /// One optimiser step over the whole world.
 struct StepRecord {
@@ -59,7 +66,7 @@ struct StepRecord {
   std::vector<std::pair<std::string, std::int64_t>> task_counts;  ///< name, samples
   std::vector<std::pair<std::string, double>> task_weights;       ///< name, what GradNorm weighed it by in this step
   std::vector<std::pair<std::string, double>> task_norms;         ///< name, of the shared layer's gradient, likewise
-  std::vector<std::pair<std::string, TaskMemory>> task_memory;    ///< name, of those that were compared
+  std::vector<std::pair<std::string, TaskMemory>> task_memory;    ///< name, over all ranks, of those compared
   double grad_norm = 0.0;                                         ///< before clipping
   double lr = 0.0;
   double vl_lr = 0.0;
@@ -68,10 +75,11 @@ struct StepRecord {
   double step_ms = 0.0;            ///< computing up to the reduction, the slowest rank
   std::int64_t micro_batches = 0;  ///< that rank 0 ran: fewer than the accumulation where samples are light, more after
                                    ///< a split
-  std::int64_t live = 0;           ///< samples that ran the whole model; the others came with their hidden states
-  double load_ms = 0.0;            ///< waited for the loader, the slowest rank
-  double wall_ms = 0.0;            ///< from asking for samples to the end of the update, on rank 0
-  bool skipped = false;            ///< values were not finite: nothing was updated
+  std::int64_t failed_forward = 0, failed_backward = 0;  ///< of its attempts that ran out of memory, by where
+  std::int64_t live = 0;  ///< samples that ran the whole model; the others came with their hidden states
+  double load_ms = 0.0;   ///< waited for the loader, the slowest rank
+  double wall_ms = 0.0;   ///< from asking for samples to the end of the update, on rank 0
+  bool skipped = false;   ///< values were not finite: nothing was updated
   PlanView plan;
   std::vector<RankMemory> ranks;               ///< in rank order
   std::vector<FailedAttempt> failed_attempts;  ///< at this step, before the one that went well; mostly none

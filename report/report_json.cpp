@@ -17,10 +17,11 @@ std::string text_of(const Json& json, int indent) {
 }
 
 Json step_json(const StepLine& step) {
-  Json losses = Json::object(), counts = Json::object();
+  Json losses = Json::object(), counts = Json::object(), memory = Json::object();
   for (const TaskOfStep& task : step.tasks) {
     if (task.loss) losses[task.name] = *task.loss;
     if (task.count) counts[task.name] = *task.count;
+    if (task.memory.micro_batches > 0) memory[task.name] = Json::parse(to_json(task.memory));
   }
   const bool timed = step.samples && step.step_ms && *step.step_ms > 0;
   const auto speed = timed ? std::optional(static_cast<double>(*step.samples) / *step.step_ms * 1000) : std::nullopt;
@@ -32,6 +33,7 @@ Json step_json(const StepLine& step) {
           {"loss", or_null(step.loss)},
           {"task_losses", losses},
           {"task_counts", counts},
+          {"task_memory", memory},
           {"lr", or_null(step.lr)},
           {"vl_lr", or_null(step.vl_lr)},
           {"grad_norm", or_null(step.grad_norm)},

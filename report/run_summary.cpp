@@ -30,7 +30,7 @@ struct TaskTotals {
   void add(const TaskOfStep& task, bool applied) {
     counted = counted || task.count.has_value();
     count += task.count.value_or(0);
-    take_in(task.memory);
+    memory.add(task.memory);
     if (!task.loss || !applied) return;
     ++steps;
     loss_sum += *task.loss;
@@ -39,14 +39,6 @@ struct TaskTotals {
     ++counted_steps;
     weight += *task.count;
     weighted_sum += *task.loss * static_cast<double>(*task.count);
-  }
-  void take_in(const TaskMemory& more) {
-    memory.micro_batches += more.micro_batches;
-    memory.samples += more.samples;
-    memory.predicted += more.predicted;
-    memory.measured += more.measured;
-    memory.error_sum += more.error_sum;
-    memory.largest_error = std::max(memory.largest_error, more.largest_error);
   }
   TaskSummary summary() const {
     TaskSummary result;

@@ -3,9 +3,12 @@
 
 A proof is an executable script; its first comment line says what it shows. Lines `FIGURE name = value unit` in its
 output are collected, and tables (lines that begin with a bar); everything else goes to its log. Exit status 0 passes; 77 means "could not be tried here", and the
-last line of the output says why. The page is also what a second call, in this clone or in another, goes on from: it
-names the commit of every outcome, and what passed at this one is not run again. In a tree with uncommitted changes
-outcomes belong to "<commit>-changed" and are never trusted. What was not run at HEAD yet is shown as it was before.
+last line of the output says why. Lines `SKIPPED n cases: reason` (tools/run_tests.py prints one a reason) say what was not tried of a
+proof that passed: their sum is a part of its outcome, and the page lists the reasons. The page is also what a second call, in this clone or in another, goes on from: it
+names the commit of every outcome, and what passed at this one is not run again. A proof's commit is the newest that
+changed what it depends on: everything, but for the page, its plots, the other proofs and the patterns (git's pathspecs,
+as *.md) of a comment line `# Does not depend on: ...` of its script. In a tree with uncommitted changes to that its outcomes belong to
+"<commit>-changed" and are never trusted. What was not run at its commit yet is shown as it was before.
 """
 import os
 import pathlib
@@ -21,7 +24,10 @@ PLOTS = "docs/hybrid.svg"  # what a proof draws for the page
 BEGIN, END = "<!-- proofs:begin (written by make proofs) -->", "<!-- proofs:end -->"
 FIGURE = re.compile(r"^FIGURE\s+(?P<name>.+?)\s*=\s*(?P<value>\S+)\s*(?P<unit>.*?)\s*$")
 FIGURES_HEAD = ["| figure | value | unit |", "|---|---:|---|"]
+SKIPPED = re.compile(r"^SKIPPED\s+(?P<count>\d+) cases?: (?P<reason>.+?)\s*$")
+LISTED_SKIP = re.compile(r"^- (?P<count>\d+) skipped: (?P<reason>.+)$")
 OUTCOME = re.compile(r": (?P<outcome>(?:passed in|FAILED after|not tried:) .*) \(commit `(?P<revision>[^`]+)`\)\.$", re.MULTILINE)
+UNREAD = re.compile(r"^# Does not depend on: (?P<patterns>.+)$", re.MULTILINE)
 UNTRIED = 77
 
 
@@ -29,9 +35,9 @@ def git(*arguments):
     return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def commit():
-    """The newest commit that changed more than the page of figures and its plots, which are ours to write; marked when the tree differs."""
-    rest = ("--", ".", f":!{PAGE}", f":!{PLOTS}")
+def commit(unread=()):
+    """The newest commit that changed more than the page of figures, its plots, which are ours to write, and `unread`; marked when the tree differs."""
+    rest = ("--", ".", *(f":!{path}" for path in (PAGE, PLOTS, *unread)))
     changed = git("status", "--porcelain", "--untracked-files=no", *rest)
     return git("log", "-1", "--format=%h", "--abbrev=12", *rest) + ("-changed" if changed else "")
 
@@ -44,20 +50,24 @@ def title(script):
 
 
 class Proof:
-    """One script with its outcome, the commit of that, and its figures as they were printed."""
+    """One script with its outcome, the commit of that, what it skipped, and its figures as they were printed."""
 
-    def __init__(self, script, revision):
+    def __init__(self, script):
         self.name = script.stem
         self.title = title(script)
         self.script = script
-        self.log = FOLDER / "logs" / revision / f"{self.name}.log"
-        self.revision, self.now = "", revision
+        unread = UNREAD.search(script.read_text())
+        others = (str(other.relative_to(ROOT)) for other in script.parent.glob("*.sh") if other != script)
+        self.revision, self.now = "", commit([*(unread["patterns"].split() if unread else ()), *others])
+        self.log = FOLDER / "logs" / self.now / f"{self.name}.log"
         self.outcome, self.kept = "not run", []
+        self.skipped = {}  # cases by reason
+        self.ran = False   # by this call
 
     def run(self):
         self.log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        self.revision, self.kept, last = self.now, [], ""
+        self.revision, self.kept, self.skipped, self.ran, last = self.now, [], {}, True, ""
         environment = {**os.environ, "PLIMSOLL_PROOFS": "1"}
         with self.log.open("w") as log, subprocess.Popen(
             [str(self.script)], cwd=ROOT, env=environment, text=True, errors="replace",
@@ -69,13 +79,24 @@ class Proof:
                 last = line.strip() or last
                 if FIGURE.match(line) or line.startswith("|"):
                     self.kept.append(line.strip())
+                if skip := SKIPPED.match(line):
+                    self.skipped[skip["reason"]] = self.skipped.get(skip["reason"], 0) + int(skip["count"])
         self.outcome = self.describe(process.returncode, time.monotonic() - start, last)
+
+    @property
+    def skips(self):
+        return sum(self.skipped.values())
+
+    def reasons(self):
+        return [f"{count} skipped: {reason}" for reason, count in self.skipped.items()]
 
     def written(self):
         """Its section of the page; read_page is the way back."""
         if self.outcome == "not run":
             return [f"### {self.name}", "", f"{self.title}: {self.outcome}.", ""]
         rows = [f"### {self.name}", "", f"{self.title}: {self.outcome} (commit `{self.revision}`).", ""]
+        if self.skipped:
+            rows += [*(f"- {reason}" for reason in self.reasons()), ""]
         figures = [match for match in map(FIGURE.match, self.kept) if match]
         if figures:
             rows += [*FIGURES_HEAD, *(f"| {figure['name']} | {figure['value']} | {figure['unit']} |" for figure in figures), ""]
@@ -87,13 +108,18 @@ class Proof:
             rows.append(line)
         return rows + [""] * (columns > 0)
 
-    @staticmethod
-    def describe(status, seconds, last):
+    def describe(self, status, seconds, last):
         if status == 0:
-            return f"passed in {seconds:.0f} s"
+            skips = f", {self.skips} case{'' if self.skips == 1 else 's'} skipped" if self.skips else ""
+            return f"passed in {seconds:.0f} s{skips}"
         if status == UNTRIED:
             return f"not tried: {last}"
         return f"FAILED after {seconds:.0f} s: {last}"
+
+    @property
+    def holds(self):
+        """Whether it passed at its commit, and nothing that it depends on was changed since."""
+        return self.outcome.startswith("passed") and self.revision == self.now and not self.now.endswith("-changed")
 
     @property
     def failed(self):
@@ -118,6 +144,7 @@ def read_page(proofs):
             continue
         proof = known[name]
         proof.outcome, proof.revision = found["outcome"], found["revision"]
+        proof.skipped = {skip["reason"]: int(skip["count"]) for skip in map(LISTED_SKIP.match, lines) if skip}
         kept = [line for line in lines if line.startswith("|")]
         if kept[:2] == FIGURES_HEAD:
             end = lines.index("", lines.index(FIGURES_HEAD[0]))
@@ -128,6 +155,8 @@ def read_page(proofs):
 
 
 def write_page(revision, proofs):
+    """Of proofs that did not run here what the page says now: another call may run others at the same time."""
+    read_page([proof for proof in proofs if not proof.ran])
     head, _, tail = page_parts()
     rows = [f"Commit `{revision}`, {time.strftime('%Y-%m-%d')}, {machine()}.", ""]
     for proof in proofs:
@@ -148,24 +177,27 @@ def main():
     unknown = [name for name in wanted if name not in [script.stem for script in scripts]]
     if unknown:
         sys.exit(f"no proof {unknown[0]}; there are: {' '.join(script.stem for script in scripts)}")
-    trusted = not os.environ.get("FORCE") and not revision.endswith("-changed")
-    proofs = [Proof(script, revision) for script in scripts]
+    force = bool(os.environ.get("FORCE"))
+    proofs = [Proof(script) for script in scripts]
     read_page(proofs)
     for proof in proofs:
-        if trusted and proof.revision == revision and proof.outcome.startswith("passed"):
-            print(f"{proof.name}: {proof.outcome} before", flush=True)
+        if not force and proof.holds:
+            print(f"{proof.name}: {proof.outcome} before", *proof.reasons(), sep="\n  ", flush=True)
             continue
         if wanted and proof.name not in wanted:
             continue
         print(f"{proof.name}: {proof.title} (log: {proof.log.relative_to(ROOT)})", flush=True)
         proof.run()
-        print(f"{proof.name}: {proof.outcome}", flush=True)
+        print(f"{proof.name}: {proof.outcome}", *proof.reasons(), sep="\n  ", flush=True)
         write_page(revision, proofs)
     write_page(revision, proofs)
-    here = [proof for proof in proofs if proof.revision == revision]
+    asked = [proof for proof in proofs if not wanted or proof.name in wanted]
+    here = [proof for proof in asked if proof.revision == proof.now]
     failed = [proof.name for proof in here if proof.failed]
     passed = sum(proof.outcome.startswith("passed") for proof in here)
-    other = len(proofs) - passed - len(failed)
+    other = len(asked) - passed - len(failed)
+    if skipping := [f"{proof.name} {proof.skips}" for proof in here if proof.skips]:
+        print(f"cases that were skipped, by proof: {', '.join(skipping)} (reasons: {PAGE})")
     print(f"{passed} passed, {len(failed)} failed" + (f", {other} skipped" if other else ""))
     sys.exit(1 if failed else 0)
 

@@ -5,10 +5,14 @@ A case is a GoogleTest case (per number of ranks), a pytest case, or one check o
 program that ends badly without naming a failed case counts as one failed case. Exit status 1 when anything failed.
 PLIMSOLL_PROOFS=1 in the environment runs every section in full instead of the slice.
 """
+import ast
+import collections
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -55,15 +59,33 @@ class Tally:
         line = f"{self.passed} passed, {len(self.failed)} failed"
         return line + (f", {len(self.skipped)} skipped" if self.skipped else "")
 
+    def skips(self):
+        """A line a reason, which tools/run_proofs.py reads: a proof says what it did not try."""
+        counts = collections.Counter(reason for _, reason in self.skipped)
+        return [f"SKIPPED {count} case{'' if count == 1 else 's'}: {reason}" for reason, count in counts.items()]
+
 
 def case_outcome(case):
     for bad in list(case.iter("failure")) + list(case.iter("error")):
         return first_line(bad.get("message") or bad.text or "failed"), None
     for skip in case.iter("skipped"):
-        return "", first_line(skip.get("message") or skip.text or "no reason given")
+        return "", skip_reason(skip)
     if case.get("status") == "notrun":
         return "", "disabled"
     return "", None
+
+
+def skip_reason(skip):
+    """Why, without the place in the test's file: tests that are skipped for one reason are counted together."""
+    text = skip.get("message") or skip.text or "no reason given"
+    if text == "collection skipped":  # pytest's words for a whole module; behind them (file, line, "Skipped: reason")
+        with contextlib.suppress(ValueError, SyntaxError, TypeError):
+            module, _, reason = ast.literal_eval(skip.text)
+            text = f"all of {module}: {reason.removeprefix('Skipped: ')}"
+    lines = text.strip().splitlines()
+    if len(lines) > 1 and re.fullmatch(r"\S+:\d+", lines[0].strip()):  # GoogleTest's
+        lines = lines[1:]
+    return first_line("\n".join(lines)).replace(f"{ROOT}/", "")
 
 
 def first_line(text):
@@ -175,10 +197,14 @@ def bench(tally):
         "rivals_bench": ["build/rivals_bench", "1", "1"],
         "cache_bench": ["build/cache_bench", "8", "1000"],
         "packing_bench": ["build/packing_bench", "2"],
+        "loader_peer": [sys.executable, "bench/loader_peer.py", "--rehearse", "--rounds", "1", "--episodes", "2", "2", "2", "--frames", "20",
+                        "--side", "112", "--workers", "1"],
+        "adaptive_loader_bench": [sys.executable, "bench/adaptive_loader_bench.py", "--rehearse", "--rounds", "1", "--workers", "1",
+                                  "--steps", "80", "--side", "112"],
         "search_bench": [*two_ranks, "build/search_bench", "1", "1"],
         "step_peer": [sys.executable, "bench/peers/step_peer.py", "--build", "build", "--size", "tiny", "--batch", "1",
                       "--recompute", "none", "--steps", "2"],
-        "gpu_suite": [sys.executable, "bench/gpu_suite", "--rehearse", "--build", "build", "--out", "build/gpu_suite"],
+        "gpu_suite": ["tools/rehearse_gpu_suite.sh", "build"],
     }.items():
         status = run(command, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", PYTHONDONTWRITEBYTECODE="1")
         tally.add(f"bench: {name}", "" if status == 0 else f"ended with status {status} (see above)")
@@ -257,6 +283,8 @@ def main():
         print(f"skipped: {name}: {reason}")
     for name, reason in tally.failed:
         print(f"failed: {name}: {reason}")
+    for line in tally.skips():
+        print(line)
     print(tally.closing_line(), flush=True)
     sys.exit(1 if tally.failed or not tally.passed else 0)
 

@@ -43,10 +43,14 @@ std::optional<std::filesystem::path> calibration_file(const memory::MemoryConfig
   return *folder / "plimsoll" / fmt::format("calibration-{:016x}.json", xxh3_64(std::as_bytes(std::span(key))));
 }
 
+std::string model_key(const Config& config, std::uint64_t layout_hash) {
+  const auto shape = xxh3_128_of_file((std::filesystem::path(config.model.path) / "config.json").string());
+  return fmt::format("model {}, {}, trained {:016x}", shape, config.model.dtype, layout_hash);
+}
+
 std::string calibration_key(const Session& session) {
-  const auto shape = xxh3_128_of_file((std::filesystem::path(session.config.model.path) / "config.json").string());
-  return fmt::format("{}, {}, model {}, {}, trained {:016x}", c10::DeviceTypeName(session.device.place.type(), true),
-                     session.device.name, shape, session.config.model.dtype, session.buffers->layout_hash());
+  return fmt::format("{}, {}, {}", c10::DeviceTypeName(session.device.place.type(), true), session.device.name,
+                     model_key(session.config, session.buffers->layout_hash()));
 }
 
 memory::Calibration read_calibration(Session& session) {

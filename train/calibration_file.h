@@ -1,8 +1,10 @@
 #pragma once
 // What measured peaks said about predicted ones, kept between the runs of one machine (memory.calibration).
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
 
 #include "memory/planning/calibration.h"
 #include "train/session.h"
@@ -13,7 +15,9 @@ namespace plimsoll::train {
 /// (none where neither is set). `key` says for which model and device it holds.
 std::optional<std::filesystem::path> calibration_file(const memory::MemoryConfig& config, const std::string& key);
 
-/// The model, its trained part, its dtype and the device: what the errors of a prediction depend on.
+/// The model, its trained part (FlatBuffers::layout_hash) and its dtype.
+std::string model_key(const Config& config, std::uint64_t layout_hash);
+/// These and the device: what the errors of a prediction depend on.
 std::string calibration_key(const Session& session);
 
 /// What rank 0 finds in the file, for a world of this size; nothing where there is none. A damaged file, or one of

@@ -112,6 +112,7 @@ struct SensorConfig {
 /// bounds are the policy's, and matter only where memory.knobs names "resolution".
 struct DataConfig {
   std::vector<std::string> path;
+  std::vector<double> weights;
   std::vector<data::DatasetMapping> mix;
   std::vector<std::string> cameras;
   std::string action_space = "absolute", statistics = "each";
@@ -121,7 +122,7 @@ struct DataConfig {
   double eval_fraction = 0.05;
   bool adaptive = true;
   Setting loader_bytes = "auto";
-  std::int64_t adjust_every = 50, most_workers = 0, most_prefetch = 16;
+  std::int64_t adjust_every = 50, most_adjustments = 0, most_workers = 0, most_prefetch = 16;
   std::int64_t synthetic_samples = 0, synthetic_images = 1, synthetic_side = 0, synthetic_text = 0, synthetic_tasks = 0;
 
   template <class V>
@@ -129,6 +130,9 @@ struct DataConfig {
     v("path", path,
       "LeRobot dataset directory, or several whose features have the same names: they are trained on as one. The last "
       "episodes of each are held out, tasks of the same text are one task.");
+    v("weights", weights,
+      "How often samples of each dataset of `path` are drawn, in its order: numbers above 0, which mean what `weight` "
+      "does in `mix`; empty: by their numbers of samples.");
     v("mix", mix,
       "Datasets of different layouts in place of `path`, each with the mapping of its features. "
       "Rows are taken as recorded, whatever the frames per second.");
@@ -165,6 +169,8 @@ struct DataConfig {
       "and what memory is free. "
       "`loader.toml` in run.dir says at the end where to start the next run.");
     v("adjust_every", adjust_every, "Steps between two such changes.", at_least(1));
+    v("most_adjustments", most_adjustments,
+      "Such changes of a run after which the loader stays as it is; 0: as many as there is reason for.", at_least(0));
     v("most_workers", most_workers,
       "Loader threads that it may come to; 0: the machine's cores by all ranks, or `workers` if that is more.",
       between(0, 64));
@@ -228,8 +234,10 @@ struct TaskRule {
     v("match", match, "Regular expression that is looked for in the sample's `field`.", not_empty());
     v("field", field,
       "What is known of a sample that the rule is about: \"task\" (the text of its task), \"dataset\" (the name of its "
-      "dataset: that of data.mix, else its folder's) or \"images\" (how many images it has, in digits).",
-      one_of({"task", "dataset", "images"}));
+      "dataset: that of data.mix, else its folder's), \"images\" (how many images it has, in digits), \"episode\" (the "
+      "index of its episode in that dataset) or \"column:NAME\" (what its row has in that column of the dataset's "
+      "files, which holds one text or number a row; true and false are these words).",
+      either({one_of({"task", "dataset", "images", "episode"}), starting_with("column:")}));
   }
 };
 
@@ -251,9 +259,10 @@ struct TaskConfig {
       one_of({"off", "task", "rules", "dataset", "images"}));
     v("rules", rules, "Types by patterns, in the order in which they are tried.");
     v("target", target,
-      "How often each type is drawn: \"natural\" (as often as the data has it), a fraction for each, or \"auto\" (0.4, "
-      "0.3, 0.3 for three types, else equal ones). Types are in the order of the dataset's tasks, of the rules, of "
-      "the datasets, or of ascending numbers of images. Every type's samples come in passes of their own.",
+      "How often each type is drawn: \"natural\" (as often as the data has it, datasets by their weights if they have "
+      "some), a fraction for each, or \"auto\" (0.4, 0.3, 0.3 for three types, else equal ones). Types are in the "
+      "order of the dataset's tasks, of the rules, of the datasets, or of ascending numbers of images. Every type's "
+      "samples come in passes of their own.",
       either({one_of({"auto", "natural"}), each(between(0.0, 1.0))}));
     v("weights", weights, "How much the loss of each type counts, 0 or more; empty: 1 each.");
     v("normalise", normalise,

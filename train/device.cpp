@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <set>
+#include <vector>
 
 #include "core/error.h"
 #include "ddp/handshake.h"
@@ -128,6 +129,30 @@ Device open_device(const std::string& wanted, int local_rank) {
   return device;
 }
 
+namespace {
+
+std::unique_ptr<ddp::Communicator> reducer_on(const Device& device, const std::vector<std::string>& cards,
+                                              ddp::Communicator& host) {
+  const std::set<std::string> different(cards.begin(), cards.end());
+  if (different.size() == cards.size()) return device.library->nccl(host);
+  if (host.rank() == 0)
+    spdlog::info("{} ranks share {} GPUs: gradients are summed in host memory", cards.size(), different.size());
+  return ddp::make_staged(host, device.library->copies());
+}
+
+// All ranks have opened their devices by now, and none goes on before all have looked.
+void look_at_free_bytes(Device& device, const std::vector<std::string>& ids, ddp::Communicator& host) {
+  const std::vector<std::int64_t> mine = {device.available()};
+  const auto all = ddp::share_numbers(host, mine);
+  std::int64_t least = mine.front();
+  for (std::size_t rank = 0; rank < ids.size(); ++rank) {
+    if (ids[rank] == device.id) least = std::min(least, all[rank].at(0));
+  }
+  device.free_at_start = least;
+}
+
+}  // namespace
+
 std::unique_ptr<ddp::Communicator> communicator_on(Device& device, ddp::Communicator& host) {
   if (host.world() == 1) return nullptr;
   const auto ids = ddp::share_text(host, device.id);  // the CPU's is empty
@@ -141,10 +166,10 @@ std::unique_ptr<ddp::Communicator> communicator_on(Device& device, ddp::Communic
          with - ids.begin(), without - ids.begin());
   }
   device.sharers = static_cast<int>(std::ranges::count(ids, device.id));
-  const std::set<std::string> different(ids.begin(), ids.end());
-  if (different.size() == ids.size()) return device.library->nccl(host);
-  spdlog::info("{} ranks share {} GPUs: gradients are summed in host memory", ids.size(), different.size());
-  return ddp::make_staged(host, device.library->copies());
+  const auto cards = ddp::share_text(host, device.card);
+  auto reduces = reducer_on(device, cards, host);
+  look_at_free_bytes(device, ids, host);
+  return reduces;
 }
 
 }  // namespace plimsoll::train

@@ -31,14 +31,22 @@ struct Device {
   memory::DeviceMemory* memory = nullptr;
   std::string name;                         ///< "Some CPU, 8 cores", "NVIDIA H200": what times depend on
   std::string id;                           ///< no other device of any machine has it; empty for the CPU
+  std::string card;                         ///< of any machine's, which its slices (MIG) share; empty for the CPU
   std::int64_t total = 0;                   ///< bytes that it has
   std::function<std::int64_t()> available;  ///< bytes that are free now
+  /// Bytes of it that this process holds now outside of `memory`: context, modules, communicators. They grow with the
+  /// first use of each kernel and communicator. Where the driver cannot tell processes apart it is all that is used
+  /// outside of `memory`. Null where there is nothing of the kind: the CPU.
+  std::function<std::int64_t()> overhead;
   /// Part of the last moments that it was busy, 0 to 1; nothing, or null, where it does not say.
   std::function<std::optional<double>()> utilisation;
   /// Host memory that it copies from fastest (page-locked), of so many bytes; null: ordinary memory serves. Throws
   /// c10::Error where there is none to be had. Any thread.
   std::function<std::shared_ptr<std::byte[]>(std::size_t)> pinned;
-  int sharers = 0;                         ///< ranks that compute on it, as communicator_on() finds; 0: all
+  int sharers = 0;  ///< ranks that compute on it, as communicator_on() finds; 0: all
+  /// Bytes that were free when all ranks were there and none had loaded its model, the least that any rank on this
+  /// device read, as communicator_on() finds; nothing: it did not look.
+  std::optional<std::int64_t> free_at_start;
   const DeviceLibrary* library = nullptr;  ///< null for the CPU
 };
 
@@ -63,15 +71,17 @@ bool dry_runs_stand_for_a_gpu();
 /// libtorch 2.11 chooses for compute capability 9.0; for others it is less (aten/src/ATen/cuda/CublasHandlePool.cpp).
 inline constexpr std::int64_t kCudaWorkspace = 2 * (std::int64_t{33} << 20);
 
-/// What reduces in the memory of the ranks' devices: NCCL, or through host memory where two ranks share a GPU. Null
-/// where `host` serves: on the CPU, and for one rank. Counts the ranks that share `device`. Collective. Throws
-/// Error(kUsage) on all ranks when only some of them have a GPU.
+/// What reduces in the memory of the ranks' devices: NCCL, or through host memory where two ranks share a GPU or have
+/// slices of one, between which NCCL does not reduce. Null where `host` serves: on the CPU, and for one rank. Counts
+/// the ranks that share `device`, and has all of them look at once at what is free on it, after what NCCL takes:
+/// whoever opens its data first must not leave the others a smaller budget. Collective. Throws Error(kUsage) on all
+/// ranks when only some of them have a GPU.
 std::unique_ptr<ddp::Communicator> communicator_on(Device& device, ddp::Communicator& host);
 
 /// What the CUDA library gives: one function is looked up in it, which returns this. The library calls nothing of the
 /// program's.
 struct DeviceLibrary {
-  static constexpr int kVersion = 4;
+  static constexpr int kVersion = 5;
   int version = kVersion;
   /// Opens a GPU, which becomes the thread's current one. Throws Error(kUsage).
   Device (*open)(int index) = nullptr;

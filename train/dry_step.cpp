@@ -104,11 +104,18 @@ std::int64_t DryStep::evaluation_bytes(const memory::MicroBatchShape& shape) con
   return evaluate(shape, false).peak();
 }
 
-std::int64_t DryStep::encode_bytes(const memory::MicroBatchShape& shape, model::Features which) const {
+memory::Ledger DryStep::encode(const memory::MicroBatchShape& shape, model::Features which, bool keep_events) const {
   const auto shapes = deal(shape);
   return memory::dry_run([&] { parts_->model->encode(model::pack_shapes(shapes, parts_->evaluation_rules), which); },
-                         false)
-      .peak();
+                         keep_events);
+}
+
+std::int64_t DryStep::encode_bytes(const memory::MicroBatchShape& shape, model::Features which) const {
+  return encode(shape, which, false).peak();
+}
+
+memory::Ledger DryStep::encoding(const memory::MicroBatchShape& shape, model::Features which) const {
+  return encode(shape, which, true);
 }
 
 memory::Ledger DryStep::evaluation(const memory::MicroBatchShape& shape) const { return evaluate(shape, true); }
@@ -132,5 +139,7 @@ std::int64_t DryStep::evaluation_scratch_bytes(std::span<const SampleShape> shap
 }
 
 const model::VlaModel& DryStep::model() const { return *parts_->model; }
+
+std::uint64_t DryStep::layout_hash() const { return parts_->buffers->layout_hash(); }
 
 }  // namespace plimsoll::train

@@ -33,18 +33,22 @@ class DryStep {
   /// Peak of sampling actions for such a batch (evaluation) above the static bytes, and with every event kept.
   std::int64_t evaluation_bytes(const memory::MicroBatchShape& shape) const;
   memory::Ledger evaluation(const memory::MicroBatchShape& shape) const;
-  /// Peak of VlaModel::encode for such a batch above the static bytes.
+  /// Peak of VlaModel::encode for such a batch above the static bytes, and with every event kept.
   std::int64_t encode_bytes(const memory::MicroBatchShape& shape, model::Features which) const;
+  memory::Ledger encoding(const memory::MicroBatchShape& shape, model::Features which) const;
   /// Most library scratch that an operator takes at once in a micro-batch of these samples, or in sampling their
   /// actions: what the workspace arena must hold.
   std::int64_t scratch_bytes(std::span<const SampleShape> shapes) const;
   std::int64_t evaluation_scratch_bytes(std::span<const SampleShape> shapes) const;
   const model::VlaModel& model() const;
+  /// FlatBuffers::layout_hash of such a model.
+  std::uint64_t layout_hash() const;
 
  private:
   void run_once(std::span<const SampleShape> shapes, const model::Recompute& recompute) const;
   memory::Ledger run(const memory::MicroBatchShape& shape, const memory::Plan& plan, bool keep_events) const;
   memory::Ledger evaluate(const memory::MicroBatchShape& shape, bool keep_events) const;
+  memory::Ledger encode(const memory::MicroBatchShape& shape, model::Features which, bool keep_events) const;
 
   struct Parts;
   std::unique_ptr<Parts> parts_;

@@ -102,6 +102,9 @@ class FeatureCache final : public FeatureKeeper, public data::SampleSource {
   std::int64_t pictures_of(std::int64_t index) const override { return source_.pictures_of(index); }
   std::vector<std::string> datasets() const override { return source_.datasets(); }
   std::int64_t dataset_of(std::int64_t index) const override { return source_.dataset_of(index); }
+  std::vector<double> dataset_weights() const override { return source_.dataset_weights(); }
+  std::int64_t episode_index_of(std::int64_t index) const override { return source_.episode_index_of(index); }
+  data::SampleColumn column(const std::string& name) const override { return source_.column(name); }
   const std::vector<std::int64_t>& training() const override { return source_.training(); }
   const std::vector<std::int64_t>& held_out() const override { return source_.held_out(); }
   std::uint64_t hash() const override { return source_.hash(); }

@@ -57,7 +57,7 @@ class FlatBuffers {
  public:
   /// Moves `parameters` into the flat buffer (their Tensor objects stay, their storage changes). `extra` more elements
   /// follow the gradients in the reduction buffer. On meta only the shapes are made, for a dry run, and no other member
-  /// but slots() and discard_staging() may be called.
+  /// but slots(), layout_hash() and discard_staging() may be called.
   FlatBuffers(const std::vector<model::Parameter>& parameters, std::int64_t extra);
   FlatBuffers(const FlatBuffers&) = delete;
   FlatBuffers& operator=(const FlatBuffers&) = delete;

@@ -6,6 +6,7 @@
 #include "memory/planning/first_plan.h"
 #include "memory/planning/policy.h"
 #include "memory/planning/predictive.h"
+#include "memory/reserved.h"
 #include "train/candidates.h"
 #include "train/device.h"
 #include "train/device_tier.h"
@@ -16,22 +17,6 @@ namespace plimsoll::train {
 namespace {
 
 constexpr std::int64_t kTimeUnit = 1'000'000;  // of a sample, in made-up microseconds
-
-std::vector<memory::AllocatorEvent> for_allocator(const std::vector<memory::Event>& events) {
-  std::vector<memory::AllocatorEvent> list;
-  list.reserve(events.size());
-  for (const auto& event : events) {
-    const bool free = event.bytes < 0;
-    list.push_back({free ? -event.bytes : event.bytes, event.block, free});
-  }
-  return list;
-}
-
-std::uint64_t last_block(const std::vector<memory::Event>& events) {
-  std::uint64_t last = 0;
-  for (const auto& event : events) last = std::max(last, event.block);
-  return last;
-}
 
 }  // namespace
 
@@ -49,11 +34,11 @@ memory::CostModel analytic_costs(const model::VlaModel& model) {
 Forecast::Forecast(const Config& config, const ForecastSamples& samples, int ranks)
     : config_(config),
       share_((config.batch.effective + ranks - 1) / ranks),
-      heaviest_(memory::heaviest(samples.heaviest, static_cast<std::size_t>(share_))),
+      heaviest_(memory::heaviest(samples.heaviest, static_cast<std::size_t>(share_), samples.times)),
       target_(memory::parse_fraction(config.memory.target, "memory.target")),
-      dry_(std::make_unique<DryStep>(vla_options(config, samples.dims), static_cast<std::uint64_t>(config.run.seed),
-                                     config.batch.effective,
-                                     sum_slots(config, vla_options(config, samples.dims), samples.types), ranks)) {}
+      dry_(std::make_unique<DryStep>(
+          vla_options(config, samples.dims), static_cast<std::uint64_t>(config.run.seed), config.batch.effective,
+          sum_slots(config, vla_options(config, samples.dims), samples.types, ranks), ranks)) {}
 
 memory::MicroBatchShape Forecast::heaviest(int samples) const {
   memory::MicroBatchShape total{samples, 0, 0};
@@ -112,23 +97,11 @@ PlanBytes Forecast::bytes(const memory::Plan& plan, std::int64_t usable, bool ex
     const std::int64_t needed = live(plan);
     return {plan, needed, needed, 0, 0, needed <= usable};
   }
-  memory::CachingAllocatorModel allocator({expandable_segments, usable});
-  std::uint64_t offset = 0;
-  bool fits = true;
-  const auto play = [&](const std::vector<memory::Event>& events) {
-    fits = fits && allocator.replay(for_allocator(events), offset);
-    offset += last_block(events);
-  };
-  play(dry_->static_events());
-  if (cache_bytes() > 0) fits = fits && allocator.allocate(cache_bytes(), ++offset);
-  fits = fits && allocator.allocate(workspace(), ++offset);
-  allocator.release_cached();  // as after loading, before the first step
-  allocator.reset_peaks();
-  const auto events = ledger(plan).events();
+  const std::array<std::int64_t, 2> held = {cache_bytes(), workspace()};
+  const memory::ReservedBytes reserved(dry_->static_events(), held, {expandable_segments, usable});
   ++dry_runs_;
-  for (int i = 0; i < 3; ++i) play(events);
-  const auto& stats = allocator.stats();
-  return {plan, live(plan), stats.peak_reserved, stats.fragmentation(), stats.retries, fits};
+  const memory::AllocatorStats stats = reserved.run(ledger(plan).events());
+  return {plan, live(plan), stats.peak_reserved, stats.fragmentation(), stats.retries, stats.failures == 0};
 }
 
 memory::Breakdown Forecast::breakdown(const memory::Plan& plan) {
@@ -159,7 +132,7 @@ CardForecast Forecast::card(std::int64_t card_bytes, std::int64_t overhead, std:
     if (candidate.bytes > allowed) continue;
     if (result.best) {
       if (result.runners_up.size() < runners) result.runners_up.push_back(candidate);
-    } else if (const PlanBytes tried = bytes(candidate.plan, result.usable, expandable_segments); tried.fits) {
+    } else if (const auto tried = bytes(candidate.plan, result.usable, expandable_segments); tried.within(allowed)) {
       result.best = tried;
     }
   }

@@ -25,6 +25,9 @@ struct PlanBytes {
   std::int64_t fragmentation = 0;  ///< 1/10000 of reserved that nobody uses at its peak
   std::int64_t retries = 0;        ///< times that the allocator had to give cached blocks back to stay within the card
   bool fits = true;                ///< whether it could
+
+  /// As a run on a card judges it: by what is reserved.
+  bool within(std::int64_t allowed) const { return fits && reserved <= allowed; }
 };
 
 /// What one card can do.
@@ -41,6 +44,7 @@ struct ForecastSamples {
   /// The heaviest there are, heaviest first, as many as a rank's share or more; they stand for every micro-batch.
   std::vector<SampleShape> heaviest;
   std::size_t types = 0;  ///< that [tasks] makes of them (train/task_types.h)
+  std::size_t times = 1;  ///< that a step can draw one of them at most (SampleStream::most_draws_in_a_step)
 };
 
 /// Dry runs of one model under one configuration, each made once, of what they stand for (device.h). One thread.
@@ -60,8 +64,8 @@ class Forecast {
   memory::Breakdown breakdown(const memory::Plan& plan);
   /// Every plan that settings and knobs allow, with bytes and relative times.
   const memory::CandidateTable& candidates();
-  /// The fastest plan whose peak is at most target x usable and which the caching allocator can serve on the card; up
-  /// to `runners` others behind it, whose peaks fit too.
+  /// The fastest plan of which at most target x usable is live, and on a card reserved, as a run there judges it; up to
+  /// `runners` others behind it, whose live peaks fit too.
   CardForecast card(std::int64_t card_bytes, std::int64_t overhead, std::size_t runners, bool expandable_segments);
   /// Largest micro-batch of the share that fits `usable` x target with this recompute, 0 for none. Bisected: memory is
   /// monotone in the micro-batch.

@@ -40,6 +40,13 @@ double whole_machine() {
 
 double machine_in_use() { return 1.0 - static_cast<double>(available_memory(1)) / whole_machine(); }
 
+std::string memory_line(const data::Loader& loader) {
+  const data::LoaderPeak peak = loader.peak();
+  const std::string bound = loader.most_bytes() > 0 ? fmt::format(" (data.loader_bytes: {})", loader.most_bytes()) : "";
+  return fmt::format("# At most {} bytes were held at once{}, a sample being {} at most.\n", peak.held, bound,
+                     peak.sample);
+}
+
 // The machine is asked in an epoch's first step and in every so-many-th after it: asking reads several files.
 constexpr std::int64_t kStepsPerLook = 10;
 
@@ -54,6 +61,11 @@ void LoaderSums::add(const LoaderSums& other) {
   held_bytes += other.held_bytes;
   memory += other.memory;
   looks += other.looks;
+}
+
+double busy_part(const std::function<std::optional<double>()>& device_says, double wait_ms, double wall_ms) {
+  const double by_time = wall_ms > 0 ? 1.0 - wait_ms / wall_ms : 0.0;
+  return device_says ? device_says().value_or(by_time) : by_time;
 }
 
 std::string loader_epoch_line(std::int64_t step, std::int64_t adjusted, const data::LoaderSetting& setting,
@@ -72,7 +84,6 @@ LoaderTuner::LoaderTuner(Session& session, RunLog& log)
       limits_(limits_of(session)),
       now_{session.config.data.workers, session.config.data.prefetch} {}
 
-// On the CPU the device is busy whenever the step does not wait.
 LoaderSums LoaderTuner::look(double wait_ms, double wall_ms) {
   const data::Loader& loader = *session_.loader;
   const std::chrono::nanoseconds load_time = loader.load_time();
@@ -82,8 +93,7 @@ LoaderSums LoaderTuner::look(double wait_ms, double wall_ms) {
   one.wait_ms = wait_ms;
   one.load_ms = loaded_for.count() / static_cast<double>(now_.workers);
   one.wall_ms = wall_ms;
-  one.utilisation = wall_ms > 0 ? 1.0 - wait_ms / wall_ms : 0.0;
-  if (session_.device.utilisation) one.utilisation = session_.device.utilisation().value_or(one.utilisation);
+  one.utilisation = busy_part(session_.device.utilisation, wait_ms, wall_ms);
   one.held_bytes = static_cast<double>(loader.held_bytes());
   const auto most = static_cast<double>(loader.most_bytes());
   if (most > 0 || epoch_.steps % kStepsPerLook == 0) {
@@ -112,7 +122,9 @@ void LoaderTuner::took(std::int64_t step, double wait_ms, double wall_ms) {
   interval_.add(one);
   epoch_.add(one);
   by_setting_[{now_.workers, now_.prefetch}].add(one);
-  if (session_.config.data.adaptive && interval_.steps >= session_.config.data.adjust_every) adjust(step);
+  const DataConfig& data = session_.config.data;
+  const bool may_adjust = data.adaptive && (data.most_adjustments == 0 || adjusted_in_all_ < data.most_adjustments);
+  if (may_adjust && interval_.steps >= data.adjust_every) adjust(step);
   const auto samples = static_cast<std::int64_t>(session_.source.training().size());
   const std::int64_t batch = session_.config.batch.effective;
   if (step * batch / samples > (step - 1) * batch / samples) close_epoch(step);
@@ -126,6 +138,7 @@ void LoaderTuner::adjust(std::int64_t step) {
                decision.reason);
   now_ = decision.setting;
   ++adjusted_;
+  ++adjusted_in_all_;
   session_.loader->set_workers(static_cast<int>(now_.workers));
   session_.loader->set_prefetch(now_.prefetch);
 }
@@ -159,8 +172,8 @@ std::string LoaderTuner::recommendation() const {
   const auto& [setting, sums] = *chosen;
   return fmt::format(
       "# What this run's loader did best with: {} steps of {:.1f} ms, of which {:.1f} ms waiting for samples.\n"
-      "# For the configuration of the next run.\n[data]\nworkers = {}\nprefetch = {}\n",
-      sums.steps, mean(sums), sums.mean(sums.wait_ms), setting.first, setting.second);
+      "{}# For the configuration of the next run.\n[data]\nworkers = {}\nprefetch = {}\n",
+      sums.steps, mean(sums), sums.mean(sums.wait_ms), memory_line(*session_.loader), setting.first, setting.second);
 }
 
 }  // namespace plimsoll::train

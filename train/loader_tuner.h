@@ -4,7 +4,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -27,6 +29,10 @@ struct LoaderSums {
   double mean(double sum) const { return steps > 0 ? sum / static_cast<double>(steps) : 0.0; }
   double mean_memory() const { return looks > 0 ? memory / static_cast<double>(looks) : 0.0; }
 };
+
+/// Part of a step of `wall_ms` that the device was busy: as it says itself (Device::utilisation) or, where it does not,
+/// that in which the step did not wait for its samples, as of the CPU.
+double busy_part(const std::function<std::optional<double>()>& device_says, double wait_ms, double wall_ms);
 
 /// What the loader came to in an epoch that ends in step `step`, adjusted so many times: a line for a person.
 std::string loader_epoch_line(std::int64_t step, std::int64_t adjusted, const data::LoaderSetting& setting,
@@ -58,6 +64,7 @@ class LoaderTuner {
   LoaderSums interval_, epoch_;
   std::map<std::pair<std::int64_t, std::int64_t>, LoaderSums> by_setting_;  ///< by workers and prefetch
   std::int64_t adjusted_ = 0;                                               ///< in this epoch
+  std::int64_t adjusted_in_all_ = 0;                                        ///< in this run
   std::chrono::nanoseconds load_time_{0};                                   ///< the loader's, at the last look
 };
 

@@ -21,6 +21,16 @@ double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
+// " in forward (2 times) and in backward (once)"
+std::string where_failed(const FailedAttempts& failed) {
+  const auto times = [](int count) { return count == 1 ? std::string("once") : fmt::format("{} times", count); };
+  std::string text;
+  if (failed.forward > 0) text += fmt::format(" in forward ({})", times(failed.forward));
+  if (failed.backward > 0)
+    text += fmt::format("{} in backward ({})", text.empty() ? "" : " and", times(failed.backward));
+  return text;
+}
+
 }  // namespace
 
 Loop::Loop(Session& session, RunLog& log)
@@ -121,18 +131,26 @@ void Loop::follow(std::int64_t step, const StepResult& result) {
   if (!result.verdict.text.empty()) log_.line(result.verdict.text);
   if (result.guardian.retries > 0) {
     spdlog::info(
-        "step {}: out of memory, {} wanted; drained and replayed the same samples in smaller pieces ({} replayed)",
-        step, format_bytes(result.guardian.failed_request), result.guardian.retries);
+        "step {}: out of memory{}, {} wanted; drained and replayed the same samples in smaller pieces ({} replayed)",
+        step, where_failed(result.failed), format_bytes(result.guardian.failed_request), result.guardian.retries);
   }
   if (const auto snapshot = session_.meter.take_snapshot())
     spdlog::info("what the memory held then is in {}; PyTorch's memory viewer opens it", snapshot->string());
-  const auto decision = decide(step, result);
-  if (!decision) return;
-  log_.decision(*decision);
-  if (session_.loader && decision->plan.resolution != session_.plan.resolution) {
-    session_.loader->set_resolution(decision->plan.resolution);
+  if (const auto decision = decide(step, result)) {
+    log_.decision(*decision);
+    if (session_.loader && decision->plan.resolution != session_.plan.resolution) {
+      session_.loader->set_resolution(decision->plan.resolution);
+    }
+    session_.plan = decision->plan;
   }
-  session_.plan = decision->plan;
+  if (session_.controller->window().ranks.empty()) end_window();
+}
+
+// A caching allocator holds blocks of shapes that may not come again until its budget is full, and empties its cache
+// then, in the middle of a step. As much as the plan needs is left to it: it would only be asked for again.
+void Loop::end_window() {
+  memory::DeviceMemory& meter = session_.meter;
+  if (meter.reserves() && meter.reserved() > session_.predicted_peak(session_.plan)) meter.release_cached();
 }
 
 std::optional<memory::Decision> Loop::decide(std::int64_t step, const StepResult& result) {

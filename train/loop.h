@@ -31,6 +31,7 @@ class Loop {
   StepResult one_step(std::int64_t step);
   void apply_budget_changes(std::int64_t step);
   void follow(std::int64_t step, const StepResult& result);
+  void end_window();
   std::optional<memory::Decision> decide(std::int64_t step, const StepResult& result);
   void checkpoint();
 

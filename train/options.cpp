@@ -98,9 +98,10 @@ StepOptions step_options(const Config& config) {
   return options;
 }
 
-SumSlots sum_slots(const Config& config, const model::VlaOptions& model, std::size_t types) {
+SumSlots sum_slots(const Config& config, const model::VlaOptions& model, std::size_t types, int world) {
   SumSlots sums;
   sums.types = types;
+  sums.world = world;
   if (config.tasks.gradnorm && types > 0) {
     sums.out = model.action_dim;
     sums.in = model.expert.width;
@@ -125,6 +126,31 @@ std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world
          value.to_toml(), format_bytes(machine), format_bytes(available));
   }
   return bytes;
+}
+
+bool budget_is_a_size(const memory::MemoryConfig& config, int rank) {
+  const auto values = config.budget.items();
+  const Setting& value = values[values.size() == 1 ? 0 : static_cast<std::size_t>(rank)];
+  return value.is_integer() || (value.is_string() && !value.is("auto"));
+}
+
+std::int64_t left_by_card(const memory::MemoryConfig& config, std::int64_t overhead, int sharers,
+                          std::int64_t available, std::int64_t machine) {
+  const auto card = bytes_or_auto(config.card, "memory.card");
+  if (!card) return available;
+  if (*card > machine) {
+    fail(ExitCode::kUsage, "memory.card = {} is more than the {} that this one has; write less, or \"auto\"",
+         config.card.to_toml(), format_bytes(machine));
+  }
+  const std::int64_t left = *card / sharers - overhead;
+  if (left <= 0) {
+    fail(
+        ExitCode::kUsage,
+        "memory.card = {}: context, kernels and communicators of {} rank{} take {} each and leave nothing of it; write "
+        "more",
+        config.card.to_toml(), sharers, sharers == 1 ? "" : "s", format_bytes(overhead));
+  }
+  return std::min(left, available);
 }
 
 void check_budget_changes(const memory::MemoryConfig& config, int world, std::int64_t machine) {
@@ -179,9 +205,13 @@ std::string processor_name() {
   return fmt::format("{}, {} core{}", name, cores, cores == 1 ? "" : "s");
 }
 
+std::int64_t steps_of(std::int64_t draws, std::int64_t effective_batch) {
+  return std::max<std::int64_t>(1, draws / effective_batch);
+}
+
 std::int64_t total_steps(const Config& config, std::int64_t training_samples) {
   if (config.train.max_steps > 0) return config.train.max_steps;
-  return std::max<std::int64_t>(1, config.train.epochs * training_samples / config.batch.effective);
+  return steps_of(config.train.epochs * training_samples, config.batch.effective);
 }
 
 }  // namespace plimsoll::train

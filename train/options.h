@@ -22,14 +22,24 @@ memory::PolicyConfig policy_config(const Config& config);
 std::vector<int> lower_resolutions(const Config& config);
 /// The effective batch and the optimiser's settings; learning rates at factor 1.
 StepOptions step_options(const Config& config);
-/// What such a model's steps sum beside gradients, for samples of so many types ([tasks]; 0: they have none).
-SumSlots sum_slots(const Config& config, const model::VlaOptions& model, std::size_t types);
+/// What such a model's steps sum beside gradients, for samples of so many types ([tasks]; 0: they have none), over so
+/// many ranks.
+SumSlots sum_slots(const Config& config, const model::VlaOptions& model, std::size_t types, int world);
 
 /// Bytes that rank `rank` may use: its entry of memory.budget, or the only one. `available` is what the node has for
 /// one of its ranks ("auto", and what a fraction is a fraction of). Throws Error(kUsage) naming memory.budget when
 /// there are neither one nor `world` entries, or the size is above the `machine`'s memory.
 std::int64_t rank_budget(const memory::MemoryConfig& config, int rank, int world, std::int64_t available,
                          std::int64_t machine);
+
+/// Whether that entry is a size, which is taken as it is, and not "auto" or a fraction.
+bool budget_is_a_size(const memory::MemoryConfig& config, int rank);
+
+/// What a card of memory.card bytes leaves each of the ranks that share it, which hold `overhead` each outside of their
+/// allocators; at most `available`, what there is for one of them. `available` itself for "auto". Throws Error(kUsage)
+/// naming memory.card when the overhead leaves nothing of it, or the `machine` has no such card.
+std::int64_t left_by_card(const memory::MemoryConfig& config, std::int64_t overhead, int sharers,
+                          std::int64_t available, std::int64_t machine);
 
 /// The new budget of a change, of `budget` at start.
 /// Throws Error(kUsage) for a change of a rank that is not there, or to more than the machine has.
@@ -53,7 +63,9 @@ void set_threads(const RunConfig& config, int world);
 /// "Some CPU, 8 cores": what times depend on.
 std::string processor_name();
 
-/// Steps of the run: train.max_steps, or what the epochs have.
+/// Steps of so many draws: those that are whole, at least one.
+std::int64_t steps_of(std::int64_t draws, std::int64_t effective_batch);
+/// Steps of the run: train.max_steps, or those of its epochs.
 std::int64_t total_steps(const Config& config, std::int64_t training_samples);
 
 }  // namespace plimsoll::train

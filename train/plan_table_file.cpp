@@ -28,12 +28,29 @@ std::vector<fs::path> tables_by_name() {
   return files;
 }
 
+memory::PlanTable table_in(const std::string& file) {
+  return memory::plan_table_from_toml(read_file(file, ExitCode::kUsage), file);
+}
+
+/// table_key() of any device of the kind.
+bool serves(const memory::PlanTable& table, const RowWanted& wanted) {
+  return table.share == wanted.share && table.key.starts_with(wanted.of_a_gpu ? "cuda, " : "cpu, ") &&
+         table.key.find(fmt::format(", {}, on ", wanted.model)) != std::string::npos;
+}
+
+std::optional<FoundRow> row_in(const std::string& file, const RowWanted& wanted, std::int64_t bytes) {
+  const memory::PlanTable table = table_in(file);
+  if (!serves(table, wanted)) return std::nullopt;
+  const memory::TableRow* row = memory::matching_row(table, table.key, wanted.share, bytes, file);
+  return row == nullptr ? std::nullopt : std::optional(FoundRow{file, *row});
+}
+
 /// Of the first that is this run's and of its share; else of the first that is this run's.
 std::string name_of_own(const std::string& key, std::int64_t share) {
   std::string other;
   for (const auto& file : tables_by_name()) {
     try {
-      const auto table = memory::plan_table_from_toml(read_file(file, ExitCode::kUsage), file.string());
+      const auto table = table_in(file.string());
       if (table.key != key) continue;
       if (table.share == share) return file.string();
       if (other.empty()) other = file.string();
@@ -69,6 +86,19 @@ std::optional<FoundTable> find_table(Session& session) {
   if (!trouble.empty()) throw Error(ExitCode::kUsage, trouble);
   text = ddp::share_text(session.communicator, text).front();
   return FoundTable{file, memory::plan_table_from_toml(text, file)};
+}
+
+std::optional<FoundRow> find_row(const std::string& memory_table, const RowWanted& wanted, std::int64_t bytes) {
+  if (memory_table == "off") return std::nullopt;
+  if (memory_table != "auto") return row_in(memory_table, wanted, bytes);
+  for (const auto& file : tables_by_name()) {
+    try {
+      if (auto found = row_in(file.string(), wanted, bytes)) return found;
+    } catch (const Error& error) {
+      spdlog::warn("{}; it is passed over", error.what());
+    }
+  }
+  return std::nullopt;
 }
 
 }  // namespace plimsoll::train

@@ -5,6 +5,7 @@
 #include "model/vla.h"
 #include "train/checkpoint.h"
 #include "train/device.h"
+#include "train/evaluate.h"
 #include "train/flat_buffers.h"
 #include "train/options.h"
 #include "train/session.h"
@@ -16,6 +17,8 @@ namespace {
 // Far behind any position that training reaches, and before those of evaluate.cpp.
 constexpr std::uint64_t kFirstEpisodePosition = std::uint64_t{1} << 61;
 constexpr std::uint64_t kStepsOfAnEpisode = std::uint64_t{1} << 20;
+// Held-out samples that are measured on together.
+constexpr std::int64_t kMeasuredAtOnce = 16;
 
 std::uint64_t position_of(const data::PolicyQuery& query) {
   return kFirstEpisodePosition + static_cast<std::uint64_t>(query.episode) * kStepsOfAnEpisode +
@@ -103,6 +106,13 @@ std::vector<std::vector<float>> Policy::chunks(std::span<const data::PolicyQuery
     fail(ExitCode::kMemory, "episode {}, step {}: one observation alone does not fit: {}",
          queries[report.failed_sample].episode, queries[report.failed_sample].step, report.error);
   return chunks;
+}
+
+ActionError Policy::action_error(std::int64_t count) const {
+  const auto seed = static_cast<std::uint64_t>(parts_->config.run.seed);
+  const Examinee examinee{parts_->model, *parts_->source, parts_->device.place, parts_->meter, seed, kMeasuredAtOnce,
+                          nullptr,       nullptr};
+  return measure_action_error(examinee, count, *ddp::make_solo());
 }
 
 }  // namespace plimsoll::train

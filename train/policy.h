@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "data/closed_loop.h"
+#include "train/action_error.h"
 #include "train/config.h"
 
 namespace plimsoll::train {
@@ -40,6 +41,11 @@ class Policy {
   /// the seed, the episode and the step, so that an answer is the same whatever else is asked with it, up to the order
   /// of summation. As many are computed at once as the memory lets. Throws Error(kMemory) when one alone does not fit.
   std::vector<std::vector<float>> chunks(std::span<const data::PolicyQuery> queries) const;
+
+  /// As training measures it (train/evaluate.h), on `count` held-out samples of the configuration's datasets: of its
+  /// own weights by the same noise, so that policies can be compared on the same samples, whatever each was trained on.
+  /// All zeros when nothing is held out. Throws as chunks() and the source do.
+  ActionError action_error(std::int64_t count) const;
 
  private:
   struct Parts;

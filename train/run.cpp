@@ -10,6 +10,7 @@
 #include "core/bytes.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "memory/guardian.h"
 #include "report/exit_file.h"
 #include "report/http.h"
 #include "report/report_files.h"
@@ -127,6 +128,23 @@ Outcome train_one(const Config& config, const RunOptions& options, ddp::Communic
   return outcome;
 }
 
+// What libtorch threw and nothing below took. Call inside the catch block.
+Outcome outcome_of(const c10::Error& error, int rank) {
+  const std::string said = error.msg().substr(0, error.msg().find('\n'));  // CUDA's goes on with advice for programmers
+  if (memory::is_out_of_memory())
+    return {ExitCode::kMemory,
+            fmt::format("rank {}: out of memory where nothing can be split: {}; end other programs that use the "
+                        "device, or lower memory.budget",
+                        rank, said)};
+  // Like a peer that was killed: nothing is wrong with the run, and another attempt may get a sound device.
+  if (memory::is_device_failure())
+    return {ExitCode::kPeer,
+            fmt::format("rank {}: the GPU failed: {}; restart from the last checkpoint (`plimsoll launch` does, else "
+                        "--resume); if it fails again, look at it with nvidia-smi and in the kernel's log (Xid)",
+                        rank, said)};
+  return {ExitCode::kData, "internal error: " + error.msg()};
+}
+
 }  // namespace
 
 ExitCode run(const Config& config, const RunOptions& options) {
@@ -150,7 +168,7 @@ ExitCode run(const Config& config, const RunOptions& options) {
     spdlog::error("{}", error.what());
     communicator->abort(static_cast<int>(error.code()));
   } catch (const c10::Error& error) {
-    outcome = {memory::is_out_of_memory() ? ExitCode::kMemory : ExitCode::kData, "internal error: " + error.msg()};
+    outcome = outcome_of(error, communicator->rank());
   } catch (const Error& error) {
     outcome = {error.code(), error.what()};
   } catch (const std::bad_alloc&) {

@@ -18,8 +18,9 @@ struct RunOptions {
 };
 
 /// Trains as `config` says, alone or as one rank under mpirun or srun. Prints the plan first; leaves checkpoints,
-/// metrics and, on rank 0 and last of all, exit.json in run.dir. Errors of one rank end all ranks. Returns the exit
-/// code; throws Error only before there are peers.
+/// metrics and, on rank 0 and last of all, exit.json in run.dir. Errors of one rank end all ranks; of a lost peer or a
+/// GPU that failed (code 5) there is no exit.json, since another attempt can go on from the checkpoint. Returns the
+/// exit code; throws Error only before there are peers.
 ExitCode run(const Config& config, const RunOptions& options);
 
 }  // namespace plimsoll::train

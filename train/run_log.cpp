@@ -155,6 +155,8 @@ void RunLog::step(const StepView& v) {
   record.first_sample = (v.step - 1) * config.batch.effective;
   record.step_ms = static_cast<double>(slowest(result.reports, &ddp::Report::step_ms));
   record.micro_batches = result.guardian.micro_batches;
+  record.failed_forward = result.failed.forward;
+  record.failed_backward = result.failed.backward;
   record.load_ms = static_cast<double>(slowest(result.reports, &ddp::Report::load_ms));
   record.skipped = result.verdict.action == ddp::Action::kSkip;
   record.plan = view(v.plan);
@@ -188,10 +190,8 @@ void RunLog::add_tasks(const StepView& v, report::StepRecord& record) const {
     const std::string& name = session_.tasks.names[type];
     record.task_counts.emplace_back(name, v.counts[type]);
     if (v.counts[type] > 0) record.task_losses.emplace_back(name, means[type]);
-    const TypeBytes& bytes = v.result.type_bytes[type];
-    if (bytes.micro_batches > 0)
-      record.task_memory.emplace_back(name, report::TaskMemory{bytes.micro_batches, bytes.samples, bytes.predicted,
-                                                               bytes.measured, bytes.error_sum, bytes.largest_error});
+    const TypeMemory& memory = v.result.type_memory[type];
+    if (memory.micro_batches > 0) record.task_memory.emplace_back(name, memory);
     if (v.result.type_norms.empty()) continue;
     record.task_weights.emplace_back(name, weights.empty() ? 1.0 : weights[type]);
     record.task_norms.emplace_back(name, v.result.type_norms[type]);

@@ -14,6 +14,7 @@
 #include "core/hash.h"
 #include "core/scope.h"
 #include "ddp/handshake.h"
+#include "memory/guardian.h"
 #include "model/peft.h"
 #include "train/calibration_file.h"
 #include "train/evaluate.h"
@@ -58,6 +59,7 @@ const std::vector<std::string> kFreeSettings = {"run.dir",
                                                 "data.prefetch",
                                                 "data.adaptive",
                                                 "data.adjust_every",
+                                                "data.most_adjustments",
                                                 "data.most_workers",
                                                 "data.most_prefetch",
                                                 "data.loader_bytes",
@@ -72,9 +74,14 @@ void add_unused_settings(const Config& config, std::vector<std::string>& free) {
   if (config.tasks.by == "off") free.emplace_back("tasks");
   if (data.synthetic_tasks == 0) free.emplace_back("data.synthetic_tasks");
   if (data.mix.empty()) free.emplace_back("data.mix");
+  if (data.weights.empty()) free.emplace_back("data.weights");
   if (data.action_space == DataConfig().action_space) free.emplace_back("data.action_space");
   if (data.delta_dimensions.empty()) free.emplace_back("data.delta_dimensions");
   if (data.statistics == DataConfig().statistics) free.emplace_back("data.statistics");
+  const auto has_no_weight = [](const auto& mapping) { return mapping.weight == data::DatasetMapping().weight; };
+  if (std::ranges::all_of(data.mix, has_no_weight)) free.emplace_back("data.mix[].weight");
+  const auto is_on_tasks = [](const TaskRule& rule) { return rule.field == TaskRule().field; };
+  if (std::ranges::all_of(config.tasks.rules, is_on_tasks)) free.emplace_back("tasks.rules[].field");
 }
 
 // A cache whose features age changes what is learned; where it lies does not.
@@ -103,9 +110,23 @@ std::int64_t most_loader_bytes(const DataConfig& data) {
   return bytes_or_auto(data.loader_bytes, "data.loader_bytes").value_or(0);
 }
 
-// What is free now, by the ranks that share the device.
-std::int64_t free_for_a_rank(const Device& device, int world) {
-  return device.available() / (device.sharers > 0 ? device.sharers : world);
+// Of what was free before any rank loaded its model, by the ranks that share the device. More than a GPU has free would
+// fail in the middle of loading, or whenever a plan fills it.
+std::int64_t budget_on(const Device& device, const memory::MemoryConfig& config, int rank, int world) {
+  const std::int64_t unused = device.free_at_start ? *device.free_at_start : device.available();
+  const int sharers = device.sharers > 0 ? device.sharers : world;
+  const std::int64_t overhead = device.overhead ? device.overhead() : 0;
+  const std::int64_t for_a_rank = left_by_card(config, overhead, sharers, unused / sharers, device.total);
+  const std::int64_t budget = rank_budget(config, rank, world, for_a_rank, device.total);
+  // An earlier session of the process may have left cached blocks.
+  const std::int64_t within_reach = device.free_at_start ? unused : unused + device.memory->reserved();
+  if (!device.id.empty() && budget > within_reach) {
+    fail(ExitCode::kMemory,
+         "rank {}: memory.budget is {} and {} has {} free: other programs hold the rest; end them (nvidia-smi lists "
+         "them), write less, or \"auto\" ({} a rank now)",
+         rank, format_bytes(budget), device.name, format_bytes(within_reach), format_bytes(for_a_rank));
+  }
+  return budget;
 }
 
 }  // namespace
@@ -122,8 +143,7 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
       source(samples),
       device(std::move(on)),
       meter(*device.memory),
-      budget(
-          rank_budget(config.memory, comm.rank(), comm.world(), free_for_a_rank(device, comm.world()), device.total)),
+      budget(budget_on(device, config.memory, comm.rank(), comm.world())),
       options(vla_options(config, source.dims())),
       tasks(task_types(config.tasks, nonempty(source))),
       order(stream_order(tasks, source, static_cast<std::uint64_t>(config.run.seed))),
@@ -137,7 +157,8 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
   check_budget_changes(config.memory, comm.world(), device.total);
   meter.set_workspace(0);  // of a session before this one
   meter.set_budget(budget);
-  const SumSlots sums = sum_slots(config, options, tasks.names.size());
+  held_by_libraries_ = meter.live();
+  const SumSlots sums = sum_slots(config, options, tasks.names.size(), comm.world());
   dry = std::make_unique<DryStep>(options, static_cast<std::uint64_t>(config.run.seed), config.batch.effective, sums,
                                   comm.world());
   heaviest = heaviest_at(static_cast<int>(config.data.resolution));
@@ -146,17 +167,16 @@ Session::Session(const Config& given, ddp::Communicator& comm, const data::Sampl
     fail(ExitCode::kMemory, "rank {}: the model alone needs {} and the budget is {} (memory.budget); no plan fits",
          comm.rank(), format_bytes(dry->static_bytes()), format_bytes(budget));
   }
-  predictor = std::make_unique<memory::Predictor>(
-      [this](const auto& shape, const memory::Plan& tried) { return dry->activation_bytes(shape, tried); },
-      device.place.is_cpu());
-  evaluation_predictor = std::make_unique<memory::Predictor>(
-      [this](const auto& shape, const memory::Plan&) { return dry->evaluation_bytes(shape); }, device.place.is_cpu());
+  make_predictors();
   model = std::make_unique<model::VlaModel>(options, device.place);
   buffers = std::make_unique<FlatBuffers>(model->parameters(), sums.size() + ddp::slot_count(comm.world()));
   shake_hands();
+  settle_budget();
+  share_budgets();
   make_cache();
   size_workspace();
   choose_plan();
+  meter.release_cached();  // of what was timed and of loading: no step's
   StepOptions how = step_options(config);
   how.sums = sums;
   step = std::make_unique<Step>(*model, model->packing_rules(static_cast<std::uint64_t>(config.run.seed), false),
@@ -198,8 +218,12 @@ void Session::shake_hands() {
       {"weights", buffers->weight_hash(), adapter},
       {"model files", files, config.model.path},
       {"dataset", source.hash(), fmt::format("{} samples", source.size())},
+      {"types of samples", xxh3_64(std::as_bytes(std::span(tasks.of_sample))), fmt::format("by {}", config.tasks.by)},
   };
   ddp::compare_items(communicator, items);
+}
+
+void Session::share_budgets() {
   const std::vector<std::int64_t> mine = {budget};
   for (const auto& numbers : ddp::share_numbers(communicator, mine)) budgets.push_back(numbers.at(0));
 }
@@ -231,8 +255,11 @@ void Session::make_cache() {
   if (!keeps_features(config)) return;
   cache = std::make_unique<FeatureCache>(config, *model, source, order, communicator, device, budget);
   encode_predictor = std::make_unique<memory::Predictor>(
-      [this](const auto& shape, const memory::Plan&) { return dry->encode_bytes(shape, cache->features()); },
-      device.place.is_cpu());
+      [this](const auto& shape, const memory::Plan&) {
+        return meter.reserves() ? bytes_of(dry->encoding(shape, cache->features()))
+                                : dry->encode_bytes(shape, cache->features());
+      },
+      device.place.is_cpu() && !meter.reserves());
   if (cache->ages()) return;  // resume() knows the run
   std::string trouble;
   try {
@@ -320,6 +347,7 @@ void Session::write_checkpoint() {
     try {
       train::write_checkpoint(checkpoint_root(), state, *buffers, write_adapter);
     } catch (const std::exception& error) {
+      if (memory::is_device_failure()) throw;  // no fault of the checkpoint's: the whole rank is lost
       trouble = error.what();
     }
   }

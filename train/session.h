@@ -18,6 +18,7 @@
 #include "memory/planning/calibration.h"
 #include "memory/planning/candidates.h"
 #include "memory/planning/first_plan.h"
+#include "memory/reserved.h"
 #include "model/vla.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
@@ -82,10 +83,12 @@ struct Session {
   /// What the run will draw, pictures having this resolution. Looked up after the first time.
   Draws& draws_at(int resolution) const;
   /// Predicted peak of `plan`, live bytes included: of the heaviest micro-batch that any rank will draw, or of the
-  /// evaluation's heaviest if that needs more.
+  /// evaluation's heaviest if that needs more. As the device's budget counts: of live bytes, or of reserved ones.
   std::int64_t predicted_peak(const memory::Plan& plan) const;
   /// How this rank may run its share of step `number` in place of the plan's way, and in how many bytes by its budget
-  /// of now (memory::fill_bytes), if the plan is a candidate. A plan that a failure forced is taken as it is.
+  /// of now (memory::fill_bytes), if the plan is a candidate. A plan that a failure forced is taken as it is. With
+  /// batch.packing = "bytes" under every policy and plan: what micro-batches may be predicted to need so that they stay
+  /// within the target and batch.max_memory even if predictions fall as short as they did before (calibration).
   memory::Fill fill(const memory::Plan& plan, std::int64_t number) const;
   /// The same for any plan, as if it were a candidate.
   memory::Fill fill(const memory::Plan& plan, std::int64_t number, const memory::PolicyState& known) const;
@@ -104,6 +107,11 @@ struct Session {
 
  private:
   std::vector<SampleShape> heaviest_at(int resolution) const;
+  void make_predictors();
+  std::int64_t bytes_of(const memory::Ledger& dry_run) const;
+  void settle_budget();
+  void warm_up();
+  void share_budgets();
   std::int64_t leanest_bytes(const memory::MicroBatchShape& shape, const memory::Plan& usual) const;
   memory::MicroBatchShape heaviest_evaluation(const memory::Plan& plan) const;
   std::int64_t evaluation_bytes(const memory::Plan& plan) const;
@@ -126,8 +134,11 @@ struct Session {
   void adopt_saved_plan();
   void compare_on_all_ranks(const char* name, const std::string& value);
 
-  std::uint64_t model_files_ = 0;       ///< 0: not computed yet
-  mutable std::map<int, Draws> draws_;  ///< by resolution
+  std::uint64_t model_files_ = 0;                           ///< 0: not computed yet
+  std::int64_t held_by_libraries_ = 0;                      ///< live before the model was made
+  mutable std::int64_t unused_at_rest_ = 0;                 ///< parts of the device's segments, more than at_rest_ has
+  mutable std::unique_ptr<memory::ReservedBytes> at_rest_;  ///< where the device reserves; null: not asked for yet
+  mutable std::map<int, Draws> draws_;                      ///< by resolution
 };
 
 }  // namespace plimsoll::train

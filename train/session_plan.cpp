@@ -1,4 +1,5 @@
-// Session's choices before the first step: the workspace arena, the first plan, the plan after a resumption.
+// Session's choices before the first step: what predictions count, the budget that is fixed after a warm-up, the
+// workspace arena, the first plan, the plan after a resumption.
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -9,7 +10,9 @@
 #include "core/error.h"
 #include "core/scope.h"
 #include "ddp/handshake.h"
+#include "memory/guardian.h"
 #include "memory/planning/packing.h"
+#include "memory/planning/wide.h"
 #include "train/calibration_file.h"
 #include "train/candidates.h"
 #include "train/costs.h"
@@ -28,6 +31,74 @@ memory::MicroBatchShape total(std::span<const SampleShape> shapes) {
 }
 
 }  // namespace
+
+// Only where a budget bounds reserved bytes are events kept; elsewhere live bytes are their peak. What is reserved, as
+// what a GPU's libraries take for scratch, is no convex function of the shape.
+void Session::make_predictors() {
+  const bool convex = device.place.is_cpu() && !meter.reserves();
+  predictor = std::make_unique<memory::Predictor>(
+      [this](const auto& shape, const memory::Plan& tried) {
+        return meter.reserves() ? bytes_of(dry->micro_batch(shape, tried)) : dry->activation_bytes(shape, tried);
+      },
+      convex);
+  evaluation_predictor = std::make_unique<memory::Predictor>(
+      [this](const auto& shape, const memory::Plan&) {
+        return meter.reserves() ? bytes_of(dry->evaluation(shape)) : dry->evaluation_bytes(shape);
+      },
+      convex);
+}
+
+// What a dry run reserves above what is live. The allocator at rest is made when it is first asked for, which on a GPU
+// is when plans are chosen: its libraries and the cache have their blocks by then. What loading has left unused between
+// live blocks, beyond what the model of the allocator says, stays.
+std::int64_t Session::bytes_of(const memory::Ledger& dry_run) const {
+  if (!at_rest_) {
+    const std::vector<std::int64_t> held = {held_by_libraries_, meter.workspace(), cache ? cache->device_bytes() : 0};
+    at_rest_ = std::make_unique<memory::ReservedBytes>(dry->static_events(), held);
+    const memory::AllocatorStats& rest = at_rest_->at_rest();
+    meter.release_cached();
+    unused_at_rest_ = std::max<std::int64_t>(0, (meter.reserved() - meter.live()) - (rest.reserved - rest.allocated));
+  }
+  return at_rest_->above_live(dry_run.events()) + unused_at_rest_;
+}
+
+// What kernels and communicators hold outside of the allocator comes with their first use, and stays: a budget that is
+// a part of what a card leaves is fixed after that.
+void Session::settle_budget() {
+  if (!device.overhead) return;
+  const std::int64_t before = device.overhead();
+  warm_up();
+  const std::int64_t overhead = device.overhead();
+  if (!budget_is_a_size(config.memory, communicator.rank())) {
+    budget -= std::max<std::int64_t>(0, overhead - before);
+    meter.set_budget(budget);
+  }
+  spdlog::info("rank {}: {} has {} outside of the allocator (context, kernels, communicators); the budget is {}",
+               communicator.rank(), device.name, format_bytes(overhead), format_bytes(budget));
+}
+
+// One sample through every operator, in the way that needs least, and one reduction of a step's size.
+void Session::warm_up() {
+  const Sample sample = source.load_at(middling(source), config.data.resolution);
+  const model::StreamSample alone{&sample, 0};
+  model::Recompute lean;
+  lean.language_blocks = model->language_blocks();
+  const std::int64_t live = meter.live();
+  bool failed = false;
+  try {
+    const auto rules = model->packing_rules(static_cast<std::uint64_t>(config.run.seed), false);
+    forward_backward(*model, model::pack({&alone, 1}, rules, device.place), lean, config.batch.effective);
+    meter.synchronize();
+  } catch (const std::exception&) {
+    if (!memory::is_out_of_memory()) throw;
+    failed = true;
+  }
+  const auto discard = [this] { buffers->discard_staging(); };
+  failed ? memory::clean_up(meter, live, discard) : discard();
+  buffers->reduce([this](std::span<float> all) { communicator.all_reduce_sum(all); });
+  buffers->start_step();
+  meter.release_cached();
+}
 
 void Session::size_workspace() {
   const Setting& setting = config.memory.workspace;
@@ -100,15 +171,36 @@ std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
                                  evaluation_bytes(wanted));
 }
 
+namespace {
+
+// The largest predicted peak that is within `aim` when it is corrected: by the class's offset, and by the largest scale
+// of the rank, since packs go beyond what plans of the class needed.
+std::int64_t before_correction(const memory::Calibration& calibration, int rank, const memory::Plan& plan,
+                               std::int64_t aim) {
+  std::int64_t offset = 0, scale = 10000;
+  for (const auto& entry : calibration.entries()) {
+    if (entry.rank != rank) continue;
+    scale = std::max(scale, entry.scale);
+    if (entry.shape_class == memory::shape_class(plan)) offset = entry.offset_bytes;
+  }
+  return std::min(aim - offset, memory::saturated(memory::wide(aim) * 10000 / memory::wide(scale)));
+}
+
+}  // namespace
+
 memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number) const {
   memory::Fill with;
-  if (candidates.find(wanted) != nullptr) with = fill(wanted, number, controller->state());
+  const bool judged = candidates.find(wanted) != nullptr;
+  if (judged) with = fill(wanted, number, controller->state());
   if (config.batch.packing != "bytes") return with;
+  const auto room_of = [&](std::int64_t aim) {
+    return before_correction(controller->state().calibration, communicator.rank(), wanted, aim) - meter.live();
+  };
   const std::int64_t target = memory::parse_fraction(config.memory.target, "memory.target");
-  if (with.bytes == 0) with.bytes = meter.budget() / 10000 * target - meter.live();
+  if (!judged) with.bytes = room_of(meter.budget() / 10000 * target);
   const Setting& most = config.batch.max_memory;
   if (!most.is("budget"))
-    with.bytes = std::min(with.bytes, bytes_or_auto(most, "batch.max_memory").value_or(meter.budget()) - meter.live());
+    with.bytes = std::min(with.bytes, room_of(bytes_or_auto(most, "batch.max_memory").value_or(meter.budget())));
   with.bytes = std::max<std::int64_t>(1, with.bytes);  // what fits nowhere is run alone
   return with;
 }
@@ -280,6 +372,10 @@ std::string Session::plan_text() {
   for (const auto& [label, bytes] : breakdown) {
     text += fmt::format("  {:<28} {:>12}\n", label, format_bytes(bytes));
     sum += bytes;
+  }
+  if (const std::int64_t unused = meter.reserves() ? predicted_peak(plan) - sum : 0; unused > 0) {
+    text += fmt::format("  {:<28} {:>12}\n", "reserved, unused", format_bytes(unused));
+    sum += unused;
   }
   const std::string host =
       cache && cache->host_bytes() > 0

@@ -25,6 +25,10 @@ void keep_shape(const DataConfig& config, data::SyntheticOptions& options) {
 }
 
 std::unique_ptr<data::SampleSource> synthetic(const Config& config) {
+  if (!config.data.weights.empty())
+    fail(ExitCode::kUsage,
+         "data.weights has {} numbers, and data.synthetic_samples = {} makes up one dataset; leave it out",
+         config.data.weights.size(), config.data.synthetic_samples);
   const auto vlm = model::read_qwen_config(config.model.path);
   data::SyntheticOptions options;
   options.samples = config.data.synthetic_samples;
@@ -54,6 +58,7 @@ std::unique_ptr<data::LeRobotSource> make_lerobot_source(const Config& config) {
     fail(ExitCode::kUsage, "data.path is empty; give the directory of a LeRobot dataset, or several in data.mix");
   data::LeRobotSourceOptions options;
   options.paths = config.data.path;
+  options.weights = config.data.weights;
   options.mix = config.data.mix;
   options.cameras = config.data.cameras;
   options.state = config.data.state;

@@ -60,11 +60,12 @@ model::Recompute recompute_of(const memory::Plan& plan) {
 }
 
 at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,
-                            const model::Recompute& recompute, std::int64_t effective_batch,
-                            const model::Shown& shown) {
+                            const model::Recompute& recompute, std::int64_t effective_batch, const model::Shown& shown,
+                            bool* in_backward) {
   const at::AutoGradMode grad(true);
   const AllocationLabel label("backward");  // the model's parts label what they make; the rest is backward's
   const at::Tensor losses = model.sample_losses(batch, recompute, shown);
+  if (in_backward != nullptr) *in_backward = true;
   // Every sample counts its weight / B, however the batch is cut: that is why splitting never changes the gradient.
   const at::Tensor weights = batch.loss_weight * (1.0 / static_cast<double>(effective_batch));
   torch::autograd::backward({losses}, {weights});
@@ -171,12 +172,15 @@ void add(memory::GuardianReport& sum, const memory::GuardianReport& part, std::s
 
 memory::GuardianReport Step::run_part(const StepInput& asked, StepResult& result) {
   const bool by_bytes = options_.pack_by_bytes && !out_of_memory_ && asked.fill.bytes > 0;
+  StepInput input = asked;
+  if (by_bytes) input.fill.bytes = packing_room_.of(asked.fill.bytes);
+  const auto arranging = std::chrono::steady_clock::now();
   const ArrangedShare share =
-      by_bytes ? pack_by_bytes(asked.samples, asked.plan, asked.fill.bytes, options_, predictor_)
+      by_bytes ? pack_by_bytes(asked.samples, asked.plan, input.fill.bytes, options_, predictor_)
                : arrange(asked.samples, asked.plan, out_of_memory_ ? memory::Fill{} : asked.fill, predictor_);
+  result.arranging_us += microseconds_since(arranging);
   ends_ = share.ends;
   const auto start = std::chrono::steady_clock::now();  // what arranging takes, no way of running changes
-  StepInput input = asked;
   input.samples = share.samples;
   way_ = share.way;
   other_way_ = other_way_ || way_ != input.plan;
@@ -187,6 +191,7 @@ memory::GuardianReport Step::run_part(const StepInput& asked, StepResult& result
   const std::int64_t took = microseconds_since(start);
   if (live && once) result.timed = {way_, std::ssize(input.samples), weight_of(input.samples), took};
   if (keeper_ != nullptr) take_in(input.samples, *keeper_, once, took, result.features);
+  compare_peaks();  // after what is timed
   return report;
 }
 
@@ -195,8 +200,10 @@ StepResult Step::run(const StepInput& input) {
   // What an evaluation or a checkpoint needed is no micro-batch's, and must not correct a prediction of one.
   meter_.reset_peak();
   peak_ = 0;
-  type_bytes_.assign(options_.sums.types, {});
-  out_of_memory_ = other_way_ = other_recompute_ = false;
+  type_memory_.assign(options_.sums.types, {});
+  noted_.clear();  // of a step that was left by an error
+  out_of_memory_ = other_way_ = other_recompute_ = pack_failed_ = false;
+  failed_ = {};
   communicator_.enter(input.step, "compute");
   buffers_.start_step();
   if (keeper_ != nullptr) keeper_->start_step(input.step);
@@ -210,8 +217,13 @@ StepResult Step::run(const StepInput& input) {
   if (live > 0) result.guardian = run_part(part, result);
   part.samples = whole.subspan(live);
   if (live < whole.size() && !result.guardian.failed) add(result.guardian, run_part(part, result), live);
-  const std::span<float> slots = buffers_.extra().subspan(static_cast<std::size_t>(options_.sums.size()));
-  ddp::pack(report(input, result.guardian, microseconds_since(start) / 1000), communicator_.rank(), slots);
+  result.failed = failed_;
+  packing_room_.took(pack_failed_);
+  const SumSlots& sums = options_.sums;
+  const int rank = communicator_.rank();
+  pack_types(type_memory_, train::part(buffers_.extra(), {sums.memory(rank), sums.memory(rank + 1)}));
+  const std::span<float> slots = buffers_.extra().subspan(static_cast<std::size_t>(sums.size()));
+  ddp::pack(report(input, result.guardian, microseconds_since(start) / 1000), rank, slots);
 
   communicator_.enter(input.step, "reduce");
   buffers_.reduce([this](std::span<float> all) { communicator_.all_reduce_sum(all); });
@@ -224,7 +236,6 @@ StepResult Step::run(const StepInput& input) {
     return result;
   }
   agreement_ = result.verdict.next;
-  result.type_bytes = type_bytes_;
   take_sums(result);
   if (result.verdict.action == ddp::Action::kApply) {
     result.gradient_norm = apply_gradients(
@@ -247,11 +258,13 @@ void Step::take_sums(StepResult& result) {
     for (const float value : gradient) squares += double{value} * double{value};
     result.type_norms.push_back(std::sqrt(squares));
   }
+  result.type_memory = sum_types(part(sums, {slots.memory(0), slots.size()}), slots.types);
 }
 
 memory::MicroBatchWork Step::work(const StepInput& input) {
   return {[this, &input](memory::Piece piece) { forward_backward(input, piece); },
           [this] {
+            ++(in_backward_ ? failed_.backward : failed_.forward);
             buffers_.discard_staging();
             if (type_gradients_) type_gradients_->discard();
             if (keeper_ != nullptr) keeper_->discard();
@@ -281,8 +294,17 @@ std::size_t Step::most_from(std::size_t begin) const {
   return end == ends_.end() || out_of_memory_ ? std::numeric_limits<std::size_t>::max() : *end - begin;
 }
 
+// What was foreseen, a budget having fallen within the step, says nothing against predictions; and a single sample is
+// made smaller by no other cut.
+bool Step::packed_too_much(const StepInput& input, memory::Piece piece) {
+  if (out_of_memory_ || ends_.empty() || piece.count == 1) return false;
+  const auto shape = shape_of(input.samples.subspan(piece.begin, piece.count));
+  return predictor_.fits(shape, plan_of(input, piece), meter_.budget() - meter_.live());
+}
+
 // The rest of a step that ran out of memory is run as its plan says.
 std::size_t Step::keep_to_plan(const StepInput& input, memory::Piece piece) {
+  pack_failed_ = pack_failed_ || packed_too_much(input, piece);
   const auto most = static_cast<std::size_t>(input.plan.micro_batch);
   const bool other =
       !out_of_memory_ && (!memory::recomputes_alike(plan_of(input, piece), input.plan) || piece.count > most);
@@ -297,19 +319,40 @@ void Step::take_peak() {
   meter_.reset_peak();
 }
 
-void Step::compare_peak(std::span<const model::StreamSample> samples, const memory::Plan& way, std::int64_t live) {
+void Step::note_peak(std::span<const model::StreamSample> samples, const memory::Plan& way, std::int64_t live) {
   if (options_.sums.types == 0) return;
   const auto predicted = predictor_.known_bytes(shape_of(samples), way);
   if (!predicted) return;  // a bound was enough for the guardian, and says nothing of how exact predictions are
-  std::vector<TypedSample> typed;
-  for (const auto& item : samples) {
-    const SampleShape shape = item.sample->shape();
-    typed.push_back({item.type, shape.tokens + shape.states});
+  noted_.push_back({samples, way, *predicted, meter_.peak() - live});
+}
+
+void Step::compare_peaks() {
+  for (const NotedPeak& noted : noted_) {
+    const auto first = noted.samples.front().type;
+    const bool mixed = std::ranges::any_of(noted.samples, [&](const auto& item) { return item.type != first; });
+    std::vector<TypedSample> typed;
+    for (const auto& item : noted.samples) {
+      const auto alone = mixed ? bytes_alone(item, noted.way) : std::optional<std::int64_t>(1);
+      if (alone) typed.push_back({item.type, *alone});
+    }
+    if (typed.size() == noted.samples.size()) compare(typed, noted.predicted, noted.measured, type_memory_);
   }
-  compare(typed, *predicted, meter_.peak() - live, type_bytes_);
+  noted_.clear();
+}
+
+// Of so many sizes of single samples a run can pay dry runs, whatever its samples are.
+std::optional<std::int64_t> Step::bytes_alone(const model::StreamSample& item, const memory::Plan& way) {
+  constexpr int kMostLookedAt = 256;
+  const memory::MicroBatchShape shape = shape_of(std::span<const model::StreamSample>(&item, 1));
+  if (const auto known = predictor_.known_bytes(shape, way)) return known;
+  if (looked_alone_ == kMostLookedAt) return std::nullopt;
+  ++looked_alone_;
+  return predictor_.bytes(shape, way);
 }
 
 void Step::forward_backward(const StepInput& input, memory::Piece piece) {
+  in_backward_ = false;
+  meter_.start_micro_batch();
   take_peak();
   const std::int64_t live = meter_.live();
   const auto samples = input.samples.subspan(piece.begin, piece.count);
@@ -318,8 +361,9 @@ void Step::forward_backward(const StepInput& input, memory::Piece piece) {
   other_recompute_ = other_recompute_ || !memory::recomputes_alike(way, input.plan);
   model::Shown shown = keeper_ != nullptr ? keeper_->shown(samples) : model::Shown{};
   if (type_gradients_) shown.last_layer = type_gradients_->watch(types_of(samples));
-  commit(samples, train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, shown));
-  compare_peak(samples, way, live);
+  commit(samples,
+         train::forward_backward(model_, batch, recompute_of(way), options_.effective_batch, shown, &in_backward_));
+  note_peak(samples, way, live);
 }
 
 void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor& losses) {
@@ -339,7 +383,7 @@ void Step::commit(std::span<const model::StreamSample> samples, const at::Tensor
   }
   buffers_.commit_staging();
   const SumSlots& slots = options_.sums;
-  if (type_gradients_) type_gradients_->commit(part(buffers_.extra(), {slots.gradients(), slots.size()}));
+  if (type_gradients_) type_gradients_->commit(part(buffers_.extra(), {slots.gradients(), slots.memory(0)}));
   if (keeper_ != nullptr) keeper_->commit();
   for (std::size_t i = 0; i < samples.size(); ++i) {
     buffers_.extra()[0] += values[i];

@@ -12,6 +12,7 @@
 #include "ddp/communicator.h"
 #include "ddp/report.h"
 #include "memory/guardian.h"
+#include "memory/planning/packing.h"
 #include "memory/planning/plan.h"
 #include "memory/planning/way_times.h"
 #include "memory/planning/ways.h"
@@ -28,13 +29,19 @@ namespace plimsoll::train {
 /// and of those that ran the whole model.
 inline constexpr std::int64_t kLossSlots = 3;
 /// The same where samples are of types: then the sum of each type's losses, then the gradients that GradNorm balances
-/// by.
+/// by, then each rank's memory of each type (train/type_bytes.h).
 struct SumSlots {
   std::size_t types = 0;         ///< 0: samples have none
   std::int64_t out = 0, in = 0;  ///< of the layer whose gradients are kept for each type (TypeGradients); 0: none
+  int world = 1;                 ///< ranks
   std::int64_t layer() const { return out * in; }
   std::int64_t gradients() const { return kLossSlots + static_cast<std::int64_t>(types); }  ///< where they begin
-  std::int64_t size() const { return gradients() + static_cast<std::int64_t>(types) * layer(); }
+  /// Where a rank's memory begins; that of rank 0 where the gradients end.
+  std::int64_t memory(int rank) const {
+    const auto count = static_cast<std::int64_t>(types);
+    return gradients() + count * layer() + rank * count * kTypeMemorySlots;
+  }
+  std::int64_t size() const { return memory(world); }
 };
 
 /// What does not change from step to step.
@@ -46,7 +53,9 @@ struct StepOptions {
   /// by its own norm.
   bool clip_apart = false;
   SumSlots sums;
-  bool pack_by_bytes = false;    ///< micro-batches are cut by StepInput's fill.bytes instead of by the plan's count
+  /// Micro-batches are cut by StepInput's fill.bytes, or by what memory::PackingRoom leaves of them after failures,
+  /// instead of by the plan's count.
+  bool pack_by_bytes = false;
   double diversity = 0.5;        ///< memory::packed
   std::size_t most_samples = 1;  ///< of a micro-batch that is cut so
 };
@@ -82,19 +91,26 @@ struct StepInput {
   FeatureDrift drift;  ///< that this rank has found since the step before
 };
 
+/// Attempts at micro-batches that ran out of memory, by where they were.
+struct FailedAttempts {
+  int forward = 0, backward = 0;
+};
+
 struct StepResult {
   ddp::Verdict verdict;
   std::vector<ddp::Report> reports;  ///< of all ranks
   memory::GuardianReport guardian;   ///< this rank's
+  FailedAttempts failed;             ///< this rank's
   memory::TimedShare timed;          ///< this rank's; without samples where anything was split or run twice
   FeatureTimes features;             ///< this rank's
+  std::int64_t arranging_us = 0;     ///< this rank's: to cut its share into micro-batches
   std::optional<Error> fatal;        ///< the job ends here, on all ranks alike: the third skip in a row, ranks diverged
   double loss = 0.0;                 ///< mean over the samples of all ranks, whatever they weigh
   std::vector<double> type_losses;   ///< sums over the samples of each type, likewise
   std::vector<double> type_norms;    ///< of each type's gradient of the layer in StepOptions::sums
-  std::vector<TypeBytes> type_bytes;  ///< this rank's, of micro-batches whose prediction was exact; empty without types
-  std::int64_t live = 0;              ///< samples of all ranks that ran the whole model
-  double gradient_norm = 0.0;         ///< before clipping
+  std::vector<TypeMemory> type_memory;  ///< of each, over all ranks: micro-batches whose prediction was exact
+  std::int64_t live = 0;                ///< samples of all ranks that ran the whole model
+  double gradient_norm = 0.0;           ///< before clipping
 };
 
 /// Mean loss of the samples of each type, of which the step had so many; 0 of those that it had none of.
@@ -140,11 +156,14 @@ class Step {
   void take_sums(StepResult& result);
   memory::Plan plan_of(const StepInput& input, memory::Piece piece);
   std::size_t most_from(std::size_t begin) const;
+  bool packed_too_much(const StepInput& input, memory::Piece piece);
   std::size_t keep_to_plan(const StepInput& input, memory::Piece piece);
   void forward_backward(const StepInput& input, memory::Piece piece);
   void commit(std::span<const model::StreamSample> samples, const at::Tensor& losses);
   void take_peak();
-  void compare_peak(std::span<const model::StreamSample> samples, const memory::Plan& way, std::int64_t live);
+  void note_peak(std::span<const model::StreamSample> samples, const memory::Plan& way, std::int64_t live);
+  void compare_peaks();
+  std::optional<std::int64_t> bytes_alone(const model::StreamSample& item, const memory::Plan& way);
   ddp::Report report(const StepInput& input, const memory::GuardianReport& guardian, std::int64_t step_ms);
 
   const model::VlaModel& model_;
@@ -159,16 +178,28 @@ class Step {
   FeatureKeeper* keeper_ = nullptr;
   std::optional<TypeGradients> type_gradients_;
   ddp::AgreementState agreement_;
+  memory::PackingRoom packing_room_;
   /// In this step: the largest peak before the running micro-batch, where each has its own taken.
   std::int64_t peak_ = 0;
-  std::vector<TypeBytes> type_bytes_;  ///< in this step
+  /// A micro-batch that was run, whose prediction was exact. Of the part of the share that is being run.
+  struct NotedPeak {
+    std::span<const model::StreamSample> samples;
+    memory::Plan way;
+    std::int64_t predicted, measured;
+  };
+  std::vector<NotedPeak> noted_;
+  std::vector<TypeMemory> type_memory_;  ///< this rank's, in this step
+  int looked_alone_ = 0;                 ///< dry runs of single samples, in all steps
   std::int64_t non_finite_sample_ = -1;
   std::int64_t failed_sample_ = -1;
   memory::Plan way_;               ///< of this step's share, or of that part of it which is being run
   std::vector<std::size_t> ends_;  ///< of the micro-batches of that part, where they are cut by bytes
+  bool pack_failed_ = false;       ///< in this step: a micro-batch that was cut by bytes ran out of memory unforeseen
   bool other_way_ = false;         ///< in this step: some part was not run in the plan's way
   bool out_of_memory_ = false;     ///< in this step: the rest of it is run as the plan says
   bool other_recompute_ = false;   ///< in this step: some micro-batch recomputed or offloaded something else
+  bool in_backward_ = false;       ///< the running micro-batch has its losses
+  FailedAttempts failed_;          ///< in this step
 };
 
 /// What an update goes by.
@@ -190,9 +221,10 @@ memory::MicroBatchShape shape_of(std::span<const model::StreamSample> samples);
 model::Recompute recompute_of(const memory::Plan& plan);
 
 /// Forward and backward of one micro-batch into the parameters' .grad; returns the losses per sample. The same code
-/// runs a step and its dry run. `shown` as in model::VlaModel::sample_losses.
+/// runs a step and its dry run. `shown` as in model::VlaModel::sample_losses. `in_backward`, if given, is set when
+/// forward has gone well.
 at::Tensor forward_backward(const model::VlaModel& model, const model::PackedBatch& batch,
                             const model::Recompute& recompute, std::int64_t effective_batch,
-                            const model::Shown& shown = {});
+                            const model::Shown& shown = {}, bool* in_backward = nullptr);
 
 }  // namespace plimsoll::train

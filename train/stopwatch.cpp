@@ -59,7 +59,8 @@ std::int64_t Stopwatch::time(const memory::Plan& plan) {
 // 0 when it does not fit this rank.
 std::int64_t Stopwatch::run(std::span<const model::StreamSample> samples, const memory::Plan& plan) {
   Session& s = session_;
-  if (s.meter.live() + s.predictor->bytes(shape_of(samples), plan) > s.meter.budget()) return 0;
+  const std::int64_t live = s.meter.live();
+  if (live + s.predictor->bytes(shape_of(samples), plan) > s.meter.budget()) return 0;
   bool failed = false;
   const auto start = Clock::now();
   try {
@@ -72,7 +73,7 @@ std::int64_t Stopwatch::run(std::span<const model::StreamSample> samples, const 
   }
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count();
   const auto discard = [&s] { s.buffers->discard_staging(); };
-  failed ? memory::clean_up(s.meter, discard) : discard();
+  failed ? memory::clean_up(s.meter, live, discard) : discard();
   return failed ? 0 : std::max<std::int64_t>(1, took);
 }
 

@@ -50,7 +50,10 @@ double coarse(double value);
 /// 0. A weight then goes the other way in that step and, before the scaling, ends up to 2 x learning_rate x G / weight
 /// from where it would have been. Later steps take both runs to the same balance, around which weights always swing by
 /// such steps. So with tasks.gradnorm, training under another plan or world size may differ by more than the order of
-/// summation.
+/// summation: that is not promised. No zone around the balance in which weights rest is there to prevent it: at its
+/// edges a step would hang on the last bits as its direction does at the balance now, and the steps within would not be
+/// the paper's, to which tests/oracle/test_task_balance.py holds these. All else is promised with tasks.gradnorm too:
+/// under given weights losses, gradients and norms are the same sums (tests/train/invariance_matrix.cpp).
 BalanceState balanced(const BalanceState& before, const BalanceInput& step, const BalanceOptions& options);
 
 std::string to_json(const BalanceState& state);

@@ -5,19 +5,23 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <regex>
 #include <set>
-#include <tuple>
+#include <string_view>
+#include <utility>
 
 #include "core/error.h"
+#include "data/turns.h"
 
 namespace plimsoll::train {
 namespace {
 
 constexpr double kTolerance = 1e-3;  // of a target's sum
 const std::vector<double> kThree = {0.4, 0.3, 0.3};
+constexpr std::string_view kColumnField = "column:";
 
 std::string sentence(const std::vector<std::string>& names) {
   return fmt::format("\"{}\"", fmt::join(names, "\", \""));
@@ -80,58 +84,81 @@ void by_images(const data::SampleSource& source, TaskTypes& types) {
         static_cast<std::uint8_t>(std::distance(used.begin(), used.find(source.pictures_of(index))));
 }
 
-/// All that rules can look at in a sample. Many samples have the same.
-struct Metadata {
-  std::int64_t task = 0, dataset = 0, images = 0;
+/// What rules can look at in samples. Many samples have the same.
+struct RuleField {
+  std::vector<std::string> texts;                       // empty: the number is the text
+  std::function<std::int64_t(std::int64_t)> number_of;  // which of them a sample has
 
-  bool operator<(const Metadata& other) const {
-    return std::tie(task, dataset, images) < std::tie(other.task, other.dataset, other.images);
+  std::string text_of(std::int64_t number) const {
+    return texts.empty() ? std::to_string(number) : texts[static_cast<std::size_t>(number)];
   }
 };
 
-Metadata metadata_of(const data::SampleSource& source, std::int64_t index) {
-  return {source.task_of(index), source.dataset_of(index), source.pictures_of(index)};
+RuleField column_field(const std::string& name, const data::SampleSource& source) {
+  data::SampleColumn column = source.column(name);
+  if (std::ssize(column.of_sample) != source.size())
+    fail(ExitCode::kUsage, "tasks.rules: field = \"column:{}\": {} of {} samples have that column; give another field",
+         name, column.of_sample.size(), source.size());
+  return {std::move(column.texts), [numbers = std::move(column.of_sample)](std::int64_t index) {
+            return std::int64_t{numbers[static_cast<std::size_t>(index)]};
+          }};
+}
+
+RuleField rule_field(const TaskRule& rule, const data::SampleSource& source) {
+  const std::string& field = rule.field;
+  if (field == "task") {
+    std::vector<std::string> texts = source.tasks();
+    if (texts.empty()) texts.emplace_back();
+    return {std::move(texts), [&source](std::int64_t index) { return source.task_of(index); }};
+  }
+  if (field == "images") return {{}, [&source](std::int64_t index) { return source.pictures_of(index); }};
+  if (field != "dataset" && field != "episode" && !field.starts_with(kColumnField))
+    fail(ExitCode::kUsage,
+         "tasks.rules: field = \"{}\" is unknown; give \"task\", \"dataset\", \"images\", \"episode\" or \"{}NAME\"",
+         field, kColumnField);
+  if (source.datasets().empty())
+    fail(ExitCode::kUsage,
+         "tasks.rules: \"{}\" has field = \"{}\", and these samples are of no dataset; give another field", rule.name,
+         field);
+  if (field == "dataset")
+    return {source.datasets(), [&source](std::int64_t index) { return source.dataset_of(index); }};
+  if (field == "episode") return {{}, [&source](std::int64_t index) { return source.episode_index_of(index); }};
+  return column_field(field.substr(kColumnField.size()), source);
 }
 
 /// tasks.rules over the samples of a source. The first rule that matches counts.
 class Rules {
  public:
   Rules(const std::vector<TaskRule>& rules, const data::SampleSource& source)
-      : rules_(rules), patterns_(patterns_of(rules)), tasks_(source.tasks()), datasets_(source.datasets()) {
+      : rules_(rules), patterns_(patterns_of(rules)) {
     for (const TaskRule& rule : rules)
-      if (rule.field == "dataset" && datasets_.empty())
-        fail(ExitCode::kUsage,
-             "tasks.rules: \"{}\" has field = \"dataset\", and these samples are of no dataset; give another field",
-             rule.name);
+      if (!fields_.contains(rule.field)) fields_.emplace(rule.field, rule_field(rule, source));
   }
 
-  std::size_t first_match(const Metadata& sample) const {
+  /// What a sample has in each of the fields that the rules look at.
+  std::vector<std::int64_t> numbers_of(std::int64_t index) const {
+    std::vector<std::int64_t> numbers;
+    for (const auto& [name, field] : fields_) numbers.push_back(field.number_of(index));
+    return numbers;
+  }
+
+  /// Of a sample that has these.
+  std::size_t first_match(const std::vector<std::int64_t>& numbers) const {
+    std::map<std::string, std::string> texts;  // by field
+    auto number = numbers.begin();
+    for (const auto& [name, field] : fields_) texts.emplace(name, field.text_of(*number++));
     for (std::size_t rule = 0; rule < rules_.size(); ++rule)
-      if (std::regex_search(text_of(rules_[rule].field, sample), patterns_[rule])) return rule;
+      if (std::regex_search(texts.at(rules_[rule].field), patterns_[rule])) return rule;
+    std::vector<std::string> words;
+    for (const auto& [name, text] : texts) words.push_back(fmt::format("{} \"{}\"", name, text));
     fail(ExitCode::kUsage, "tasks.rules: none matches the {}; add one, or match = \".*\" at the end",
-         description_of(sample));
+         fmt::join(words, " and the "));
   }
 
  private:
-  std::string text_of(const std::string& field, const Metadata& sample) const {
-    if (field == "task") return tasks_.empty() ? "" : tasks_[static_cast<std::size_t>(sample.task)];
-    if (field == "dataset") return datasets_[static_cast<std::size_t>(sample.dataset)];
-    if (field == "images") return std::to_string(sample.images);
-    fail(ExitCode::kUsage, "tasks.rules: field = \"{}\" is unknown; give \"task\", \"dataset\" or \"images\"", field);
-  }
-
-  /// In the fields that the rules look at.
-  std::string description_of(const Metadata& sample) const {
-    std::set<std::string> fields;
-    for (const TaskRule& rule : rules_) fields.insert(rule.field);
-    std::vector<std::string> words;
-    for (const std::string& field : fields) words.push_back(fmt::format("{} \"{}\"", field, text_of(field, sample)));
-    return fmt::format("{}", fmt::join(words, " and the "));
-  }
-
   const std::vector<TaskRule>& rules_;
   std::vector<std::regex> patterns_;
-  std::vector<std::string> tasks_, datasets_;
+  std::map<std::string, RuleField> fields_;
 };
 
 void name_by_rules(const std::vector<TaskRule>& rules, TaskTypes& types) {
@@ -147,33 +174,12 @@ void name_by_rules(const std::vector<TaskRule>& rules, TaskTypes& types) {
 void by_rules(const std::vector<TaskRule>& given, const data::SampleSource& source, TaskTypes& types) {
   name_by_rules(given, types);
   const Rules rules(given, source);
-  std::map<Metadata, std::uint8_t> known;
+  std::map<std::vector<std::int64_t>, std::uint8_t> known;
   for (const std::int64_t index : source.training()) {
-    const auto [found, added] = known.try_emplace(metadata_of(source, index));
+    const auto [found, added] = known.try_emplace(rules.numbers_of(index));
     if (added) found->second = static_cast<std::uint8_t>(rules.first_match(found->first));
     types.of_sample[static_cast<std::size_t>(index)] = found->second;
   }
-}
-
-// Fractions to whole parts, the largest remainders first; what has a fraction has a part.
-std::vector<std::int64_t> parts_of(const std::vector<double>& fractions) {
-  std::vector<std::int64_t> parts;
-  std::vector<std::size_t> order(fractions.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  for (const double fraction : fractions) {
-    const auto part = static_cast<std::int64_t>(std::floor(fraction * static_cast<double>(data::kWholeTarget)));
-    parts.push_back(fraction > 0 ? std::max<std::int64_t>(1, part) : 0);
-  }
-  std::ranges::stable_sort(order, [&](std::size_t a, std::size_t b) {
-    const auto rest = [&](std::size_t at) {
-      return fractions[at] * static_cast<double>(data::kWholeTarget) - static_cast<double>(parts[at]);
-    };
-    return rest(a) > rest(b);
-  });
-  std::int64_t left = data::kWholeTarget - std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
-  for (std::size_t i = 0; left > 0; i = (i + 1) % order.size(), --left) ++parts[order[i]];
-  for (; left < 0; ++left) --*std::ranges::max_element(parts);
-  return parts;
 }
 
 std::vector<double> fractions_of(const Setting& target, const TaskTypes& types) {
@@ -201,10 +207,44 @@ void check_samples(const TaskTypes& types) {
            types.names[type], 100 * types.part_of(type));
 }
 
+// Weights of datasets say which of a type's samples are drawn; that must be a choice.
+void check_dataset_weights(const TaskTypes& types, const data::SampleSource& source) {
+  if (types.target.empty() || source.dataset_weights().size() < 2) return;
+  std::vector<std::int64_t> only(types.names.size(), -1);  // dataset of each type's samples
+  for (const std::int64_t index : source.training()) {
+    std::int64_t& dataset = only[types.type_of(index)];
+    if (dataset < 0) dataset = source.dataset_of(index);
+    if (dataset != source.dataset_of(index)) return;
+  }
+  fail(ExitCode::kUsage,
+       "the weights of the datasets (`weight` in data.mix, or data.weights) decide nothing: tasks.target says how "
+       "often each type is drawn, and every type's samples are of one dataset; take the weights away, or set "
+       "tasks.target = \"natural\"");
+}
+
+// Where types have no target and datasets have weights, a type is drawn as often as the datasets have it.
+std::vector<double> drawn_parts(const TaskTypes& types, const data::SampleSource& source) {
+  std::vector<double> weights = source.dataset_weights();
+  if (!types.target.empty() || weights.size() < 2) return {};
+  std::vector<std::int64_t> samples(weights.size());
+  for (const std::int64_t index : source.training()) ++samples[static_cast<std::size_t>(source.dataset_of(index))];
+  for (std::size_t dataset = 0; dataset < weights.size(); ++dataset)
+    if (samples[dataset] == 0) weights[dataset] = 0;
+  const std::vector<std::int64_t> parts = data::parts_by_weight(std::move(weights), data::kWholeTarget);
+  std::vector<double> drawn(types.names.size());
+  for (const std::int64_t index : source.training()) {
+    const auto dataset = static_cast<std::size_t>(source.dataset_of(index));
+    drawn[types.type_of(index)] += static_cast<double>(parts[dataset]) / static_cast<double>(data::kWholeTarget) /
+                                   static_cast<double>(samples[dataset]);
+  }
+  return drawn;
+}
+
 }  // namespace
 
 double TaskTypes::part_of(std::size_t type) const {
   if (!target.empty()) return static_cast<double>(target[type]) / static_cast<double>(data::kWholeTarget);
+  if (!drawn.empty()) return drawn[type];
   const std::int64_t all = std::accumulate(samples.begin(), samples.end(), std::int64_t{0});
   return static_cast<double>(samples[type]) / static_cast<double>(all);
 }
@@ -222,8 +262,11 @@ TaskTypes task_types(const TaskConfig& config, const data::SampleSource& source)
   if (config.by == "rules") by_rules(config.rules, source, types);
   types.samples.resize(types.names.size());
   for (const std::int64_t index : source.training()) ++types.samples[types.type_of(index)];
-  if (!config.target.is("natural")) types.target = parts_of(fractions_of(config.target, types));
+  if (!config.target.is("natural"))
+    types.target = data::whole_parts(fractions_of(config.target, types), data::kWholeTarget);
   check_samples(types);
+  check_dataset_weights(types, source);
+  types.drawn = drawn_parts(types, source);
   types.normalise = config.normalise;
   types.weights = config.weights.empty() ? std::vector<double>(types.names.size(), 1.0) : config.weights;
   if (types.weights.size() != types.names.size())
@@ -244,6 +287,11 @@ std::shared_ptr<const data::StreamOrder> stream_order(const TaskTypes& types, co
   if (!types.target.empty())
     for (const std::int64_t index : order->samples)
       order->types.push_back(types.of_sample[static_cast<std::size_t>(index)]);
+  order->weights = source.dataset_weights();
+  if (order->weights.size() < 2) order->weights.clear();  // nothing to choose from
+  if (!order->weights.empty())
+    for (const std::int64_t index : order->samples)
+      order->datasets.push_back(static_cast<std::uint16_t>(source.dataset_of(index)));
   return order;
 }
 

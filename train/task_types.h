@@ -20,6 +20,7 @@ struct TaskTypes {
   std::vector<std::string> names;       ///< empty: tasks.by = "off", and everything is of one type
   std::vector<std::uint8_t> of_sample;  ///< by number of the source; of training samples only
   std::vector<std::int64_t> target;     ///< parts of data::kWholeTarget; empty: as the samples have them
+  std::vector<double> drawn;            ///< parts of the stream, where datasets have weights and types no target
   std::vector<std::int64_t> samples;    ///< of each type, that are trained on
   std::vector<double> weights;          ///< of the loss, tasks.weights
   bool normalise = false;               ///< tasks.normalise
@@ -30,10 +31,11 @@ struct TaskTypes {
   double part_of(std::size_t type) const;
 };
 /// Throws Error(kUsage) naming the key: more than kMost types, a sample of no type, a rule about what these samples do
-/// not have, a target or weights that do not fit the types, a type with a part and no samples.
+/// not have, a target or weights that do not fit the types, a type with a part and no samples, weights of datasets that
+/// decide nothing. Throws Error(kData) as data::SampleSource::column() does.
 TaskTypes task_types(const TaskConfig& config, const data::SampleSource& source);
 
-/// What the stream of a run draws.
+/// What the stream of a run draws: types by their target, each from the datasets by their weights.
 std::shared_ptr<const data::StreamOrder> stream_order(const TaskTypes& types, const data::SampleSource& source,
                                                       std::uint64_t seed);
 

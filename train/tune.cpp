@@ -43,6 +43,7 @@ MeasuredPlan time_steps(Session& session, const memory::Candidate& candidate, st
     measured.ran_out = result.guardian.failed || result.guardian.retries > 0;
     if (measured.ran_out) return measured;
     const ddp::Report& report = result.reports.front();
+    measured.live = std::max(measured.live, session.meter.peak_live());
     row.measured_peak = std::max(row.measured_peak, report.measured_peak_bytes);
     row.predicted_peak = std::max(row.predicted_peak, report.predicted_peak_bytes);
     row.accumulation = std::max<std::int64_t>(row.accumulation, result.guardian.micro_batches);
@@ -58,8 +59,24 @@ MeasuredPlan measure(Session& session, const memory::Candidate& candidate, std::
   MeasuredPlan measured = time_steps(session, candidate, steps, step);
   if (forecast == nullptr || measured.ran_out) return measured;
   measured.reserved = session.meter.reserved();  // nothing is given back while plans fit
-  measured.predicted_reserved = forecast->bytes(candidate.plan, session.budget, false).reserved;
+  const PlanBytes predicted = forecast->bytes(candidate.plan, session.budget, false);
+  measured.predicted_reserved = predicted.reserved;
+  measured.predicted_live = predicted.live;
   return measured;
+}
+
+std::vector<memory::Candidate> by_hand(const Session& session, const TuneOptions& options) {
+  std::vector<memory::Candidate> wanted;
+  for (const auto& [budget, micro_batch] : options.by_hand) {
+    if (budget != session.budget) continue;
+    memory::Candidate candidate;
+    candidate.plan.resolution = static_cast<int>(session.config.data.resolution);
+    candidate.plan.micro_batch = static_cast<int>(std::min(micro_batch, session.share));
+    candidate.plan.recompute_blocks = session.model->language_blocks();
+    candidate.bytes = session.predicted_peak(candidate.plan);
+    if (candidate.bytes <= session.budget) wanted.push_back(candidate);
+  }
+  return wanted;
 }
 
 std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& options, const TuneWatch& watch) {
@@ -87,6 +104,11 @@ std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& op
     watch.measured(measured);
     if (measured.ran_out) continue;
     if (!best || measured.row.milli_samples_per_second > best->milli_samples_per_second) best = measured.row;
+  }
+  for (const memory::Candidate& candidate : by_hand(session, options)) {
+    MeasuredPlan measured = measure(session, candidate, options.steps, step, forecast ? &*forecast : nullptr);
+    measured.by_hand = true;
+    watch.measured(measured);
   }
   return best;
 }

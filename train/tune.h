@@ -4,6 +4,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "memory/planning/plan_table.h"
 #include "train/config.h"
@@ -13,14 +14,23 @@ namespace plimsoll::train {
 struct TuneOptions {
   std::int64_t steps = 8;       ///< timed steps of a plan, after one to warm up
   std::int64_t contenders = 3;  ///< plans measured per budget: the fastest by prediction that fit
+  /// Micro-batches that people set by hand, with every language block recomputed: measured too where a dry run says
+  /// that they are within the budget. No row of the table comes of them.
+  struct ByHand {
+    std::int64_t budget = 0, micro_batch = 1;
+  };
+  std::vector<ByHand> by_hand;
 };
 
 /// One plan as it was run.
 struct MeasuredPlan {
   memory::TableRow row;
   bool ran_out = false;  ///< of memory: the row says what was tried
-  /// Most bytes that the caching allocator held for it, and what its model says (Forecast::bytes): on a GPU; else 0.
+  bool by_hand = false;
+  /// On a GPU, else 0: most bytes that the caching allocator held for it, and what its model says (Forecast::bytes).
   std::int64_t reserved = 0, predicted_reserved = 0;
+  /// Most bytes live, and on a GPU what a dry run says: there the row's peaks are of reserved bytes.
+  std::int64_t live = 0, predicted_live = 0;
 };
 
 /// Who is told of what happens on the way.

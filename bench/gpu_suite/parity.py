@@ -1,8 +1,12 @@
 """Our step beside transformers' and peft's on the same device, and beside our own on the CPU."""
 
-from safetensors.torch import load_file
-
 from suite import PEERS, NotRun, python
+
+
+def tensors_in(path):
+    from safetensors.torch import load_file  # and with it torch, which takes a while
+
+    return load_file(str(path))
 
 
 def dump(suite, name, device, *words):
@@ -10,13 +14,16 @@ def dump(suite, name, device, *words):
     folder = suite.work / "parity" / name
     suite.run([suite.program("reference_dump"), "--out", folder, *(("--device", device) if "--device" not in words else ()), *words],
               f"our steps, {name}")  # fmt: skip
-    return folder, load_file(str(folder / "ours.safetensors"))
+    return folder, tensors_in(folder / "ours.safetensors")
 
 
-def reference(suite, folder, device, dtype):
-    out = folder / f"reference-{device}-{dtype}.safetensors"
-    suite.run([python(), PEERS / "reference_step.py", folder, "--device", device, "--dtype", dtype, "--out", out], f"PyTorch's steps, {folder.name}")
-    return load_file(str(out))
+def reference(suite, folder, device, *dtypes):
+    """What PyTorch makes of the same steps, in each of the dtypes; one process, as importing takes as long as the steps."""
+    outs = [folder / f"reference-{device}-{dtype}.safetensors" for dtype in dtypes]
+    again = [word for dtype, out in zip(dtypes[1:], outs[1:]) for word in ("--again", dtype, out)]
+    suite.run([python(), PEERS / "reference_step.py", folder, "--device", device, "--dtype", dtypes[0], "--out", outs[0], *again],
+              f"PyTorch's steps, {folder.name}")  # fmt: skip
+    return [tensors_in(out) for out in outs]
 
 
 def distance(a, b):
@@ -42,7 +49,7 @@ def tiny(suite, section):
     suite.run([suite.program("plimsoll"), "init-model", "--size", "tiny", "--dtype", "fp32", "--out", model], "a tiny model")
     _, on_cpu = dump(suite, "tiny-cpu", "cpu", "--model", model, *words)
     folder, here = dump(suite, "tiny", suite.device, "--model", model, *words)
-    theirs = reference(suite, folder, suite.device, "fp32")
+    (theirs,) = reference(suite, folder, suite.device, "fp32")
     section.figure("tiny, fp32: 20 losses beside the CPU's, worst", worst(here["losses"], on_cpu["losses"]), "relative", at_most=1e-3)
     section.figure("tiny, fp32: 20 losses beside PyTorch's, worst", worst(here["losses"], theirs["losses"].mean(1)), "relative", at_most=1e-3)
     for of in ("lora", "expert"):
@@ -56,7 +63,7 @@ def full(suite, section):
     suite.need_model()
     s = suite.scale
     folder, ours = dump(suite, "full", suite.device, *suite.sample_words(), "--batch", "2")
-    theirs, exact = (reference(suite, folder, suite.device, dtype) for dtype in ("bf16", "fp32"))
+    theirs, exact = reference(suite, folder, suite.device, "bf16", "fp32")
     parts = {"hidden states": lambda t: [t["hidden"]], "gradients of lora": lambda t: gradients(t, "lora"),
              "gradients of expert": lambda t: gradients(t, "expert")}  # fmt: skip
     for name, of in parts.items():

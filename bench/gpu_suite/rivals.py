@@ -4,48 +4,63 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
-import tempfile
 
+import costs
 from suite import PEERS, Broken, python
 
 sys.path.insert(0, str(PEERS))
 import step_peer  # noqa: E402
 
-# Dense bf16 floating-point operations per second, from the makers' data sheets.
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 PARAMETERS = {"3b": {"language": 36 * (2 * 2048 * 2048 + 2 * 256 * 2048 + 3 * 2048 * 11008), "vision": 32 * (4 * 1280**2 + 3 * 1280 * 3420)}}
 
 
-def sides(suite, folder, batch, recompute):
-    """(ours, PyTorch's), waiting to be asked for a step."""
-    s = suite.scale
-    folder.mkdir(parents=True)
-    blocks = 0 if recompute == "none" else s.depth_of_language
-    ours = [suite.program("reference_dump"), *suite.sample_words(), "--out", folder, "--batch", batch, "--recompute", blocks, "--paced"]
-    theirs = [python(), PEERS / "step_peer.py", "--peer", folder, "--device", suite.device]
-    counter = {"LD_PRELOAD": step_peer.build_counter(suite.work)} if suite.device == "cpu" else {}
-    more = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)), **counter}
-    patience = max(1.0, min(180.0, suite.left()))
-    mine = step_peer.Side([str(word) for word in ours], {**more, **suite.environment(), **counter}, patience)
-    try:
-        return mine, step_peer.Side([str(word) for word in theirs], {**more, **suite.environment(ours=False), **counter}, patience)
-    except step_peer.SideFailed:
-        mine.close()
-        raise
+def samples(suite):
+    """Folder of the samples that both sides train on; ours writes it."""
+    return suite.work / "rivals"
 
 
-def compare(suite, section, batch, recompute):
-    with tempfile.TemporaryDirectory(dir=suite.work) as folder:
-        mine, theirs = sides(suite, pathlib.Path(folder) / "step", batch, recompute)
+class Pair:
+    """Ours and PyTorch's, each a process that holds its model. One that failed is begun anew when it is next asked."""
+
+    def __init__(self, suite):
+        self.suite = suite
+        self.counter = {"LD_PRELOAD": step_peer.build_counter(suite.work)} if suite.device == "cpu" else {}
+        self.mine = self.theirs = None
+
+    def begin(self, command, ours):
+        suite = self.suite
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+        patience = max(1.0, min(120.0, suite.left()))
+        return step_peer.Side([str(word) for word in command], {**threads, **suite.environment(ours), **self.counter}, patience)
+
+    def set_up(self, batch, recompute):
+        suite = self.suite
+        if self.mine is None:
+            self.mine = self.begin([suite.program("reference_dump"), *suite.sample_words(), "--out", samples(suite), "--batch", max(suite.scale.search),
+                                    "--micro", 1, "--served"], True)  # fmt: skip
+        self.mine.set_up(batch, recompute)
+        if self.theirs is None:
+            self.theirs = self.begin([python(), PEERS / "step_peer.py", "--peer", samples(suite), "--device", suite.device, "--served"], False)
         try:
-            for _ in range(suite.scale.turns):
-                mine.step()
-                theirs.step()
-        finally:
-            for side in (mine, theirs):
+            self.theirs.set_up(batch, recompute)
+        except step_peer.SideFailed:
+            self.theirs = None
+            raise
+
+    def close(self):
+        for side in (self.mine, self.theirs):
+            if side is not None:
                 side.close()
+
+
+def compare(pair, section, batch, recompute):
+    suite = pair.suite
+    pair.set_up(batch, 0 if recompute == "none" else suite.scale.depth_of_language)
+    mine, theirs = pair.mine, pair.theirs
+    for _ in range(suite.scale.turns):
+        mine.step()
+        theirs.step()
     speed = statistics.median(other / own for own, other in zip(mine.seconds, theirs.seconds))
     whole = [side.ready["live_bytes"] + side.ready["step_bytes"] for side in (mine, theirs)]
     name = f"batch {batch}, recompute {recompute}"
@@ -59,18 +74,21 @@ def compare(suite, section, batch, recompute):
 def equal_batch(suite, section):
     """Whole steps in turns, at the same batch."""
     suite.need_model()
-    rows = []
-    for recompute in ("none", "all"):
-        for batch in suite.scale.batches:
-            if suite.left() < 30:
-                section.not_run(f"batch {batch}, recompute {recompute}", "the time is up")
-                continue
-            try:
-                rows.append(compare(suite, section, batch, recompute))
-            except step_peer.SideFailed as failure:
-                if "reference_dump" in str(failure).split(" ")[0]:
-                    raise Broken(str(failure)) from None
-                section.not_run(f"batch {batch}, recompute {recompute}", f"PyTorch's side: {str(failure).strip().splitlines()[-1][:200]}")
+    rows, pair = [], Pair(suite)
+    try:
+        for recompute in ("none", "all"):
+            for batch in suite.scale.batches:
+                if suite.left() < 15:
+                    section.not_run(f"batch {batch}, recompute {recompute}", "the time is up")
+                    continue
+                try:
+                    rows.append(compare(pair, section, batch, recompute))
+                except step_peer.SideFailed as failure:
+                    if "reference_dump" in str(failure).split(" ")[0]:
+                        raise Broken(str(failure)) from None
+                    section.not_run(f"batch {batch}, recompute {recompute}", f"PyTorch's side: {str(failure).strip().splitlines()[-1][:200]}")
+    finally:
+        pair.close()
     section.table("Steps", rows)
     suite.known["equal"] = rows
     utilisation(suite, section, rows)
@@ -80,7 +98,7 @@ def utilisation(suite, section, rows):
     """Model FLOPs of what must be computed, by the card's dense bf16 peak. Per token and parameter of the language model: 2 forward and 2 to
     the inputs (4N: frozen weights have no gradient); the frozen tower in front: 2 forward. Attention and expert are left out."""
     counts, name = PARAMETERS.get(suite.scale.size), suite.known.get("gpu", "")
-    peak = next((flops for card, flops in PEAKS.items() if card in name), None)
+    peak, _ = costs.limits(name)
     if counts is None or peak is None:
         return section.not_run("MFU", f"no peak is known of {name or 'this device'}, or no count of the model's parameters")
     s = suite.scale
@@ -97,12 +115,12 @@ def search(suite, section):
     """The best that PyTorch does under each card, batch and checkpointing searched, beside our best plan there."""
     suite.need_model()
     s = suite.scale
-    with tempfile.TemporaryDirectory(dir=suite.work) as folder:
-        # Its steps are only on the way to the samples: one at a time, all recomputed, so that they fit everywhere.
-        suite.run([suite.program("reference_dump"), *suite.sample_words(), "--out", folder, "--batch", max(s.search), "--micro", 1,
-                   "--recompute", s.depth_of_language, "--paced"], "samples for the search")  # fmt: skip
-        text, _ = suite.run([python(), pathlib.Path(__file__).with_name("batch_search.py"), folder, "--device", suite.device, "--effective", s.effective,
-                             "--batches", *s.search, "--budgets", *suite.budgets()], "PyTorch's best batch", partial=True)  # fmt: skip
+    if not (samples(suite) / "batches.safetensors").exists():
+        # Its steps are only on the way to the samples.
+        suite.run([suite.program("reference_dump"), *suite.sample_words(), "--out", samples(suite), "--batch", max(s.search), "--micro", 1, "--served"],
+                  "samples for the search")  # fmt: skip
+    text, _ = suite.run([python(), pathlib.Path(__file__).with_name("batch_search.py"), samples(suite), "--device", suite.device, "--effective", s.effective,
+                         "--batches", *s.search, "--budgets", *suite.budgets()], "PyTorch's best batch", partial=True)  # fmt: skip
     rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     section.table("PyTorch, by batch and gradient checkpointing", rows)
     suite.known["searched"] = rows

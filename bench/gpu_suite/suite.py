@@ -8,11 +8,14 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+
+import lines
 
 HERE = pathlib.Path(__file__).resolve().parent
 PEERS = HERE.parent / "peers"
@@ -35,12 +38,9 @@ class Section:
         self.figures, self.tables, self.missing = [], [], []
 
     def figure(self, name, value, unit="", at_most=None, at_least=None):
-        met = None
-        if at_most is not None:
-            met = value <= at_most
-        if at_least is not None:
-            met = value >= at_least
-        bound = at_most if at_most is not None else at_least
+        bounds = [bound for bound in (at_least, at_most) if bound is not None]
+        met = None if not bounds else (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
+        bound = " to ".join(f"{bound:g}" for bound in bounds) if len(bounds) > 1 else (bounds or [None])[0]
         self.figures.append({"name": name, "value": value, "unit": unit, "bound": bound, "met": met})
 
     def table(self, title, rows):
@@ -55,7 +55,7 @@ class Section:
         if self.figures:
             lines += ["| figure | value | unit | bound |", "|---|---:|---|---|"]
             for f in self.figures:
-                bound = "" if f["bound"] is None else f"{f['bound']:g}: {'met' if f['met'] else 'NOT met'}"
+                bound = "" if f["bound"] is None else f"{shown(f['bound'])}: {'met' if f['met'] else 'NOT met'}"
                 lines.append(f"| {f['name']} | {shown(f['value'])} | {f['unit']} | {bound} |")
             lines.append("")
         for table in self.tables:
@@ -73,11 +73,61 @@ def shown(value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def descendants(pid):
+    """Every living process below `pid`: mpirun gives its ranks groups of their own."""
+    found = []
+    with contextlib.suppress(OSError):
+        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *descendants(int(child))]
+    return found
+
+
+class Running:
+    """A program, what it says, and all that it starts."""
+
+    def __init__(self, suite, command):
+        self.words = [str(word) for word in command]
+        self.log = suite.out / "log.txt"
+        handle, path = tempfile.mkstemp(dir=suite.work, prefix="said-")
+        self.said = pathlib.Path(path)
+        self.process = subprocess.Popen(self.words, env=suite.environment(self.words[0].startswith(str(suite.build))), stdin=subprocess.DEVNULL,
+                                        stdout=handle, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        os.close(handle)
+
+    def text(self):
+        return self.said.read_text(errors="replace")
+
+    def wait(self, seconds):
+        """Whether it ends within so many."""
+        try:
+            self.process.wait(timeout=max(0.0, seconds))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self, note=""):
+        """Ends what is left of it, which would keep the card, and returns what it said."""
+        for pid in [*descendants(self.process.pid), self.process.pid]:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        text = self.text()
+        self.said.unlink()
+        with self.log.open("a") as log:
+            log.write(f"$ {' '.join(self.words)}\n{text}\n{note}")
+        return text
+
+
 class Suite:
     """Where programs and results lie, what was asked for, and how much time is left."""
 
     def __init__(self, scale, build, out, device, minutes):
         self.scale, self.device = scale, device
+        self.blocked = ""  # why no part can use the GPU
+        self.model_writer = None
         self.build = pathlib.Path(build).resolve()
         self.out = pathlib.Path(out).resolve()
         self.work = self.out / "work"
@@ -92,9 +142,10 @@ class Suite:
         """Seconds of the part that runs now."""
         return min(self.deadline, self.part_deadline) - time.monotonic()
 
-    def begin_part(self, share):
-        """At most this share of the whole time, so that no part starves those behind it."""
-        self.part_deadline = time.monotonic() + share * (self.deadline - self.begun)
+    def begin_part(self, planned, behind):
+        """Seconds that this part and those after it are planned to take. It may use what is left beside those, so that none starves those
+        behind it and none loses what those before it did not need; and half as long again as planned in any case."""
+        self.part_deadline = max(self.deadline - behind, time.monotonic() + 1.5 * planned)
 
     def library_path(self):
         """Of our programs, which find libtorch in the Python environment when it is not where they were built. Of no other program:
@@ -110,7 +161,8 @@ class Suite:
         # Ranks and caches of other runs on this machine must not meddle.
         threads = {"OMP_NUM_THREADS": "1"} if self.device == "cpu" else {}  # a rehearsal beside whatever else runs
         libraries = {"LD_LIBRARY_PATH": self.library_path()} if ours else {}
-        return {**os.environ, **threads, **libraries, "XDG_CACHE_HOME": str(self.work / "cache"), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # fmt: skip
+        one = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}  # what is shown is one GPU's
+        return {**os.environ, **threads, **libraries, **one, "XDG_CACHE_HOME": str(self.work / "cache"), "PLIMSOLL_PYTHON": python(), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # fmt: skip
 
     def program(self, name):
         path = self.build / name
@@ -123,29 +175,47 @@ class Suite:
         `partial`: what it had said by then, or before it failed, is given back too, with exit code None."""
         if self.left() < 5:
             raise NotRun("the time is up")
-        words = [str(word) for word in command]
-        with tempfile.TemporaryFile(mode="w+", errors="replace") as output:
-            process = subprocess.Popen(words, env=self.environment(words[0].startswith(str(self.build))), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                                       start_new_session=True)  # fmt: skip
-            late = False
-            try:
-                process.wait(timeout=self.left())
-            except subprocess.TimeoutExpired:
-                late = True
-            finally:
-                with contextlib.suppress(OSError):
-                    os.killpg(process.pid, signal.SIGKILL)  # what it left running would keep the card
-                process.wait()
-            output.seek(0)
-            text = output.read()
-        with (self.out / "log.txt").open("a") as log:
-            log.write(f"$ {' '.join(words)}\n{text}\n{'(its time was up)' if late else ''}")
+        running = Running(self, command)
+        try:
+            late = not running.wait(self.left())
+        finally:
+            text = running.stop()
+        if late:
+            with (self.out / "log.txt").open("a") as log:
+                log.write("(its time was up)\n")
+        process = running.process
         fine = not late and process.returncode in codes
         if fine or (partial and text):
             return text, process.returncode if fine else None
         if late:
             raise NotRun(f"the time was up while it ran: {what}")
         raise Broken(f"{what}: exit code {process.returncode}: {' | '.join(text.strip().splitlines()[-4:])}")
+
+    @contextlib.contextmanager
+    def beside(self, command):
+        """Runs a program while the block does; yields it (Running)."""
+        running = Running(self, command)
+        try:
+            yield running
+        finally:
+            running.stop()
+
+    def open_mpi(self):
+        """Words that start mpirun: the archive's own, or the machine's where it is Open MPI. None without."""
+        own = self.build / "mpi" / "bin" / "mpirun"
+        if own.exists():
+            return ["env", f"LD_LIBRARY_PATH={self.library_path()}", f"OPAL_PREFIX={self.build / 'mpi'}", str(own)]
+        if shutil.which("mpirun") and "Open MPI" in subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=False).stdout:
+            return ["mpirun"]
+        return None
+
+    def ranks(self, count, *words, options=()):
+        """Words that start our program as so many ranks. Ranks in a container may not be allowed to read each other's memory."""
+        mpirun = self.open_mpi()
+        if mpirun is None:
+            raise NotRun("there is no mpirun of Open MPI, neither in the archive nor on this machine")
+        return [*mpirun, "--oversubscribe", "--bind-to", "none", "--mca", "btl_vader_single_copy_mechanism", "none", *options, "-n", str(count),
+                *self.ours_under_another(*words)]  # fmt: skip
 
     def configure(self, name, **tables):
         """A configuration of the scale's model and samples; `tables` replace single keys. Returns its path."""
@@ -165,22 +235,34 @@ class Suite:
         }  # fmt: skip
         for table, keys in tables.items():
             base.setdefault(table, {}).update(keys)
-        lines = []
+        text = []
         for table, keys in base.items():
-            lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items() if not of_tables(value))]
+            text += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items() if not of_tables(value))]
             for key, value in keys.items():
                 for entry in value if of_tables(value) else []:
-                    lines += [f"[[{table}.{key}]]", *(f"{k} = {json.dumps(v)}" for k, v in entry.items())]
+                    text += [f"[[{table}.{key}]]", *(f"{k} = {json.dumps(v)}" for k, v in entry.items())]
         path = self.work / f"{name}.toml"
-        path.write_text("\n".join(lines) + "\n")
+        path.write_text("\n".join(text) + "\n")
         return path
 
-    def train(self, name, codes=(0,), **tables):
+    def train(self, name, codes=(0,), ranks=1, **tables):
         """Runs a training; (lines of metrics.jsonl, exit code)."""
-        path = self.configure(name, **tables)
-        _, code = self.run([self.program("plimsoll"), "train", "--config", path], f"training {name}", codes)
-        metrics = self.work / name / "metrics.jsonl"
-        return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else [], code
+        words = [self.program("plimsoll"), "train", "--config", self.configure(name, **tables)]
+        _, code = self.run(words if ranks == 1 else self.ranks(ranks, *words), f"training {name}", codes)
+        return self.metrics(name), code
+
+    def metrics(self, name):
+        """Whole lines of a training's metrics.jsonl, which may be being written."""
+        path = self.work / name / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
+
+    def card(self, name):
+        """[memory] for a run on such a card: on a GPU what lies outside of the allocator is taken off it."""
+        return {"budget": name} if self.device == "cpu" else {"card": name, "budget": "auto"}
+
+    def usable(self, name):
+        """Bytes that a measured plan may take of such a card: `plimsoll plan` takes as much off (--overhead)."""
+        return size_of(name) - (0 if self.device == "cpu" else OVERHEAD)
 
     def budgets(self):
         """Emulated cards that the real one holds: a card of nominally 80 GB has somewhat less than 80 GiB."""
@@ -204,28 +286,54 @@ class Suite:
     def model(self):
         return self.work / "model"
 
+    def start_model(self):
+        """Begins to write the model, beside what the next parts do; need_model() waits for it."""
+        words = [self.program("plimsoll"), "init-model", "--size", self.scale.size, "--out", self.model()]
+        self.model_writer = Running(self, self.measured(words))
+        self.model_begun = time.monotonic()
+
     def need_model(self):
-        if not (self.model() / "config.json").exists():
-            raise NotRun("there is no model: the part `model` did not run")
+        if self.model_writer is None:
+            self.start_model()
+        if "model" in self.known:
+            return self.known["model"]
+        if not self.model_writer.wait(self.left()):
+            raise NotRun("the model was not written in time")
+        seconds, text = time.monotonic() - self.model_begun, self.model_writer.stop()
+        if self.model_writer.process.returncode != 0:
+            raise Broken(f"init-model: exit code {self.model_writer.process.returncode}: {' | '.join(text.strip().splitlines()[-4:])}")
+        self.known["model"] = {"peak": peak_in(text), "seconds": seconds}
+        return self.known["model"]
+
+    def close(self):
+        if self.model_writer is not None and "model" not in self.known:
+            with contextlib.suppress(OSError):
+                self.model_writer.stop()
 
     def write(self):
         """The two reports, after every part, so that an end from outside loses none."""
+        rows = lines.outcomes(self.sections)
         document = {"scale": self.scale.size, "device": self.device, "seconds": time.monotonic() - self.begun,
-                    "parts": [vars(section) for section in self.sections]}  # fmt: skip
+                    "parts": [vars(section) for section in self.sections], "lines": rows}  # fmt: skip
         (self.out / "gpu_suite.json").write_text(json.dumps(document, indent=1) + "\n")
-        lines = [f"# The suite on {self.device}, model of size {self.scale.size}", ""]
+        text = [f"# The suite on {self.device}, model of size {self.scale.size}", "", *lines.markdown(rows)]
         for section in self.sections:
-            lines += section.markdown()
-        (self.out / "gpu_suite.md").write_text("\n".join(lines))
+            text += section.markdown()
+        (self.out / "gpu_suite.md").write_text("\n".join(text))
 
-    def peak_of(self, command, what):
-        """Runs it and returns the most memory, in bytes, that it took."""
+    def measured(self, words):
+        """Words that run our program and then print the most memory that it took."""
         measure = "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
         measure += "print('PEAK', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
-        text, _ = self.run([python(), "-c", measure, *command], what)
-        return int(text.split("PEAK")[-1]) * 1024
+        return [python(), "-c", measure, *self.ours_under_another(*words)]
 
 
+def peak_in(text):
+    """Bytes, of what measured() printed."""
+    return int(text.split("PEAK")[-1].split()[0]) * 1024
+
+
+OVERHEAD = 1 << 30  # bytes of a card that no allocator has: context, kernels, libraries
 SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 

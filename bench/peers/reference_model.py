@@ -168,6 +168,10 @@ class Reference(nn.Module):
         self.to(self.device)
 
     def set_recompute(self, blocks):
+        """May be called again."""
+        for module in self.vlm.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = False
         if blocks == 0:
             return
         self.vlm.gradient_checkpointing_enable({"use_reentrant": False})

@@ -1,10 +1,10 @@
 """Runs the training steps that reference_dump wrote, in plain PyTorch, and writes what came out.
 
-    reference_step.py FOLDER [--out FILE] [--attention sdpa|eager] [--device cpu|cuda] [--dtype fp32|bf16]
+    reference_step.py FOLDER [--out FILE] [--attention sdpa|eager] [--device cpu|cuda] [--dtype fp32|bf16] [--again DTYPE FILE]
 
 FILE (default FOLDER/reference.safetensors): "losses" [steps, samples]; "hidden" [tokens, width] of the VLM for the samples of the first
 step, before it; "gradient/<name>" of that step; "norms" [steps] of the gradient before it is clipped; "trained/<name>" after the last,
-by torch.optim.AdamW. --dtype: another than the dump's.
+by torch.optim.AdamW. --dtype: another than the dump's. --again: the same in that dtype, in the same process.
 """
 
 import argparse
@@ -74,9 +74,12 @@ def main():
     parser.add_argument("--attention", default="sdpa")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("fp32", "bf16"))
+    parser.add_argument("--again", nargs=2, action="append", default=[], metavar=("DTYPE", "FILE"))
     args = parser.parse_args()
-    found = steps(args.folder, args.attention, args.device, args.dtype)
-    save_file({name: tensor.contiguous() for name, tensor in found.items()}, args.out or str(pathlib.Path(args.folder) / "reference.safetensors"))
+    first = (args.dtype, args.out or str(pathlib.Path(args.folder) / "reference.safetensors"))
+    for dtype, out in (first, *args.again):
+        found = steps(args.folder, args.attention, args.device, dtype)
+        save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ def counted_bytes(device):
     return live, torch.cuda.max_memory_allocated
 
 
-def peer(folder, device="cpu"):
-    """The PyTorch side, on what reference_dump wrote; answers as that does with --paced."""
+def peer(folder, device="cpu", served=False):
+    """The PyTorch side, on what reference_dump wrote; answers as that does with --paced, or with --served."""
     import torch
 
     from reference_model import Reference, collate, read_batches, read_options
@@ -67,7 +67,7 @@ def peer(folder, device="cpu"):
     options = read_options(folder)
     model = Reference(options, device=device)
     model.load(str(pathlib.Path(folder) / "trainable.safetensors"))
-    samples = read_batches(folder)[0]
+    drawn = samples = read_batches(folder)[0]
     optimizer = model.optimizer(fused=True)
 
     def run(keep_gradients=False):
@@ -77,16 +77,28 @@ def peer(folder, device="cpu"):
         if device != "cpu":
             torch.cuda.synchronize()
 
-    for _ in range(2):
-        run()
-    run(keep_gradients=True)
-    live_bytes, peak_bytes = counted_bytes(device)
-    live = live_bytes()
-    run(keep_gradients=True)
-    peak = peak_bytes()
-    optimizer.zero_grad(set_to_none=True)
-    print(json.dumps({"step_bytes": peak - live, "live_bytes": live, "threads": torch.get_num_threads()}), flush=True)
-    for _ in sys.stdin:
+    def count_bytes():
+        for _ in range(2):
+            run()
+        run(keep_gradients=True)
+        live_bytes, peak_bytes = counted_bytes(device)
+        live = live_bytes()
+        run(keep_gradients=True)
+        peak = peak_bytes()
+        optimizer.zero_grad(set_to_none=True)
+        print(json.dumps({"step_bytes": peak - live, "live_bytes": live, "threads": torch.get_num_threads()}), flush=True)
+
+    if served:
+        print(json.dumps({"served": True}), flush=True)
+    else:
+        count_bytes()
+    for line in sys.stdin:
+        if line.strip():
+            _, batch, _, blocks = line.split()
+            samples = drawn[: int(batch)]
+            model.set_recompute(int(blocks))
+            count_bytes()
+            continue
         start = time.perf_counter()
         run()
         print(time.perf_counter() - start, flush=True)
@@ -123,6 +135,13 @@ class Side:
             why = "failed" if ready else f"gave no answer in {self.patience:.0f} s"
             raise SideFailed(f"{self.process.args[0]} {why}: {self.errors.read()[-2000:]}")
         return line
+
+    def set_up(self, batch, recompute):
+        """Of a side that is served: steps of the first `batch` samples from now on."""
+        self.process.stdin.write(f"batch {batch} recompute {recompute}\n")
+        self.process.stdin.flush()
+        self.ready = json.loads(self.answer())
+        self.seconds = []
 
     def step(self):
         self.process.stdin.write("\n")
@@ -170,9 +189,10 @@ def main():
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--peer", help="internal: time the PyTorch side on this folder")
     parser.add_argument("--device", default="cpu", help="of the PyTorch side")
+    parser.add_argument("--served", action="store_true", help="internal: no step of the PyTorch side before one is asked for")
     args = parser.parse_args()
     if args.peer:
-        return peer(args.peer, args.device)
+        return peer(args.peer, args.device, args.served)
     above = []
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "LD_PRELOAD": build_counter(folder)}

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "ddp/cuda/nccl_version.h"
 
 namespace plimsoll::ddp {
 namespace {
@@ -22,16 +23,10 @@ constexpr auto kSleep = std::chrono::microseconds(200);
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-std::string version_text(int code) { return fmt::format("{}.{}.{}", code / 10000, code % 10000 / 100, code % 100); }
-
 void check_version() {
   int loaded = 0;
   ncclGetVersion(&loaded);
-  if (loaded >= NCCL_VERSION_CODE) return;
-  fail(ExitCode::kUsage,
-       "NCCL {} was loaded and {} is what this was built with; install that version (tools/requirements-cuda.txt), or "
-       "take an older libnccl.so.2 out of LD_LIBRARY_PATH",
-       version_text(loaded), version_text(NCCL_VERSION_CODE));
+  check_nccl_version(loaded, NCCL_VERSION_CODE);
 }
 
 class Nccl final : public DeviceCommunicator {
@@ -58,6 +53,8 @@ class Nccl final : public DeviceCommunicator {
 Nccl::Nccl(Communicator& host, cudaStream_t stream) : DeviceCommunicator(host), stream_(stream) {
   check_version();
   setenv("NCCL_NVLS_ENABLE", "0", 0);
+  // Else it connects in the first reduction, and takes device memory then that the budget has been given already.
+  setenv("NCCL_RUNTIME_CONNECT", "0", 0);
   ncclUniqueId id{};
   if (rank() == 0) settled(ncclGetUniqueId(&id), "ncclGetUniqueId");
   host_.broadcast(std::as_writable_bytes(std::span(&id, 1)), 0);

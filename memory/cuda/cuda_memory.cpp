@@ -25,6 +25,12 @@ std::pair<std::int64_t, std::int64_t> free_and_total(c10::DeviceIndex device) {
   return {static_cast<std::int64_t>(available), static_cast<std::int64_t>(total)};
 }
 
+// What emptyCache would leave.
+std::int64_t needed_now(c10::DeviceIndex device) {
+  const caching::DeviceStats stats = caching::getDeviceStats(device);
+  return stats.active_bytes[kAll].current + stats.inactive_split_bytes[kAll].current;
+}
+
 }  // namespace
 
 CudaMemory::CudaMemory(c10::DeviceIndex device) : device_(device) {
@@ -37,17 +43,36 @@ CudaMemory::CudaMemory(c10::DeviceIndex device) : device_(device) {
   });
   // Called for every event, under the allocator's lock, which is recursive.
   caching::attachAllocatorTraceTracker([this](const caching::TraceEntry& entry) {
-    if (entry.device_ == device_ && entry.action_ == caching::TraceEntry::ALLOC) count();
+    if (entry.device_ != device_) return;
+    if (entry.action_ == caching::TraceEntry::ALLOC) count();
+    if (entry.action_ == caching::TraceEntry::FREE_REQUESTED) note_needed();
   });
 }
 
 std::int64_t CudaMemory::live() const { return caching::getDeviceStats(device_).allocated_bytes[kAll].current; }
 
-std::int64_t CudaMemory::peak() const { return caching::getDeviceStats(device_).allocated_bytes[kAll].peak; }
+std::int64_t CudaMemory::peak() const { return std::max({peak_live(), needed_peak_.load(), needed_now(device_)}); }
 
-void CudaMemory::reset_peak() { caching::resetPeakStats(device_); }
+std::int64_t CudaMemory::peak_live() const { return caching::getDeviceStats(device_).allocated_bytes[kAll].peak; }
+
+void CudaMemory::reset_peak() {
+  caching::resetPeakStats(device_);
+  needed_peak_ = needed_now(device_);
+}
+
+// What is needed falls by frees alone, and a free is traced before its block counts as unused: so the most that was
+// needed is seen here, or is needed still.
+void CudaMemory::note_needed() {
+  const std::int64_t now = needed_now(device_);
+  if (now > needed_peak_) needed_peak_ = now;  // no other thread writes: the allocator's lock is held
+}
 
 void CudaMemory::set_budget(std::int64_t bytes) {
+  limit(bytes);
+  if (reserved() > bytes) release_cached();
+}
+
+void CudaMemory::limit(std::int64_t bytes) {
   budget_ = bytes;
   const double fraction = static_cast<double>(bytes) / static_cast<double>(total_);
   caching::setMemoryFraction(std::clamp(fraction, 0.0, 1.0), device_);
@@ -71,7 +96,12 @@ void CudaMemory::count() {
   const std::int64_t at = change_at_;
   if (at == 0 || made + 1 < at) return;
   change_at_ = 0;
-  set_budget(change_to_);
+  limit(change_to_);
+  release_due_ = true;  // not here: the allocator is in the middle of a request, and its lock is held
+}
+
+void CudaMemory::start_micro_batch() {
+  if (release_due_.exchange(false) || change_at_ != 0) release_cached();
 }
 
 // Without stacks: there is no Python, and those of C++ would cost every allocation.

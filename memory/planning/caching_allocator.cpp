@@ -36,8 +36,13 @@ std::int64_t AllocatorStats::fragmentation() const {
 }
 
 CachingAllocatorModel::CachingAllocatorModel(const AllocatorRules& rules)
-    : expandable_(rules.expandable_segments), limit_(std::min(rules.limit_bytes.value_or(kExabyte), kExabyte)) {
-  if (limit_ < 0) fail(ExitCode::kUsage, "allocator model: the limit must be 0 bytes or more, not {}", limit_);
+    : expandable_(rules.expandable_segments), limit_(kExabyte) {
+  set_limit(rules.limit_bytes.value_or(kExabyte));
+}
+
+void CachingAllocatorModel::set_limit(std::int64_t bytes) {
+  if (bytes < 0) fail(ExitCode::kUsage, "allocator model: the limit must be 0 bytes or more, not {}", bytes);
+  limit_ = std::min(bytes, kExabyte);
 }
 
 bool CachingAllocatorModel::allocate(std::int64_t bytes, std::uint64_t block) {
@@ -81,16 +86,19 @@ void CachingAllocatorModel::free(std::uint64_t block) {
   merge(index, piece.previous);
   merge(index, piece.next);
   insert(index);
+  note_needed();
 }
 
 void CachingAllocatorModel::release_cached() {
   for (Pool& pool : pools_) release(pool);
+  note_needed();
 }
 
 void CachingAllocatorModel::reset_peaks() {
   stats_.peak_live = stats_.live;
   stats_.peak_allocated = stats_.allocated;
   stats_.peak_reserved = stats_.reserved;
+  stats_.peak_needed = stats_.needed;
   stats_.allocated_at_peak_reserved = stats_.allocated;
   stats_.peak_segments = stats_.segments;
 }
@@ -98,7 +106,9 @@ void CachingAllocatorModel::reset_peaks() {
 bool CachingAllocatorModel::replay(std::span<const AllocatorEvent> events, std::uint64_t offset) {
   for (const AllocatorEvent& event : events) {
     const std::uint64_t block = event.block == 0 ? 0 : event.block + offset;
-    if (event.free) {
+    if (event.release) {
+      release_cached();
+    } else if (event.free) {
       free(block);
     } else if (!allocate(event.bytes, block)) {
       return false;
@@ -125,6 +135,7 @@ void CachingAllocatorModel::drop_piece(Index index) { unused_.push_back(index); 
 void CachingAllocatorModel::insert(Index index) {
   const Piece& piece = pieces_[index];
   if (piece.mapped) {
+    releasable_ += releasable(piece);
     pool_of(piece).free.insert({piece.size, piece.segment, piece.offset, index});
   } else {
     pool_of(piece).unmapped.insert({0, piece.segment, piece.offset, index});
@@ -134,6 +145,7 @@ void CachingAllocatorModel::insert(Index index) {
 void CachingAllocatorModel::erase(Index index) {
   const Piece& piece = pieces_[index];
   if (piece.mapped) {
+    releasable_ -= releasable(piece);
     pool_of(piece).free.erase({piece.size, piece.segment, piece.offset, index});
   } else {
     pool_of(piece).unmapped.erase({0, piece.segment, piece.offset, index});
@@ -180,6 +192,13 @@ std::int64_t CachingAllocatorModel::room(Index index) const {
   return piece.size + (grows ? pieces_[piece.next].size : 0);
 }
 
+// Bytes of a free piece that a release gives back: whole segments, or of an expandable one the granules inside.
+std::int64_t CachingAllocatorModel::releasable(const Piece& piece) const {
+  if (!expandable_) return piece.previous == kNone && piece.next == kNone ? piece.size : 0;
+  const std::int64_t granule = granule_of(piece.small);
+  return std::max<std::int64_t>(0, round_down(piece.offset + piece.size, granule) - round_up(piece.offset, granule));
+}
+
 // Best fit among the free pieces; taken out of its set.
 CachingAllocatorModel::Index CachingAllocatorModel::cached(std::int64_t size, bool small) {
   std::set<Key>& free = pools_[small ? 1 : 0].free;
@@ -190,7 +209,7 @@ CachingAllocatorModel::Index CachingAllocatorModel::cached(std::int64_t size, bo
     for (auto next = std::next(at); next != free.end() && room(next->piece) < room(at->piece); ++next) at = next;
   }
   const Index index = at->piece;
-  free.erase(at);
+  erase(index);
   return index;
 }
 
@@ -321,6 +340,7 @@ void CachingAllocatorModel::hand_out(Index index, std::int64_t size, std::int64_
   stats_.peak_live = std::max(stats_.peak_live, stats_.live);
   stats_.peak_allocated = std::max(stats_.peak_allocated, stats_.allocated);
   note_allocated();
+  note_needed();
 }
 
 void CachingAllocatorModel::reserve(std::int64_t bytes) {
@@ -339,6 +359,11 @@ void CachingAllocatorModel::count_segment() {
 void CachingAllocatorModel::note_allocated() {
   if (stats_.reserved != stats_.peak_reserved) return;
   stats_.allocated_at_peak_reserved = std::max(stats_.allocated_at_peak_reserved, stats_.allocated);
+}
+
+void CachingAllocatorModel::note_needed() {
+  stats_.needed = stats_.reserved - releasable_;
+  stats_.peak_needed = std::max(stats_.peak_needed, stats_.needed);
 }
 
 AllocatorStats replay(std::span<const AllocatorEvent> events, const AllocatorRules& rules) {

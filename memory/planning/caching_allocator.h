@@ -36,11 +36,12 @@
 
 namespace plimsoll::memory {
 
-/// One allocation or free. A free's bytes are not read.
+/// One allocation, free or release. A free's bytes are not read, nor is anything else of a release.
 struct AllocatorEvent {
   std::int64_t bytes = 0;   ///< requested
   std::uint64_t block = 0;  ///< names the block until its free; 0 is no block that the list allocates
   bool free = false;
+  bool release = false;  ///< what holds no live block is given back, as emptyCache does
 };
 
 struct AllocatorRules {
@@ -55,6 +56,8 @@ struct AllocatorStats {
   std::int64_t live = 0, peak_live = 0;            ///< as requested
   std::int64_t allocated = 0, peak_allocated = 0;  ///< sizes of the live blocks: rounded, with rests not split off
   std::int64_t reserved = 0, peak_reserved = 0;    ///< held from the driver
+  /// What a release would leave: reserved bytes less what holds no live block.
+  std::int64_t needed = 0, peak_needed = 0;
   /// The most allocated at once while reserved was at its peak.
   std::int64_t allocated_at_peak_reserved = 0;
   /// Segments held. An expandable segment counts as one, however much of it is mapped.
@@ -82,6 +85,9 @@ class CachingAllocatorModel {
   void free(std::uint64_t block);
   /// Gives back what holds no live block, as emptyCache does. Not a retry.
   void release_cached();
+  /// A new limit. It may be below what is reserved: the next segment is then one too many. Throws Error(kUsage) when it
+  /// is negative.
+  void set_limit(std::int64_t bytes);
   /// Peaks start anew from what is held now; counts go on.
   void reset_peaks();
 
@@ -125,6 +131,7 @@ class CachingAllocatorModel {
   void cut(Index index, std::int64_t size);
   void merge(Index index, Index neighbour);
   std::int64_t room(Index index) const;
+  std::int64_t releasable(const Piece& piece) const;
 
   Index cached(std::int64_t size, bool small);
   Index fresh(std::int64_t size, bool small);
@@ -139,11 +146,13 @@ class CachingAllocatorModel {
   void reserve(std::int64_t bytes);
   void count_segment();
   void note_allocated();
+  void note_needed();
 
   bool expandable_;
   std::int64_t limit_;
   AllocatorStats stats_;
-  Pool pools_[2];  // large, small
+  std::int64_t releasable_ = 0;  // what a release would give back
+  Pool pools_[2];                // large, small
   std::vector<Piece> pieces_;
   std::vector<Index> unused_;
   std::unordered_map<std::uint64_t, Index> live_;

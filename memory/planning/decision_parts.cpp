@@ -73,7 +73,7 @@ Usage worst_usage(std::span<const RankUsage> ranks) {
   return worst;
 }
 
-bool out_of_memory(const RankUsage& rank) { return rank.retries > 0 || rank.allocator_retries > 0 || rank.failed; }
+bool out_of_memory(const RankUsage& rank) { return rank.retries > 0 || rank.failed; }
 
 /// "rank 1 ran out of memory 2 times (largest request 3.00 MiB)"; empty when nobody did.
 std::string retry_text(const WindowSummary& window) {

@@ -33,7 +33,8 @@ struct Usage {
 /// below 1.
 Usage worst_usage(std::span<const RankUsage> ranks);
 
-/// A guardian retry, allocator retry or failed step.
+/// A guardian retry or failed step. An allocator's retry is neither: it gave unused blocks back, was served then, and
+/// says nothing of what is needed.
 bool out_of_memory(const RankUsage& rank);
 /// "rank 1 ran out of memory 2 times (largest request 3.00 MiB)"; empty when nobody did.
 std::string retry_text(const WindowSummary& window);

@@ -9,9 +9,6 @@
 namespace plimsoll::memory {
 namespace {
 
-/// The guardian had to replay; unlike an allocator's retry this says that the bytes were not there.
-bool replayed(const RankUsage& rank) { return rank.retries > 0 || rank.failed; }
-
 /// Whether all had gone beyond the plan: in what it was judged on, or in the way that they were run. While a plan waits
 /// its steps stay within what it was judged on: then it is at fault.
 bool were_filled(std::int64_t step, const std::vector<FailureEntry>& failures, bool other_way,
@@ -43,12 +40,12 @@ void learn_peak(int rank, const RankUsage& usage, const Plan& plan, const Candid
     return predicted > 0 && measured > predicted && measured > calibration.corrected(rank, plan, predicted);
   };
   const std::int64_t measured = usage.compared_peak_bytes > 0 ? usage.compared_peak_bytes : usage.peak_bytes;
-  const bool comparable = usage.compared_peak_bytes > 0 || !replayed(usage);
+  const bool comparable = usage.compared_peak_bytes > 0 || !out_of_memory(usage);
   if (comparable && (!shortfalls_only || short_of(usage.predicted_peak_bytes, measured)))
     calibration.observe(rank, plan, usage.predicted_peak_bytes, measured);
   // The table judges the heaviest micro-batch that the plan itself makes: where a step said nothing of its own, a peak
   // above that is a shortfall.
-  if (candidate != nullptr && usage.predicted_peak_bytes == 0 && !replayed(usage) && !usage.other_recompute &&
+  if (candidate != nullptr && usage.predicted_peak_bytes == 0 && !out_of_memory(usage) && !usage.other_recompute &&
       short_of(candidate->bytes, usage.peak_bytes))
     calibration.observe(rank, plan, candidate->bytes, usage.peak_bytes);
 }
@@ -71,11 +68,10 @@ void learn_window(const PolicyConfig& config, const WindowSummary& window, const
     const RankUsage& usage = window.ranks[rank];
     learn_peak(static_cast<int>(rank), usage, plan, candidate, false, state.calibration);
     if (known || !out_of_memory(usage)) continue;
-    // The pair that the window keeps is of a step that went well, if with an allocator's retries.
-    const std::int64_t well = replayed(usage) && candidate != nullptr ? 0 : usage.predicted_peak_bytes;
-    const std::int64_t table_bytes = candidate != nullptr ? candidate->bytes : 0;
-    failures.push_back(failure_of(window.last_step, rank, usage, plan, std::max(well, table_bytes)));
-    if (replayed(usage)) teach_failure(failures.back(), state);
+    // The pair that the window keeps is of a step that went well.
+    const std::int64_t predicted = candidate != nullptr ? candidate->bytes : usage.predicted_peak_bytes;
+    failures.push_back(failure_of(window.last_step, rank, usage, plan, predicted));
+    teach_failure(failures.back(), state);
   }
   record_failures(config, window.last_step, failures, false, plan, candidate, state);
 }
@@ -88,7 +84,7 @@ void learn_step(const PolicyConfig& config, std::int64_t step, std::span<const R
   for (std::size_t rank = 0; rank < reports.size(); ++rank) {
     const RankUsage& usage = reports[rank];
     learn_peak(static_cast<int>(rank), usage, plan, candidate, true, state.calibration);
-    if (!replayed(usage)) continue;
+    if (!out_of_memory(usage)) continue;
     other_way = other_way && usage.other_way;
     const std::int64_t table_bytes = candidate != nullptr ? candidate->bytes : 0;
     failures.push_back(

@@ -89,6 +89,29 @@ std::vector<std::vector<std::size_t>> packed(std::span<const std::int64_t> weigh
   return places;
 }
 
+namespace {
+
+constexpr int kMostEighths = 48;  // a six-hundredth is left: no micro-batch has two samples any more
+constexpr std::int64_t kLongestRest = std::int64_t{1} << 40;
+
+}  // namespace
+
+std::int64_t PackingRoom::of(std::int64_t bytes) const {
+  for (int i = 0; i < eighths_; ++i) bytes -= bytes / 8;
+  return std::max<std::int64_t>(1, bytes);
+}
+
+void PackingRoom::took(bool failed) {
+  if (failed) {
+    eighths_ = std::min(kMostEighths, eighths_ + 1);
+    wait_ = std::min(kLongestRest, 2 * wait_);
+    well_ = 0;
+  } else if (eighths_ > 0 && ++well_ >= wait_) {
+    --eighths_;
+    well_ = 0;
+  }
+}
+
 std::vector<std::size_t> balanced_order(std::span<const std::int64_t> weights, std::size_t micro_batch) {
   std::vector<std::size_t> as_given(weights.size());
   std::iota(as_given.begin(), as_given.end(), std::size_t{0});

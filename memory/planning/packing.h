@@ -1,6 +1,6 @@
 #pragma once
-// The order in which a rank works off its share, so that no micro-batch is much heavier than the others. Pure; any
-// thread.
+// The order in which a rank works off its share, so that no micro-batch is much heavier than the others. Functions are
+// pure; any thread.
 
 #include <cstddef>
 #include <cstdint>
@@ -37,5 +37,23 @@ std::vector<std::vector<std::size_t>> packed(std::span<const std::int64_t> weigh
 /// The largest sum of one value over each of those micro-batches; `order` is balanced_order's.
 std::int64_t heaviest_micro_batch(std::span<const std::int64_t> values, std::span<const std::size_t> order,
                                   std::size_t micro_batch);
+
+/// How many of the bytes that predictions leave to micro-batches that are packed() these are given. One that ran out of
+/// memory although it was predicted to fit takes an eighth away from the next step on, and each further one an eighth
+/// of what is left: so the same prediction never fails step after step. An eighth comes back after some steps without a
+/// failure, twice as many after each: a wrong prediction costs ever fewer replays, and a neighbour's burst little for
+/// long. A rank's own, and nothing of it is kept in a checkpoint: it only says how a share is cut. One thread.
+class PackingRoom {
+ public:
+  /// At least 1.
+  std::int64_t of(std::int64_t bytes) const;
+  /// Once a step, replays included. `failed`: some micro-batch did not fit, against its prediction.
+  void took(bool failed);
+
+ private:
+  int eighths_ = 0;         ///< that are away
+  std::int64_t wait_ = 32;  ///< steps until one comes back, doubled before it counts
+  std::int64_t well_ = 0;   ///< steps without a failure since the last change
+};
 
 }  // namespace plimsoll::memory

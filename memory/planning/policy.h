@@ -70,7 +70,7 @@ struct RankUsage {
   std::int64_t budget_bytes = 0;          ///< a window keeps the last: the next plan has to fit that one
   std::int64_t peak_bytes = 0;            ///< a window keeps the largest
   std::int64_t retries = 0;               ///< guardian replays; a window keeps the sum
-  std::int64_t allocator_retries = 0;     ///< a window keeps the sum
+  std::int64_t allocator_retries = 0;     ///< a window keeps the sum; for people: no decision follows from them
   std::int64_t failed_request_bytes = 0;  ///< a window keeps the largest
   bool failed = false;                    ///< a window keeps whether any step failed
   /// Largest peak predicted for the step's micro-batches; 0: not predicted. A window keeps that of the step in which
@@ -233,7 +233,7 @@ Decision baseline(const PolicyConfig& config, std::int64_t step, const Plan& pla
 ///
 /// Reactive, with usage = peak / budget of the worst rank, available = target - usage, over = usage - target:
 ///   - a window that is not full, or one within the cooldown after a change: hold;
-///   - a guardian retry, allocator retry or failed step anywhere in the window counts as above the band;
+///   - a guardian retry or failed step anywhere in the window counts as above the band;
 ///   - inside [target - margin, target + margin], borders included: hold;
 ///   - below: the first knob (in `knobs` order) not at its maximum goes up by min(8, max(2, floor(available / 0.05)))
 ///   steps,

@@ -1,8 +1,10 @@
 // The action expert's own operators (model/expert_kernels.h). They read and write each element once or twice and add
-// without atomics: a warp takes a row where a row is summed, a thread a column where columns are.
+// without atomics: a warp takes a row where a row is summed; where columns are, a lane takes a column, and the warps of
+// its block take the rows by turns.
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "model/cuda/elements.cuh"
 #include "model/cuda/kernels_cuda.h"
@@ -11,11 +13,15 @@ namespace plimsoll::model::cuda {
 namespace {
 
 constexpr int kRowWarps = 4;         // rows of a block, a warp each
-constexpr int kColumnThreads = 128;  // columns of a block
+constexpr int kColumnThreads = 128;  // columns of a block that sums none of them
+constexpr int kSumColumns = 32;      // columns of a block that does, a lane each
+constexpr unsigned kSumWarps = 8;    // its warps, each of which takes every eighth row
+constexpr unsigned kSumThreads = kSumColumns * kSumWarps;
 constexpr float kNormEps = 1e-6F;
 
 __device__ std::int64_t row_of_warp() { return std::int64_t{blockIdx.x} * kRowWarps + threadIdx.x / 32; }
 __device__ std::int64_t column_of_thread() { return std::int64_t{blockIdx.x} * kColumnThreads + threadIdx.x; }
+__device__ std::int64_t column_of_lane() { return std::int64_t{blockIdx.x} * kSumColumns + threadIdx.x; }
 
 /// term(column) over a row's columns, the same on all lanes.
 template <class Term>
@@ -25,12 +31,29 @@ __device__ float sum_of_row(std::int64_t width, Term term) {
   return warp_sum(sum);
 }
 
-dim3 warps_for(std::int64_t rows) { return dim3(grid_size(pieces_of(rows, kRowWarps))); }
-/// Columns across, so many rows or groups down, by turns where there are more than a grid has.
-dim3 columns_for(std::int64_t width, std::int64_t down) {
-  constexpr std::int64_t kMostDown = 65535;
-  return dim3(grid_size(pieces_of(width, kColumnThreads)), static_cast<unsigned>(std::min(down, kMostDown)));
+/// x of a block's warps, summed lane by lane in the warps' order, in the first warp; 0 in the others. All threads of
+/// the block call it.
+__device__ float sum_of_warps(float x) {
+  __shared__ float parts[kSumWarps][kSumColumns];
+  __syncthreads();  // the last sum has been read
+  parts[threadIdx.y][threadIdx.x] = x;
+  __syncthreads();
+  float sum = 0.0F;
+  if (threadIdx.y == 0) {
+    for (unsigned warp = 0; warp < kSumWarps; ++warp) sum += parts[warp][threadIdx.x];
+  }
+  return sum;
 }
+
+dim3 warps_for(std::int64_t rows) { return dim3(grid_size(pieces_of(rows, kRowWarps))); }
+/// So many columns a block across, so many rows or groups down, by turns where there are more than a grid has.
+dim3 blocks_for(std::int64_t width, int columns, std::int64_t down) {
+  constexpr std::int64_t kMostDown = 65535;
+  return dim3(grid_size(pieces_of(width, columns)), static_cast<unsigned>(std::min(down, kMostDown)));
+}
+dim3 columns_for(std::int64_t width, std::int64_t down) { return blocks_for(width, kColumnThreads, down); }
+dim3 sums_for(std::int64_t width, std::int64_t down) { return blocks_for(width, kSumColumns, down); }
+dim3 sum_threads() { return dim3(kSumColumns, kSumWarps); }
 
 // --- modulated_norm
 
@@ -69,19 +92,22 @@ __global__ void __launch_bounds__(32 * kRowWarps)
     dx[row * p.width + c] = r * (d_hat(c) - x[c] * r * mean);
 }
 
-/// Gradients of shift and scale: a thread a column of a group.
+/// Gradients of shift and scale: a block 32 columns of a group.
 template <class T>
-__global__ void __launch_bounds__(kColumnThreads)
+__global__ void __launch_bounds__(kSumThreads)
     modulated_norm_columns(ModulatedNorm<T> p, const T* grad, const float* inverse, T* dshift, T* dscale) {
-  const std::int64_t column = column_of_thread();
-  if (column >= p.width) return;
+  const std::int64_t column = column_of_lane();
   for (std::int64_t group = blockIdx.y; group < p.rows / p.group; group += gridDim.y) {
     float shift = 0.0F, scale = 0.0F;
-    for (std::int64_t row = group * p.group; row < (group + 1) * p.group; ++row) {
+    const std::int64_t end = column < p.width ? (group + 1) * p.group : 0;
+    for (std::int64_t row = group * p.group + threadIdx.y; row < end; row += kSumWarps) {
       const float g = widen(grad[row * p.width + column]);
       shift += g;
       scale += g * (p.x[row * p.width + column] * inverse[row]);
     }
+    shift = sum_of_warps(shift);
+    scale = sum_of_warps(scale);
+    if (threadIdx.y != 0 || column >= p.width) continue;
     dshift[group * p.width + column] = narrow<T>(shift);
     dscale[group * p.width + column] = narrow<T>(scale);
   }
@@ -108,20 +134,22 @@ __global__ void __launch_bounds__(kColumnThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kColumnThreads)
+__global__ void __launch_bounds__(kSumThreads)
     gated_residual_gradient(const float* grad, const T* y, const T* gate, std::int64_t groups, std::int64_t width,
                             std::int64_t group_rows, T* dy, T* dgate) {
-  const std::int64_t column = column_of_thread();
-  if (column >= width) return;
+  const std::int64_t column = column_of_lane();
+  const bool inside = column < width;
   for (std::int64_t group = blockIdx.y; group < groups; group += gridDim.y) {
-    const float a = widen(gate[group * width + column]);
+    const float a = inside ? widen(gate[group * width + column]) : 0.0F;
     float total = 0.0F;
-    for (std::int64_t row = group * group_rows; row < (group + 1) * group_rows; ++row) {
+    const std::int64_t end = inside ? (group + 1) * group_rows : 0;
+    for (std::int64_t row = group * group_rows + threadIdx.y; row < end; row += kSumWarps) {
       const float g = grad[row * width + column];
       dy[row * width + column] = narrow<T>(g * a);
       total += g * widen(y[row * width + column]);
     }
-    dgate[group * width + column] = narrow<T>(total);
+    total = sum_of_warps(total);
+    if (threadIdx.y == 0 && inside) dgate[group * width + column] = narrow<T>(total);
   }
 }
 
@@ -167,14 +195,15 @@ __global__ void __launch_bounds__(kColumnThreads) embed_rows_lead(const float* g
   }
 }
 
-__global__ void __launch_bounds__(kColumnThreads)
-    embed_rows_positions(const float* grad, Embedded s, float* dpositions) {
-  const std::int64_t column = column_of_thread();
-  if (column >= s.width) return;
+__global__ void __launch_bounds__(kSumThreads) embed_rows_positions(const float* grad, Embedded s, float* dpositions) {
+  const std::int64_t column = column_of_lane();
   for (std::int64_t place = blockIdx.y; place < s.n; place += gridDim.y) {
     float total = 0.0F;
-    for (std::int64_t group = 0; group < s.groups; ++group) total += grad[(group * s.n + place) * s.width + column];
-    dpositions[place * s.width + column] = total;
+    const std::int64_t end = column < s.width ? s.groups : 0;
+    for (std::int64_t group = threadIdx.y; group < end; group += kSumWarps)
+      total += grad[(group * s.n + place) * s.width + column];
+    total = sum_of_warps(total);
+    if (threadIdx.y == 0 && column < s.width) dpositions[place * s.width + column] = total;
   }
 }
 
@@ -197,6 +226,13 @@ struct Source {
 struct Positions {
   const std::int64_t* of_row;
   std::int64_t table_rows, width;
+};
+
+/// Segments of the context's rows within which positions never fall.
+struct PositionSegments {
+  const int* starts;  ///< and where the last one ends; null: each row is a segment
+  std::int64_t count;
+  __device__ std::int64_t start(std::int64_t i) const { return starts == nullptr ? i : starts[i]; }
 };
 
 template <class T>
@@ -231,27 +267,74 @@ __global__ void __launch_bounds__(32 * kRowWarps)
     dsource[i * width + c] = narrow<T>(inverse[row] * (widen(g[c]) - widen(y[c]) * mean));
 }
 
-/// A thread a column of a position, over all context rows in order.
+/// The first row of [first, end), where positions never fall, that has at least this one; `end` where none has.
+__device__ std::int64_t first_from(const std::int64_t* of_row, std::int64_t first, std::int64_t end,
+                                   std::int64_t position) {
+  while (first < end) {
+    const std::int64_t middle = first + (end - first) / 2;
+    if (of_row[middle] < position) {
+      first = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return first;
+}
+
 template <class T>
-__global__ void __launch_bounds__(kColumnThreads)
-    embed_context_table(const T* grad, const T* out, const float* inverse, const float* means, std::int64_t count,
-                        Positions p, float* dtable) {
-  const std::int64_t column = column_of_thread();
-  if (column >= p.width) return;
+struct ContextGradient {
+  const T *grad, *out;
+  const float *inverse, *means;
+  std::int64_t width;
+  __device__ float at(std::int64_t row, std::int64_t column) const {
+    const std::int64_t place = row * width + column;
+    return inverse[row] * (widen(grad[place]) - widen(out[place]) * means[row]);
+  }
+};
+
+/// A block 32 columns of a position. Each thread looks for the position in one segment; then the warps take the rows
+/// that were found by turns, in order.
+template <class T>
+__global__ void __launch_bounds__(kSumThreads)
+    embed_context_table(ContextGradient<T> gradient, PositionSegments segments, Positions p, float* dtable) {
+  __shared__ std::int64_t firsts[kSumThreads], ends[kSumThreads];
+  const unsigned thread = threadIdx.y * kSumColumns + threadIdx.x;
+  const std::int64_t column = column_of_lane();
   for (std::int64_t position = blockIdx.y; position < p.table_rows; position += gridDim.y) {
     float total = 0.0F;
-    for (std::int64_t row = 0; row < count; ++row) {
-      if (p.of_row[row] != position) continue;
-      const std::int64_t at = row * p.width + column;
-      total += inverse[row] * (widen(grad[at]) - widen(out[at]) * means[row]);
+    unsigned found = 0;  // rows before those of a segment: whose turn it is
+    for (std::int64_t begin = 0; begin < segments.count; begin += kSumThreads) {
+      const auto here = static_cast<unsigned>(min(std::int64_t{kSumThreads}, segments.count - begin));
+      __syncthreads();  // the last segments' rows have been read
+      if (thread < here) {
+        const std::int64_t end = segments.start(begin + thread + 1);
+        firsts[thread] = first_from(p.of_row, segments.start(begin + thread), end, position);
+        ends[thread] = first_from(p.of_row, firsts[thread], end, position + 1);
+      }
+      __syncthreads();
+      for (unsigned i = 0; i < here; ++i) {
+        const std::int64_t first = firsts[i], end = column < p.width ? ends[i] : first;
+        for (std::int64_t row = first + (threadIdx.y - found) % kSumWarps; row < end; row += kSumWarps)
+          total += gradient.at(row, column);
+        found += static_cast<unsigned>(ends[i] - first);
+      }
     }
-    dtable[position * p.width + column] = total;
+    total = sum_of_warps(total);
+    if (threadIdx.y == 0 && column < p.width) dtable[position * p.width + column] = total;
   }
 }
 
 template <class T>
 Source<T> source_of(const Tensor& values, const Tensor& index) {
   return {data<T>(values), data<std::int64_t>(index), rows(values)};
+}
+
+/// Undefined where nothing is known of the rows' order.
+Tensor segment_starts(const ContextRows& of, const Tensor& grad, Scratch& scratch) {
+  if (of.lengths.empty()) return {};
+  const std::int64_t rows_said = std::accumulate(of.lengths.begin(), of.lengths.end(), std::int64_t{0});
+  TORCH_CHECK(rows_said == rows(grad), "a context of ", rows(grad), " rows in samples of ", rows_said);
+  return starts_of(of.lengths, grad, scratch);
 }
 
 }  // namespace
@@ -276,7 +359,7 @@ void CudaKernels::modulated_norm_backward(const Tensor& grad, const Tensor& x, c
     modulated_norm_input<<<warps_for(p.rows), 32 * kRowWarps, 0, stream()>>>(p, data<T>(grad), data<float>(inverse),
                                                                              data<float>(dx));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    modulated_norm_columns<<<columns_for(p.width, scale.size(0)), kColumnThreads, 0, stream()>>>(
+    modulated_norm_columns<<<sums_for(p.width, scale.size(0)), sum_threads(), 0, stream()>>>(
         p, data<T>(grad), data<float>(inverse), data<T>(dshift), data<T>(dscale));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
@@ -298,7 +381,7 @@ void CudaKernels::gated_residual_backward(const Tensor& grad, const Tensor& y, c
   if (y.numel() == 0) return;
   with_type(y.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    gated_residual_gradient<<<columns_for(columns(y), gate.size(0)), kColumnThreads, 0, stream()>>>(
+    gated_residual_gradient<<<sums_for(columns(y), gate.size(0)), sum_threads(), 0, stream()>>>(
         data<float>(grad), data<T>(y), data<T>(gate), gate.size(0), columns(y), rows(y) / gate.size(0), data<T>(dy),
         data<T>(dgate));
   });
@@ -330,7 +413,7 @@ void CudaKernels::embed_rows_backward(const Tensor& grad, std::int64_t draws, Te
     embed_rows_lead<<<columns_for(s.width, s.groups / s.draws), kColumnThreads, 0, stream()>>>(g, s, data<T>(dlead));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
-  embed_rows_positions<<<columns_for(s.width, s.n), kColumnThreads, 0, stream()>>>(g, s, data<float>(dpositions));
+  embed_rows_positions<<<sums_for(s.width, s.n), sum_threads(), 0, stream()>>>(g, s, data<float>(dpositions));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -353,10 +436,11 @@ void CudaKernels::embed_context_forward(const Tensor& tokens, const Tensor& sens
 void CudaKernels::embed_context_backward(const Tensor& grad, const Tensor& out, const Tensor& inverse,
                                          const ContextRows& of, Tensor& dtokens, Tensor& dsensors,
                                          Tensor& dtable) const {
-  const std::int64_t count = rows(grad);
   const Positions p{data<std::int64_t>(of.positions), dtable.size(0), columns(grad)};
   Scratch scratch;
-  const Tensor means = scratch.make({count}, at::kFloat, grad);
+  const Tensor means = scratch.make({rows(grad)}, at::kFloat, grad);
+  const Tensor starts = segment_starts(of, grad, scratch);
+  const PositionSegments segments{data<int>(starts), starts.defined() ? starts.size(0) - 1 : rows(grad)};
   with_type(grad.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const auto fill = [&](const Tensor& gradient, const Tensor& index) {
@@ -368,8 +452,9 @@ void CudaKernels::embed_context_backward(const Tensor& grad, const Tensor& out, 
     };
     fill(dtokens, of.token_rows);
     fill(dsensors, of.sensor_rows);
-    embed_context_table<<<columns_for(p.width, p.table_rows), kColumnThreads, 0, stream()>>>(
-        data<T>(grad), data<T>(out), data<float>(inverse), data<float>(means), count, p, data<float>(dtable));
+    embed_context_table<<<sums_for(p.width, p.table_rows), sum_threads(), 0, stream()>>>(
+        ContextGradient<T>{data<T>(grad), data<T>(out), data<float>(inverse), data<float>(means), p.width}, segments, p,
+        data<float>(dtable));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
 }

@@ -71,6 +71,40 @@ struct Config {
   }
 };
 
+/// A list whose items got a key more.
+struct OldItem {
+  std::int64_t step = 0;
+  template <class V>
+  void visit(V& v) {
+    v("step", step, "Step.");
+  }
+};
+struct NewItem {
+  std::int64_t step = 0;
+  std::string kind = "plain";
+  template <class V>
+  void visit(V& v) {
+    v("step", step, "Step.");
+    v("kind", kind, "Kind.", either({one_of({"plain"}), starting_with("other:")}));
+  }
+};
+template <class Item>
+struct ListTable {
+  std::vector<Item> items;
+  template <class V>
+  void visit(V& v) {
+    v("items", items, "Items.");
+  }
+};
+template <class Item>
+struct ListConfig {
+  ListTable<Item> list;
+  template <class V>
+  void visit(V& v) {
+    v.table("list", list, "List.");
+  }
+};
+
 Config parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
   return parse_config<Config>(text, "demo.toml", overrides);
 }
@@ -182,6 +216,27 @@ TEST(Config, HashSeesEveryValueButThoseLeftOut) {
   EXPECT_NE(config_hash(a), config_hash(parse("[run]\nseed = 8\n")));
   EXPECT_EQ(config_hash(a, {"run.seed"}), config_hash(parse("[run]\nseed = 8\n"), {"run.seed"}));
   EXPECT_EQ(config_hash(a, {"run"}), config_hash(parse("[run]\nsteps = 8\n"), {"run"}));
+}
+
+TEST(Config, HashWithoutAKeyOfItemsIsThatOfBeforeTheKey) {
+  const std::string text = "[[list.items]]\nstep = 3\n[[list.items]]\nstep = 4\n";
+  const std::uint64_t old = config_hash(parse_config<ListConfig<OldItem>>(text, "old.toml"));
+  const auto now = parse_config<ListConfig<NewItem>>(text, "new.toml");
+  EXPECT_NE(config_hash(now), old);
+  EXPECT_EQ(config_hash(now, {"list.items[].kind"}), old);
+  EXPECT_NE(config_hash(now, {"list.items[].step"}), old);
+  EXPECT_EQ(config_hash(ListConfig<NewItem>(), {"list.items[].kind"}), config_hash(ListConfig<OldItem>()));
+}
+
+TEST(Config, WordsMayGoOn) {
+  const auto parsed = [](const std::string& kind) {
+    const std::string text = "[[list.items]]\nkind = \"" + kind + "\"\n";
+    return error_of(ExitCode::kUsage, [&] { parse_config<ListConfig<NewItem>>(text, "new.toml"); });
+  };
+  EXPECT_EQ(parsed("plain"), "no error");
+  EXPECT_EQ(parsed("other:one"), "no error");
+  for (const char* kind : {"other:", "another:one", "plainer"})
+    EXPECT_THAT(parsed(kind), AllOf(HasSubstr("list.items[0].kind"), HasSubstr("\"other:...\"")));
 }
 
 TEST(Config, ReferenceListsEveryKeyOnce) {

@@ -105,6 +105,21 @@ TEST(ClosedLoop, AsksAtTheRightStepsWithTheHistory) {
   for (const auto& [episode, steps] : asked) EXPECT_THAT(steps, ::testing::ElementsAre(0, 3, 6, 9)) << episode;
 }
 
+TEST(ClosedLoop, TheBlindMeetTheSameAndAreShownNothing) {
+  ClosedLoopOptions options = few_episodes(9);
+  const auto seeing = facts(run_closed_loop(options, errant_chunks));
+  options.blind = true;
+  options.filmed = 1;
+  std::size_t frames = 0;
+  const auto outcomes = run_closed_loop(options, [&](std::span<const PolicyQuery> queries) {
+    for (const PolicyQuery& query : queries) frames += query.frames.size();
+    return errant_chunks(queries);
+  });
+  EXPECT_EQ(facts(outcomes), seeing);
+  EXPECT_EQ(frames, 0U);
+  EXPECT_EQ(std::ssize(outcomes[0].film), outcomes[0].steps + 1) << "it is filmed all the same";
+}
+
 TEST(ClosedLoop, FilmsTheFirstEpisodes) {
   ClosedLoopOptions options = few_episodes(3);
   options.filmed = 2;

@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <cmath>
+#include <limits>
+
 #include "core/error.h"
 #include "tests/data/lerobot_files.h"
 #include "tests/data/model_files.h"
@@ -104,6 +107,25 @@ TEST(DatasetMapping, NamesDatasets) {
   named.name = "kitchen";
   EXPECT_EQ(resolved({named})[0].name, "kitchen");
   EXPECT_THAT(mapping_error({named, named}), AllOf(HasSubstr("kitchen"), HasSubstr("data.mix[1]")));
+}
+
+TEST(DatasetMapping, GivesAllDatasetsWeightsOrNone) {
+  auto first = with_cameras("/data/a", {"x"}), second = with_cameras("/data/b", {"x"});
+  EXPECT_FALSE(resolved({first, second})[1].weight.has_value());
+  first.weight = 2;
+  EXPECT_THAT(mapping_error({first, second}),
+              AllOf(HasSubstr("data.mix[1].weight (/data/b) is \"auto\""), HasSubstr("data.mix[0].weight is 2")));
+  second.weight = 0.5;
+  const auto mappings = resolved({first, second});
+  EXPECT_EQ(mappings[0].weight, 2.0);
+  EXPECT_EQ(mappings[1].weight, 0.5);
+  for (const double weight : {0.0, -1.0, std::numeric_limits<double>::infinity(), std::nan("")}) {
+    second.weight = weight;
+    EXPECT_THAT(mapping_error({first, second}),
+                AllOf(HasSubstr("data.mix[1].weight (/data/b) is"), HasSubstr("give a number above 0")));
+  }
+  second.weight = "often";
+  EXPECT_THAT(mapping_error({first, second}), HasSubstr("data.mix[1].weight (/data/b) is \"often\""));
 }
 
 }  // namespace

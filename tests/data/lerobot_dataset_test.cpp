@@ -20,6 +20,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 class LeRobotDatasetTest : public ::testing::Test {
  protected:
@@ -326,7 +327,7 @@ TEST_F(LeRobotDatasetTest, RefusesNoEpisodesAndBrokenTaskTables) {
   const std::vector<ColumnSpec> tasks{{"task_index"}, {"task", ColumnType::kText}};
   const auto tasks_error = [&](const std::vector<std::int64_t>& indices) {
     ParquetWriter writer(in_set("meta/tasks.parquet"), tasks, 8);
-    for (const std::int64_t index : indices) writer.add({index, std::string("a task")});
+    for (const std::int64_t index : indices) writer.add({index, "task " + std::to_string(index)});
     writer.finish();
     return opening_error();
   };
@@ -343,6 +344,76 @@ TEST_F(LeRobotDatasetTest, RefusesNoEpisodesAndBrokenTaskTables) {
   std::ofstream(folder.file("v2/meta/info.json")) << info;
   EXPECT_THAT(error_of(ExitCode::kData, [&] { LeRobotDataset opened(folder.file("v2")); }),
               AllOf(HasSubstr("meta/episodes.jsonl"), HasSubstr("no episode")));
+}
+
+TEST_F(LeRobotDatasetTest, RefusesAListOfEpisodesThatIsNotWhole) {
+  write_counting_dataset(root(), {2, 3, 2});
+  const std::string whole = read_file(in_set("meta/info.json"));
+  const auto error_with = [&](const char* total) {
+    edit("meta/info.json", [&](auto& json) { json[total] = 99; });
+    std::string error = opening_error();
+    std::ofstream(in_set("meta/info.json")) << whole;
+    return error;
+  };
+  const std::string info = in_set("meta/info.json");
+  EXPECT_THAT(error_with("total_frames"), HasSubstr(info + ": total_frames is 99, but meta/episodes lists 7"));
+  EXPECT_THAT(error_with("total_episodes"), HasSubstr(info + ": total_episodes is 99, but meta/episodes lists 3"));
+  EXPECT_EQ(error_with("total_tasks"), "no error") << "nothing goes by it";
+}
+
+TEST_F(LeRobotDatasetTest, RefusesTaskTextsThatAreInNoTableOrNoText) {
+  write_counting_dataset(root(), {2, 3});
+  const auto error_with = [&](const std::string& second) {
+    ParquetWriter writer(in_set("meta/tasks.parquet"), {{"task_index"}, {"task", ColumnType::kText}}, 8);
+    writer.add({std::int64_t{0}, std::string("task 0")});
+    writer.add({std::int64_t{1}, second});
+    writer.finish();
+    return opening_error();
+  };
+  EXPECT_EQ(error_with("task 1"), "no error");
+  EXPECT_THAT(error_with("task \xFF"), AllOf(HasSubstr(in_set("meta/tasks.parquet: task 1 (its task_index)")),
+                                             HasSubstr("no valid UTF-8"), HasSubstr("write the text as UTF-8")));
+  EXPECT_THAT(error_with("sweep"),
+              AllOf(HasSubstr(in_set("meta/episodes/chunk-000/file-000.parquet: column tasks: row 1 is \"task 1\"")),
+                    HasSubstr(in_set("meta/tasks.parquet")), HasSubstr("add it there or correct it")));
+}
+
+TEST_F(LeRobotDatasetTest, RefusesTaskTextsThatAreInNoTableOfVersion2) {
+  write_counting_dataset_v2(root(), {2, 3});
+  const std::string listed = read_file(in_set("meta/episodes.jsonl"));
+  const auto error_with = [&](const std::string& texts) {
+    std::string changed = listed;
+    const std::string from = "[\"task 1\"]";
+    changed.replace(changed.find(from), from.size(), texts);
+    std::ofstream(in_set("meta/episodes.jsonl")) << changed;
+    return opening_error();
+  };
+  EXPECT_EQ(error_with("[\"task 1\", \"task 0\"]"), "no error");
+  EXPECT_EQ(error_with("\"task 1\""), "no error") << "one text that is in no list";
+  EXPECT_THAT(error_with("[\"task 0\", \"sweep\"]"),
+              AllOf(HasSubstr(in_set("meta/episodes.jsonl: entry 2: tasks is \"sweep\"")),
+                    HasSubstr(in_set("meta/tasks.jsonl"))));
+  EXPECT_THAT(error_with("7"), AllOf(HasSubstr("meta/episodes.jsonl: entry 2"), HasSubstr("another type")));
+}
+
+TEST_F(LeRobotDatasetTest, NotesWhatIsReadAllTheSame) {
+  auto options = counting_options();
+  options.frames_per_data_file = 1;
+  write_counting_dataset(root(), {2, 3}, options);
+  EXPECT_THAT(LeRobotDataset(root()).notes(), IsEmpty());
+  edit("meta/info.json", [](auto& json) {
+    json["total_tasks"] = 5;
+    json["features"]["action"]["dtype"] = "float64";
+    json["features"]["index"]["dtype"] = "int32";
+  });
+  const auto of = [](const char* column, const char* found, const char* said) {
+    return AllOf(HasSubstr(fmt::format("file-000.parquet: column {}: holds values of type {}", column, found)),
+                 HasSubstr(fmt::format("info.json says {}", said)));
+  };
+  EXPECT_THAT(LeRobotDataset(root()).notes(),
+              ElementsAre(HasSubstr("total_tasks is 5, but meta/tasks.parquet lists 2"), of("index", "int64", "int32"),
+                          of("action", "float32", "float64")))
+      << "of each column the first file";
 }
 
 TEST_F(LeRobotDatasetTest, RefusesEpisodesWhoseFramesCannotBe) {

@@ -21,6 +21,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class LeRobotSourceTest : public ::testing::Test {
  protected:
@@ -159,6 +160,53 @@ TEST_F(LeRobotSourceTest, LeavesDepthOutAndSaysSoOnce) {
   EXPECT_THAT(
       refusal([](auto& o) { o.cameras = {"observation.images.top"}; }),
       AllOf(HasSubstr(file), HasSubstr("observation.images.top"), HasSubstr("depth"), HasSubstr("data.cameras")));
+}
+
+TEST_F(LeRobotSourceTest, WarnsOfWhatIsSeldomMeant) {
+  write_counting_dataset(folder.file("set"), {2, 2});
+  auto statistics = folder.read_json("set/meta/stats.json");
+  statistics["observation.state"]["std"][1] = 0;
+  statistics["action"]["min"][0] = statistics["action"]["max"][0];
+  folder.write("set/meta/stats.json", statistics.dump());
+  auto info = folder.read_json("set/meta/info.json");
+  info["features"]["action"]["dtype"] = "float64";
+  folder.write("set/meta/info.json", info.dump());
+  const auto logged_with = [&](const auto& change) {
+    auto chosen = options();
+    change(chosen);
+    const LogText logged;
+    const LeRobotSource source(chosen, processor);
+    return logged.str();
+  };
+  const std::string usual = logged_with([](auto&) {}), of_state = "\"observation.state\": zero range (std is 0)";
+  EXPECT_THAT(usual, HasSubstr("file-000.parquet: column action: holds values of type float32"));
+  EXPECT_THAT(usual, AllOf(HasSubstr("meta/stats.json"), HasSubstr(of_state + " in dimensions 1, which"),
+                           HasSubstr("state_dimensions")));
+  EXPECT_THAT(usual, Not(HasSubstr("\"action\": zero range"))) << "mean_std does not go by the ends";
+  EXPECT_THAT(logged_with([](auto& o) { o.normalisation = Normalisation::kMinMax; }),
+              AllOf(HasSubstr("\"action\": zero range (min is max) in dimensions 0, which normalisation makes -1"),
+                    Not(HasSubstr("std is 0"))));
+  EXPECT_THAT(logged_with([&](auto& o) {
+                o.mix.resize(1);
+                o.mix[0].path = folder.file("set");
+                o.mix[0].state_dimensions = {0};
+                o.paths.clear();
+              }),
+              Not(HasSubstr(of_state)))
+      << "of a dimension that is not used";
+}
+
+TEST_F(LeRobotSourceTest, RefusesPromptsLongerThanTheModelsPositions) {
+  write_counting_dataset(folder.file("set"), {2, 2});
+  model.write("config.json", R"({"text_config": {"max_position_embeddings": 10}})");
+  processor = std::make_shared<VlmProcessor>(model.path());
+  EXPECT_THAT(refusal([](auto&) {}),
+              AllOf(HasSubstr("meta/tasks.parquet: task 0 (its task_index)"), HasSubstr("has 10 positions"),
+                    HasSubstr("config.json"), HasSubstr("shorten the text")));
+  model.write("config.json", R"({"max_position_embeddings": 4000})");
+  processor = std::make_shared<VlmProcessor>(model.path());
+  EXPECT_EQ(processor->most_tokens(), 4000);
+  EXPECT_EQ(refusal([](auto&) {}), "no error");
 }
 
 TEST_F(LeRobotSourceTest, HashesSettingsToo) {

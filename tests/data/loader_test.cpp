@@ -131,32 +131,35 @@ void draw_steps(const NumberedSource& source, LoaderOptions options, std::int64_
   }
 }
 
-/// Every pass over a type's samples has each of them once; the last one may have ended in its middle.
+/// Every pass over the samples of a type (of a type's dataset, where these have weights) has each of them once; the
+/// last one may have ended in its middle.
 void expect_whole_passes(const StreamOrder& order, const std::map<std::uint64_t, std::int64_t>& draws) {
-  std::map<std::int64_t, std::vector<std::int64_t>> all, passes;  // by type
-  for (const std::int64_t sample : order.samples) all[sample / 1000].push_back(sample);
+  std::map<std::int64_t, std::vector<std::int64_t>> all, passes;  // by type and dataset
+  for (const std::int64_t sample : order.samples) all[sample / 100].push_back(sample);
   for (const auto& [position, sample] : draws) {
-    auto& pass = passes[sample / 1000];
-    const auto& whole = all[sample / 1000];
+    auto& pass = passes[sample / 100];
+    const auto& whole = all[sample / 100];
     pass.push_back(sample);
     if (pass.size() < whole.size()) continue;
     EXPECT_THAT(pass, ::testing::UnorderedElementsAreArray(whole)) << "the pass that ends at position " << position;
     pass.clear();
   }
-  for (const auto& [type, rest] : passes)
-    EXPECT_EQ(std::set<std::int64_t>(rest.begin(), rest.end()).size(), rest.size()) << "type " << type;
+  for (const auto& [number, rest] : passes)
+    EXPECT_EQ(std::set<std::int64_t>(rest.begin(), rest.end()).size(), rest.size()) << "class " << number;
 }
 
 // Stopped in the middle of an epoch by one world, gone on with by another.
 TEST(Loader, LosesAndDoublesNoneFromAnyWorldToAnyOther) {
   const NumberedSource source(1);  // what is drawn is the order's
   constexpr std::int64_t kSteps = 14;
-  for (const auto& order : {mixture({11}, {}, 7), mixture({7, 5, 3}, {5000, 3000, 2000}, 7)}) {
+  for (const auto& order : {mixture({11}, {}, 7), mixture({7, 5, 3}, {5000, 3000, 2000}, 7),
+                            weighted_mixture({{4, 3}, {5, 0}, {2, 1}}, {5000, 3000, 2000}, {3, 1}, 7)}) {
     for (int before = 1; before <= 3; ++before) {
       for (int after = 1; after <= 3; ++after) {
         for (const std::int64_t stop : {1, 4, 7}) {
-          SCOPED_TRACE(::testing::Message() << (order->target.empty() ? "one type, " : "a mixture, ") << before
-                                            << " ranks until step " << stop << ", then " << after);
+          SCOPED_TRACE(::testing::Message()
+                       << (order->target.empty() ? "one type, " : "a mixture, ") << order->weights.size()
+                       << " weights, " << before << " ranks until step " << stop << ", then " << after);
           auto options = options_for(4, 2);
           options.order = order;
           std::map<std::uint64_t, std::int64_t> draws;
@@ -254,6 +257,10 @@ TEST(Loader, HoldsNoMoreBytesThanItMay) {
       EXPECT_LE(loader.held_bytes(), std::max<std::int64_t>(5, samples_that_fit) * 1024);
     }
     EXPECT_EQ(all, expected(source, 0, 150));
+    const LoaderPeak peak = loader.peak();
+    EXPECT_EQ(peak.sample, 1024);
+    EXPECT_GE(peak.held, 5 * 1024) << "a step's samples are held at once";
+    EXPECT_LE(peak.held, std::max<std::int64_t>(5, samples_that_fit) * 1024) << "with those in the making";
   }
 }
 

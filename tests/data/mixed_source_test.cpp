@@ -10,6 +10,7 @@
 #include "data/lerobot_source.h"
 #include "tests/data/lerobot_files.h"
 #include "tests/data/model_files.h"
+#include "tests/error_of.h"
 
 namespace plimsoll::data {
 namespace {
@@ -183,6 +184,46 @@ TEST_F(MixedSourceTest, NormalisesEachByItsOwnUnlessToldOtherwise) {
   }
   options.normalisation = Normalisation::kQuantiles;
   EXPECT_THAT(error_of(options), AllOf(HasSubstr("data.statistics"), HasSubstr("quantiles")));
+}
+
+TEST_F(MixedSourceTest, KnowsWeightsEpisodesAndColumns) {
+  write_counting_dataset(folder.file("set"), {2, 3});
+  write_other_dataset(folder.file("other"), {1, 2});
+  auto options = mixed();
+  EXPECT_TRUE(LeRobotSource(options, processor).dataset_weights().empty());
+  options.mix[0].weight = 1, options.mix[1].weight = 2.5;
+  const LeRobotSource source(options, processor);
+  EXPECT_THAT(source.dataset_weights(), ElementsAre(1, 2.5));
+  EXPECT_EQ(source.hash(), LeRobotSource(mixed(), processor).hash()) << "no sample is another one";
+  const std::vector<std::int64_t> episodes = {0, 0, 1, 1, 1, 0, 1, 1};
+  const SampleColumn tasks = source.column("task_index");
+  ASSERT_EQ(source.size(), std::ssize(episodes));
+  ASSERT_EQ(tasks.of_sample.size(), episodes.size());
+  for (std::size_t i = 0; i < episodes.size(); ++i) {
+    EXPECT_EQ(source.episode_index_of(static_cast<std::int64_t>(i)), episodes[i]);
+    EXPECT_EQ(tasks.texts[tasks.of_sample[i]], std::to_string(episodes[i])) << "each has a task of its own";
+  }
+  EXPECT_THAT(plimsoll::error_of([&] { source.column("joints"); }),
+              AllOf(HasSubstr(folder.file("set")), HasSubstr("column joints: is missing")));
+}
+
+TEST_F(MixedSourceTest, TakesWeightsOfPaths) {
+  write_counting_dataset(folder.file("a"), {2, 2});
+  write_counting_dataset(folder.file("b"), {2, 2});
+  auto options = plain();
+  options.paths = {folder.file("a"), folder.file("b")};
+  options.weights = {1, 3};
+  EXPECT_THAT(LeRobotSource(options, processor).dataset_weights(), ElementsAre(1, 3));
+  options.weights = {1};
+  EXPECT_THAT(error_of(options), AllOf(HasSubstr("data.weights has 1 numbers"), HasSubstr(folder.file("b"))));
+  options.weights = {1, 0};
+  EXPECT_THAT(error_of(options),
+              AllOf(HasSubstr("data.weights[1]"), HasSubstr(folder.file("b")), HasSubstr("above 0")));
+  write_counting_dataset(folder.file("set"), {2, 2});
+  write_other_dataset(folder.file("other"), {2, 2});
+  options = mixed();
+  options.weights = {1, 3};
+  EXPECT_THAT(error_of(options), AllOf(HasSubstr("data.weights is [1, 3]"), HasSubstr("data.mix")));
 }
 
 // Hashes

@@ -104,9 +104,88 @@ TEST(SampleStream, ATypesSamplesComeInPassesOfTheirOwn) {
   }
 }
 
-TEST(SampleStream, AMixtureDependsOnPositionAndSeedOnly) {
-  const auto order = mixture({7, 50, 3}, {4000, 3000, 3000});
-  SampleStream forward(order), anywhere(order), other(mixture({7, 50, 3}, {4000, 3000, 3000}, 2));
+const std::vector<std::vector<std::int64_t>> kOfDatasets = {{7, 30, 2}, {50, 0, 4}, {0, 9, 0}};
+
+/// Of all draws, what a type's dataset is due.
+double due_part(const std::vector<std::int64_t>& target, const std::vector<double>& weights, std::size_t type,
+                std::size_t dataset) {
+  double all = 0;
+  for (std::size_t other = 0; other < weights.size(); ++other)
+    if (kOfDatasets[type][other] > 0) all += weights[other];
+  return static_cast<double>(target[type]) / kWholeTarget * weights[dataset] / all;
+}
+
+/// Of the first draws of a stream each class has its part, to less than two draws, and each type what it has without
+/// weights.
+void expect_two_levels(const std::vector<std::int64_t>& target, const std::vector<double>& weights) {
+  SampleStream stream(weighted_mixture(kOfDatasets, target, weights)), plain(mixture({39, 54, 9}, target));
+  std::map<std::int64_t, std::int64_t> counts;
+  for (std::int64_t n = 1; n <= 20000; ++n) {
+    const std::int64_t sample = stream.at(static_cast<std::uint64_t>(n - 1));
+    ++counts[sample / 100];
+    ASSERT_EQ(sample / 1000, plain.at(static_cast<std::uint64_t>(n - 1)) / 1000) << "weights move no draw of a type";
+    for (std::size_t type = 0; type < 3; ++type) {
+      for (std::size_t dataset = 0; dataset < 3; ++dataset) {
+        if (kOfDatasets[type][dataset] == 0) continue;
+        const double due = due_part(target, weights, type, dataset) * static_cast<double>(n);
+        const std::int64_t drawn = counts[static_cast<std::int64_t>(10 * type + dataset)];
+        ASSERT_LT(std::abs(static_cast<double>(drawn) - due), 2) << type << " of " << dataset << ", " << n << " draws";
+      }
+    }
+  }
+}
+
+TEST(SampleStream, ATypesDatasetsHaveTheirPartsAtEveryMoment) {
+  // Of each type the shares are whole ten-thousandths.
+  for (const auto& target : std::vector<std::vector<std::int64_t>>{{4000, 3000, 3000}, {9998, 1, 1}, {0, 5000, 5000}})
+    for (const auto& weights : std::vector<std::vector<double>>{{3, 4, 1}, {1, 98, 1}, {2, 1, 2}})
+      ASSERT_NO_FATAL_FAILURE(expect_two_levels(target, weights));
+}
+
+TEST(SampleStream, DatasetsWithoutTypesHaveTheirPartsAtEveryMoment) {
+  const std::vector<double> weights = {0.5, 1.5, 2};
+  SampleStream stream(weighted_mixture({{9, 90, 5}}, {}, weights));
+  std::vector<std::int64_t> counts(3);
+  for (std::int64_t n = 1; n <= 10000; ++n) {
+    ++counts[static_cast<std::size_t>(stream.at(static_cast<std::uint64_t>(n - 1)) / 100)];
+    for (std::size_t dataset = 0; dataset < 3; ++dataset)
+      ASSERT_LT(std::abs(static_cast<double>(counts[dataset]) - weights[dataset] / 4 * static_cast<double>(n)), 1) << n;
+  }
+  SampleStream thirds(weighted_mixture({{9, 7, 5}}, {}, {1e-9, 1e-9, 1e-9})),
+      large(weighted_mixture({{9, 7}}, {}, {1e308, 1e308}));
+  std::map<std::int64_t, std::int64_t> of_three, of_two;
+  for (std::uint64_t position = 0; position < 10000; ++position) {
+    ++of_three[thirds.at(position) / 100];
+    ++of_two[large.at(position) / 100];
+  }
+  EXPECT_THAT(of_three,
+              ::testing::ElementsAre(::testing::Pair(0, 3334), ::testing::Pair(1, 3333), ::testing::Pair(2, 3333)));
+  EXPECT_THAT(of_two, ::testing::ElementsAre(::testing::Pair(0, 5000), ::testing::Pair(1, 5000)));
+}
+
+TEST(SampleStream, ADatasetsSamplesComeInPassesOfTheirOwn) {
+  SampleStream stream(weighted_mixture(kOfDatasets, {4000, 3000, 3000}, {3, 4, 1}));
+  std::map<std::int64_t, std::vector<std::int64_t>> drawn;
+  for (std::uint64_t position = 0; position < 5000; ++position) {
+    const std::int64_t sample = stream.at(position);
+    drawn[sample / 100].push_back(sample);
+  }
+  EXPECT_EQ(drawn.size(), 6U);
+  for (const auto& [number, samples] : drawn) {
+    const auto length = static_cast<std::size_t>(
+        kOfDatasets[static_cast<std::size_t>(number / 10)][static_cast<std::size_t>(number % 10)]);
+    ASSERT_GT(samples.size(), 2 * length);
+    for (std::size_t begin = 0; begin + length <= samples.size(); begin += length) {
+      const std::set<std::int64_t> pass(samples.begin() + static_cast<std::ptrdiff_t>(begin),
+                                        samples.begin() + static_cast<std::ptrdiff_t>(begin + length));
+      ASSERT_EQ(pass.size(), length) << "class " << number << ": none lost, none doubled";
+    }
+  }
+}
+
+void expect_position_and_seed(const std::shared_ptr<const StreamOrder>& order,
+                              const std::shared_ptr<const StreamOrder>& of_another_seed) {
+  SampleStream forward(order), anywhere(order), other(of_another_seed);
   std::vector<std::int64_t> all, different;
   for (std::uint64_t position = 0; position < 500; ++position) {
     all.push_back(forward.at(position));
@@ -120,9 +199,17 @@ TEST(SampleStream, AMixtureDependsOnPositionAndSeedOnly) {
   EXPECT_NE(all, different);
 }
 
+TEST(SampleStream, AMixtureDependsOnPositionAndSeedOnly) {
+  const std::vector<std::int64_t> target = {4000, 3000, 3000};
+  expect_position_and_seed(mixture({7, 50, 3}, target), mixture({7, 50, 3}, target, 2));
+  expect_position_and_seed(weighted_mixture(kOfDatasets, target, {3, 4, 1}),
+                           weighted_mixture(kOfDatasets, target, {3, 4, 1}, 2));
+}
+
 TEST(SampleStream, KnowsWhenASampleIsDrawnNext) {
   for (const auto& order : {mixture({7, 50, 3}, {4000, 3000, 3000}), mixture({11}, {10000}), mixture({11, 2}, {}),
-                            mixture({5, 4}, {9999, 1})}) {
+                            mixture({5, 4}, {9999, 1}), weighted_mixture(kOfDatasets, {4000, 3000, 3000}, {3, 4, 1}),
+                            weighted_mixture({{9, 30, 5}}, {}, {1, 2, 5})}) {
     SampleStream stream(order), looked(order);
     std::vector<std::int64_t> all;
     for (std::uint64_t position = 0; position < 2000; ++position) all.push_back(stream.at(position));
@@ -139,9 +226,11 @@ TEST(SampleStream, KnowsWhenASampleIsDrawnNext) {
 }
 
 TEST(SampleStream, SaysHowOftenASampleCanBeInAStep) {
-  for (const auto& target : std::vector<std::vector<std::int64_t>>{{4000, 3000, 3000}, {9000, 500, 500}}) {
+  for (const auto& order : {mixture({7, 50, 3}, {4000, 3000, 3000}), mixture({7, 50, 3}, {9000, 500, 500}),
+                            weighted_mixture({{7, 30}, {50, 4}, {0, 3}}, {4000, 3000, 3000}, {3, 1}),
+                            weighted_mixture({{9, 30, 5}}, {}, {1, 2, 5})}) {
     for (const std::int64_t batch : {1, 2, 7, 16, 40}) {
-      SampleStream stream(mixture({7, 50, 3}, target));
+      SampleStream stream(order);
       std::int64_t most = 0;
       for (std::int64_t step = 0; step < 400; ++step) {
         std::map<std::int64_t, std::int64_t> times;
@@ -160,6 +249,9 @@ TEST(SampleStream, ATypeWithAPartNeedsSamples) {
   EXPECT_THROW(SampleStream(mixture({7, 0, 3}, {4000, 3000, 3000})), Error);
   SampleStream fine(mixture({7, 0, 3}, {5000, 0, 5000}));
   for (std::uint64_t position = 0; position < 100; ++position) EXPECT_NE(fine.at(position) / 1000, 1);
+  EXPECT_THROW(SampleStream(weighted_mixture({{7, 1}, {0, 0}}, {5000, 5000}, {1, 2})), Error);
+  SampleStream weighted(weighted_mixture({{7, 1}, {0, 0}}, {10000, 0}, {1, 3}));
+  EXPECT_EQ(weighted.most_draws_in_a_step(8), 6) << "of the one sample that is three quarters of the draws";
 }
 
 }  // namespace

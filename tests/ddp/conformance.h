@@ -1,6 +1,7 @@
 #pragma once
 // What every Communicator must do, written once: tests/ddp/solo_test.cpp runs it alone, tests/ddp/mpi_conformance.cpp
-// under mpirun.
+// under mpirun, tests/train/device_conformance.cpp there in the memory of GPUs. Each holds that the name is the right
+// one.
 
 #include "ddp/communicator.h"
 

@@ -1,4 +1,6 @@
-// Runs that break on purpose: two or three ranks under mpirun, one of which is killed, late or aborts.
+// Runs that break on purpose: two or three ranks under mpirun, one of which is killed, late or aborts. They reduce by
+// MPI; where PLIMSOLL_FAULTS_OVER names another program that knows --fault, by that
+// (tests/train/device_conformance.cpp).
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -7,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <string>
 
 namespace plimsoll::ddp {
 namespace {
@@ -27,6 +30,19 @@ struct Outcome {
 
 class Faults : public testing::Test {
  protected:
+  // Another program says with 77 that it cannot run on this machine, and why.
+  void SetUp() override {
+    const char* other = std::getenv("PLIMSOLL_FAULTS_OVER");
+    if (other == nullptr) return;
+    program_ = other;
+    const std::string reason = folder_ + "/reason";
+    const int status = std::system((program_ + " --can-run > " + reason).c_str());
+    std::ifstream file(reason);
+    const std::string said{std::istreambuf_iterator<char>(file), {}};
+    ASSERT_TRUE(WIFEXITED(status)) << said;
+    if (WEXITSTATUS(status) == 77) GTEST_SKIP() << said;
+    ASSERT_EQ(WEXITSTATUS(status), 0) << said;
+  }
   Faults() {
     std::string pattern = (std::filesystem::temp_directory_path() / "plimsoll-faults-XXXXXX").string();
     folder_ = mkdtemp(pattern.data());
@@ -37,13 +53,14 @@ class Faults : public testing::Test {
 
   Outcome run(const std::string& fault, int ranks, const std::string& options = "") {
     const std::string command = std::string(PLIMSOLL_MPIRUN) + " --oversubscribe " + options + " -n " +
-                                std::to_string(ranks) + " " + PLIMSOLL_MPI_CONFORMANCE + " --fault " + fault + " " +
-                                folder_ + " > " + folder_ + "/output 2>&1";
+                                std::to_string(ranks) + " " + program_ + " --fault " + fault + " " + folder_ + " > " +
+                                folder_ + "/output 2>&1";
     const int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, folder_};
   }
 
   std::string folder_;
+  std::string program_ = PLIMSOLL_MPI_CONFORMANCE;
 };
 
 // A rank finds the culprit itself, or is told by another that did so a moment earlier.

@@ -1,54 +1,20 @@
-// The conformance suite under mpirun, and the ways in which a run can break. Without --fault: the suite, with messages
-// cut into small pieces so that cutting is tried too, and with PLIMSOLL_STAGED=1 in the environment through a buffer as
-// for a device, whose memory is the host's here. With --fault NAME FOLDER: rank 1 misbehaves and the others say
-// how they noticed.
+// The conformance suite under mpirun, and the ways in which a run can break (tests/ddp/conformance_program.h); with
+// PLIMSOLL_STAGED=1 in the environment through a buffer as for a device, whose memory is the host's here.
 
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <string_view>
-#include <thread>
+#include <memory>
 
-#include "core/error.h"
 #include "ddp/device_communicator.h"
 #include "tests/ddp/conformance.h"
+#include "tests/ddp/conformance_program.h"
 
 namespace plimsoll::ddp {
-
-std::unique_ptr<Communicator>& holder() {
-  static std::unique_ptr<Communicator> value;
-  return value;
-}
-
-/// What reduces through a buffer, if that is asked for; stands on holder()'s.
-std::unique_ptr<Communicator>& staged() {
-  static std::unique_ptr<Communicator> value;
-  return value;
-}
-
-Communicator& tested() { return staged() ? *staged() : *holder(); }
-
 namespace {
 
-using namespace std::chrono_literals;
-
-/// All ranks are children of the same daemon, which gives them one name.
-std::filesystem::path scratch_folder() {
-  return std::filesystem::temp_directory_path() / ("plimsoll-conformance-" + std::to_string(getppid()));
-}
-
-/// Stops the process a second from now, wherever it is then: as a debugger or a frozen container would.
-void stop_in_a_second() {
-  signal(SIGALRM, [](int) { raise(SIGSTOP); });
-  alarm(1);
-}
+bool is_staged() { return std::getenv("PLIMSOLL_STAGED") != nullptr; }
 
 DeviceCopies host_copies() {
   return {[](std::span<const float> device, float* host) { std::ranges::copy(device, host); },
@@ -56,74 +22,13 @@ DeviceCopies host_copies() {
           [](std::size_t floats) { return std::make_shared<float[]>(floats); }};
 }
 
-/// Rank 1's part of a fault. Returns when it goes on to the next collective after all.
-void misbehave(std::string_view fault, Communicator& communicator) {
-  if (fault == "killed") kill(getpid(), SIGKILL);
-  if (fault == "late") std::this_thread::sleep_for(120s);
-  if (fault == "slow") std::this_thread::sleep_for(3s);
-  if (fault == "aborts") communicator.abort(4);
-  if (fault == "exits") _exit(7);
-  if (fault == "stops") stop_in_a_second();
+std::unique_ptr<Communicator> staged_if_wanted(Communicator& host) {
+  return is_staged() ? make_staged(host, host_copies()) : nullptr;
 }
 
-/// A few good steps, then rank 1 misbehaves; the others write what they are told to <folder>/rank-<n>.
-int run_fault(std::string_view fault, const std::string& folder) {
-  // Two faults are found by waiting; for the others a busy machine gets all the time it wants.
-  auto communicator = make_mpi(folder, fault == "late" || fault == "stops" ? 5.0 : 100.0);
-  const int rank = communicator->rank();
-  const auto note = [&](const std::string& text) {
-    std::ofstream(folder + "/rank-" + std::to_string(rank)) << text << std::flush;
-  };
-  try {
-    std::vector<float> values(100000, 1.0F);
-    for (int step = 0; step < 5; ++step) {
-      communicator->enter(step, "compute");
-      if (rank == 1 && step == 3) misbehave(fault, *communicator);
-      // Rank 1 is to stop inside the collective: somebody must hold that up, and come.
-      if (rank == 2 && step == 3 && fault == "stops") std::this_thread::sleep_for(2s);
-      communicator->enter(step, "reduce");
-      communicator->all_reduce_sum(values);
-    }
-    if (fault == "throws" && rank == 1) fail(ExitCode::kCheckpoint, "a rank's own trouble");
-    note("done");
-    communicator.reset();
-    return 0;
-  } catch (const Error& error) {
-    const bool told = dynamic_cast<const PeerLeft*>(&error) != nullptr;
-    note((told ? "told " : "") + std::to_string(static_cast<int>(error.code())) + " " + error.what());
-    std::fprintf(stderr, "rank %d: %s\n", rank, error.what());
-    communicator->abort(static_cast<int>(error.code()));
-    return 1;  // never reached
-  }
-}
-
-int run_suite(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  holder() = make_mpi(scratch_folder().string(), 100.0, 4096);
-  if (std::getenv("PLIMSOLL_STAGED") != nullptr) staged() = make_staged(*holder(), host_copies());
-  if (tested().rank() != 0)
-    delete testing::UnitTest::GetInstance()->listeners().Release(
-        testing::UnitTest::GetInstance()->listeners().default_result_printer());
-  // A silent rank's failure must show too: the worst result of all is everybody's.
-  float failures = RUN_ALL_TESTS() == 0 ? 0.0F : 1.0F;
-  tested().all_reduce_sum(std::span(&failures, 1));
-  if (failures > 0.0F && tested().rank() == 0) std::printf("%g ranks failed\n", static_cast<double>(failures));
-  const bool cleans_up = tested().rank() == 0;
-  staged().reset();
-  holder().reset();
-  if (cleans_up) std::filesystem::remove_all(scratch_folder());
-  return failures > 0.0F ? 1 : 0;
-}
+TEST(MpiConformance, ItsNameSaysHowItReduces) { EXPECT_EQ(tested().name(), is_staged() ? "mpi, staged" : "mpi"); }
 
 }  // namespace
 }  // namespace plimsoll::ddp
 
-int main(int argc, char** argv) {
-  try {
-    if (argc == 4 && std::string_view(argv[1]) == "--fault") return plimsoll::ddp::run_fault(argv[2], argv[3]);
-    return plimsoll::ddp::run_suite(argc, argv);
-  } catch (const plimsoll::Error& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return static_cast<int>(error.code());
-  }
-}
+int main(int argc, char** argv) { return plimsoll::ddp::run_conformance(argc, argv, &plimsoll::ddp::staged_if_wanted); }

@@ -43,6 +43,7 @@ def refused(command, code, *words):
     ("run.device=gpu", ["run.device", "gpu", '"cuda"']),
     ("data.synthetic_samples=0", ["data.path"]),
     ("data.synthetic_side=30", ["data.synthetic_side", "30", "28 or 56"]),
+    ("data.weights=[1.0]", ["data.weights", "synthetic_samples", "leave it out"]),
     ("data.loader_bytes=many", ["data.loader_bytes", "many"]),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_configuration(tmp_path, model, setting, words):
@@ -485,6 +486,13 @@ def rename(old, new):
     return lambda table: table.rename_columns([new if name == old else name for name in table.column_names])
 
 
+def bytes_for_text(table):
+    """The first task in Latin-1, as no parquet writer puts it there by itself."""
+    texts = [text.encode() for text in table.column("__index_level_0__").to_pylist()]
+    spoiled_texts = pa.array(["räume auf".encode("latin-1"), *texts[1:]], pa.binary()).cast(pa.string(), safe=False)
+    return table.set_column(table.schema.get_field_index("__index_level_0__"), "__index_level_0__", spoiled_texts)
+
+
 CONTRADICTIONS = {
     "column_renamed": (edit_table(DATA, rename("action", "actions")), ["file-000.parquet", "column action: is missing", "actions"]),
     "text_for_numbers": (edit_table(DATA, set_values("action", lambda values: ["left"] * len(values), pa.string())),
@@ -498,6 +506,11 @@ CONTRADICTIONS = {
                            ["episodes", "dataset_to_index", "row 11", str(2**63 - 1)]),
     "statistics_are_no_numbers": (set_statistic("action", "mean", [float("nan")] * 3), ["action", "mean", "nan"]),
     "no_episode": (edit_table(EPISODES, lambda table: table.slice(0, 0)), ["episodes", "empty"]),
+    "frames_that_are_not_listed": (set_info(total_frames=1000), ["info.json", "total_frames is 1000", "meta/episodes"]),
+    "episodes_that_are_not_listed": (set_info(total_episodes=13), ["info.json", "total_episodes is 13", "meta/episodes"]),
+    "task_in_no_table": (edit_table(TASKS, set_values("__index_level_0__", lambda values: ["sweep the floor", *values[1:]])),
+                         ["episodes", "column tasks: row", "tasks.parquet"]),
+    "task_that_is_no_text": (edit_table(TASKS, bytes_for_text), ["tasks.parquet", "task 0", "no valid UTF-8"]),
 }
 
 
@@ -508,6 +521,32 @@ def test_a_dataset_that_contradicts_itself(tmp_path, model, dataset, case):
     refused([*TRAIN, "--config", on_dataset(tmp_path, model, copy), "--plan-only"], 4, *words)
     code, text = runs.finished([runs.PLIMSOLL, "dataset", "check", copy])
     assert code == 4 and any(line.startswith("fault") for line in text.splitlines()), text
+
+
+def test_an_instruction_longer_than_the_model_reads(tmp_path, model, dataset):
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    damage.edit_json(copy / "config.json", lambda config: config["text_config"].update(max_position_embeddings=20))
+    refused([*TRAIN, "--config", on_dataset(tmp_path, copy, dataset), "--plan-only"], 4,
+            "tasks.parquet", "task 0 (its task_index)", "20 positions", "config.json")
+
+
+def test_what_training_only_warns_of(tmp_path, model, dataset):
+    """`dataset check` complains of each too; all of it can be read, and nothing of it is silent."""
+    copy = tmp_path / "data"
+    shutil.copytree(dataset, copy)
+    for spoil in [
+        set_info(total_tasks=99),
+        set_feature("observation.state", dtype="float64"),
+        set_statistic("action", "std", [0.25, 0.0, 0.25]),
+    ]:
+        spoil(copy)
+    words = ["total_tasks is 99", "column observation.state: holds values of type float32", '"action": zero range (std is 0) in dimensions 1']
+    code, text = runs.finished([*TRAIN, "--config", on_dataset(tmp_path, model, copy), "--plan-only"])
+    assert code == 0, text
+    assert [text.count(word) for word in words] == [1, 1, 1], text
+    code, text = runs.finished([runs.PLIMSOLL, "dataset", "check", copy])
+    assert code == 4 and all(word in text for word in [*words[:2], '"action": element 1 has zero range']), text
 
 
 def test_a_camera_of_depth(tmp_path, model, dataset):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -111,6 +112,57 @@ def test_all_policies_meet_the_same_scenes(trained, run):
     assert reports[2]["successes"] == 0, "the mean action never closes the gripper"
 
 
+def test_the_newest_checkpoint_is_the_one_of_the_highest_step(trained, tmp_path):
+    """By number: by name step-10 comes before step-8."""
+    copy = runs.copy_run(trained, tmp_path / "copy").parent / "run"
+    shutil.copytree(copy / "checkpoints" / "step-8", copy / "checkpoints" / "step-10")
+    words = ["--episodes", 1, "--max-steps", 1]
+    assert evaluated("--run", copy, *words)["checkpoint"].endswith("step-10")
+    # As tools/example.py does with its control: one run's configuration, another one's weights.
+    report = evaluated("--config", trained, "--set", f'run.dir="{copy}"', *words)
+    assert report["checkpoint"] == str(copy / "checkpoints" / "step-10")
+
+
+def test_a_constant_action(trained):
+    """Slowly to one side with the gripper closed: over a pad now and then, and long enough on it."""
+    words = ["--config", trained, "--episodes", 200, "--difficulty", "permuted"]
+    mean = evaluated(*words, "--constant")
+    assert mean["successes"] == 0 and mean["constant"] == evaluated(*words, "--constant=mean")["constant"]
+    assert len(mean["constant"]) == 3 and 0 <= mean["constant"][2] < 0.5
+    slow = evaluated(*words, "--constant=0.0,-0.3,1")
+    check_sums(slow)
+    assert slow["policy"] == "constant" and slow["constant"] == [0, -0.3, 1] and slow["chunk"] == 1
+    assert 0 < slow["successes"] < 60, "a pad is a tenth of the table, and one of four is the named one"
+    assert evaluated(*words, "--constant=0,-0.3,0")["successes"] == 0, "open"
+    assert [outcome["scene"] for outcome in slow["outcomes"]] == [outcome["scene"] for outcome in mean["outcomes"]]
+
+
+def test_the_action_error_is_that_of_training(trained, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text(trained.read_text().replace("[train]", "[train]\neval_samples = 4"))
+    run = tmp_path / "run"
+    code, text = runs.finished([runs.PLIMSOLL, "train", "--config", config, "--set", f"run.dir={run}"])
+    assert code == 0, text
+    lines = re.findall(r"error at the (start|end): ([0-9.]+) \(best constant action ([0-9.]+)\)", text)
+    printed = {when: (float(error), float(constant)) for when, error, constant in lines}
+    for when, options in ("end", []), ("start", ["--untrained"]):
+        error = evaluated("--run", run, "--episodes", 1, "--max-steps", 1, "--held-out", 4, *options)["action_error"]
+        assert error["samples"] == 4 and error["episodes"] == 1 and error["margin"] == 0
+        assert (error["error"], error["best_constant"]) == pytest.approx(printed[when], abs=2e-4)
+    assert evaluated("--run", run, "--episodes", 1, "--max-steps", 1)["action_error"] is None
+
+
+def test_the_action_error_is_known_as_well_as_episodes_are_many(trained):
+    """Of 24 samples of six episodes."""
+    words = ["--config", trained, "--untrained", "--set", "data.eval_fraction=0.5", "--episodes", 1, "--max-steps", 1]
+    some, all_of_them = (evaluated(*words, "--held-out", count)["action_error"] for count in (12, 1000))
+    assert (some["samples"], some["episodes"]) == (12, 6) and (all_of_them["samples"], all_of_them["episodes"]) == (24, 6)
+    for error in some, all_of_them:
+        assert 0 < error["margin"] < error["error"] and 0 < error["best_constant_margin"] < error["best_constant"]
+    code, text = runs.finished([*EVAL, *words, "--held-out", 12])
+    assert code == 0 and "held-out action error: " in text and "12 samples of 6 episodes" in text, text
+
+
 def test_it_needs_neither_model_nor_checkpoint_for_expert_and_constant(trained, tmp_path):
     for policy in ("--expert", "--constant"):
         report = evaluated("--config", trained, policy, "--episodes", 4, "--set", f"model.path={tmp_path}/none", "--set", f"run.dir={tmp_path}/none")
@@ -168,6 +220,16 @@ def test_pictures_and_a_table(run, tmp_path):
     (["--untrained", "--expert"], ["--untrained", "--expert"]),
     (["--expert", "--replan", "2"], ["--replan", "--expert"]),
     (["--constant", "--ensemble"], ["--ensemble", "--constant"]),
+    (["--constant=0.1,0.2"], ["--constant", "0.1,0.2", "three numbers"]),
+    (["--constant=0.1,0.2,1,0"], ["--constant", "0.1,0.2,1,0", "three numbers"]),
+    (["--constant=0.1,fast,1"], ["--constant", "0.1,fast,1", "three numbers"]),
+    (["--constant=0.1,nan,1"], ["--constant", "0.1,nan,1", "from -1 to 1"]),
+    (["--constant=0.1,-2,1"], ["--constant", "0.1,-2,1", "from -1 to 1"]),
+    (["--constant=0.1,0.2,-1"], ["--constant", "0.1,0.2,-1", "CLOSE from 0 to 1"]),
+    (["--constant=0.1,0.2,"], ["--constant", "three numbers"]),
+    (["--held-out=-1"], ["--held-out", "-1"]),
+    (["--constant", "--held-out", "4"], ["--held-out", "--constant"]),
+    (["--untrained", "--set", "data.eval_fraction=0.0", "--held-out", "4"], ["--held-out 4", "data.eval_fraction"]),
     (["--set", "train.max_step=3"], ["train.max_step"]),
     (["--set", "data.path=[]"], ["data.path", "data.mix"]),
 ], ids=lambda value: " ".join(value))

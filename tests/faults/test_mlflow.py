@@ -91,7 +91,10 @@ def server(mlflow, tmp_path):
 
 def settings(run):
     """The resolved configuration as the server should hold it, but for lists and tables, which are TOML there."""
-    tables = tomllib.loads((run / "config.toml").read_text())
+    return of_tables(tomllib.loads((run / "config.toml").read_text()))
+
+
+def of_tables(tables):
     return {f"{table}.{key}": value for table, keys in tables.items() for key, value in keys.items()}
 
 
@@ -109,6 +112,15 @@ def assert_params(found, run):
             assert tomllib.loads(f"v = {found[key]}")["v"] == value, key
         else:
             assert found[key] == as_param(value), key
+
+
+def assert_recommended_loader(tags, run):
+    """The loader setting for the next run: its file as it stands, and each key of it by itself."""
+    text = (run / "loader.toml").read_text()
+    assert tags["loader.toml"] == text
+    found = {key.removeprefix("recommended."): value for key, value in tags.items() if key.startswith("recommended.")}
+    assert found == {key: as_param(value) for key, value in of_tables(tomllib.loads(text)).items()}
+    assert found.keys() == {"data.workers", "data.prefetch"} and all(int(value) >= 1 for value in found.values())
 
 
 def spooled(run):
@@ -151,6 +163,7 @@ def test_a_run_is_on_the_server_when_it_has_ended(tmp_path, model, server):
     run = runs.finish(configure(tmp_path / "a", model, server), 2)
     found = assert_whole(server, run)
     assert_params(found["params"], run)
+    assert_recommended_loader(found["tags"], run)
     for line in runs.metrics(run):
         for key in SHARED:
             value = [point[2] for point in found["metrics"][key] if point[0] == line["step"]]
@@ -196,7 +209,7 @@ def test_a_server_that_is_killed_in_the_middle_and_comes_back_has_everything(tmp
         run.until(lambda: runs.steps_done(folder) == STEPS, "the last step")
         server.start()
         assert run.end() == 0, run.output()
-    assert_whole(server, folder)
+    assert_recommended_loader(assert_whole(server, folder)["tags"], folder)
 
 
 def test_a_bad_address_is_said_before_anything_is_trained(tmp_path, model):

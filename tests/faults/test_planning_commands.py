@@ -174,6 +174,77 @@ def test_plan_estimates_a_run(tmp_path, model):
         refused([*PLAN, *words, "--estimate", *wrong], 2, wrong[0][2:])
 
 
+ON_THIS_CPU = ["--budget", "300MiB", "--overhead", "0", "--no-table", "--device", "cpu", "--estimate"]
+
+
+def peak_of(run):
+    return max(rank["peak"] for line in runs.metrics(run) for rank in line["memory"])
+
+
+def test_an_estimate_is_what_a_run_comes_to(tmp_path, model):
+    """36 samples three times, in batches of 8: the last four draws make no step. Samples that weigh the same leave the peak no room."""
+    data = {"synthetic_samples": 40, "synthetic_tasks": 3, "synthetic_side": 56, "synthetic_text": 20}
+    batch = {"effective": 8, "micro": 4, "min_micro": 4, "max_micro": 4}
+    train = {"max_steps": 0, "epochs": 3, "checkpoint_every": 1000}
+    memory = {"policy": "fixed", "recompute": "none"}
+    config = runs.configure(tmp_path, model, data=data, batch=batch, train=train, tasks={"by": "task"}, memory=memory)
+    estimate = planned("--config", config, *ON_THIS_CPU)
+    run = runs.finish(config, 1)
+    assert (estimate["samples"], estimate["epochs"], estimate["steps"]) == (36, 3, 13)
+    assert runs.steps_done(run) == 13
+    (card,) = estimate["cards"]
+    assert card["micro_batch"] == 4 and {line["plan"]["micro_batch"] for line in runs.metrics(run)} == {4}
+    assert peak_of(run) <= card["peak"] <= 1.005 * peak_of(run)
+    by_steps = planned("--config", config, *ON_THIS_CPU, "--set", "train.max_steps=9")
+    assert by_steps["steps"] == 9 and by_steps["epochs"] == pytest.approx(2)
+    assert planned("--config", config, *ON_THIS_CPU, "--epochs", "0.1")["steps"] == 1, "a run makes one step at least"
+
+
+def test_an_estimate_follows_micro_batches_that_are_cut_by_bytes(tmp_path, model):
+    """Whatever the plan's number: by the bytes of two of the heaviest, and by a budget that holds the whole share."""
+    counts = {"effective": 8, "micro": 2}
+    changes = {"data": {"synthetic_samples": 40, "synthetic_tasks": 3}, "tasks": {"by": "task"},
+               "memory": {"policy": "fixed", "recompute": "none", "knobs": ["recompute"]}}
+    (by_count,) = planned("--config", runs.configure(tmp_path, model, batch=counts, **changes), *ON_THIS_CPU)["cards"]
+    assert by_count["micro_batch"] == 2 and by_count["fill"] is None and by_count["usual_samples"] == 2
+    peaks = []
+    for name, most in ("tight", by_count["peak"]), ("budget", "budget"):
+        config = runs.configure(tmp_path / name, model, batch={**counts, "packing": "bytes", "max_memory": most}, **changes)
+        estimate = planned("--config", config, *ON_THIS_CPU)
+        (card,) = estimate["cards"]
+        assert card["fill"] > 0 and card["usual"] <= card["peak"] and card["usual_samples"] >= 2, card
+        assert all(type["sample_bytes"] <= type["batch_bytes"] for type in estimate["types"])
+        assert peak_of(runs.finish(config, 1)) <= card["peak"]
+        peaks.append(card["peak"])
+    assert peaks[0] == by_count["peak"] < peaks[1], (peaks, by_count)
+    assert card["usual_samples"] == 8, "the whole share"
+    code, text = runs.finished([*PLAN, "--config", config, *ON_THIS_CPU])
+    assert code == 0 and "of activations, about 8 samples" in text, text
+
+
+def test_an_estimate_takes_the_time_of_a_measured_row(tmp_path, model, tuned):
+    """Of the table that `tune` wrote on such a device for this model and share; two ranks of that share take half of it."""
+    config = runs.configure(tmp_path, model, memory={"policy": "predictive", "table": str(tuned)})
+    words = ["--config", config, *ON_THIS_CPU, "--epochs", "2"]
+    rate = int(re.findall(r"milli_samples_per_second\s*=\s*(\d+)", tuned.read_text())[-1]) / 1000
+    estimate = planned(*words)
+    (card,) = estimate["cards"]
+    assert (card["samples_per_second"], card["table"], estimate["seconds"]) == (rate, str(tuned), None)
+    assert card["seconds"] == pytest.approx(estimate["steps"] * 6 / rate)
+    (doubled,) = planned(*words, "--ranks", "2", "--set", "batch.effective=12")["cards"]
+    assert doubled["samples_per_second"] == pytest.approx(2 * rate)
+    code, text = runs.finished([*PLAN, *words])
+    assert code == 0 and str(tuned) in text and f"{rate:.4g} samples/s" in text, text
+    for other in "batch.effective=7", "lora.rank=4", "memory.table=off":
+        assert planned(*words, "--set", other)["cards"][0]["seconds"] is None, other
+    (gpu,) = planned(*["cuda" if word == "cpu" else word for word in words])["cards"]
+    assert gpu.get("seconds") is None, "the row is of a CPU"
+    by_rate = planned(*words, "--rate", "50")
+    assert by_rate["cards"][0]["samples_per_second"] == by_rate["samples_per_second"] == 50
+    missing = str(tmp_path / "none.toml")
+    refused([*PLAN, *words, "--set", f"memory.table={missing}"], 2, missing)
+
+
 def test_plan_counts_what_gradnorm_holds(tmp_path, model):
     """Its gradients of each type's own, as a run of these samples has them (TypedRun.IsPredictedToTheByte)."""
     data, by_task = {"synthetic_samples": 40, "synthetic_tasks": 3}, {"by": "task"}

@@ -1,11 +1,14 @@
 """What a run leaves for people: written at its end, and by `plimsoll report` for any run, whole, running or killed."""
 
+import base64
 import json
 import shutil
 import signal
 import subprocess
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import runs
 from test_bad_input import refused
@@ -73,6 +76,24 @@ def test_plots_where_gnuplot_is(copy):
     assert (copy / "training_curves.png").read_bytes().startswith(PNG)
     assert "data:image/png;base64," in (copy / "report.html").read_text() and "no plot" not in text
     assert not (copy / "task_comparison.png").exists(), "it has no tasks"
+
+
+def test_types_are_compared_in_a_picture(tmp_path, model):
+    """Of a run on two ranks: their losses over the steps and at the end, samples and bytes a sample, each in a panel with something in it."""
+    if not shutil.which("gnuplot"):
+        pytest.skip("gnuplot is not installed")
+    data = {"synthetic_samples": 40, "synthetic_tasks": 3}
+    run = runs.finish(runs.configure(tmp_path, model, data=data, tasks={"by": "task"}, report={"files": True}), 2)
+    file = run / "task_comparison.png"
+    picture = np.asarray(Image.open(file).convert("RGB")).astype(int)
+    height, width, _ = picture.shape
+    assert (width, height) == (1000, 4 * 260)
+    coloured = picture.max(axis=2) - picture.min(axis=2) > 40  # curves and bars; text, grid and border are grey
+    panels = [int(panel.sum()) for panel in np.split(coloured, 4)]
+    assert min(panels) > 500, panels
+    tasks = json.loads((run / "training_report.json").read_text())["tasks"]
+    assert len(tasks) == 3 and all(task["memory"]["measured_a_sample"] > 0 and task["samples"] > 0 for task in tasks.values())
+    assert base64.b64encode(file.read_bytes()).decode() in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize("gnuplot", [None, "exit 1", "echo no picture"], ids=["missing", "failing", "mute"])

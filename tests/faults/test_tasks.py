@@ -2,6 +2,7 @@
 
 import signal
 
+import numpy as np
 import pytest
 
 import runs
@@ -89,6 +90,36 @@ def test_packed_by_bytes_is_the_same_training_in_fewer_micro_batches(tmp_path, m
         assert not above, f"measured above what was predicted in steps {above}"
         assert sum(rank["retries"] for line in lines for rank in line["memory"]) == 0
         assert sum(line["micro_batches"] for line in lines) < sum(line["micro_batches"] for line in runs.metrics(by_count))
+
+
+IN_PROOFS = pytest.mark.skipif(not runs.PROOFS, reason="one of the proofs")
+
+
+@pytest.mark.parametrize("dtype, ranks", [("bf16", 1), ("fp32", 2), pytest.param("bf16", 2, marks=IN_PROOFS)])
+def test_packs_need_no_more_than_predicted(tmp_path, model, dtype, ranks):
+    """Whatever the dtype, and where each rank fills a budget of its own. GradNorm's gradients are kept, and its weights stay."""
+    def lines_of(name, batch, memory):
+        config = typed(tmp_path / name, model, {"balance_lr": 1e-9}, batch=batch, memory={"policy": "fixed", **memory})
+        return runs.metrics(runs.finish(config, ranks, "--set", f'model.dtype="{dtype}"'))
+
+    batch = {"effective": 7 * ranks, "micro": 1}
+    alone = lines_of("alone", batch, {})
+    peaks = [max(line["memory"][rank]["peak"] for line in alone) for rank in range(ranks)]
+    # Of these the target is 0.85: half as much again as the heaviest sample alone takes, and hardly more than that.
+    budgets = [int(peak * part / 0.85) for peak, part in zip(peaks, (1.5, 1.15))]
+    packed = lines_of("packed", {**batch, "packing": "bytes"}, {"budget": budgets})
+    assert len(packed) == STEPS
+    for rank, budget in enumerate(budgets):
+        used = [line["memory"][rank] for line in packed]
+        above = [line["step"] for line, one in zip(packed, used) if one["peak"] > one["predicted"]]
+        assert not above, f"rank {rank}: measured above what was predicted in steps {above}"
+        assert sum(one["retries"] for one in used) == 0
+        assert max(one["peak"] for one in used) <= 0.85 * budget
+    assert sum(line["micro_batches"] for line in packed) < 7 * STEPS, "the first rank, whose they are, packed several samples"
+    largest = [max(line["memory"][rank]["predicted"] for line in packed) for rank in range(ranks)]
+    assert largest == sorted(largest, reverse=True), "the smaller budget was filled less"
+    tolerance = 1e-5 if dtype == "fp32" else 1e-2
+    np.testing.assert_allclose([line["loss"] for line in packed], [line["loss"] for line in alone], rtol=tolerance)
 
 
 def test_bad_settings(tmp_path, model):

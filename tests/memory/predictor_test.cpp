@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
 namespace plimsoll::memory {
 namespace {
 
@@ -86,6 +88,32 @@ TEST_F(CountingPredictor, AnswersFromLargerAndSmallerShapesWhatFits) {
   EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits(small, {0, 1, 1}, measured(large))); }), 1U);
   // More of one thing and less of another tells nothing.
   EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits({5, 128, 64}, plan_, measured(large))); }), 1U);
+}
+
+// A run meets new shapes in every step: all stay known, and the first, which plans were judged on, bound others for
+// ever.
+TEST_F(CountingPredictor, KeepsAllShapesAndTheBoundsOfTheFirst) {
+  const MicroBatchShape heaviest{64, 100000, 40000};
+  const std::int64_t most = predictor_.bytes(heaviest, plan_);
+  const auto shape_of = [](int i) { return MicroBatchShape{1 + i % 8, 500 + 40 * i, 4 * (3000 - i)}; };
+  constexpr int kShapes = 2000;
+  std::vector<std::int64_t> bytes;
+  for (int i = 0; i < kShapes; ++i) bytes.push_back(predictor_.bytes(shape_of(i), plan_));
+  EXPECT_GT(predictor_.dry_runs(), 1000U) << "hardly two of one class";
+  for (int i = 0; i < kShapes; ++i)
+    ASSERT_EQ(predictor_.known_bytes(shape_of(i), plan_), bytes[static_cast<std::size_t>(i)]) << i;
+  EXPECT_EQ(runs_of([&] {
+              EXPECT_TRUE(predictor_.fits({63, 99000, 39000}, plan_, most));
+              EXPECT_FALSE(predictor_.fits({65, 101000, 41000}, plan_, most - 1));
+            }),
+            0U);
+  // And what bounds say is what a dry run says.
+  for (int i = 0; i < 200; ++i) {
+    const MicroBatchShape shape{1 + i % 7, 100 + 431 * i, 4 * (20 + 37 * (200 - i))};
+    const std::int64_t limit = measured(shape) + 200000 * (i % 5 - 2);
+    const bool fit = predictor_.fits(shape, plan_, limit);
+    ASSERT_EQ(fit, predictor_.bytes(shape, plan_) <= limit) << i;
+  }
 }
 
 TEST_F(CountingPredictor, ComparesTheFirstAttemptsExactlyAndThenOneOfSixteen) {

@@ -3,6 +3,7 @@
   lerobot_reference.py write FOLDER FORM ...   writes a dataset FOLDER/<form> of each of these forms (FORMS) and reads it;
                                         prints as JSON what went wrong: {form: traceback}
   lerobot_reference.py convert DATASET         converts it from v2.1 to v3.0 in place and reads it
+  lerobot_reference.py as-v2.0 DATASET         makes v2.0 of v2.1 in place and reads it (lerobot 0.3.3)
   lerobot_reference.py read DATASET            reads it
 
 To read is to take every sample as lerobot hands it out, into DATASET.safetensors: "000017/<feature>" (pictures as 8-bit
@@ -217,6 +218,20 @@ def convert(root):
     read(root)
 
 
+def as_v20(root):
+    """What lerobot 0.3.3 itself takes for v2.0 (LeRobotDatasetMetadata.load_metadata): statistics of all frames in meta/stats.json
+    in place of those of each episode. No release that can be installed any more writes that format, so that this is the library's
+    v2.1 with the files of v2.0 and not a recording of that time. Its statistics had no count."""
+    from lerobot.datasets.utils import EPISODES_STATS_PATH, load_episodes_stats, write_stats
+
+    statistics = aggregate_stats(list(load_episodes_stats(root).values()))
+    write_stats({name: {key: part for key, part in parts.items() if key != "count"} for name, parts in statistics.items()}, root)
+    (root / EPISODES_STATS_PATH).unlink()
+    info = root / "meta/info.json"
+    info.write_text(json.dumps({**json.loads(info.read_text()), "codebase_version": "v2.0"}))
+    read(root)
+
+
 def read(root):
     info = json.loads((root / "meta/info.json").read_text())
     dataset = LeRobotDataset(REPO, root=root, delta_timestamps={"action": [i / info["fps"] for i in range(CHUNK)]})
@@ -292,6 +307,8 @@ def main():
         read(path)
     elif what == "convert":
         convert(path)
+    elif what == "as-v2.0":
+        as_v20(path)
     else:
         print(json.dumps(write(path, sys.argv[3:])))
 

@@ -1,5 +1,5 @@
 """The real lerobot library as oracle: every sample of datasets that it wrote itself, read by `dataset show`; and every sample
-of what `demo-data` writes, read by the library.
+of what `demo-data` and our writer write, read by the library.
 
 lerobot runs in environments of its own (lerobot_environment.py), where lerobot_reference.py writes and reads. The program is
 taken from the build folder (environment variable PLIMSOLL_BUILD, else build/).
@@ -20,17 +20,22 @@ import pytest
 from safetensors.numpy import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PLIMSOLL = pathlib.Path(os.environ.get("PLIMSOLL_BUILD", ROOT / "build")) / "plimsoll"
+BUILD = pathlib.Path(os.environ.get("PLIMSOLL_BUILD", ROOT / "build"))
+PLIMSOLL = BUILD / "plimsoll"
 REFERENCE = ROOT / "tests/oracle/lerobot_reference.py"
 CHUNK = 4
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"
 INDEX_COLUMNS = ["index", "frame_index", "episode_index", "task_index", "timestamp"]
 CONVERTED = "0.3.3-to-0.4.4"
+AS_V20 = "0.3.3-as-v2.0"
+# What is made of datasets that lerobot 0.3.3 wrote: by which version, and by which command of REFERENCE.
+DERIVED = {CONVERTED: ("0.4.4", "convert"), AS_V20: ("0.3.3", "as-v2.0")}
 FORMS = {
     "0.3.3": ["av1", "h264", "av1-and-h264", "images", "columns", "many-files", "late-frames"],
     "0.4.4": ["av1", "h264", "hevc", "images", "columns", "many-files", "streamed", "resumed", "merged", "episode-deleted",
               "features-changed", "tasks-changed", "videos-made", "long"],
     CONVERTED: ["av1-and-h264", "images", "many-files"],
+    AS_V20: ["av1-and-h264", "columns", "many-files"],
 }
 ALL_FORMS = [pytest.param((version, form), id=f"{version}-{form}") for version, forms in FORMS.items() for form in forms]
 CODECS = {
@@ -44,7 +49,7 @@ CODECS = {
     (CONVERTED, "av1-and-h264"): ("av1", "h264"),
 }
 
-if reason := lerobot_environment.why_none(version for version in FORMS if version != CONVERTED):
+if reason := lerobot_environment.why_none(version for version in FORMS if version not in DERIVED):
     pytest.skip(reason, allow_module_level=True)  # once, and not for every test
 
 
@@ -57,7 +62,7 @@ class Written:
 
     def folder(self, version):
         if version not in self.folders:
-            self.folders[version] = self.converted() if version == CONVERTED else self.written(version)
+            self.folders[version] = self.derived(version) if version in DERIVED else self.written(version)
         return self.folders[version]
 
     def written(self, version):
@@ -66,14 +71,15 @@ class Written:
         text = lerobot_environment.run(version, folder, REFERENCE, "write", folder, *FORMS[version])
         return folder, json.loads(text.splitlines()[-1])
 
-    def converted(self):
-        lerobot_environment.python_of("0.4.4")
+    def derived(self, version):
+        library, command = DERIVED[version]
+        lerobot_environment.python_of(library)
         source, wrong = self.folder("0.3.3")
-        folder = self.factory.mktemp("lerobot-converted")
-        for form in FORMS[CONVERTED]:
+        folder = self.factory.mktemp(f"lerobot-{version}")
+        for form in FORMS[version]:
             if form not in wrong:
                 shutil.copytree(source / form, folder / form)
-                lerobot_environment.run("0.4.4", folder, REFERENCE, "convert", folder / form)
+                lerobot_environment.run(library, folder, REFERENCE, command, folder / form)
         return folder, wrong
 
     def dataset(self, version, form):
@@ -254,11 +260,12 @@ def test_codecs(written, version, form):
     assert (codecs(dataset, FRONT), codecs(dataset, WRIST)) == tuple({codec} for codec in CODECS[version, form])
 
 
-@pytest.mark.parametrize("version, format_version", [("0.3.3", "v2.1"), ("0.4.4", "v3.0"), (CONVERTED, "v3.0")])
+@pytest.mark.parametrize("version, format_version", [("0.3.3", "v2.1"), ("0.4.4", "v3.0"), (CONVERTED, "v3.0"), (AS_V20, "v2.0")])
 def test_format_versions(written, version, format_version):
     for form in FORMS[version]:
-        info = json.loads((written.dataset(version, form) / "meta/info.json").read_text())
-        assert info["codebase_version"] == format_version, form
+        meta = written.dataset(version, form) / "meta"
+        assert json.loads((meta / "info.json").read_text())["codebase_version"] == format_version, form
+        assert (meta / "episodes_stats.jsonl").exists() == (format_version == "v2.1"), form
 
 
 @pytest.mark.parametrize("version", ["0.3.3", "0.4.4"])
@@ -273,24 +280,86 @@ def test_many_files(written, version):
         assert len(set(of_videos)) < len(set(of_data)), "numbers and pictures are divided unlike, and a video holds several episodes"
 
 
-# What demo-data writes, read by lerobot ---------------------------------------------------------------------------------
+# What we write, read by lerobot -----------------------------------------------------------------------------------------
 
 TOP = "observation.images.top"
 DEMO_WRIST = "observation.images.wrist"
 DEMO_FEATURES = ["observation.state", "observation.force", "action", *INDEX_COLUMNS]
+OURS = {
+    "uniform": ["--heavy-fraction", "0", "--difficulty", "permuted"],
+    "heavy": ["--heavy-fraction", "0.4", "--difficulty", "permuted"],
+    "shuffled": ["--heavy-fraction", "0", "--difficulty", "anywhere", "--shuffled-instructions"],
+    "several-files": None,  # of dataset_writer.cpp: what the demo's datasets, small as they are, do not have
+}
 
 
-@pytest.fixture(scope="session", params=["uniform", "heavy"])
-def demo(request, tmp_path_factory):
-    lerobot_environment.python_of("0.4.4")
-    folder = tmp_path_factory.mktemp("demo")
-    dataset = folder / "set"
-    heavy = {"uniform": "0", "heavy": "0.4"}[request.param]
-    command = [PLIMSOLL, "demo-data", "--out", dataset, "--episodes", "8", "--frames-per-episode", "6", "--heavy-fraction", heavy]
-    done = subprocess.run([*command, "--difficulty", "permuted", "--seed", "5"], capture_output=True, text=True)
+def write_ours(form, dataset):
+    options = OURS[form]
+    command = [PLIMSOLL, "demo-data", "--out", dataset, "--episodes", "8", "--frames-per-episode", "6", "--seed", "5", *(options or [])]
+    done = subprocess.run(command if options else [BUILD / "dataset_writer", dataset], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    lerobot_environment.run("0.4.4", folder, REFERENCE, "read", dataset)
-    return compared(dataset)
+
+
+@pytest.fixture(scope="session")
+def ours(tmp_path_factory):
+    """Both readers' samples of what we write, by form, each written and read once."""
+    pairs = {}
+
+    def get(form):
+        if form not in pairs:
+            lerobot_environment.python_of("0.4.4")
+            folder = tmp_path_factory.mktemp(f"ours-{form}")
+            write_ours(form, folder / "set")
+            lerobot_environment.run("0.4.4", folder, REFERENCE, "read", folder / "set")
+            pairs[form] = compared(folder / "set")
+        return pairs[form]
+
+    return get
+
+
+@pytest.fixture(params=OURS)
+def demo(ours, request):
+    return ours(request.param)
+
+
+def listed_episodes(pair):
+    (path,) = pair.path.glob("meta/episodes/*/*.parquet")
+    return pq.read_table(path).to_pylist()
+
+
+def test_lerobot_reads_our_several_files(ours):
+    """Numbers and the pictures of either camera in files of their own, which hold several episodes and are cut at different ones."""
+    several = ours("several-files")
+    side = "observation.images.side"
+    rows = listed_episodes(several)
+    places = {kind: [(row[f"{kind}/chunk_index"], row[f"{kind}/file_index"]) for row in rows]
+              for kind in ["data", f"videos/{TOP}", f"videos/{side}"]}
+    assert len(set(places["data"])) == 4 and len(set(places[f"videos/{TOP}"])) == len(set(places[f"videos/{side}"])) == 3
+    assert len(list(several.path.glob("data/*/*.parquet"))) == 4 and len(list(several.path.glob("videos/*/*/*.mp4"))) == 6
+    assert any(row[f"videos/{TOP}/from_timestamp"] > 0 and row[f"videos/{TOP}/file_index"] > 0 for row in rows)
+    assert_same_pictures(several, side)
+    assert_equal(several, "observation.level")  # of one value
+
+
+def test_lerobot_reads_our_episode_of_two_tasks(ours):
+    several = ours("several-files")
+    texts = [several.expected.tasks[f"{index:06d}"] for index in range(6, 12)]
+    assert texts[0] == texts[1] == texts[4] == texts[5] != texts[2] == texts[3], "it goes to another and comes back"
+    row = listed_episodes(several)[1]
+    assert row["tasks"] == [texts[0], texts[2]], "each once, as the library lists them"
+    assert several.found.tasks == several.expected.tasks
+
+
+def test_lerobot_reads_our_shuffled_instructions(ours, tmp_path):
+    """They are those of the scenes as they are, dealt to other episodes."""
+    plain = [*OURS["shuffled"]]
+    plain.remove("--shuffled-instructions")
+    command = [PLIMSOLL, "demo-data", "--out", tmp_path / "set", "--episodes", "8", "--frames-per-episode", "6", "--seed", "5", *plain]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shuffled = [row["tasks"] for row in listed_episodes(ours("shuffled"))]
+    as_they_are = [row["tasks"] for row in listed_episodes(types.SimpleNamespace(path=tmp_path / "set"))]
+    assert sorted(shuffled) == sorted(as_they_are) and shuffled != as_they_are
 
 
 @pytest.mark.parametrize("camera", [TOP, DEMO_WRIST])
@@ -326,8 +395,7 @@ def test_our_statistics_are_what_lerobot_computes(demo, feature):
 
 @pytest.mark.parametrize("feature", [*DEMO_FEATURES, DEMO_WRIST])
 def test_our_statistics_of_an_episode_are_what_lerobot_computes(demo, feature):
-    (path,) = demo.path.glob("meta/episodes/*/*.parquet")
-    rows = pq.read_table(path).to_pylist()
+    rows = listed_episodes(demo)
     assert len(rows) == len(demo.texts["computed_by_episode"]) == 8
     for row, expected in zip(rows, demo.texts["computed_by_episode"]):
         assert_statistics({key: row[f"stats/{feature}/{key}"] for key in expected[feature]}, expected[feature], feature)

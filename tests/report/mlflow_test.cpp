@@ -79,6 +79,7 @@ class Mlflow : public ::testing::Test {
 TEST(MlflowMessages, AStepBecomesOneMetricForEachNumber) {
   StepRecord record = step_record(3);
   record.task_losses = {{"pick & place", 0.5}};
+  record.task_memory = {{"pick & place", {2, 4, 440, 400, 0.3, 0.2}}};
   const MlflowLine line = parse_mlflow_line(mlflow_step_line(record, 77));
   ASSERT_EQ(line.kind, MlflowLine::Kind::kEntries);
   EXPECT_EQ(line.step, 3);
@@ -95,6 +96,9 @@ TEST(MlflowMessages, AStepBecomesOneMetricForEachNumber) {
   EXPECT_EQ(found.at("memory/peak_bytes/rank_1"), 120.0);
   EXPECT_EQ(found.at("memory/retries/rank_1"), 1.0);
   EXPECT_EQ(found.at("task_loss/pick _ place"), 0.5);
+  EXPECT_EQ(found.at("task_memory/bytes_a_sample/pick _ place"), 100.0);
+  EXPECT_EQ(found.at("task_memory/predicted_a_sample/pick _ place"), 110.0);
+  EXPECT_EQ(found.at("task_memory/largest_error/pick _ place"), 0.2);
   EXPECT_EQ(found.count("not_finite"), 0U);
 }
 

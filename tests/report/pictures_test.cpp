@@ -102,6 +102,18 @@ TEST(Plots, TasksAreComparedWhereThereAreTwo) {
   EXPECT_THAT(script, HasSubstr("$bars0 << EOD\n0 3\n1 1.5\nEOD\n"));  // the last step's
   EXPECT_THAT(script, HasSubstr("$bars1 << EOD\n0 9\n1 NaN\nEOD\n"));  // counts
   EXPECT_THAT(script, HasSubstr("set xtics ('pick' 0, 'place' 1)"));
+  EXPECT_THAT(script, HasSubstr("layout 3,1"));
+  EXPECT_THAT(script, Not(HasSubstr("$bars2"))) << "nothing is known of their memory";
+}
+
+TEST(Plots, MemoryOfATaskIsASamples) {
+  RunStreams run = plotted_run();
+  const TaskMemory compared{1, 3, 5 << 20, 6 << 20, 0.5, 0.5};
+  for (StepLine& step : run.steps) step.tasks = {{"pick", *step.loss, 3, compared}, {"place", *step.loss, 3}};
+  const std::string script = tasks(run);
+  EXPECT_THAT(script, HasSubstr("layout 4,1"));
+  EXPECT_THAT(script, HasSubstr("$bars2 << EOD\n0 2\n1 NaN\nEOD\n")) << "18 MiB of 9 samples";
+  EXPECT_THAT(script, HasSubstr("'activations a sample, MiB'"));
 }
 
 TEST(Plots, NamesAreQuoted) {
@@ -238,6 +250,7 @@ class Gnuplot : public ::testing::Test {
       nlohmann::json line = {{"step", i}, {"loss", 3.0 / i}, {"lr", 0.1}, {"samples", 4}, {"step_ms", 100}};
       line["memory"] = {{{"peak", 100 + i}, {"budget", 200}}};
       line["task_losses"] = {{kNasty, 1.0 / i}, {"\xc3\xa9t\xc3\xa9 {/Symbol a}^2_3", 2.0 / i}};
+      line["task_memory"][kNasty] = {{"micro_batches", 1}, {"samples", 4}, {"measured", 8 << 20}};
       file << line.dump() << "\n";
     }
   }

@@ -96,6 +96,9 @@ TEST_F(RunReport, AStepIsAnEntry) {
   EXPECT_EQ(second["loss"], 2);
   EXPECT_EQ(second["task_losses"]["place"], 1);
   EXPECT_EQ(second["task_counts"]["pick"], 2);
+  EXPECT_EQ(second["task_memory"]["pick"]["measured"], 400);
+  EXPECT_DOUBLE_EQ(second["task_memory"]["pick"]["mean_error"].get<double>(), 0.1);
+  EXPECT_FALSE(second["task_memory"].contains("place")) << "nothing was compared";
   EXPECT_EQ(second["lr"], 0.001);
   EXPECT_EQ(second["vl_lr"], 0.0001);
   EXPECT_EQ(second["grad_norm"], 1.0);

@@ -1,11 +1,14 @@
 // What a plan means on a GPU: offloaded or not it trains the same, and its bytes are those that dry runs and the model
 // of the caching allocator say.
+#include <dlfcn.h>
 #include <gmock/gmock.h>
 
 #include <filesystem>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "memory/planning/caching_allocator.h"
+#include "tests/memory/planning/allocator_cases.h"
 #include "tests/train/tiny_run.h"
 #include "train/forecast.h"
 #include "train/source.h"
@@ -15,13 +18,27 @@ namespace {
 
 constexpr double kMebibyte = 1 << 20;
 
+std::filesystem::path device_library() {
+  return std::filesystem::read_symlink("/proc/self/exe").parent_path() / kDeviceLibraryFile;
+}
+
+// What the library has for these checks alone (train/cuda/library.cpp).
+template <class Function>
+Function in_library(const char* name) {
+  void* handle = dlopen(device_library().c_str(), RTLD_NOW | RTLD_GLOBAL);
+  return handle == nullptr ? nullptr : reinterpret_cast<Function>(dlsym(handle, name));
+}
+
 class OnAGpu : public testing::Test {
  protected:
   void SetUp() override {
-    const auto library = std::filesystem::read_symlink("/proc/self/exe").parent_path() / kDeviceLibraryFile;
+    const auto library = device_library();
     if (!std::filesystem::exists(library)) GTEST_SKIP() << library << " was not built: no nvcc was found";
     if (count_gpus() == 0) GTEST_SKIP() << "no GPU: nothing ran on one";
-    static const Device opened = open_device("cuda", 0);
+    static const Device opened = [] {
+      in_library<void (*)(int)>("plimsoll_record_allocations")(0);  // from the first one of the process on
+      return open_device("cuda", 0);
+    }();
     device_ = opened;
     held_ = device_.memory->live();
   }
@@ -74,6 +91,15 @@ std::vector<memory::Plan> ways(const model::VlaModel& model) {
   return {plain, recomputed, offloaded};
 }
 
+TEST_F(OnAGpu, SaysHowBusyItIs) {
+  if (dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL) == nullptr) GTEST_SKIP() << "no libnvidia-ml.so.1";
+  ASSERT_TRUE(static_cast<bool>(device_.utilisation)) << "the library is there and does not know the GPU";
+  const auto busy = device_.utilisation();
+  if (!busy) GTEST_SKIP() << "the GPU does not say how busy it is, as a part of one (MIG) does not";
+  EXPECT_GE(*busy, 0);
+  EXPECT_LE(*busy, 1);
+}
+
 TEST_F(OnAGpu, TheLibrariesHoldAtMostWhatPlansCount) {
   EXPECT_GT(held_, 0);
   EXPECT_LE(held_, kCudaWorkspace + (1 << 20));
@@ -106,7 +132,7 @@ TEST_F(OnAGpu, ADryRunSaysThePeak) {
     const std::int64_t before = s.meter.live();
     forward_backward(*s.model, model::pack(on.samples, rules, device_.place), recompute_of(plan), 6);
     s.meter.synchronize();
-    const auto measured = static_cast<double>(s.meter.peak() - before);
+    const auto measured = static_cast<double>(s.meter.peak_live() - before);
     s.buffers->discard_staging();
     const auto predicted = static_cast<double>(s.dry->activation_bytes(shape_of(on.samples), plan));
     EXPECT_NEAR(predicted / measured, 1.0, 0.005) << to_string(plan);
@@ -131,10 +157,66 @@ TEST_F(OnAGpu, WhatRunsOutOfMemoryIsReplayedAndHoldsNothing) {
     s.meter.set_budget(device_.total);
     if (after < 0) undisturbed = result.loss;
     EXPECT_EQ(result.guardian.retries > 0, after >= 0) << "after " << after << " allocations";
+    EXPECT_EQ(result.failed.forward + result.failed.backward, result.guardian.retries);
     EXPECT_EQ(left.empty(), after < 0) << "after " << after << " allocations";
     EXPECT_THAT(left, testing::Each(0)) << "after " << after << " allocations";
     EXPECT_NEAR(result.loss, undisturbed, 1e-3 * undisturbed) << "after " << after << " allocations";
   }
+}
+
+// Allocations of forward are counted first, so that the budget falls behind them.
+TEST_F(OnAGpu, AFailureInBackwardIsSaidToBeOne) {
+  OnDevice on(wide_config(), device_);
+  Session& s = on.session;
+  const memory::Plan plan{0, static_cast<int>(on.samples.size())};
+  const std::int64_t start = s.meter.allocations();
+  {
+    const auto rules = s.model->packing_rules(3, false);
+    s.model->sample_losses(model::pack(on.samples, rules, device_.place), recompute_of(plan));
+  }
+  const std::int64_t forward = s.meter.allocations() - start;
+  StepInput input;
+  input.samples = on.samples;
+  input.plan = plan;
+  s.meter.release_cached();
+  const std::int64_t half = s.dry->activation_bytes(shape_of(on.samples), plan) / 2;
+  s.meter.change_budget_after(forward + 5, s.meter.reserved() + half);
+  const StepResult result = s.step->run(input);
+  s.meter.set_budget(device_.total);
+  EXPECT_GE(result.failed.backward, 1);
+}
+
+// What nobody uses goes back to the card, where a neighbour may want it.
+TEST_F(OnAGpu, ALowerBudgetGivesUnusedBlocksBack) {
+  OnDevice on(wide_config(), device_);
+  Session& s = on.session;
+  StepInput input;
+  input.samples = on.samples;
+  input.plan = {0, static_cast<int>(on.samples.size())};
+  s.step->run(input);
+  s.meter.synchronize();
+  const std::int64_t held = s.meter.reserved(), available = device_.available();
+  const std::int64_t lower = s.meter.live() + (held - s.meter.live()) / 2;
+  s.meter.set_budget(lower);
+  EXPECT_LE(s.meter.reserved(), lower);
+  EXPECT_GE(device_.available(), available + held - lower);
+  s.meter.set_budget(device_.total);
+}
+
+// The budget is fixed after kernels and communicators have taken what they keep.
+TEST_F(OnAGpu, WhatIsHeldOutsideOfTheAllocatorIsTakenOffACardsSize) {
+  Config config = wide_config();
+  const std::int64_t card = device_.total / 2;
+  config.memory.card = std::to_string(card);
+  config.memory.budget = "auto";
+  OnDevice on(config, device_);
+  EXPECT_GT(device_.overhead(), 0);
+  EXPECT_NEAR(static_cast<double>(on.session.budget), static_cast<double>(card - device_.overhead()), kMebibyte);
+  StepInput input;
+  input.samples = on.samples;
+  input.plan = on.session.plan;
+  on.session.step->run(input);
+  EXPECT_LE(on.session.meter.reserved() + device_.overhead(), card);
 }
 
 // PyTorch's memory viewer opens a pickle: protocol 2 of a dictionary that has segments and traces.
@@ -149,6 +231,77 @@ TEST_F(OnAGpu, AFailureLeavesASnapshot) {
   EXPECT_TRUE(text.starts_with("\x80\x02")) << text.substr(0, 8);
   EXPECT_THAT(text, testing::AllOf(testing::HasSubstr("segments"), testing::HasSubstr("device_traces")));
   EXPECT_FALSE(device_.memory->take_snapshot()) << "once";
+}
+
+// Plans are judged by what a run reserves and not only by what is live.
+TEST_F(OnAGpu, APredictedPeakIsWhatIsReserved) {
+  OnDevice on(wide_config(), device_);
+  Session& s = on.session;
+  const auto rules = s.model->packing_rules(3, false);
+  for (const memory::Plan& plan : ways(*s.model)) {
+    s.meter.release_cached();
+    s.meter.reset_peak();
+    const auto predicted = static_cast<double>(s.meter.live() + s.predictor->bytes(shape_of(on.samples), plan));
+    for (int i = 0; i < 3; ++i) {
+      forward_backward(*s.model, model::pack(on.samples, rules, device_.place), recompute_of(plan), 16);
+      s.buffers->discard_staging();
+    }
+    s.meter.synchronize();
+    EXPECT_GE(predicted, static_cast<double>(s.meter.peak())) << to_string(plan);
+    EXPECT_GE(s.meter.peak(), s.meter.peak_live());
+    EXPECT_GE(s.meter.reserved(), s.meter.peak());
+    EXPECT_NEAR(predicted / static_cast<double>(s.meter.reserved()), 1.0, 0.05) << to_string(plan);
+  }
+}
+
+class RealAllocator : public OnAGpu, public testing::WithParamInterface<memory::AllocatorCase> {};
+
+// The same lists that the model is held against.
+TEST_P(RealAllocator, DoesWhatItsModelDoes) {
+  const memory::AllocatorCase& one = GetParam();
+  using Replay = void (*)(const memory::AllocatorEvent*, std::size_t, std::int64_t, memory::AllocatorStats*);
+  const auto replay = in_library<Replay>("plimsoll_replay_allocations");
+  ASSERT_NE(replay, nullptr);
+  memory::AllocatorStats stats;
+  replay(one.events.data(), one.events.size(), one.limit.value_or(-1), &stats);
+  device_.memory->take_failed_request();
+  EXPECT_EQ(stats.live, one.live);
+  EXPECT_EQ(stats.allocated, one.allocated);
+  EXPECT_EQ(stats.peak_allocated, one.peak_allocated);
+  EXPECT_EQ(stats.reserved, one.reserved);
+  EXPECT_EQ(stats.peak_reserved, one.peak_reserved);
+  EXPECT_EQ(stats.needed, one.needed);
+  EXPECT_EQ(stats.segments, one.segments);
+  EXPECT_EQ(stats.retries, one.retries);
+  EXPECT_EQ(stats.failures, one.failures);
+}
+
+INSTANTIATE_TEST_SUITE_P(Rules, RealAllocator, testing::ValuesIn(memory::allocator_cases()),
+                         [](const auto& one) { return one.param.name; });
+
+// All that the process has allocated so far, steps of three ways last, through the model. Which of two blocks of one
+// size serves a request is the driver's addresses' to say, so that it may drift a little.
+TEST_F(OnAGpu, ARecordedRunThroughTheModelReservesWhatTheAllocatorDoes) {
+  OnDevice on(wide_config(), device_);
+  for (const memory::Plan& plan : ways(*on.session.model)) {
+    StepInput input;
+    input.samples = on.samples;
+    input.plan = plan;
+    on.session.step->run(input);
+  }
+  on.session.meter.synchronize();
+  using Recorded = std::size_t (*)(memory::AllocatorEvent*, std::size_t);
+  const auto recorded = in_library<Recorded>("plimsoll_recorded_allocations");
+  ASSERT_NE(recorded, nullptr);
+  std::vector<memory::AllocatorEvent> events(recorded(nullptr, 0));
+  ASSERT_EQ(recorded(events.data(), events.size()), events.size());
+  ASSERT_GT(events.size(), 1000U);
+  memory::CachingAllocatorModel model;
+  EXPECT_TRUE(model.replay(events));
+  const auto live = static_cast<double>(on.session.meter.live());
+  const auto reserved = static_cast<double>(on.session.meter.reserved());
+  EXPECT_NEAR(static_cast<double>(model.stats().allocated), live, 0.001 * live + kMebibyte);
+  EXPECT_NEAR(static_cast<double>(model.stats().reserved), reserved, 0.01 * reserved + 2 * kMebibyte);
 }
 
 // What each way adds to what the model itself has reserved.

@@ -41,6 +41,14 @@ TEST_F(CudaLibrary, OpensAndGivesAllThatADeviceNeeds) {
   EXPECT_NE(given_->nccl, nullptr);
 }
 
+// What the checks on a GPU ask it for beside that (cuda_device.cpp).
+TEST_F(CudaLibrary, ReplaysAndRecordsAllocations) {
+  void* handle = dlopen(library().c_str(), RTLD_NOW | RTLD_GLOBAL);
+  for (const char* name :
+       {"plimsoll_replay_allocations", "plimsoll_record_allocations", "plimsoll_recorded_allocations"})
+    EXPECT_NE(dlsym(handle, name), nullptr) << name;
+}
+
 TEST_F(CudaLibrary, SaysThatThereIsNoDriver) {
   if (dlopen("libcuda.so.1", RTLD_NOW) != nullptr) GTEST_SKIP() << "this machine has an NVIDIA driver";
   try {

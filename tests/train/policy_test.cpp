@@ -9,6 +9,7 @@
 #include "data/hub_files.h"
 #include "memory/cpu_allocator.h"
 #include "tests/train/tiny_run.h"
+#include "train/evaluate.h"
 #include "train/source.h"
 
 namespace plimsoll::train {
@@ -91,6 +92,32 @@ TEST(Policy, NoiseIsKeyedBySeedEpisodeAndStep) {
   EXPECT_GT(relative_l2(ask(policy, 1, 0), first), 1e-2);
   EXPECT_GT(relative_l2(ask(policy, 0, 1), first), 1e-2);
   EXPECT_GT(relative_l2(ask(other, 0, 0), first), 1e-2);
+}
+
+TEST(Policy, ItsActionErrorIsTheOneThatTrainingMeasures) {
+  Config config = demo_config();
+  config.data.eval_fraction = 0.5;  // two episodes of six samples
+  config.train.eval_samples = 8;
+  ActionError measured;
+  {
+    const auto source = make_source(config);
+    const auto communicator = ddp::make_solo();
+    Session session(config, *communicator, *source);
+    measured = measure_action_error(session, 8);
+  }
+  const ActionError error = Policy(config, {}).action_error(8);
+  EXPECT_EQ(error.samples, 8);
+  EXPECT_EQ(error.episodes, 2);
+  EXPECT_NEAR(error.sampled, measured.sampled, 1e-4 * measured.sampled);
+  EXPECT_NEAR(error.sampled_margin, measured.sampled_margin, 1e-3 * measured.sampled);
+  EXPECT_DOUBLE_EQ(error.best_constant, measured.best_constant);
+  EXPECT_DOUBLE_EQ(error.constant_margin, measured.constant_margin);
+  EXPECT_GT(error.constant_margin, 0);
+  EXPECT_DOUBLE_EQ(Policy(config, {1, 0}).action_error(8).sampled, error.sampled)
+      << "by the run's seed, not the scenes'";
+  EXPECT_EQ(Policy(config, {}).action_error(99).samples, 12);
+  config.data.eval_fraction = 0;
+  EXPECT_EQ(Policy(config, {}).action_error(8).samples, 0);
 }
 
 TEST(Policy, TakesTheWeightsOfACheckpoint) {

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <numeric>
 #include <random>
+#include <stdexcept>
+#include <tuple>
 
 #include "core/error.h"
 #include "memory/cpu_allocator.h"
@@ -20,6 +22,7 @@
 namespace plimsoll::train {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::DoubleNear;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -33,7 +36,7 @@ std::unique_ptr<data::SampleSource> three_tasks(std::int64_t tasks = 3) {
 }
 
 /// Ten samples, the last of them held out: the first four are of one dataset and have two images, the others one. Even
-/// ones reach, odd ones grasp.
+/// ones reach, odd ones grasp. Episodes have two and three samples.
 class TwoDatasets final : public data::SampleSource {
  public:
   std::int64_t size() const override { return 10; }
@@ -45,9 +48,17 @@ class TwoDatasets final : public data::SampleSource {
   std::int64_t pictures_of(std::int64_t index) const override { return index < 4 ? 2 : 1; }
   std::vector<std::string> datasets() const override { return {"lab", "kitchen"}; }
   std::int64_t dataset_of(std::int64_t index) const override { return index < 4 ? 0 : 1; }
+  std::vector<double> dataset_weights() const override { return weights; }
+  std::int64_t episode_index_of(std::int64_t index) const override { return index < 4 ? index / 2 : (index - 4) / 3; }
+  data::SampleColumn column(const std::string& name) const override {
+    if (name != "light") return {};
+    return {{"day", "night"}, {0, 1, 0, 0, 1, 0, 0, 0, 1, 0}};
+  }
   const std::vector<std::int64_t>& training() const override { return training_; }
   const std::vector<std::int64_t>& held_out() const override { return held_out_; }
   std::uint64_t hash() const override { return 0; }
+
+  std::vector<double> weights{};
 
  private:
   std::vector<std::int64_t> training_ = {0, 1, 2, 3, 4, 5, 6, 7, 8}, held_out_ = {9};
@@ -135,9 +146,104 @@ TEST(TaskTypes, FollowRulesOnTheFieldThatTheyName) {
   EXPECT_THAT(refusal(config, source), HasSubstr("none matches the dataset \"kitchen\" and the task \"grasp it\""));
   config.rules = {{"a", "lab", "colour"}};
   EXPECT_THAT(refusal(config, source),
-              HasSubstr("field = \"colour\" is unknown; give \"task\", \"dataset\" or \"images\""));
+              HasSubstr("field = \"colour\" is unknown; give \"task\", \"dataset\", \"images\", \"episode\" or "
+                        "\"column:NAME\""));
   config.rules = {{"a", ".", "dataset"}};
   EXPECT_THAT(refusal(config, *three_tasks()), HasSubstr("\"a\" has field = \"dataset\""));
+}
+
+TEST(TaskTypes, FollowRulesOnEpisodesAndColumns) {
+  const TwoDatasets source;
+  TaskConfig config;
+  config.by = "rules";
+  config.rules = {{"dark", "^night$", "column:light"}, {"first", "^0$", "episode"}, {"rest", "."}};
+  const TaskTypes types = task_types(config, source);
+  EXPECT_THAT(types.samples, ElementsAre(3, 3, 3));
+  const std::vector<std::size_t> due = {1, 0, 2, 2, 0, 1, 1, 2, 0};
+  for (const std::int64_t index : source.training())
+    EXPECT_EQ(types.type_of(index), due[static_cast<std::size_t>(index)]) << index;
+  config.rules.pop_back();
+  EXPECT_THAT(refusal(config, source), HasSubstr("none matches the column:light \"day\" and the episode \"1\""));
+  config.rules = {{"a", ".", "column:weather"}};
+  EXPECT_THAT(refusal(config, source), HasSubstr("\"column:weather\": 0 of 10 samples"));
+  for (const char* field : {"episode", "column:light"}) {
+    config.rules = {{"a", ".", field}};
+    EXPECT_THAT(refusal(config, *three_tasks()), HasSubstr("of no dataset")) << field;
+  }
+}
+
+// Of the draws of either type one of four is of the lab.
+TEST(TaskTypes, KeepTheirPartsWhereDatasetsHaveWeights) {
+  TwoDatasets source;
+  source.weights = {1, 3};
+  TaskConfig config;
+  config.by = "task";
+  config.target = Setting::List{0.7, 0.3};
+  const TaskTypes types = task_types(config, source);
+  EXPECT_DOUBLE_EQ(types.part_of(0), 0.7);
+  data::SampleStream stream(stream_order(types, source, 1));
+  std::vector<std::vector<int>> drawn(2, std::vector<int>(2));  // by type and dataset
+  for (std::uint64_t position = 0; position < 40; ++position) {
+    const std::int64_t index = stream.at(position);
+    ++drawn[types.type_of(index)][static_cast<std::size_t>(source.dataset_of(index))];
+  }
+  EXPECT_THAT(drawn[0], ElementsAre(7, 21));
+  EXPECT_THAT(drawn[1], ElementsAre(3, 9));
+  source.weights = {2};
+  EXPECT_TRUE(stream_order(types, source, 1)->weights.empty()) << "one dataset has all draws anyhow";
+}
+
+// Half of the lab's samples reach, and three of the kitchen's five.
+TEST(TaskTypes, ComeAsWeightedDatasetsHaveThem) {
+  TwoDatasets source;
+  source.weights = {1, 3};
+  TaskConfig config;
+  config.target = "natural";
+  EXPECT_THAT(stream_order(task_types(config, source), source, 1)->weights, ElementsAre(1, 3)) << "without types too";
+  config.by = "task";
+  config.normalise = true;
+  const TaskTypes types = task_types(config, source);
+  const double reaching = 0.25 / 2 + 0.75 * 3 / 5;
+  EXPECT_NEAR(types.part_of(0), reaching, 1e-12);
+  EXPECT_NEAR(types.part_of(1), 1 - reaching, 1e-12);
+  const std::vector<std::int64_t> counts = {5, 5};
+  EXPECT_NEAR(type_weights(types, counts, {})[0], 2 * reaching, 1e-12);
+  const auto order = stream_order(types, source, 1);
+  EXPECT_TRUE(order->target.empty());
+  data::SampleStream stream(order);
+  std::vector<int> drawn(2);
+  for (std::uint64_t position = 0; position < 400; ++position) ++drawn[types.type_of(stream.at(position))];
+  EXPECT_NEAR(drawn[0], 400 * reaching, 4) << "whole passes of both, and the rest of one";
+}
+
+TEST(TaskTypes, SayWhereWeightsOfDatasetsDecideNothing) {
+  TwoDatasets source;
+  source.weights = {1, 3};
+  TaskConfig config;
+  config.by = "dataset";
+  EXPECT_THAT(refusal(config, source), AllOf(HasSubstr("decide nothing"), HasSubstr("data.weights")));
+  config.target = "natural";
+  EXPECT_NEAR(task_types(config, source).part_of(1), 0.75, 1e-12);
+  config.by = "images";
+  config.target = Setting::List{0.5, 0.5};
+  EXPECT_THAT(refusal(config, source), HasSubstr("tasks.target")) << "one picture means the kitchen";
+}
+
+TEST(LearnedSettings, KnowWeightsAndFieldsOfRules) {
+  Config config;
+  config.tasks.by = "rules";
+  config.tasks.rules = {{"a", "x"}, {"b", "."}};
+  config.data.mix.resize(2);
+  const auto differs = [&](const auto& change) {
+    Config other = config;
+    change(other);
+    return learned_settings_hash(other) != learned_settings_hash(config);
+  };
+  EXPECT_TRUE(differs([](Config& c) { c.tasks.rules[1].field = "images"; }));
+  EXPECT_TRUE(differs([](Config& c) { c.tasks.rules[0].match = "y"; }));
+  EXPECT_TRUE(differs([](Config& c) { c.data.weights = {1, 2}; }));
+  EXPECT_TRUE(differs([](Config& c) { c.data.mix[0].weight = 2, c.data.mix[1].weight = 1; }));
+  EXPECT_FALSE(differs([](Config& c) { c.data.mix[0].path = "elsewhere"; }));
 }
 
 TEST(TaskTypes, SayWhatDoesNotFit) {
@@ -401,37 +507,45 @@ Ran run_step(Session& session, std::int64_t number, const memory::Plan& plan) {
   return ran;
 }
 
+/// Of the gradient of the layer that types share, in what the step has committed.
+double shared_norm(Session& session, const std::vector<float>& gradients) {
+  const auto& slots = session.buffers->slots();
+  const auto slot = std::ranges::find_if(slots, [](const FlatSlot& s) { return s.name == "expert.action_out.weight"; });
+  if (slot == slots.end()) throw std::logic_error("no layer of that name");
+  double squares = 0;
+  for (const float value : part(std::span<const float>(gradients), slot->range)) squares += double{value} * value;
+  return std::sqrt(squares);
+}
+
+// The rows that a gradient is made of are the same however a step is cut, but that in bf16 a value between two numbers
+// of 8 bits is rounded to the other one where the order of a sum turns its last bit. Gradients are summed in fp32.
 TEST_F(TypedRun, NormsAreThoseOfEachTypesOwnGradient) {
   config_.tasks.gradnorm = true;
   config_.train.clip_norm = 0;
   config_.tasks.weights = {1, 0.5, 2};
-  const auto source = make_source(config_);
-  const auto communicator = ddp::make_solo();
-  Ran whole;
-  for (const int micro : {6, 2, 1}) {
-    Session session(config_, *communicator, *source);
-    Ran ran = run_step(session, 1, {.micro_batch = micro});
-    ASSERT_EQ(ran.result.type_norms.size(), 3U);
-    if (whole.gradients.empty()) whole = ran;
-    for (std::size_t type = 0; type < 3; ++type) {
-      EXPECT_GT(ran.result.type_norms[type], 0);
-      EXPECT_NEAR(ran.result.type_norms[type], whole.result.type_norms[type], 1e-5 * whole.result.type_norms[type])
-          << "whatever the plan";
+  for (const auto& [dtype, of_plans, of_alone] : {std::tuple{"fp32", 1e-5, 1e-4}, std::tuple{"bf16", 2e-3, 2e-3}}) {
+    config_.model.dtype = dtype;
+    const auto source = make_source(config_);
+    const auto communicator = ddp::make_solo();
+    std::vector<double> whole;
+    for (const int micro : {6, 2, 1}) {
+      Session session(config_, *communicator, *source);
+      const std::vector<double> norms = run_step(session, 1, {.micro_batch = micro}).result.type_norms;
+      ASSERT_EQ(norms.size(), 3U);
+      if (whole.empty()) whole = norms;
+      for (std::size_t type = 0; type < 3; ++type) {
+        EXPECT_GT(norms[type], 0);
+        EXPECT_NEAR(norms[type], whole[type], of_plans * whole[type]) << dtype << ", whatever the plan";
+      }
     }
-  }
-  for (std::size_t type = 0; type < 3; ++type) {
-    Config alone = config_;
-    alone.tasks.weights = {0, 0, 0};
-    alone.tasks.weights[type] = config_.tasks.weights[type];
-    Session session(alone, *communicator, *source);
-    const Ran ran = run_step(session, 1, {.micro_batch = 3});
-    const auto& slots = session.buffers->slots();
-    const auto slot =
-        std::ranges::find_if(slots, [](const FlatSlot& s) { return s.name == "expert.action_out.weight"; });
-    ASSERT_NE(slot, slots.end());
-    double squares = 0;
-    for (const float value : part(std::span<const float>(ran.gradients), slot->range)) squares += double{value} * value;
-    EXPECT_NEAR(whole.result.type_norms[type], std::sqrt(squares), 1e-4 * std::sqrt(squares)) << type;
+    for (std::size_t type = 0; type < 3; ++type) {
+      Config alone = config_;
+      alone.tasks.weights = {0, 0, 0};
+      alone.tasks.weights[type] = config_.tasks.weights[type];
+      Session session(alone, *communicator, *source);
+      const double norm = shared_norm(session, run_step(session, 1, {.micro_batch = 3}).gradients);
+      EXPECT_NEAR(whole[type], norm, of_alone * norm) << dtype << ", type " << type;
+    }
   }
 }
 
@@ -471,6 +585,36 @@ TEST_F(TypedRun, IsPredictedToTheByte) {
     input.plan = {.micro_batch = 6};
     session.step->run(input);
     EXPECT_EQ(session.meter.peak() - live, session.dry->activation_bytes(shape_of(samples), input.plan)) << dtype;
+  }
+}
+
+TEST_F(TypedRun, BytesOfAMixedMicroBatchAreSharedByWhatItsSamplesNeedAlone) {
+  const auto source = make_source(config_);
+  const auto communicator = ddp::make_solo();
+  Session session(config_, *communicator, *source);
+  std::vector<std::shared_ptr<const Sample>> hold;
+  const auto samples = session.load_share(1, hold);
+  StepInput input;
+  input.samples = samples;
+  input.plan = {.micro_batch = 6};
+  const StepResult result = session.step->run(input);
+  std::vector<double> alone(3);
+  std::vector<std::int64_t> counts(3);
+  for (const model::StreamSample& item : samples) {
+    const auto shape = shape_of(std::span<const model::StreamSample>(&item, 1));
+    alone[item.type] += static_cast<double>(session.dry->activation_bytes(shape, input.plan));
+    ++counts[item.type];
+  }
+  const auto whole = static_cast<double>(session.dry->activation_bytes(shape_of(samples), input.plan));
+  const double all = std::accumulate(alone.begin(), alone.end(), 0.0);
+  ASSERT_EQ(result.type_memory.size(), 3U);
+  for (std::size_t type = 0; type < 3; ++type) {
+    const TypeMemory& memory = result.type_memory[type];
+    const double expected = whole * alone[type] / all;
+    EXPECT_EQ(memory.micro_batches, 1);
+    EXPECT_EQ(memory.samples, counts[type]);
+    EXPECT_NEAR(static_cast<double>(memory.measured), expected, 0.01 * expected);
+    EXPECT_NEAR(static_cast<double>(memory.predicted), expected, 0.01 * expected);
   }
 }
 

@@ -1,7 +1,6 @@
 // The flat buffers' kernels on a GPU: each is bound by memory, so each reads and writes every element once, sixteen
 // bytes a thread at a time where all pointers allow it.
 
-#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 
@@ -34,7 +33,7 @@ __global__ void write_sum_kernel(const float* from, const float* gradient, float
     float4 sum = *reinterpret_cast<const float4*>(gradient + first);
     if (from != nullptr) {
       const float4 old = *reinterpret_cast<const float4*>(from + first);
-      sum = make_float4(old.x + sum.x, old.y + sum.y, old.z + sum.z, old.w + sum.w);
+      sum = {old.x + sum.x, old.y + sum.y, old.z + sum.z, old.w + sum.w};
     }
     *reinterpret_cast<float4*>(to + first) = sum;
     found = is_bad(sum.x) || is_bad(sum.y) || is_bad(sum.z) || is_bad(sum.w);
@@ -48,17 +47,35 @@ __global__ void write_sum_kernel(const float* from, const float* gradient, float
   if (found) *bad = 1;  // all that write write the same
 }
 
-// In the order of train/adamw.cpp, without contraction: the same bits as on the host.
-__global__ void adamw_kernel(float* p, const float* g, float* m, float* v, std::int64_t n, AdamWFactors f) {
-  const std::int64_t i = thread_index();
-  if (i >= n) return;
-  const float value = __fmul_rn(g[i], f.gradient_scale);
-  const float first = __fadd_rn(__fmul_rn(f.b1, m[i]), __fmul_rn(f.c1, value));
-  const float second = __fadd_rn(__fmul_rn(f.b2, v[i]), __fmul_rn(__fmul_rn(f.c2, value), value));
-  m[i] = first;
-  v[i] = second;
-  const float root = __fadd_rn(__fdiv_rn(__fsqrt_rn(second), f.root_correction), f.epsilon);
-  p[i] = __fsub_rn(__fmul_rn(p[i], f.decay), __fdiv_rn(__fmul_rn(f.step_size, first), root));
+// One element, in the order of train/adamw.cpp, without contraction: the same bits as on the host.
+__device__ void update(float& p, float g, float& m, float& v, const AdamWFactors& f) {
+  const float value = __fmul_rn(g, f.gradient_scale);
+  m = __fadd_rn(__fmul_rn(f.b1, m), __fmul_rn(f.c1, value));
+  v = __fadd_rn(__fmul_rn(f.b2, v), __fmul_rn(__fmul_rn(f.c2, value), value));
+  const float root = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), f.root_correction), f.epsilon);
+  p = __fsub_rn(__fmul_rn(p, f.decay), __fdiv_rn(__fmul_rn(f.step_size, m), root));
+}
+
+__global__ void adamw_kernel(float* p, const float* g, float* m, float* v, std::int64_t n, bool vectors,
+                             AdamWFactors f) {
+  const std::int64_t first = thread_index() * kVector;
+  if (first >= n) return;
+  if (vectors && first + kVector <= n) {
+    auto& to = *reinterpret_cast<float4*>(p + first);
+    auto& to_m = *reinterpret_cast<float4*>(m + first);
+    auto& to_v = *reinterpret_cast<float4*>(v + first);
+    const float4 gradient = *reinterpret_cast<const float4*>(g + first);
+    float4 value = to, moment = to_m, square = to_v;
+    update(value.x, gradient.x, moment.x, square.x, f);
+    update(value.y, gradient.y, moment.y, square.y, f);
+    update(value.z, gradient.z, moment.z, square.z, f);
+    update(value.w, gradient.w, moment.w, square.w, f);
+    to = value;
+    to_m = moment;
+    to_v = square;
+  } else {
+    for (std::int64_t i = first; i < min(n, first + kVector); ++i) update(p[i], g[i], m[i], v[i], f);
+  }
 }
 
 // Each block sums its own contiguous part, so the result does not depend on what runs when.
@@ -94,7 +111,7 @@ void copy_and_wait(const void* from, void* to, std::size_t bytes, cudaMemcpyKind
 
 class CudaFlatKernels final : public FlatKernels {
  public:
-  CudaFlatKernels() : sums_(c10::cuda::CUDACachingAllocator::get()->allocate(kMostBlocks * sizeof(double))) {}
+  CudaFlatKernels() : sums_(flat_scratch(kMostBlocks * sizeof(double))) {}
 
   void write_sum(const float* from, const float* gradient, float* to, std::int64_t n,
                  std::uint32_t* bad) const override {
@@ -134,8 +151,9 @@ class CudaFlatKernels final : public FlatKernels {
              std::span<float> second_moment, const AdamWFactors& factors) const override {
     const auto n = static_cast<std::int64_t>(parameter.size());
     if (n == 0) return;
-    adamw_kernel<<<blocks_for(n, 1), kThreads, 0, stream()>>>(parameter.data(), gradient.data(), first_moment.data(),
-                                                              second_moment.data(), n, factors);
+    float *const p = parameter.data(), *const m = first_moment.data(), *const v = second_moment.data();
+    const bool vectors = aligned(p) && aligned(gradient.data()) && aligned(m) && aligned(v);
+    adamw_kernel<<<blocks_for(n, kVector), kThreads, 0, stream()>>>(p, gradient.data(), m, v, n, vectors, factors);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
   void to_host(std::span<const float> from, float* host) const override {

@@ -3,46 +3,31 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
-#include <dlfcn.h>
 #include <fmt/format.h>
 #include <torch/torch.h>
 
-#include <functional>
-#include <optional>
+#include <algorithm>
+#include <fstream>
 #include <string>
 
 #include "core/error.h"
 #include "ddp/cuda/nccl.h"
+#include "memory/cuda/allocator_trace.h"
 #include "memory/cuda/cuda_memory.h"
 #include "model/cuda/kernels_cuda.h"
 #include "train/cuda/flat_kernels.h"
+#include "train/cuda/requirements.h"
 #include "train/device.h"
+#include "train/nvml.h"
 
 namespace plimsoll::train {
 namespace {
-
-constexpr int kLeastMajor = 8;  // of the architectures that are built: sm_80, sm_90, and PTX for newer ones
-
-std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
 void check_driver() {
   int driver = 0, runtime = 0;
   C10_CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
   C10_CUDA_CHECK(cudaDriverGetVersion(&driver));
-  if (driver / 1000 >= runtime / 1000) return;
-  fail(ExitCode::kUsage,
-       "run.device: the NVIDIA driver knows CUDA {} and this library needs {}; install a newer driver, or set "
-       "run.device "
-       "= \"cpu\"",
-       version_text(driver), version_text(runtime));
-}
-
-void check_architecture(const cudaDeviceProp& properties, int index) {
-  if (properties.major >= kLeastMajor) return;
-  fail(ExitCode::kUsage,
-       "run.device: GPU {} ({}) has compute capability {}.{} and {}.0 is the least that is built; set run.device = "
-       "\"cpu\" or choose another GPU (CUDA_VISIBLE_DEVICES)",
-       index, properties.name, properties.major, properties.minor, kLeastMajor);
+  require_driver(driver, runtime);
 }
 
 std::string id_of(const cudaDeviceProp& properties) {
@@ -51,27 +36,18 @@ std::string id_of(const cudaDeviceProp& properties) {
   return id;
 }
 
-// By NVIDIA's management library, which comes with the driver; its header is not needed to build. Functions and types
-// are those of NVML's API reference.
-std::function<std::optional<double>()> utilisation_of(const cudaDeviceProp& properties) {
-  void* nvml = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (nvml == nullptr) return nullptr;
-  struct Rates {
-    unsigned gpu, memory;  // percent
-  };
-  const auto init = reinterpret_cast<int (*)()>(dlsym(nvml, "nvmlInit_v2"));
-  const auto find = reinterpret_cast<int (*)(const char*, void**)>(dlsym(nvml, "nvmlDeviceGetHandleByPciBusId_v2"));
-  const auto rates = reinterpret_cast<int (*)(void*, Rates*)>(dlsym(nvml, "nvmlDeviceGetUtilizationRates"));
-  const std::string bus =
-      fmt::format("{:08x}:{:02x}:{:02x}.0", properties.pciDomainID, properties.pciBusID, properties.pciDeviceID);
-  void* handle = nullptr;
-  if (init == nullptr || find == nullptr || rates == nullptr || init() != 0 || find(bus.c_str(), &handle) != 0)
-    return nullptr;
-  return [rates, handle]() -> std::optional<double> {
-    Rates now{};
-    if (rates(handle, &now) != 0) return std::nullopt;  // parts of a GPU (MIG) do not say
-    return now.gpu / 100.0;
-  };
+std::string bus_of(const cudaDeviceProp& properties) {
+  return fmt::format("{:08x}:{:02x}:{:02x}.0", properties.pciDomainID, properties.pciBusID, properties.pciDeviceID);
+}
+
+// Slices of one card (MIG) are devices with ids of their own; its place on the bus is theirs too, of this boot of this
+// machine.
+std::string card_of(const cudaDeviceProp& properties) {
+  std::string boot;
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::getline(file, boot);
+  return fmt::format("{} {:08x}:{:02x}:{:02x}", boot, properties.pciDomainID, properties.pciBusID,
+                     properties.pciDeviceID);
 }
 
 template <class T>
@@ -82,6 +58,8 @@ std::shared_ptr<T[]> pinned(std::size_t count) {
 }
 
 // What cuBLAS keeps for good, for this thread and for the one that autograd works on, is part of the static bytes.
+// Kernels and communicators, which hold memory outside of the allocator, are warmed up by the session, which has a
+// model to run (Session::settle_budget).
 void warm_up(c10::Device device) {
   model::prepare_cuda_thread();
   const at::Tensor one = torch::zeros({1}, at::TensorOptions(device)).requires_grad_(true);
@@ -97,7 +75,7 @@ Device open_checked(int index) {
   check_driver();
   const auto device = static_cast<c10::DeviceIndex>(index);
   const cudaDeviceProp& properties = *at::cuda::getDeviceProperties(device);
-  check_architecture(properties, index);
+  require_architecture(properties.major, properties.minor, index, properties.name);
   at::globalContext().lazyInitDevice(c10::kCUDA);  // makes the caching allocator
   c10::cuda::set_device(device);
   auto* const memory = new memory::CudaMemory(device);
@@ -106,9 +84,15 @@ Device open_checked(int index) {
   opened.memory = memory;
   opened.name = properties.name;
   opened.id = id_of(properties);
+  opened.card = card_of(properties);
   opened.total = memory->total();
   opened.available = [memory] { return memory->available(); };
-  opened.utilisation = utilisation_of(properties);
+  const Nvml nvml = open_nvml(bus_of(properties));
+  opened.overhead = [memory, used = use_of_this_process(nvml)] {
+    const auto own = used ? used() : std::nullopt;
+    return own ? std::max<std::int64_t>(0, *own - memory->reserved()) : memory->overhead();
+  };
+  opened.utilisation = utilisation_of(nvml);
   opened.pinned = &pinned<std::byte>;
   warm_up(opened.place);
   return opened;
@@ -148,4 +132,23 @@ extern "C" __attribute__((visibility("default"))) const plimsoll::train::DeviceL
                                      &copies,
                                      &nccl};
   return &library;
+}
+
+// For tests/train/cuda_device.cpp (memory/cuda/allocator_trace.h). `limit` below 0: none.
+extern "C" __attribute__((visibility("default"))) void plimsoll_replay_allocations(
+    const plimsoll::memory::AllocatorEvent* events, std::size_t count, std::int64_t limit,
+    plimsoll::memory::AllocatorStats* stats) {
+  *stats = plimsoll::memory::replay_on_device({events, count}, limit < 0 ? std::nullopt : std::optional(limit));
+}
+
+extern "C" __attribute__((visibility("default"))) void plimsoll_record_allocations(int device) {
+  plimsoll::memory::record_allocations(static_cast<c10::DeviceIndex>(device));
+}
+
+// Copies at most `most` of what was recorded, and returns how many there are.
+extern "C" __attribute__((visibility("default"))) std::size_t plimsoll_recorded_allocations(
+    plimsoll::memory::AllocatorEvent* events, std::size_t most) {
+  const auto recorded = plimsoll::memory::recorded_allocations();
+  std::copy_n(recorded.begin(), std::min(most, recorded.size()), events);
+  return recorded.size();
 }

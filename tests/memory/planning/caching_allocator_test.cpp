@@ -1,5 +1,5 @@
-// Each rule of the caching allocator with numbers worked out by hand, then random lists of events against a plain
-// rewriting of the rules that searches everything every time.
+// Each rule of the caching allocator with numbers worked out by hand (most of them in allocator_cases.h), then random
+// lists of events against a plain rewriting of the rules that searches everything every time.
 #include "memory/planning/caching_allocator.h"
 
 #include <gtest/gtest.h>
@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "tests/memory/planning/allocator_cases.h"
 #include "tests/memory/planning/without_rapidcheck.h"
 
 #if __has_include(<rapidcheck/gtest.h>)
@@ -31,7 +32,7 @@
 namespace plimsoll::memory {
 namespace {
 
-constexpr std::int64_t kKiB = 1024, kMiB = 1024 * kKiB;
+constexpr std::int64_t kMiB = std::int64_t{1} << 20;
 
 AllocatorRules limited(std::int64_t limit) { return {.expandable_segments = false, .limit_bytes = limit}; }
 AllocatorRules expandable(std::optional<std::int64_t> limit = {}) {
@@ -44,135 +45,29 @@ AllocatorStats after_one(std::int64_t bytes, const AllocatorRules& rules = {}) {
   return model.stats();
 }
 
-// ---- sizes
+// ---- sizes, reuse and the limit
 
-TEST(CachingAllocator, OneByteIsABlockOf512InASegmentOfTwoMebibytes) {
-  const auto stats = after_one(1);
-  EXPECT_EQ(stats.live, 1);
-  EXPECT_EQ(stats.allocated, 512);
-  EXPECT_EQ(stats.reserved, 2 * kMiB);
-  EXPECT_EQ(stats.segments, 1);
-  EXPECT_EQ(stats.driver_calls, 1);
+class CachingAllocatorCase : public testing::TestWithParam<AllocatorCase> {};
+
+TEST_P(CachingAllocatorCase, IsAsWorkedOutByHand) {
+  const AllocatorCase& one = GetParam();
+  CachingAllocatorModel model({.expandable_segments = false, .limit_bytes = one.limit});
+  EXPECT_EQ(model.replay(one.events), one.failures == 0);
+  const AllocatorStats& stats = model.stats();
+  EXPECT_EQ(stats.live, one.live);
+  EXPECT_EQ(stats.allocated, one.allocated);
+  EXPECT_EQ(stats.peak_allocated, one.peak_allocated);
+  EXPECT_EQ(stats.reserved, one.reserved);
+  EXPECT_EQ(stats.peak_reserved, one.peak_reserved);
+  EXPECT_EQ(stats.needed, one.needed);
+  EXPECT_EQ(stats.segments, one.segments);
+  EXPECT_EQ(stats.retries, one.retries);
+  EXPECT_EQ(stats.failures, one.failures);
+  EXPECT_EQ(one.limit.value_or(0) % (2 * kMiB), 0) << "or a GPU's limit, a fraction, is not that";
 }
 
-TEST(CachingAllocator, SizesAreRoundedUpTo512) {
-  EXPECT_EQ(after_one(512).allocated, 512);
-  EXPECT_EQ(after_one(513).allocated, 1024);
-  EXPECT_EQ(after_one(kMiB - 1).allocated, kMiB);
-}
-
-TEST(CachingAllocator, SegmentsOfEachSize) {
-  EXPECT_EQ(after_one(kMiB).reserved, 2 * kMiB);           // the largest small request
-  EXPECT_EQ(after_one(kMiB + 1).reserved, 20 * kMiB);      // the smallest large one
-  EXPECT_EQ(after_one(3 * kMiB / 2).reserved, 20 * kMiB);  // under 10 MiB: a shared segment
-  // Rounding comes first: 10 MiB less one byte is 10 MiB and gets a segment of its own.
-  EXPECT_EQ(after_one(10 * kMiB - 512).reserved, 20 * kMiB);
-  EXPECT_EQ(after_one(10 * kMiB - 1).reserved, 10 * kMiB);
-  EXPECT_EQ(after_one(10 * kMiB + 1).reserved, 12 * kMiB);  // in steps of 2 MiB
-  EXPECT_EQ(after_one(11 * kMiB).reserved, 12 * kMiB);
-  EXPECT_EQ(after_one(100 * kMiB).reserved, 100 * kMiB);
-}
-
-TEST(CachingAllocator, ARestOfOneMebibyteStaysWithALargeBlock) {
-  EXPECT_EQ(after_one(11 * kMiB).allocated, 12 * kMiB);              // rest of 1 MiB: not more than 1 MiB
-  EXPECT_EQ(after_one(11 * kMiB - 512).allocated, 11 * kMiB - 512);  // rest of 1 MiB + 512
-  EXPECT_EQ(after_one(19 * kMiB).allocated, 20 * kMiB);              // own segment of 20 MiB, rest of 1 MiB
-  EXPECT_EQ(after_one(19 * kMiB).live, 19 * kMiB);
-}
-
-TEST(CachingAllocator, ARestOf512IsSplitFromASmallBlock) {
-  CachingAllocatorModel model;
-  model.allocate(kMiB, 1);
-  model.allocate(kMiB - 512, 2);
-  EXPECT_EQ(model.stats().allocated, 2 * kMiB - 512);
-  model.allocate(512, 3);  // the rest
-  EXPECT_EQ(model.stats().allocated, 2 * kMiB);
-  EXPECT_EQ(model.stats().segments, 1);
-  model.allocate(1, 4);
-  EXPECT_EQ(model.stats().segments, 2);
-}
-
-TEST(CachingAllocator, NothingIsNoBlock) {
-  CachingAllocatorModel model;
-  EXPECT_TRUE(model.allocate(0, 1));
-  EXPECT_EQ(model.stats(), AllocatorStats{});
-  model.free(1);
-  EXPECT_TRUE(model.allocate(64, 1)) << "0 bytes did not make the block live";
-}
-
-// ---- reuse
-
-TEST(CachingAllocator, AFreedBlockIsServedAgain) {
-  CachingAllocatorModel model;
-  for (std::uint64_t i = 1; i <= 5; ++i) {
-    model.allocate(50 * kMiB, i);
-    model.free(i);
-  }
-  EXPECT_EQ(model.stats().live, 0);
-  EXPECT_EQ(model.stats().allocated, 0);
-  EXPECT_EQ(model.stats().reserved, 50 * kMiB);
-  EXPECT_EQ(model.stats().driver_calls, 1);
-}
-
-TEST(CachingAllocator, TheSmallestBlockThatFitsIsTaken) {
-  CachingAllocatorModel model;
-  model.allocate(40 * kMiB, 1);
-  model.allocate(30 * kMiB, 2);
-  model.free(1);
-  model.free(2);
-  model.allocate(30 * kMiB, 3);  // takes the 30, though the 40 lies lower
-  model.allocate(40 * kMiB, 4);
-  EXPECT_EQ(model.stats().reserved, 70 * kMiB);
-}
-
-TEST(CachingAllocator, AmongEqualBlocksTheLowestIsTaken) {
-  CachingAllocatorModel model;
-  // One 20 MiB segment: 1 2 3 4 (5 MiB each). Free 1 and 3, then ask for 5: it must be the place of 1, so that freeing
-  // 2 joins 2 and 3.
-  for (std::uint64_t i = 1; i <= 4; ++i) model.allocate(5 * kMiB, i);
-  model.free(1);
-  model.free(3);
-  model.allocate(5 * kMiB, 5);
-  model.free(2);
-  EXPECT_TRUE(model.allocate(10 * kMiB, 6));
-  EXPECT_EQ(model.stats().reserved, 20 * kMiB);
-}
-
-TEST(CachingAllocator, PoolsShareNothing) {
-  CachingAllocatorModel model;
-  model.allocate(5 * kMiB, 1);  // 15 MiB of the segment are free
-  model.allocate(kKiB, 2);
-  EXPECT_EQ(model.stats().reserved, 22 * kMiB);
-  model.free(2);
-  model.allocate(6 * kMiB, 3);  // from the 15 free ones
-  EXPECT_EQ(model.stats().reserved, 22 * kMiB);
-}
-
-TEST(CachingAllocator, NeighboursMergeOnBothSides) {
-  CachingAllocatorModel model;
-  for (std::uint64_t i = 1; i <= 4; ++i) model.allocate(5 * kMiB, i);
-  model.free(1);
-  model.free(3);
-  model.free(2);  // joins both
-  model.allocate(15 * kMiB, 5);
-  EXPECT_EQ(model.stats().reserved, 20 * kMiB);
-  model.free(5);
-  model.free(4);
-  model.allocate(20 * kMiB, 6);
-  EXPECT_EQ(model.stats().reserved, 20 * kMiB);
-  EXPECT_EQ(model.stats().peak_segments, 1);
-}
-
-TEST(CachingAllocator, SegmentsNeverMerge) {
-  CachingAllocatorModel model;
-  model.allocate(10 * kMiB, 1);
-  model.allocate(10 * kMiB, 2);
-  model.free(1);
-  model.free(2);
-  model.allocate(20 * kMiB, 3);
-  EXPECT_EQ(model.stats().reserved, 40 * kMiB);
-  EXPECT_EQ(model.stats().segments, 3);
-}
+INSTANTIATE_TEST_SUITE_P(Rules, CachingAllocatorCase, testing::ValuesIn(allocator_cases()),
+                         [](const auto& one) { return one.param.name; });
 
 // 50 MiB blocks freed, then 60: enough is free, but nowhere in one piece.
 void outgrow(CachingAllocatorModel& model) {
@@ -203,66 +98,36 @@ TEST(CachingAllocator, FragmentationIsThatOfTheFullestMomentAtThePeak) {
   EXPECT_EQ(model.stats().fragmentation(), 0);
 }
 
-// ---- the limit
+// ---- what is needed, and a limit that moves
 
-TEST(CachingAllocator, TheLimitReleasesWhatIsCachedAndTriesAgain) {
-  CachingAllocatorModel model(limited(300 * kMiB));
-  outgrow(model);  // 200 cached, a first 60 makes 260, the second needs the 200 back
-  EXPECT_EQ(model.stats().retries, 1);
-  EXPECT_EQ(model.stats().failures, 0);
-  EXPECT_EQ(model.stats().reserved, 180 * kMiB);
-  EXPECT_EQ(model.stats().peak_reserved, 260 * kMiB);
-  EXPECT_EQ(model.stats().segments, 3);
-}
-
-TEST(CachingAllocator, TheLimitItselfMayBeReserved) {
-  CachingAllocatorModel model(limited(40 * kMiB));
-  EXPECT_TRUE(model.allocate(40 * kMiB, 1));
-  EXPECT_EQ(model.stats().retries, 0);
-  EXPECT_FALSE(model.allocate(1, 2));  // a segment of 2 MiB
-  EXPECT_EQ(model.stats().retries, 1) << "counted, though nothing was there to release";
-  EXPECT_EQ(model.stats().failures, 1);
-  EXPECT_EQ(model.stats().failed_request_bytes, 1);
-  EXPECT_EQ(model.stats().live, 40 * kMiB);
-  model.free(2);  // was never made
-  EXPECT_EQ(model.stats().live, 40 * kMiB);
-}
-
-TEST(CachingAllocator, ASegmentWithOneLiveBlockCannotBeReleased) {
-  CachingAllocatorModel model(limited(40 * kMiB));
-  model.allocate(5 * kMiB, 1);
-  model.allocate(9 * kMiB, 2);
-  model.free(2);  // 15 of 20 MiB free, but block 1 lives
-  EXPECT_FALSE(model.allocate(30 * kMiB, 3));
-  EXPECT_EQ(model.stats().reserved, 20 * kMiB);
-  model.free(1);
-  EXPECT_TRUE(model.allocate(30 * kMiB, 3));
-  EXPECT_EQ(model.stats().reserved, 30 * kMiB);
-  EXPECT_EQ(model.stats().retries, 2);
-}
-
-TEST(CachingAllocator, BothPoolsAreReleased) {
-  CachingAllocatorModel model(limited(22 * kMiB));
-  model.allocate(1, 1);
-  model.free(1);
-  EXPECT_TRUE(model.allocate(22 * kMiB, 2));
-  EXPECT_EQ(model.stats().reserved, 22 * kMiB);
-  EXPECT_EQ(model.stats().retries, 1);
-}
-
-TEST(CachingAllocator, AReleaseByHandIsNoRetry) {
+TEST(CachingAllocator, NeededIsWhatAReleaseWouldLeave) {
   CachingAllocatorModel model;
-  model.allocate(kMiB, 1);
+  model.allocate(5 * kMiB, 1);
   model.allocate(30 * kMiB, 2);
+  EXPECT_EQ(model.stats().needed, 50 * kMiB) << "15 MiB of the first segment are unused, and cannot be given back";
   model.free(2);
+  EXPECT_EQ(model.stats().needed, 20 * kMiB);
+  EXPECT_EQ(model.stats().reserved, 50 * kMiB);
+  EXPECT_EQ(model.stats().peak_needed, 50 * kMiB);
+  model.reset_peaks();
+  EXPECT_EQ(model.stats().peak_needed, 20 * kMiB);
   model.release_cached();
-  EXPECT_EQ(model.stats().reserved, 2 * kMiB);
+  EXPECT_EQ(model.stats().needed, 20 * kMiB);
+  EXPECT_EQ(model.stats().reserved, 20 * kMiB);
+}
+
+TEST(CachingAllocator, ALimitBelowWhatIsReservedFailsNothingThatIsServedFromIt) {
+  CachingAllocatorModel model(limited(100 * kMiB));
+  model.allocate(60 * kMiB, 1);
   model.free(1);
-  model.release_cached();
-  EXPECT_EQ(model.stats().reserved, 0);
-  EXPECT_EQ(model.stats().segments, 0);
-  EXPECT_EQ(model.stats().retries, 0);
-  EXPECT_EQ(model.stats().peak_reserved, 32 * kMiB);
+  model.set_limit(20 * kMiB);
+  EXPECT_TRUE(model.allocate(60 * kMiB, 2)) << "cached, and no segment is made";
+  EXPECT_EQ(model.stats().reserved, 60 * kMiB);
+  EXPECT_FALSE(model.allocate(1, 3));
+  model.free(2);
+  EXPECT_TRUE(model.allocate(1, 3)) << "the 60 are given back for it";
+  EXPECT_EQ(model.stats().reserved, 2 * kMiB);
+  EXPECT_THROW(model.set_limit(-1), Error);
 }
 
 TEST(CachingAllocator, RequestsNoMachineHoldsFailWithoutOverflow) {
@@ -746,7 +611,8 @@ TEST(CachingAllocatorProperties, ReservedCoversAllocatedCoversLive) {
       }
       const AllocatorStats& s = model.stats();
       RC_ASSERT(s.live == live);
-      RC_ASSERT(s.reserved >= s.allocated && s.allocated >= s.live);
+      RC_ASSERT(s.reserved >= s.needed && s.needed >= s.allocated && s.allocated >= s.live);
+      RC_ASSERT(s.peak_reserved >= s.peak_needed && s.peak_needed >= s.needed);
       RC_ASSERT(s.peak_reserved >= s.reserved && s.peak_allocated >= s.allocated && s.peak_live >= s.live);
       RC_ASSERT(s.fragmentation() >= 0 && s.fragmentation() <= 10000);
       if (rules.limit_bytes) RC_ASSERT(s.reserved <= *rules.limit_bytes + (rules.expandable_segments ? 20 * kMiB : 0));
@@ -772,8 +638,10 @@ void compare_with(const AllocatorRules& rules) {
       RC_ASSERT(model.allocate(event.bytes, event.block) == plain.allocate(event.bytes, event.block));
     }
     if (*rc::gen::inRange(0, 20) == 0) {
+      const std::int64_t needed = model.stats().needed;
       model.release_cached();
       plain.release();
+      RC_ASSERT(model.stats().reserved == needed);
     }
     RC_ASSERT(model.stats().reserved == plain.reserved());
     RC_ASSERT(model.stats().allocated == plain.allocated());

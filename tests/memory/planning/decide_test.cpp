@@ -152,7 +152,6 @@ TEST(Decide, TheWorstFractionDecidesNotTheLargestPeak) {
 
 TEST(Decide, ARetryAnywhereCountsAsAboveTheTarget) {
   for (const RankUsage& trouble : {RankUsage{.budget_bytes = kBudget, .peak_bytes = 100, .retries = 1},
-                                   RankUsage{.budget_bytes = kBudget, .peak_bytes = 100, .allocator_retries = 1},
                                    RankUsage{.budget_bytes = kBudget, .peak_bytes = 100, .failed = true}}) {
     PolicyState state;
     WindowSummary window = window_at(3000);
@@ -166,6 +165,16 @@ TEST(Decide, ARetryAnywhereCountsAsAboveTheTarget) {
     EXPECT_EQ(state.failures[0].rank, 1);
     EXPECT_EQ(state.failures[0].plan.micro_batch, 8);
   }
+}
+
+TEST(Decide, AnAllocatorsRetryAloneShrinksNothing) {
+  PolicyState state;
+  WindowSummary window = window_at(8500);
+  window.ranks[0].allocator_retries = 4;
+  const Decision decision = decide({}, window, {0, 8, 0}, 64, state);
+  EXPECT_EQ(decision.cause, Cause::kInBand) << decision.reason;
+  EXPECT_FALSE(decision.changed);
+  EXPECT_TRUE(state.failures.empty());
 }
 
 TEST(Decide, ARetryFarAboveTheTargetShrinksByTheFormula) {

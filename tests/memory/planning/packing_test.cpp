@@ -156,5 +156,44 @@ TEST(PackedByBytes, EverySampleOnceAndNoneTooMuch) {
   }
 }
 
+TEST(PackingRoom, ShrinksAfterEachFailureAndGrowsAgainAfterALongerWait) {
+  PackingRoom room;
+  EXPECT_EQ(room.of(800), 800);
+  room.took(false);
+  EXPECT_EQ(room.of(800), 800) << "nothing to give back";
+  room.took(true);
+  EXPECT_EQ(room.of(800), 700);
+  room.took(true);
+  EXPECT_EQ(room.of(800), 613) << "700 less an eighth, rounded up";
+  const auto steps_until = [&room](std::int64_t bytes) {
+    int steps = 0;
+    for (; room.of(800) != bytes && steps < 100000; ++steps) room.took(false);
+    return steps;
+  };
+  const int first = steps_until(700);
+  EXPECT_EQ(steps_until(800), first);
+  room.took(true);
+  EXPECT_EQ(steps_until(800), 2 * first) << "twice as long after each failure";
+  for (int failure = 0; failure < 500; ++failure) room.took(true);
+  EXPECT_GE(room.of(1), 1);
+  EXPECT_LT(room.of(1 << 20), 1 << 12);
+}
+
+// A prediction that is and stays too low by a quarter: it fails now and then, and ever more rarely.
+TEST(PackingRoom, AWrongPredictionCostsFewReplays) {
+  PackingRoom room;
+  int failures = 0, in_a_row = 0, most_in_a_row = 0;
+  for (int step = 0; step < 20000; ++step) {
+    const bool failed = room.of(1000) * 125 > 100 * 1000;
+    room.took(failed);
+    failures += failed ? 1 : 0;
+    in_a_row = failed ? in_a_row + 1 : 0;
+    most_in_a_row = std::max(most_in_a_row, in_a_row);
+  }
+  EXPECT_EQ(most_in_a_row, 2) << "1000 x 7/8 x 7/8 is 766, and 800 fit";
+  EXPECT_LE(failures, 12);
+  EXPECT_GE(failures, 4) << "it is tried again";
+}
+
 }  // namespace
 }  // namespace plimsoll::memory

@@ -247,12 +247,15 @@ TEST(DecidePredictive, AFailureThatWasForeseenTeachesNothing) {
   EXPECT_EQ(state.calibration.corrected(0, k8, 8200), 8200) << "8200 were known not to fit into 8000";
 }
 
-TEST(DecidePredictive, AnAllocatorsRetryWaitsButTeachesNothing) {
+TEST(DecidePredictive, AnAllocatorsRetryAloneIsNoFailure) {
   PolicyState state;
   WindowSummary window = window_at(7000);
-  window.ranks[0].allocator_retries = 1;
-  EXPECT_EQ(decide_predictive(predictive(), window, k8, five(), state).plan, k16r18);
-  EXPECT_EQ(state.waits.size(), 1U);
+  window.ranks[0].allocator_retries = 3;
+  const Decision decision = decide_predictive(predictive(), window, k8, five(), state);
+  EXPECT_FALSE(decision.changed) << decision.reason;
+  EXPECT_EQ(decision.allocator_retries, 3) << "it is shown";
+  EXPECT_TRUE(state.waits.empty());
+  EXPECT_TRUE(state.failures.empty());
   EXPECT_EQ(state.calibration.corrected(0, k8, 8200), 8200);
 }
 
@@ -263,7 +266,7 @@ TEST(DecidePredictive, TheWaitDoublesWithEachFurtherFailure) {
     WindowSummary window = window_at(7000);
     window.first_step = step - 24;
     window.last_step = step;
-    window.ranks[0].allocator_retries = 1;
+    window.ranks[0].retries = 1;
     state.cooldown = 0;
     decide_predictive(config, window, k8, five(), state);
     return state.waits.at(0).until_step - step;
@@ -511,7 +514,7 @@ TEST(Respond, AShortfallIsLearnedAtOnce) {
   EXPECT_EQ(state.calibration.shortfalls(), 1);
 }
 
-TEST(Respond, AnAllocatorsRetryIsLeftToTheWindow) {
+TEST(Respond, AnAllocatorsRetryIsNoFailure) {
   PolicyState state;
   std::vector<RankUsage> reports = reports_at(10000, 8000);
   reports[0].allocator_retries = 3;

@@ -1,5 +1,7 @@
 // The operators of the towers: rows, attention, low-rank layers.
 
+#include <fmt/format.h>
+
 #include <array>
 #include <deque>
 #include <numeric>
@@ -18,10 +20,10 @@ struct RowsCase {
   ScalarType type;
 };
 
-class Rows : public EmulatedCuda, public testing::WithParamInterface<RowsCase> {
+class Rows : public CudaKernelTest, public testing::WithParamInterface<RowsCase> {
  protected:
   void SetUp() override {
-    EmulatedCuda::SetUp();
+    CudaKernelTest::SetUp();
     x_ = random(sizes(), type());
     y_ = random(sizes(), type());
     grad_ = random(sizes(), type());
@@ -121,13 +123,13 @@ std::vector<RowsCase> rows_cases() {
   return cases;
 }
 
-INSTANTIATE_TEST_SUITE_P(EmulatedCuda, Rows, testing::ValuesIn(rows_cases()), [](const auto& of) {
-  return "N" + std::to_string(of.param.rows) + "W" + std::to_string(of.param.width) + name_of(of.param.type);
+INSTANTIATE_TEST_SUITE_P(Cuda, Rows, testing::ValuesIn(rows_cases()), [](const auto& of) {
+  return fmt::format("N{}W{}{}", of.param.rows, of.param.width, name_of(of.param.type));
 });
 
 // --- rotary embedding and attention ---
 
-TEST_F(EmulatedCuda, Rotary) {
+TEST_F(CudaKernelTest, Rotary) {
   for (const auto type : {kFloat, kBFloat16}) {
     for (const auto angles : {kFloat, kBFloat16}) {
       for (const auto& [n, heads, d] :
@@ -152,13 +154,13 @@ struct AttentionCase {
   bool causal;
 };
 
-class Attention : public EmulatedCuda, public testing::WithParamInterface<AttentionCase> {};
+class Attention : public CudaKernelTest, public testing::WithParamInterface<AttentionCase> {};
 
 std::int64_t total(const std::vector<std::int64_t>& lengths) {
   return std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
 }
 
-TEST_P(Attention, ExactForwardAndBackward) {
+TEST_P(Attention, ForwardAndBackward) {
   const AttentionCase& c = GetParam();
   const std::int64_t n = total(c.queries), m = total(c.keys);
   const Segments segments{c.queries, c.keys};
@@ -172,10 +174,10 @@ TEST_P(Attention, ExactForwardAndBackward) {
     const Tensor dry_q = meta(q), dry_k = meta(k), dry_v = meta(v), none;
     const AttentionTensors dry{dry_q, dry_k, dry_v, segments, c.causal};
     Tensor nothing = meta(out), dry_lse = meta(lse);
-    // A dry run takes the bf16 heads that suit flash attention for its; here the exact kernels serve all.
-    const bool exact = type == kFloat || c.d % 8 != 0;
+    // A dry run takes the bf16 heads that suit flash attention for its; in the emulator the exact kernels serve all.
+    const bool suits_flash = type == kBFloat16 && c.d % 8 == 0;
     const auto same_scratch = [&](const char* what, const std::function<void()>& real, const auto& dry_run) {
-      if (exact) {
+      if (!suits_flash || on_a_gpu()) {
         expect_same_scratch(what, real, dry_run);
       } else {
         real();
@@ -186,7 +188,7 @@ TEST_P(Attention, ExactForwardAndBackward) {
         [&] { cuda_meta_kernels().attention_forward(dry, nothing, dry_lse); });
     cpu().attention_forward(in, cpu_out, cpu_lse);
     expect_near("out", out, cpu_out, most);
-    expect_near("lse", lse, cpu_lse, kFp32);
+    expect_near("lse", lse, cpu_lse, suits_flash && on_a_gpu() ? 2e-5 : kFp32);  // its exponentials are the fast ones
     Tensor dq = unwritten(out.sizes(), type), dk = unwritten(k.sizes(), type), dv = dk.clone();
     Tensor cpu_dq = dq.clone(), cpu_dk = dk.clone(), cpu_dv = dk.clone();
     same_scratch(
@@ -199,9 +201,12 @@ TEST_P(Attention, ExactForwardAndBackward) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EmulatedCuda, Attention,
+INSTANTIATE_TEST_SUITE_P(Cuda, Attention,
                          testing::Values(AttentionCase{"causal", {40, 0, 3, 70}, {40, 0, 3, 70}, 4, 2, 12, true},
                                          AttentionCase{"across", {33, 5, 4, 0}, {70, 1, 0, 6}, 6, 2, 40, false},
+                                         AttentionCase{"vision", {16, 5, 1}, {16, 5, 1}, 2, 2, 80, false},
+                                         AttentionCase{"grouped", {1, 9, 0, 4}, {1, 9, 0, 4}, 4, 2, 128, true},
+                                         AttentionCase{"single", {1, 1, 1}, {7, 1, 12}, 4, 2, 128, false},
                                          AttentionCase{"widest", {5}, {9}, 1, 1, 256, false}),
                          [](const auto& of) { return std::string(of.param.name); });
 
@@ -242,7 +247,7 @@ struct LoraGroup {
 constexpr std::uint32_t kSite = 256;
 constexpr float kScale = 2.0F;
 
-class Lora : public EmulatedCuda, public testing::WithParamInterface<LoraCase> {
+class Lora : public CudaKernelTest, public testing::WithParamInterface<LoraCase> {
  protected:
   void forward(LoraGroup& group, const Dropout& dropout) {
     const LoraCase& c = GetParam();
@@ -295,10 +300,10 @@ class Lora : public EmulatedCuda, public testing::WithParamInterface<LoraCase> {
       }
     }
     Tensor dx = unwritten(group.x.sizes(), c.x), cpu_dx = dx.clone();
-    const std::size_t blocks = expect_same_scratch(
+    const std::int64_t bytes = expect_same_scratch(
         "lora_backward", [&] { gpu_.lora_backward(group.x, layers, dropout, c.compute, ours, dx); },
         [&] { dry_backward(group, layers, dropout, ours, dx); });
-    EXPECT_GE(blocks, 1U) << "a low-rank pair takes some";
+    EXPECT_GT(bytes, 0) << "a low-rank pair takes some";
     cpu().lora_backward(group.x, layers, dropout, c.compute, theirs, cpu_dx);
     expect_near("dx", dx, cpu_dx, bound(c.x, c.compute, kBf16Sums));
     for (std::size_t i = 0; i < c.out.size(); ++i) {
@@ -320,7 +325,7 @@ TEST_P(Lora, ForwardAndBackward) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EmulatedCuda, Lora,
+INSTANTIATE_TEST_SUITE_P(Cuda, Lora,
                          testing::Values(LoraCase{37, 64, {48}, 8, kFloat, kFloat, kFloat},
                                          LoraCase{37, 64, {48}, 8, kBFloat16, kBFloat16, kBFloat16},
                                          LoraCase{19, 300, {40, 33, 17}, 5, kBFloat16, kBFloat16, kFloat},

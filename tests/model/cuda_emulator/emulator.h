@@ -1,8 +1,8 @@
 #pragma once
-// Enough of CUDA for g++ to compile the kernels of model/cuda and for a CPU to run them: a block's threads are fibers
-// of one thread that take turns in random order, and blocks come one after the other. So what a kernel computes can be
-// compared with the CPU's kernels, and a missing barrier inside of a block shows. Races between blocks, cuBLAS, flash
-// attention and speed do not.
+// Enough of CUDA for g++ to compile the kernels of model/cuda/ and train/cuda/ and for a CPU to run them: a block's
+// threads are fibers of one thread that take turns in random order, and blocks come one after the other. So what a
+// kernel computes can be compared with the CPU's kernels, and a missing barrier inside of a block shows. Races between
+// blocks, cuBLAS, flash attention and speed do not.
 //
 // Included before anything else of such a file (g++ -include). translate.py turns launches into emulator::launch() and
 // the tensor cores' instruction into emulator::multiply_add().
@@ -68,6 +68,7 @@ T exchange_as(T value, unsigned from) {
 #define C10_CUDA_KERNEL_LAUNCH_CHECK() static_cast<void>(0)
 #define cudaMemcpyAsync(to, from, bytes, kind, stream) std::memcpy(to, from, bytes)
 #define cudaMemsetAsync(to, value, bytes, stream) std::memset(to, value, bytes)
+#define cudaStreamSynchronize(stream) 0
 
 // Device functions, as the CUDA C++ Programming Guide describes them.
 using std::isinf;
@@ -84,6 +85,13 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
 }
 inline unsigned __ballot_sync(unsigned, bool value) { return emulator::ballot(value); }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
+inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
+// Each rounded by itself, as g++ does it too: this is compiled with -ffp-contract=off.
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>((static_cast<std::uint64_t>(a) * b) >> 32);
 }

@@ -1,11 +1,13 @@
-// What the kernels of model/cuda/ take from libraries, without those: products in fp64, attention by our own kernels
-// only. cuBLAS and flash attention run on a GPU or not at all.
+// What the kernels of model/cuda/ and train/cuda/ take from libraries, without those: products in fp64, attention by
+// our own kernels only, the host's memory. cuBLAS and flash attention run on a GPU or not at all.
 
 #include <torch/torch.h>
 
 #include "core/error.h"
 #include "model/cuda/kernels_cuda.h"
+#include "tests/model/cuda_emulator/comparison.h"
 #include "tests/model/cuda_emulator/scratch_recorder.h"
+#include "train/cuda/flat_kernels.h"
 
 namespace plimsoll::model::cuda {
 
@@ -37,3 +39,29 @@ void CudaKernels::attention_backward(const AttentionTensors& tensors, const Tens
 }
 
 }  // namespace plimsoll::model::cuda
+
+namespace plimsoll::model {
+
+const Kernels& kernels_under_test() {
+  static const cuda::CudaKernels kernels;
+  return kernels;
+}
+
+bool on_a_gpu() { return false; }
+
+std::int64_t expect_same_scratch(const char* what, const std::function<void()>& real,
+                                 const std::function<void()>& dry) {
+  const auto taken = emulator::scratch_of(real);
+  EXPECT_EQ(taken, emulator::scratch_of(dry)) << what;
+  return emulator::most_at_once(taken);
+}
+
+}  // namespace plimsoll::model
+
+namespace plimsoll::train {
+
+c10::DataPtr flat_scratch(std::size_t bytes) { return c10::GetAllocator(c10::kCPU)->allocate(bytes); }
+
+const FlatKernels& flat_kernels_under_test() { return cuda_flat_kernels(); }
+
+}  // namespace plimsoll::train

@@ -2,6 +2,7 @@
 
 #include <c10/core/Allocator.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 
@@ -58,6 +59,16 @@ std::vector<std::int64_t> scratch_of(const std::function<void()>& body) {
   body();
   recording = nullptr;
   return events;
+}
+
+std::int64_t most_at_once(const std::vector<std::int64_t>& events, std::int64_t unit) {
+  std::int64_t now = 0, most = 0;
+  for (const std::int64_t event : events) {
+    const std::int64_t bytes = (std::abs(event) + unit - 1) / unit * unit;
+    now += event > 0 ? bytes : -bytes;
+    most = std::max(most, now);
+  }
+  return most;
 }
 
 NotRecorded::NotRecorded() { ++paused; }
