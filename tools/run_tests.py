@@ -21,7 +21,7 @@ import xml.etree.ElementTree as xml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ROOMS = ["core", "ddp", "memory", "memory/planning", "cache", "model", "data", "train", "report", "launcher"]
-# The slice of clang-tidy: rooms whose files take a second or two. All rooms in full runs.
+# The slice of clang-tidy: rooms whose files take a second or two. All rooms, and bench/, in full runs.
 TIDY_SLICE = ["core", "ddp", "memory/planning"]
 FULL = os.environ.get("PLIMSOLL_PROOFS", "") not in ("", "0")
 
@@ -236,7 +236,7 @@ def tidy(tally):
             "-DCMAKE_CXX_COMPILER_LAUNCHER=", "-Wno-dev", "--log-level=ERROR"]) != 0:
         tally.add("tidy: configure", "failed (see above)")
         return
-    sources = tidy_sources(ROOMS if FULL else TIDY_SLICE)
+    sources = tidy_sources([*ROOMS, "bench"] if FULL else TIDY_SLICE)
 
     def check(source):
         # clang 14 cannot evaluate the consteval functions in the <chrono> of g++ 13 (Ubuntu 24.04).
