@@ -62,7 +62,9 @@ def train(folder, options, **data):
         "expert.depth": 1, "expert.heads": 2, "expert.chunk": 4, "expert.draws": 1, "batch.effective": options.batch, "memory.budget": '"1GiB"',
         "memory.policy": '"reactive"', "train.stage": 1, "train.max_steps": options.steps, "train.checkpoint_every": options.steps,
         "report.files": "false", "report.every": 1000, **{f"data.{key}": json.dumps(value) for key, value in data.items()}}
-    said = program(folder, "train", *[word for key, value in settings.items() for word in ("--set", f"{key}={value}")])
+    config = folder / "config.toml"  # all of it is said behind it
+    config.touch()
+    said = program(folder, "train", "--config", config, *[word for key, value in settings.items() for word in ("--set", f"{key}={value}")])
     result = Result(run, said)
     subprocess.run(["rm", "-rf", run], check=True)
     return result

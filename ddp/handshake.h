@@ -12,7 +12,8 @@
 
 namespace plimsoll::ddp {
 
-/// One thing that must be equal everywhere: build, configuration, buffer layout, weights, model files, dataset.
+/// One thing that must be equal everywhere: build, configuration, buffer layout, weights, model files, dataset, types
+/// of samples.
 struct HandshakeItem {
   std::string name;        ///< as a person calls it: "dataset"
   std::uint64_t hash = 0;  ///< of all that matters about it; this is what is compared

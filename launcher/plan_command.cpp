@@ -171,9 +171,10 @@ void fill_table(const train::Config& config, const Subject& subject, const std::
   for (const int rank : {4, 8, 16, 32}) {
     train::Forecast forecast(with_rank(config, rank), subject.samples, report.ranks);
     for (const std::int64_t card : cards) {
-      TableCell cell{card, rank, everything_recomputed(forecast), 0};
-      cell.plan.micro_batch = forecast.largest_micro_batch(card - report.overhead, cell.plan);
-      if (cell.plan.micro_batch > 0) cell.live = forecast.live(cell.plan);
+      TableCell cell{card, rank, everything_recomputed(forecast), 0, 0};
+      cell.plan.micro_batch = 0;
+      const auto largest = forecast.largest_micro_batch(card - report.overhead, cell.plan, report.expandable_segments);
+      if (largest) cell = {card, rank, largest->plan, largest->live, largest->reserved};
       report.table.push_back(cell);
     }
     report.dry_runs += forecast.dry_runs();
@@ -188,10 +189,12 @@ void fill_rows(train::Forecast& forecast, PlanReport& report) {
   for (const auto& [card, micro] : {std::pair{24_GiB, 2}, {24_GiB, 4}, {40_GiB, 4}, {80_GiB, 8}}) {
     memory::Plan plan = everything_recomputed(forecast);
     const std::int64_t usable = card - report.overhead;
-    HandMadeRow row{card, micro, 0, usable / 10000 * report.target, forecast.largest_micro_batch(usable, plan)};
+    const auto largest = forecast.largest_micro_batch(usable, plan, report.expandable_segments);
     plan.micro_batch = micro;
-    row.live = forecast.live(plan);
-    report.rows.push_back(row);
+    const train::PlanBytes needed = forecast.bytes(plan, usable, report.expandable_segments);
+    const std::int64_t allowed = usable / 10000 * report.target;
+    report.rows.push_back({card, micro, needed.live, needed.reserved, allowed, needed.within(allowed),
+                           largest ? largest->plan.micro_batch : 0});
   }
 }
 
@@ -212,15 +215,40 @@ std::string optimiser_reason(const train::Config& config, const memory::Breakdow
       trained, kGuides / kMoments / kMillion, config.lora.rank, adapters, trained - adapters);
 }
 
+std::string model_reason(std::int64_t weights) {
+  constexpr double kBillion = 1e9, kWeight = 2.0, kGuides = 6e9;  // bytes but for the first
+  return fmt::format(
+      "{:.2f} billion parameters at 2 bytes, vision tower and token embeddings among them; 6 GB would be those of "
+      "{:.2f} billion",
+      static_cast<double>(weights) / kWeight / kBillion, kGuides / kWeight / kBillion);
+}
+
+// What is live at the peak of one micro-batch, largest first, the language model's together.
+std::string parts_at_peak(const memory::Breakdown& parts) {
+  constexpr std::string_view kActivations = "activations: ", kLanguage = "language";
+  std::map<std::string, std::int64_t> sums;
+  for (const auto& [label, bytes] : parts) {
+    if (!label.starts_with(kActivations)) continue;
+    const std::string_view part = std::string_view(label).substr(kActivations.size());
+    sums[part.starts_with(kLanguage) ? "language model" : std::string(part)] += bytes;
+  }
+  std::vector<std::pair<std::string, std::int64_t>> sorted(sums.begin(), sums.end());
+  std::sort(sorted.begin(), sorted.end(), [](const auto& one, const auto& other) { return one.second > other.second; });
+  std::vector<std::string> words;
+  constexpr std::int64_t kShown = 5'000'000;  // less is 0.00 GB
+  for (const auto& [part, bytes] : sorted)
+    if (bytes >= kShown) words.push_back(fmt::format("{} {}", part, gigabytes(bytes)));
+  return fmt::format("{}", fmt::join(words, ", "));
+}
+
 // The guides' own figures for a micro-batch of 2 beside those of the dry run.
 void fill_figures(const train::Config& config, const Subject& subject, train::Forecast& forecast, PlanReport& report) {
   memory::Plan with = everything_recomputed(forecast), without;
   with.micro_batch = without.micro_batch = 2;
-  const auto parts = forecast.breakdown(with);
-  const auto activations = [&](train::Forecast& from, const memory::Plan& plan) {
-    return sum_of(from.breakdown(plan), "activations");
-  };
-  const std::int64_t kept = activations(forecast, with), all = activations(forecast, without);
+  const auto parts = forecast.breakdown(with), parts_without = forecast.breakdown(without);
+  const std::int64_t kept = sum_of(parts, "activations"), all = sum_of(parts_without, "activations");
+  const std::int64_t blocks = sum_of(parts, "activations: language"),
+                     all_blocks = sum_of(parts_without, "activations: language");
   train::Config other = config;
   other.model.dtype = "fp32";
   train::Forecast twin(other, subject.samples, 1);
@@ -229,17 +257,21 @@ void fill_figures(const train::Config& config, const Subject& subject, train::Fo
     return fmt::format("{:.0f} %", 100.0 * (1.0 - static_cast<double>(less) / static_cast<double>(more)));
   };
   report.guide = {
-      {"model", "6 GB", gigabytes(sum_of(parts, "weights")),
-       "3 billion parameters at 2 bytes leave out the vision tower's 0.67 billion and the embeddings' 0.31 billion"},
+      {"model", "6 GB", gigabytes(sum_of(parts, "weights")), model_reason(sum_of(parts, "weights"))},
       {"optimiser", "0.5 GB", gigabytes(sum_of(parts, "optimiser")), optimiser_reason(config, parts)},
       {"gradients", "0.1 GB", gigabytes(sum_of(parts, "gradients") + sum_of(parts, "staging")),
        "fp32, and twice: a failed micro-batch must not touch what is summed already"},
       {"activations, recomputed", "5 to 7 GB", gigabytes(kept),
-       "packed without padding, no logits, no dense masks, frozen vision tower without a graph"},
+       fmt::format("{}: packed without padding, no logits, no dense masks, frozen vision tower without a graph",
+                   parts_at_peak(parts))},
       {"activations, all kept", "10 to 15 GB", gigabytes(all),
-       "the same; norms are made again in backward and attention keeps no scores"},
+       fmt::format("{}: the same; norms are made again in backward and attention keeps no scores",
+                   parts_at_peak(parts_without))},
       {"total", "14 to 17 GB", gigabytes(ours), "the sum of the above, the trained weights and the workspace"},
-      {"recompute saves", "50 to 70 %", saved(kept, all), "of the activations; block inputs stay"},
+      {"recompute saves", "50 to 70 %", saved(kept, all),
+       fmt::format("of the activations: of the language model's {} are left {}, the blocks' inputs and the one block "
+                   "that is made again; what others hold beside the blocks, such as logits, recomputing does not save",
+                   gigabytes(all_blocks), gigabytes(blocks))},
       {"bf16 saves", "about 30 %", saved(ours, theirs),
        "of the total against fp32 throughout: weights and activations halve, trained parts stay in fp32"},
   };
@@ -275,17 +307,14 @@ std::vector<std::int64_t> cards_of(const std::string& sizes, std::int64_t overhe
   return cards;
 }
 
-// As much recomputed and offloaded as the configuration says, else everything and nothing. What fits is also served by
-// the caching allocator.
+// As much recomputed and offloaded as the configuration says, else everything and nothing.
 int safe_batch(const train::Config& config, train::Forecast& forecast, std::int64_t usable, bool expandable_segments) {
   memory::Plan plan = everything_recomputed(forecast);
   plan.recompute_blocks =
       train::configured_recompute(config.memory, plan.recompute_blocks).value_or(plan.recompute_blocks);
   plan.offload = config.memory.offload.is("on") && plan.recompute_blocks > 0;
-  const std::int64_t allowed = usable / 10000 * memory::parse_fraction(config.memory.target, "memory.target");
-  plan.micro_batch = forecast.largest_micro_batch(usable, plan);
-  while (plan.micro_batch > 0 && !forecast.bytes(plan, usable, expandable_segments).within(allowed)) --plan.micro_batch;
-  return plan.micro_batch;
+  const auto largest = forecast.largest_micro_batch(usable, plan, expandable_segments);
+  return largest ? largest->plan.micro_batch : 0;
 }
 
 // That share the effective batch; each has a card.

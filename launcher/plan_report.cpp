@@ -47,13 +47,14 @@ std::string table_text(const PlanReport& report) {
   if (report.table.empty()) return "";
   std::string text = fmt::format(
       "| GPU memory | LoRA rank | batch | accumulation | effective batch | recompute | peak "
-      "|\n|---|---:|---:|---:|---:|---|---:|\n");
+      "| reserved |\n|---|---:|---:|---:|---:|---|---:|---:|\n");
   for (const auto& cell : report.table) {
     const bool fits = cell.plan.micro_batch > 0;
-    text += fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", format_bytes(cell.card), cell.lora_rank,
+    text += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} |\n", format_bytes(cell.card), cell.lora_rank,
                         fits ? std::to_string(cell.plan.micro_batch) : "none fits",
                         accumulation(report.effective, report.ranks, cell.plan.micro_batch), report.effective,
-                        cell.plan.recompute_blocks > 0 ? "all" : "none", fits ? format_bytes(cell.live) : "");
+                        cell.plan.recompute_blocks > 0 ? "all" : "none", fits ? format_bytes(cell.live) : "",
+                        fits ? format_bytes(cell.reserved) : "");
   }
   return text + "\n";
 }
@@ -61,13 +62,14 @@ std::string table_text(const PlanReport& report) {
 std::string rows_text(const PlanReport& report) {
   std::string text;
   for (const auto& row : report.rows) {
-    const bool fits = row.live <= row.allowed;
-    text +=
-        fmt::format("{} -> {} x {}, everything recomputed: {}, {} of {} allowed, {} {}; the largest that does is {}\n",
-                    format_bytes(row.card), row.micro_batch, accumulation(report.effective, 1, row.micro_batch),
-                    fits ? "fits" : "does not fit", format_bytes(row.live), format_bytes(row.allowed),
-                    format_bytes(fits ? row.allowed - row.live : row.live - row.allowed),
-                    fits ? "to spare" : "too much", row.largest);
+    const bool less = row.reserved <= row.allowed;
+    text += fmt::format(
+        "{} -> {} x {}, everything recomputed: {}, peak {}, reserved {} of {} allowed, {} {}; the largest that does is "
+        "{}\n",
+        format_bytes(row.card), row.micro_batch, accumulation(report.effective, 1, row.micro_batch),
+        row.fits ? "fits" : "does not fit", format_bytes(row.live), format_bytes(row.reserved),
+        format_bytes(row.allowed), format_bytes(less ? row.allowed - row.reserved : row.reserved - row.allowed),
+        less ? "to spare" : "too much", row.largest);
   }
   return text.empty() ? text : "Rows made by hand:\n" + text + "\n";
 }
@@ -136,14 +138,16 @@ std::string to_json(const PlanReport& report) {
                              {"lora_rank", cell.lora_rank},
                              {"plan", plan_json(cell.plan)},
                              {"accumulation", accumulation(report.effective, report.ranks, cell.plan.micro_batch)},
-                             {"peak", cell.live}});
+                             {"peak", cell.live},
+                             {"reserved", cell.reserved}});
   }
   for (const auto& row : report.rows) {
     json["rows"].push_back({{"card", row.card},
                             {"micro_batch", row.micro_batch},
                             {"peak", row.live},
+                            {"reserved", row.reserved},
                             {"allowed", row.allowed},
-                            {"fits", row.live <= row.allowed},
+                            {"fits", row.fits},
                             {"largest", row.largest}});
   }
   for (const auto& figure : report.guide) {

@@ -30,16 +30,17 @@ struct PlannedCard {
 struct TableCell {
   std::int64_t card = 0;
   int lora_rank = 0;
-  memory::Plan plan;      ///< micro_batch 0: nothing fits
-  std::int64_t live = 0;  ///< bytes
+  memory::Plan plan;                    ///< micro_batch 0: nothing fits
+  std::int64_t live = 0, reserved = 0;  ///< bytes
 };
 
 /// A row that people wrote by hand: does it fit, by how much, and what is the largest that does?
 struct HandMadeRow {
   std::int64_t card = 0;
   int micro_batch = 0;
-  std::int64_t live = 0, allowed = 0;  ///< bytes: needed, and target x usable
-  int largest = 0;                     ///< micro-batch that fits with the same recompute
+  std::int64_t live = 0, reserved = 0, allowed = 0;  ///< bytes: as of a plan, and target x usable
+  bool fits = false;                                 ///< reserved within what is allowed
+  int largest = 0;                                   ///< micro-batch that fits with the same recompute
 };
 
 /// A figure of the hand-made guide beside ours.

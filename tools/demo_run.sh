@@ -38,7 +38,7 @@ end=$(error_at end)
 retries=$(grep -Eo '"retries":[1-9][0-9]*' "$run/metrics.jsonl" | wc -l)
 unfit=$(count "$run/decisions.jsonl" 'did not fit on rank')
 drops=$(count "$log" 'budget changes from .* after [1-9][0-9]* allocations')
-recovered=$(count "$log" 'out of memory, .* wanted; drained and replayed')
+recovered=$(count "$log" 'out of memory.*, .* wanted; drained and replayed')
 steps=$(count "$run/metrics.jsonl" '"skipped":false')
 asked=$(sed -nE 's/^max_steps = ([0-9]+).*/\1/p' "$run/config.toml")
 # Budgets of the two ranks as the first step reported them.

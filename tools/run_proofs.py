@@ -78,7 +78,7 @@ class Proof:
                 log.flush()
                 last = line.strip() or last
                 if FIGURE.match(line) or line.startswith("|"):
-                    self.kept.append(line.strip())
+                    self.kept.append(line.strip().replace(str(ROOT), "this folder"))  # where a clone lies is no result
                 if skip := SKIPPED.match(line):
                     self.skipped[skip["reason"]] = self.skipped.get(skip["reason"], 0) + int(skip["count"])
         self.outcome = self.describe(process.returncode, time.monotonic() - start, last)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up, builds and runs the tests; the last line says "N passed, N failed". Usage: tools/test.sh [sections ...]
-# Sections: format borders protocol units sanitize tidy oracle faults bench (all unless given). PLIMSOLL_PROOFS=1 runs them in full.
+# Sections: format borders protocol units oracle faults demo bench sanitize tidy (all unless given). PLIMSOLL_PROOFS=1 runs them in full.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

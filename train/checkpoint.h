@@ -1,10 +1,10 @@
 #pragma once
 // Checkpoints: all that a run needs to go on exactly, at another world size or plan too.
 //
-// checkpoints/step-N/ holds adapter/ (PEFT's format), trainable.safetensors (expert and sensor), optimiser.safetensors
-// (both moments by parameter name), state.json, and complete.json with a checksum per file. It is written under a
-// temporary name, every file synced, then renamed; a folder without complete.json is no checkpoint. The newest two are
-// kept.
+// checkpoints/step-N/ holds adapter/ (PEFT's format), trainable.safetensors (every trainable tensor, the adapters'
+// too), optimiser.safetensors (both moments by parameter name), state.json, and complete.json with a checksum per file.
+// It is written under a temporary name, every file synced, then renamed; a folder without complete.json is no
+// checkpoint. The newest two are kept.
 
 #include <cstdint>
 #include <filesystem>

@@ -139,12 +139,17 @@ CardForecast Forecast::card(std::int64_t card_bytes, std::int64_t overhead, std:
   return result;
 }
 
-int Forecast::largest_micro_batch(std::int64_t usable, memory::Plan plan) {
+std::optional<PlanBytes> Forecast::largest_micro_batch(std::int64_t usable, memory::Plan plan,
+                                                       bool expandable_segments) {
   const int most = static_cast<int>(std::min(share_, config_.batch.max_micro));
-  return memory::largest_micro_batch(1, most, [&](int samples) {
+  const std::int64_t allowed = usable / 10000 * target_;
+  plan.micro_batch = memory::largest_micro_batch(1, most, [&](int samples) {
     plan.micro_batch = samples;
-    return live(plan) <= usable / 10000 * target_;
+    return live(plan) <= allowed;
   });
+  for (; plan.micro_batch > 0; --plan.micro_batch)
+    if (const auto found = bytes(plan, usable, expandable_segments); found.within(allowed)) return found;
+  return std::nullopt;
 }
 
 }  // namespace plimsoll::train

@@ -67,9 +67,9 @@ class Forecast {
   /// The fastest plan of which at most target x usable is live, and on a card reserved, as a run there judges it; up to
   /// `runners` others behind it, whose live peaks fit too.
   CardForecast card(std::int64_t card_bytes, std::int64_t overhead, std::size_t runners, bool expandable_segments);
-  /// Largest micro-batch of the share that fits `usable` x target with this recompute, 0 for none. Bisected: memory is
-  /// monotone in the micro-batch.
-  int largest_micro_batch(std::int64_t usable, memory::Plan plan);
+  /// The plan with the largest micro-batch of the share that fits `usable` x target, as a run there judges it; nothing
+  /// where none does. Bisected by live bytes, which are monotone in the micro-batch; what is reserved need not be.
+  std::optional<PlanBytes> largest_micro_batch(std::int64_t usable, memory::Plan plan, bool expandable_segments);
 
   const DryStep& dry() const { return *dry_; }
   std::int64_t share() const { return share_; }

@@ -38,7 +38,7 @@ double whole_machine() {
   return total;
 }
 
-double machine_in_use() { return 1.0 - static_cast<double>(available_memory(1)) / whole_machine(); }
+double part_in_use() { return 1.0 - static_cast<double>(available_memory(1)) / whole_machine(); }
 
 std::string memory_line(const data::Loader& loader) {
   const data::LoaderPeak peak = loader.peak();
@@ -78,9 +78,10 @@ std::string loader_epoch_line(std::int64_t step, std::int64_t adjusted, const da
       100 * epoch.mean(epoch.utilisation), 100 * epoch.mean_memory());
 }
 
-LoaderTuner::LoaderTuner(Session& session, RunLog& log)
+LoaderTuner::LoaderTuner(Session& session, RunLog& log, std::function<double()> machine_in_use)
     : session_(session),
       log_(log),
+      machine_in_use_(machine_in_use ? std::move(machine_in_use) : part_in_use),
       limits_(limits_of(session)),
       now_{session.config.data.workers, session.config.data.prefetch} {}
 
@@ -98,7 +99,7 @@ LoaderSums LoaderTuner::look(double wait_ms, double wall_ms) {
   const auto most = static_cast<double>(loader.most_bytes());
   if (most > 0 || epoch_.steps % kStepsPerLook == 0) {
     one.looks = 1;
-    one.memory = most > 0 ? one.held_bytes / most : machine_in_use();
+    one.memory = most > 0 ? one.held_bytes / most : machine_in_use_();
   }
   return one;
 }
@@ -111,7 +112,7 @@ data::LoaderUse LoaderTuner::use_of(const LoaderSums& seen) const {
   use.load_ms = seen.mean(seen.load_ms);
   use.process_ms = seen.mean(seen.wall_ms - seen.wait_ms);
   use.utilisation = seen.mean(seen.utilisation);
-  use.memory = most > 0 ? seen.mean_memory() : machine_in_use();
+  use.memory = most > 0 ? seen.mean_memory() : machine_in_use_();
   const double of_a_step = seen.mean(seen.held_bytes) / static_cast<double>(now_.prefetch + 1);
   use.step_memory = of_a_step / (most > 0 ? most : whole_machine());
   return use;

@@ -41,7 +41,8 @@ std::string loader_epoch_line(std::int64_t step, std::int64_t adjusted, const da
 /// One per rank; one thread. Refers to session and log, which outlive it.
 class LoaderTuner {
  public:
-  LoaderTuner(Session& session, RunLog& log);
+  /// `machine_in_use`: the part of the host's memory that is, 0 to 1; empty: asks the machine.
+  LoaderTuner(Session& session, RunLog& log, std::function<double()> machine_in_use = {});
 
   /// A step waited `wait_ms` for its samples and took `wall_ms` in all. Every data.adjust_every steps the loader is
   /// changed where the policy says so; where an epoch ends, a line tells what the loader came to.
@@ -49,6 +50,7 @@ class LoaderTuner {
   /// Rank 0 writes run.dir/loader.toml: the setting under which steps took least, for the next run to start with. A
   /// disk that refuses costs a warning.
   void recommend() const noexcept;
+  const data::LoaderSetting& setting() const { return now_; }
 
  private:
   LoaderSums look(double wait_ms, double wall_ms);
@@ -59,6 +61,7 @@ class LoaderTuner {
 
   Session& session_;
   RunLog& log_;
+  std::function<double()> machine_in_use_;
   data::LoaderLimits limits_;
   data::LoaderSetting now_;
   LoaderSums interval_, epoch_;

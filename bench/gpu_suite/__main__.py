@@ -126,18 +126,18 @@ class Part:
 PARTS = {
     "machine": Part(machine, "The machine", 20, "importing torch, transformers and peft"),
     "own-tests": Part(own_tests, "Our own tests of the device", 30, "2 programs, some 100 cases of small models and tensors"),
-    "ranks": Part(ranks.run, "Several ranks on one GPU", 36, "6 starts of up to 3 ranks at 6 s"),
+    "ranks": Part(ranks.run, "Several ranks on one GPU", 40, "7 starts of up to 3 ranks at 6 s"),
     "model": Part(model, "A model of full size is made", 2, "45 s for 7.5 GB, beside the parts before"),
     "parity": Part(parity.run, "The same numbers as on the CPU and in PyTorch", 52, "6 starts at 6 s, 2 of them with imports, 7.5 GB loaded 3 times"),
-    "table": Part(plans.table, "Plans under emulated cards: predicted, measured", 80, "3 sessions at 8 s, 22 plans of 2 steps of 32 samples at 25 samples/s"),
-    "long": Part(plans.long_runs, "Many steps under each card, a neighbour at the end of the first", 120, "3 starts at 12 s, 640 steps of 4 samples at 30 samples/s"),
+    "table": Part(plans.table, "Plans under emulated cards: predicted, measured", 80, "2 starts at 8 s, 24 plans of 2 steps of 32 samples at 25 samples/s"),
+    "long": Part(plans.long_runs, "Many steps under each card, a neighbour at the end of the first", 122, "3 starts at 12 s, 225 steps of 8 samples and 400 of 2 at 30 samples/s"),
     "failures": Part(plans.failures, "Memory runs out in the middle of a step", 24, "a start of 12 s, 5 steps and 3 failures"),
-    "rivals": Part(rivals.equal_batch, "Beside transformers and peft at equal batch", 72, "2 starts of 12 and 22 s, 4 settings of 18 steps"),
+    "rivals": Part(rivals.equal_batch, "Beside transformers and peft at equal batch", 60, "2 starts of 12 and 22 s, 4 settings of 12 steps"),
     "search": Part(rivals.search, "Beside the best batch of transformers and peft", 52, "a start of 22 s, some 12 tries at 2.5 s"),
     "agreement": Part(ranks.agreement, "What the agreement costs", 14, "2 starts at 6 s"),
-    "profile": Part(time_profile.run, "Where time goes", 22, "a start of 12 s, 9 steps of 8 samples, reading the trace"),
+    "profile": Part(time_profile.run, "Where time goes", 28, "2 starts at 9 s, 9 steps of 8 samples and 9 of one, reading the traces"),
     "full-card": Part(plans.full_card, "A card that is full already", 16, "another process of 8 s, a start that is refused"),
-    "cached": Part(cached.run, "Steps with cached features", 0, "in the time that is left: no line of the list is about it"),
+    "cached": Part(cached.run, "Steps with cached features", 0, "in the time that is left"),
 }
 MOST_SECONDS = 9 * 60
 

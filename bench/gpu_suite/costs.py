@@ -79,7 +79,7 @@ def main():
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--card", default="H200", choices=list(CARDS))
     args = parser.parse_args()
-    words = ["--dtype", "bf16", "--images", 2, "--side", 448, "--text", 84, "--width", 512, "--depth", 7, "--heads", 8, "--max-context", 1024]
+    words = ["--dtype", "bf16", "--images", 2, "--side", 448, "--text", 84, "--width", 384, "--depth", 8, "--heads", 6, "--max-context", 1024]
     blocks = 36 if args.size == "3b" else 4
     lines, operators = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def main():
                 lines.append(summary(rows, batch, recompute, args.card))
                 if recompute == 0 and batch == args.batches[-1]:
                     operators = rows
-    print(f"Forward and backward of a micro-batch, {args.size}, on a {args.card} by its data sheet:\n\n{printed(lines)}\n")
+    print(f"Forward and backward of a micro-batch, {args.size}, on one {args.card} by its data sheet:\n\n{printed(lines)}\n")
     flops, bandwidth = limits(args.card)
     operators.sort(key=lambda row: -least_us(row, flops, bandwidth))
     print(f"Its operators at batch {args.batches[-1]}, nothing recomputed:\n")

@@ -8,7 +8,7 @@ import subprocess
 from suite import Broken, torch_libraries
 
 # Of every machine that runs torch.
-FAMILY = re.compile(r"^(linux-vdso|ld-linux|libc|libm|libdl|librt|libpthread|libutil|libresolv|libstdc\+\+|libgcc_s)\b")
+FAMILY = re.compile(r"^(linux-vdso|ld-linux|libc|libm|libdl|librt|libpthread|libutil|libresolv|libstdc\+\+|libgcc_s)(?![\w+])")
 
 
 def elf_files(build):

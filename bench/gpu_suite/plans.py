@@ -9,13 +9,20 @@ from suite import NotRun, python, size_of
 
 
 def tune(suite):
-    """Rows that `plimsoll tune` measured, each with the name of its card. One process, as each loads the model."""
+    """Rows that `plimsoll tune` measured, each with the name of its card: many plans of the smallest card, which has most of them that
+    differ, and few of the others in one process, as each loads the model."""
+    smallest, *others = suite.budgets()
+    many, few = suite.scale.contenders
+    return tune_under(suite, [smallest], many) + (tune_under(suite, others, few) if others else [])
+
+
+def tune_under(suite, budgets, contenders):
     s = suite.scale
-    cards = {suite.usable(budget): budget for budget in suite.budgets()}
-    by_hand = [f"{suite.usable(budget)}:{micro}" for budget, micro in s.by_hand if budget in suite.budgets()]
+    cards = {suite.usable(budget): budget for budget in budgets}
+    by_hand = [f"{suite.usable(budget)}:{micro}" for budget, micro in s.by_hand if budget in budgets]
     text, _ = suite.run([suite.program("plimsoll"), "tune", "--config", suite.configure("table"), "--budget", ",".join(map(str, cards)),
-                         *(("--by-hand", ",".join(by_hand)) if by_hand else ()), "--json", "--contenders", s.contenders, "--steps", s.tune_steps,
-                         "--out", suite.work / "table-table.toml"], "tune", codes=(0, 3), partial=True)  # fmt: skip
+                         *(("--by-hand", ",".join(by_hand)) if by_hand else ()), "--json", "--contenders", contenders, "--steps", s.tune_steps,
+                         "--out", suite.work / f"table-{budgets[0]}.toml"], f"tune under {', '.join(budgets)}", codes=(0, 3), partial=True)  # fmt: skip
     rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     return [{**row, "card": cards[row["budget"]]} for row in rows if "micro_batch" in row]
 
@@ -145,7 +152,8 @@ def neighbour(suite, section, metrics, said):
 def long_run(suite, section, card, steps, memory):
     s = suite.scale
     name = f"long-{card}"
-    metrics, _ = suite.train(name, batch={"effective": s.long_effective}, memory={**suite.card(card), "adjustment_frequency": s.window,
+    samples = s.long_effective[card != suite.budgets()[0]]
+    metrics, _ = suite.train(name, batch={"effective": samples}, memory={**suite.card(card), "adjustment_frequency": s.window,
                              "calibration": str(suite.work / "calibration.json"), **memory}, train={"max_steps": steps})  # fmt: skip
     calm = metrics[:s.long_steps]
     found = summary(calm)
@@ -158,7 +166,7 @@ def long_run(suite, section, card, steps, memory):
         section.figure(f"{card}: calibrated peak, times that it was under", sum(error < 0 for error in errors), f"of {len(errors)}", at_most=0)
     else:
         section.not_run(f"{card}: calibrated peaks", "no plan was run again after the first window")
-    return metrics, {"card": card, **found}
+    return metrics, {"card": card, "samples a step": samples, **found}
 
 
 def long_runs(suite, section):
@@ -177,7 +185,7 @@ def long_runs(suite, section):
             section.not_run(f"{card}: {s.long_steps} steps", "the time is up")
             continue
         lines.append(long_run(suite, section, card, s.long_steps, {})[1])
-    section.table(f"{s.long_steps} steps of {s.long_effective} samples", lines)
+    section.table(f"{s.long_steps} steps under each card", lines)
 
 
 def failures(suite, section):

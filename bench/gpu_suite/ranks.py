@@ -33,10 +33,11 @@ def conformance(suite, section):
     text, code = suite.run([*words, "--can-run"], "whether ranks can reduce on a GPU", codes=(0, 77))
     if code == 77:
         return section.not_run("the conformance suite in a GPU's memory", text.strip().splitlines()[-1])
-    text, _ = suite.run(suite.ranks(2, *words), "the conformance suite of two ranks", codes=(0, 1))
-    passed, failed = (re.search(rf"\[  {word}  \] (\d+) test", text) for word in ("PASSED", "FAILED"))
-    section.figure("2 ranks: conformance, cases", int(passed[1]) if passed else 0, "passed", at_least=1)
-    section.figure("2 ranks: conformance, cases that failed", int(failed[1]) if failed else 0, "", at_most=0)
+    for count, name in (1, "1 rank, over NCCL"), (2, "2 ranks"):
+        text, _ = suite.run(suite.ranks(count, *words), f"the conformance suite: {name}", codes=(0, 1))
+        passed, failed = (re.search(rf"\[  {word}  \] (\d+) test", text) for word in ("PASSED", "FAILED"))
+        section.figure(f"{name}: conformance, cases", int(passed[1]) if passed else 0, "passed", at_least=1)
+        section.figure(f"{name}: conformance, cases that failed", int(failed[1]) if failed else 0, "", at_most=0)
     return None
 
 

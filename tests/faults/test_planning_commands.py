@@ -110,7 +110,8 @@ def test_plan_of_the_full_size_model_allocates_none_of_it():
         assert all(size > 0 for size in parts.values())
     rows = [(row["card"] >> 30, row["micro_batch"]) for row in report["rows"]]
     assert rows == [(24, 2), (24, 4), (40, 4), (80, 8)]
-    assert all(row["peak"] < row["allowed"] and row["largest"] >= row["micro_batch"] for row in report["rows"])
+    assert all(row["peak"] < row["reserved"] < row["allowed"] and row["largest"] >= row["micro_batch"] for row in report["rows"])
+    assert all(cell["peak"] < cell["reserved"] for cell in report["table"])
     figures = {figure["name"]: figure for figure in report["guide"]}
     assert set(figures) == {"model", "optimiser", "gradients", "activations, recomputed", "activations, all kept", "total",
                             "recompute saves", "bf16 saves"}
@@ -120,6 +121,15 @@ def test_plan_of_the_full_size_model_allocates_none_of_it():
     assert 8 * ours == pytest.approx(1000 * float(figures["optimiser"]["dry_run"].split()[0]), abs=6)
     assert 8 * theirs == pytest.approx(1000 * float(figures["optimiser"]["by_hand"].split()[0]), abs=0.5)
     assert adapters + rest == pytest.approx(ours, abs=0.11) and adapters > 0 and rest > 0
+    # Two bytes a parameter of the model likewise, and all that the activations are made of.
+    ours, theirs = (float(number) for number in re.findall(r"([0-9.]+) billion", figures["model"]["reason"]))
+    gigabytes = lambda name: float(figures[name]["dry_run"].split()[0])
+    assert 2 * ours == pytest.approx(gigabytes("model"), abs=0.02) and 2 * theirs == float(figures["model"]["by_hand"].split()[0])
+    in_reason = lambda name: [float(number) for number in re.findall(r"([0-9.]+) GB", figures[name]["reason"])]
+    for name in "activations, recomputed", "activations, all kept":
+        assert sum(in_reason(name)) == pytest.approx(gigabytes(name), abs=0.03), figures[name]
+    whole, left = in_reason("recompute saves")
+    assert (whole, left) == (in_reason("activations, all kept")[0], in_reason("activations, recomputed")[0])
 
 
 def test_plan_for_a_gpu_or_for_the_cpu():
@@ -466,6 +476,34 @@ def test_a_damaged_calibration_is_warned_of_and_rebuilt(tmp_path, model, damage)
     assert json.loads(file.read_text())
     code, text = runs.finished([*TRAIN, "--config", runs.configure(tmp_path, model, run="second", memory={"policy": "predictive", "calibration": str(file)})])
     assert code == 0 and "ignored" not in text, text
+
+
+def test_a_calibration_is_kept_for_the_machine_and_the_model(tmp_path, model):
+    """By itself (memory.calibration = "auto"): the next run of the same model on this machine begins with it, another model does not."""
+    kept = tmp_path / "cache" / "plimsoll"
+    memory = {"policy": "predictive", "table": "off"}
+
+    def train(name, **changes):
+        config = runs.configure(tmp_path / name, model, memory=memory, **changes)
+        code, text = runs.finished(["/usr/bin/env", f"XDG_CACHE_HOME={kept.parent}", *TRAIN, "--config", config])
+        assert code == 0, text
+
+    train("first")
+    (file,) = kept.glob("calibration-*.json")
+    known = json.loads(file.read_text())
+    assert known["entries"]
+    for entry in known["entries"]:
+        entry["offset_bytes"] += 1 << 20
+    file.write_text(json.dumps(known))
+    of = lambda text: {(entry["rank"], entry["class"]): entry["offset_bytes"] for entry in json.loads(text)["entries"]}
+    taught = of(file.read_text())
+    train("second")
+    later = of(file.read_text())
+    assert all(later[key] == offset for key, offset in taught.items()), (later, taught)
+    train("another", expert={"width": 48})
+    (other,) = set(kept.glob("calibration-*.json")) - {file}
+    assert max(of(other.read_text()).values()) < 1 << 20
+    assert of(file.read_text()) == later
 
 
 def test_a_loaded_calibration_shrinks_the_plan_and_outlives_a_resumption(tmp_path, model):

@@ -383,7 +383,21 @@ TEST_F(HybridRun, ClearsWhatIsReadNoMore) {
 TEST_F(HybridRun, RebuildsForAgeAtOnceOrOverSomeSteps) {
   config_.train.max_steps = 12;
   config_.cache.rebuild_epochs = 2;
+  config_.data.prefetch = 0;  // or features are counted that a later step uses
+  // How many steps old the features were that the epoch's steps read which ends in this one, on average.
+  const auto age = [this](std::int64_t step) {
+    double sum = 0, read = 0;
+    for (const auto& line : lines("cache.jsonl")) {
+      if (line.at("what") != "use" || line.at("age").is_null()) continue;
+      if (line.at("step") <= step - 2 || line.at("step") > step) continue;
+      const double count = line.at("from_memory").get<double>() + line.at("from_disk").get<double>();
+      sum += count * line.at("age").get<double>();
+      read += count;
+    }
+    return sum / read;
+  };
   run(config_);
+  const double at_once_then = age(6), at_once_later = age(8);
   const std::vector<std::pair<std::int64_t, std::string>> at_once = {
       {4, "rebuild"}, {4, "rebuilt"}, {8, "rebuild"}, {8, "rebuilt"}};
   EXPECT_EQ(cache_decisions(), at_once);
@@ -394,6 +408,10 @@ TEST_F(HybridRun, RebuildsForAgeAtOnceOrOverSomeSteps) {
   ASSERT_GE(spread.size(), 2U);
   EXPECT_EQ(spread[0], (std::pair<std::int64_t, std::string>{4, "rebuild"}));
   EXPECT_EQ(spread[1], (std::pair<std::int64_t, std::string>{6, "rebuilt"}));
+  EXPECT_LT(at_once_then, 1) << "steps 5 and 6 read what was made after step 4";
+  EXPECT_GT(age(6), 1.5) << "they go on from the old features until the new ones are complete";
+  EXPECT_LT(age(8), 2) << "then those are read";
+  EXPECT_GT(at_once_later, 2);
 }
 
 TEST_F(HybridRun, RebuildsEarlierWhenFeaturesMoved) {
@@ -429,6 +447,14 @@ TEST_F(HybridRun, AsBytesIsNearlyTheSame) {
   const auto bytes = run(config_);
   EXPECT_LT(relative_l2(bytes, exact), 0.02);
   EXPECT_GT(relative_l2(bytes, exact), 1e-7) << "it is not exact";
+  int told = 0;
+  for (const auto& line : lines("cache.jsonl")) {
+    if (line.at("what") != "use" || line.at("kept") == 0) continue;
+    EXPECT_GT(line.at("int8_error").get<double>(), 1e-4);  // of 127 steps either way, relative L2
+    EXPECT_LT(line.at("int8_error").get<double>(), 0.02);
+    ++told;
+  }
+  EXPECT_GE(told, 1);
 }
 
 TEST_F(HybridRun, RefusesWhatWouldTeachNothing) {
