@@ -3,7 +3,7 @@
 
 help:
 	@echo "make demo    set up, build, and fine-tune a tiny model on two ranks with unequal memory budgets"
-	@echo "make example learn the simulated task, and show success rates in closed loop beside controls (20 minutes)"
+	@echo "make example learn the simulated task, and show success rates in closed loop beside controls (5 minutes)"
 	@echo "make test    set up, build, and run a fixed slice of every proof"
 	@echo "make proofs  every proof in full, resumable; figures go to docs/benchmarks.md (FORCE=1: all again)"
 	@echo "make setup | build | bench | format | tidy | clean"
