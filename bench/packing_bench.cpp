@@ -27,7 +27,7 @@ namespace {
 
 constexpr double kBound = 0.01;
 constexpr int kMicroBatch = 2;
-constexpr int kShare = 8;
+constexpr std::int64_t kShare = 8;
 constexpr int kWarmUp = 3;  // rounds
 constexpr std::size_t kFewest = 20;
 
@@ -162,7 +162,7 @@ bool time_arranging(TinyRanks& ranks, int rounds) {
     }
     const auto samples = drawn.share_of(kShare * (round + kWarmUp), kShare);
     const Cut packed = by_bytes.step(samples, bytes);
-    const int alike = (kShare + packed.micro_batches - 1) / packed.micro_batches;
+    const auto alike = static_cast<int>((kShare + packed.micro_batches - 1) / packed.micro_batches);
     const Cut counted = by_count.step(samples, bytes, alike);
     // Any two fit: never more than 4, so that there is such a count.
     if (packed.micro_batches != counted.micro_batches)

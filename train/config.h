@@ -127,6 +127,17 @@ struct DataConfig {
 
   template <class V>
   void visit(V& v) {
+    visit_samples(v);
+    visit_sizes(v);
+    visit_loader(v);
+    v("eval_fraction", eval_fraction, "Fraction of the episodes, the last ones, kept out of training to measure on.",
+      between(0.0, 0.5));
+    visit_synthetic(v);
+  }
+
+ private:
+  template <class V>
+  void visit_samples(V& v) {
     v("path", path,
       "LeRobot dataset directory, or several whose features have the same names: they are trained on as one. The last "
       "episodes of each are held out, tasks of the same text are one task.");
@@ -157,11 +168,17 @@ struct DataConfig {
       "With several datasets, \"each\": every one is normalised by its own statistics; \"joint\": all by those of all "
       "their frames together, which has no quantiles.",
       one_of({"each", "joint"}));
+  }
+  template <class V>
+  void visit_sizes(V& v) {
     v("resolution", resolution, "Longer side of an image in pixels; 0: as it is.", at_least(0));
     v("min_resolution", min_resolution, "Smallest resolution that the policy chooses, where that knob is on.",
       at_least(28));
     v("max_resolution", max_resolution, "Largest resolution that the policy chooses, where that knob is on.",
       at_least(28));
+  }
+  template <class V>
+  void visit_loader(V& v) {
     v("workers", workers, "Loader threads at start.", between(1, 64));
     v("prefetch", prefetch, "Steps that the loader is ahead at start.", at_least(1));
     v("adaptive", adaptive,
@@ -180,8 +197,9 @@ struct DataConfig {
       "but that the adaptive loader is less far ahead where more than four fifths of the machine's memory are in use) "
       "or a size. A single step's samples may take more.",
       either({one_of({"auto"}), byte_size()}));
-    v("eval_fraction", eval_fraction, "Fraction of the episodes, the last ones, kept out of training to measure on.",
-      between(0.0, 0.5));
+  }
+  template <class V>
+  void visit_synthetic(V& v) {
     v("synthetic_samples", synthetic_samples,
       "Train on this many made-up samples instead of a dataset, to try memory and speed; 0: off.", at_least(0));
     v("synthetic_images", synthetic_images, "Pictures of a made-up sample.", between(1, 64));
