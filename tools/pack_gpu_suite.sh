@@ -3,9 +3,9 @@
 # lacks into one archive. Usage: tools/pack_gpu_suite.sh [build [archive]]; an archive that ends in .tar is not compressed.
 #
 # There: tar xJf gpu_suite.tar.xz && python3 gpu_suite/bench/gpu_suite --build gpu_suite/build --out results
-# libtorch and the CUDA libraries are that Python's. The suite decodes no video: empty libraries stand in for FFmpeg's,
-# whose own are a hundred more; a program finds their functions when it first calls them, which these never do. Open MPI
-# comes with its mpirun, for the parts that need several ranks. Nothing in the archive looks into this machine's folders.
+# libtorch and the CUDA libraries are that Python's. The suite decodes no video: libraries that can do nothing stand in
+# for FFmpeg's, whose own are a hundred more. Open MPI comes with its mpirun, for the parts that need several ranks.
+# Nothing in the archive looks into this machine's folders.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -60,6 +60,17 @@ done
 there='/(libc|libm|libdl|librt|libpthread|libutil|libresolv|libstdc\+\+|libgcc_s|ld-linux-x86-64|libtorch[a-z_]*|libc10[a-z_]*|libgomp|libcu(da|dart|dnn|blas|blasLt|fft|file|pti|rand|solver|sparse|sparseLt)[a-z_]*|libnv[a-zA-Z]*|libnccl)[-.]'
 video='lib(avcodec|avformat|avutil|swscale|swresample)\.so'
 needed() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
+# A library of functions that our programs name: with their version, as some linkers (Ubuntu's) make programs that look
+# for all of them when they start. Whoever calls one ends as if its library were missing: of what the suite asks only
+# `doctor` does.
+stand_in() {
+  local node
+  node=$(tr '[:lower:]' '[:upper:]' <<<"${1%%.so*}")_${1##*.so.}
+  readelf -W --dyn-syms "${programs[@]/#/$build/}" | sed -n "s/.* UND \([A-Za-z0-9_]*\)@$node\b.*/void \1(void) { _exit(127); }/p" |
+    sort -u | sed '1i void _exit(int);' >"$folder/stand_in.c"
+  echo "$node { global: *; };" >"$folder/stand_in.map"
+  cc -shared -fPIC -w -Wl,-soname,"$1" -Wl,--version-script="$folder/stand_in.map" -o "$pack/build/lib/$1" "$folder/stand_in.c"
+}
 declare -A path_of
 while read -r name path; do path_of[$name]=$path; done < <(
   for file in "${programs[@]/#/$build/}" "${mpi_files[@]}"; do ldd "$file"; done | awk '$2 == "=>" && $3 ~ /^\// {print $1, $3}')
@@ -68,7 +79,7 @@ add() {
   for name in $(needed "$1"); do
     if [ -e "$pack/build/lib/$name" ] || [[ /$name =~ $there ]]; then continue; fi
     if [[ $name =~ $video ]]; then
-      cc -shared -Wl,-soname,"$name" -o "$pack/build/lib/$name" -x c /dev/null
+      stand_in "$name"
       continue
     fi
     path=${path_of[$name]:-}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Rehearses bench/gpu_suite as it will be used: packed, unpacked where nothing of this tree can be seen but the Python
-# environment, and run from there with an empty environment. Usage: tools/rehearse_gpu_suite.sh [build]; results go to
+# environment, and run from there with an empty environment, in which programs look for all functions when they start
+# (as Ubuntu links them). Usage: tools/rehearse_gpu_suite.sh [build]; results go to
 # BUILD/gpu_suite.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,7 +25,7 @@ while read -r -d '' file; do
 done < <(find "$folder/gpu_suite/build" -type f -print0)
 
 status=0
-(cd "$folder" && env -i PATH=/usr/bin:/bin HOME="$folder" PYTHONDONTWRITEBYTECODE=1 \
+(cd "$folder" && env -i LD_BIND_NOW=1 PATH=/usr/bin:/bin HOME="$folder" PYTHONDONTWRITEBYTECODE=1 \
   "$python" gpu_suite/bench/gpu_suite --rehearse --build gpu_suite/build --out results) || status=$?
 rm -rf "$build/gpu_suite"
 cp -r "$folder/results" "$build/gpu_suite"
