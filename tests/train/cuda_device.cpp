@@ -265,15 +265,7 @@ TEST_P(RealAllocator, DoesWhatItsModelDoes) {
   memory::AllocatorStats stats;
   replay(one.events.data(), one.events.size(), one.limit.value_or(-1), &stats);
   device_.memory->take_failed_request();
-  EXPECT_EQ(stats.live, one.live);
-  EXPECT_EQ(stats.allocated, one.allocated);
-  EXPECT_EQ(stats.peak_allocated, one.peak_allocated);
-  EXPECT_EQ(stats.reserved, one.reserved);
-  EXPECT_EQ(stats.peak_reserved, one.peak_reserved);
-  EXPECT_EQ(stats.needed, one.needed);
-  EXPECT_EQ(stats.segments, one.segments);
-  EXPECT_EQ(stats.retries, one.retries);
-  EXPECT_EQ(stats.failures, one.failures);
+  memory::expect_as_by_hand(stats, one);
 }
 
 INSTANTIATE_TEST_SUITE_P(Rules, RealAllocator, testing::ValuesIn(memory::allocator_cases()),

@@ -3,6 +3,8 @@
 // (caching_allocator_test.cpp) and against PyTorch's own on a GPU (tests/train/cuda_device.cpp). No expandable
 // segments.
 
+#include <gtest/gtest.h>
+
 #include <cstdint>
 #include <optional>
 #include <ostream>
@@ -24,6 +26,18 @@ struct AllocatorCase {
 
   friend std::ostream& operator<<(std::ostream& out, const AllocatorCase& one) { return out << one.name; }
 };
+
+inline void expect_as_by_hand(const AllocatorStats& stats, const AllocatorCase& one) {
+  EXPECT_EQ(stats.live, one.live);
+  EXPECT_EQ(stats.allocated, one.allocated);
+  EXPECT_EQ(stats.peak_allocated, one.peak_allocated);
+  EXPECT_EQ(stats.reserved, one.reserved);
+  EXPECT_EQ(stats.peak_reserved, one.peak_reserved);
+  EXPECT_EQ(stats.needed, one.needed);
+  EXPECT_EQ(stats.segments, one.segments);
+  EXPECT_EQ(stats.retries, one.retries);
+  EXPECT_EQ(stats.failures, one.failures);
+}
 
 namespace allocator_cases_detail {
 

@@ -53,16 +53,7 @@ TEST_P(CachingAllocatorCase, IsAsWorkedOutByHand) {
   const AllocatorCase& one = GetParam();
   CachingAllocatorModel model({.expandable_segments = false, .limit_bytes = one.limit});
   EXPECT_EQ(model.replay(one.events), one.failures == 0);
-  const AllocatorStats& stats = model.stats();
-  EXPECT_EQ(stats.live, one.live);
-  EXPECT_EQ(stats.allocated, one.allocated);
-  EXPECT_EQ(stats.peak_allocated, one.peak_allocated);
-  EXPECT_EQ(stats.reserved, one.reserved);
-  EXPECT_EQ(stats.peak_reserved, one.peak_reserved);
-  EXPECT_EQ(stats.needed, one.needed);
-  EXPECT_EQ(stats.segments, one.segments);
-  EXPECT_EQ(stats.retries, one.retries);
-  EXPECT_EQ(stats.failures, one.failures);
+  expect_as_by_hand(model.stats(), one);
   EXPECT_EQ(one.limit.value_or(0) % (2 * kMiB), 0) << "or a GPU's limit, a fraction, is not that";
 }
 
