@@ -25,6 +25,7 @@
 #include "data/lerobot_dataset.h"
 #include "data/lerobot_source.h"
 #include "data/loader.h"
+#include "data/pixel_buffers.h"
 #include "data/sample_stream.h"
 
 namespace plimsoll {
@@ -99,15 +100,18 @@ class Profile {
       known += timed(video ? "decoding of videos" : "decoding of image columns",
                      [&] { images.push_back(dataset_.image(dataset_.camera(name), index)); });
     }
-    known += timed("patches and tokens", [&] { processor_->prepare(dataset_.task(index), images); });
+    known += timed("patches and tokens", [&] { give_back(processor_->prepare(dataset_.task(index), images)); });
     const auto start = Clock::now();
-    source_.load(index);
+    give_back(source_.load(index).vlm);
     parts_["numbers and the rest"] += std::max(0.0, seconds_since(start) - known);
   }
   const std::vector<std::int64_t>& training() const { return source_.training(); }
   const std::map<std::string, double>& parts() const { return parts_; }
 
  private:
+  /// As the loader's samples do.
+  static void give_back(VlmInput made) { data::spare_pixels().give(std::move(made.pixel_values)); }
+
   template <class Do>
   double timed(const char* part, Do&& action) {
     const auto start = Clock::now();

@@ -1,5 +1,9 @@
 #include "data/image_processor.h"
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -132,15 +136,39 @@ void write_row(const Image& image, std::int64_t top, std::int64_t left, const Im
   }
 }
 
+/// Writes past the processor's caches, which would read from memory first what is written over here, and which no
+/// longer hold it when a batch is made of it some steps later. finish_streams() before another thread reads.
+void stream(std::span<const float> values, float* out) {
+#ifdef __SSE2__
+  constexpr std::size_t kLanes = 4;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(out) % sizeof(__m128) == 0;
+  if (aligned && values.size() % kLanes == 0) {
+    for (std::size_t i = 0; i < values.size(); i += kLanes) _mm_stream_ps(out + i, _mm_loadu_ps(values.data() + i));
+    return;
+  }
+#endif
+  std::copy(values.begin(), values.end(), out);
+}
+
+void finish_streams() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
+}
+
 /// Rows in the order of merge blocks: block row, block column, row in the block, column in the block.
-void write_patches(const Image& image, const ImageProcessorOptions& options, float* out) {
+void write_rows(const Image& image, const ImageProcessorOptions& options, float* out) {
   const ValueTable table = value_table(options);
-  const std::int64_t side = options.patch, block = options.merge * side, values = 3 * options.frames * side * side;
+  const std::int64_t side = options.patch, block = options.merge * side;
+  std::vector<float> row(static_cast<std::size_t>(options.row_values()));
   for (std::int64_t top = 0; top < image.height; top += block)
     for (std::int64_t left = 0; left < image.width; left += block)
       for (std::int64_t y = top; y < top + block; y += side)
-        for (std::int64_t x = left; x < left + block; x += side, out += values)
-          write_row(image, y, x, options, table, out);
+        for (std::int64_t x = left; x < left + block; x += side, out += row.size()) {
+          write_row(image, y, x, options, table, row.data());
+          stream(row, out);
+        }
+  finish_streams();
 }
 
 }  // namespace
@@ -186,16 +214,26 @@ ImageSize bounded_size(const ImageSize& size, std::int64_t resolution) {
   return {scaled(size.height), scaled(size.width)};
 }
 
-std::array<std::int64_t, 3> append_patches(const Image& image, const ImageProcessorOptions& options,
-                                           std::int64_t resolution, std::vector<float>& pixel_values,
-                                           const std::string& name) {
-  const ImageSize bounded = bounded_size(image.size(), resolution), size = resized_size(bounded, options, name);
-  const Image resized =
-      bounded == image.size() ? resize_bicubic(image, size) : resize_bicubic(resize_bicubic(image, bounded), size);
-  const std::size_t before = pixel_values.size();
-  pixel_values.resize(before + size.height * size.width * 3 * options.frames);
-  write_patches(resized, options, pixel_values.data() + before);
-  return {1, size.height / options.patch, size.width / options.patch};
+PatchGrid patch_grid(const ImageSize& size, const ImageProcessorOptions& options, std::int64_t resolution,
+                     const std::string& name) {
+  const ImageSize resized = resized_size(bounded_size(size, resolution), options, name);
+  return {1, resized.height / options.patch, resized.width / options.patch};
+}
+
+void write_patches(const Image& image, const ImageProcessorOptions& options, std::int64_t resolution,
+                   std::span<float> out) {
+  const ImageSize bounded = bounded_size(image.size(), resolution), size = resized_size(bounded, options);
+  if (std::ssize(out) * options.patch * options.patch != size.height * size.width * options.row_values())
+    fail(ExitCode::kUsage, "{} values were given for the patches of {} x {} pixels", out.size(), size.height,
+         size.width);
+  Image resized;
+  const Image* source = &image;  // one that has its size already is not copied
+  for (const ImageSize& due : {bounded, size}) {
+    if (source->size() == due) continue;
+    resized = resize_bicubic(*source, due);
+    source = &resized;
+  }
+  write_rows(*source, options, out.data());
 }
 
 }  // namespace plimsoll::data

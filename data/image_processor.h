@@ -9,8 +9,8 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
-#include <vector>
 
 #include "data/image_file.h"
 
@@ -25,6 +25,8 @@ struct ImageProcessorOptions {
   std::int64_t frames = 2;  ///< times a still picture is repeated ("temporal_patch_size")
   std::array<float, 3> mean{0.48145466f, 0.4578275f, 0.40821073f};  ///< per channel, in 0..1
   std::array<float, 3> std{0.26862954f, 0.26130258f, 0.27577711f};
+
+  std::int64_t row_values() const { return 3 * frames * patch * patch; }  ///< of a patch
 };
 
 /// Reads `dir`/preprocessor_config.json (or processor_config.json, as transformers 5 writes it). Throws Error(kData)
@@ -40,12 +42,18 @@ ImageSize resized_size(const ImageSize& size, const ImageProcessorOptions& optio
 /// `resolution` 0, or a picture that is small enough: as it is.
 ImageSize bounded_size(const ImageSize& size, std::int64_t resolution);
 
-/// Appends the patches of `image` to `pixel_values`: rows of 3 * frames * patch * patch values (channel, frame, row,
-/// column), ordered by blocks of merge x merge patches. Returns (frames, patch rows, patch columns) = image_grid_thw.
-/// With `resolution` above 0 the picture is first bounded by bounded_size(). Any thread. Throws Error(kData) as
-/// resized_size().
-std::array<std::int64_t, 3> append_patches(const Image& image, const ImageProcessorOptions& options,
-                                           std::int64_t resolution, std::vector<float>& pixel_values,
-                                           const std::string& name = "image");
+/// image_grid_thw: frames, rows and columns of patches.
+using PatchGrid = std::array<std::int64_t, 3>;
+
+/// What a picture of `size` becomes, of one frame. With `resolution` above 0 it is first bounded by bounded_size().
+/// Throws Error(kData) as resized_size().
+PatchGrid patch_grid(const ImageSize& size, const ImageProcessorOptions& options, std::int64_t resolution,
+                     const std::string& name = "image");
+
+/// Writes the patches of `image`, as many as patch_grid() says for its size, to `out`: rows of row_values() values
+/// (channel, frame, row, column), ordered by blocks of merge x merge patches. Any thread. Throws as patch_grid(), and
+/// Error(kUsage) where `out` is of another size.
+void write_patches(const Image& image, const ImageProcessorOptions& options, std::int64_t resolution,
+                   std::span<float> out);
 
 }  // namespace plimsoll::data

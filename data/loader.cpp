@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "data/frame_cache.h"
+#include "data/pixel_buffers.h"
 #include "data/sample_stream.h"
 
 namespace plimsoll::data {
@@ -43,6 +44,14 @@ std::int64_t most_frame_bytes(std::int64_t most_bytes) {
   return most_bytes == 0 ? kFrameBytes : std::min(kFrameBytes, most_bytes / 8);
 }
 
+/// A sample whose pixel values are room for another's when it goes.
+std::shared_ptr<const Sample> reusable(Sample sample) {
+  return {new Sample(std::move(sample)), [](Sample* gone) {
+            spare_pixels().give(std::move(gone->vlm.pixel_values));
+            delete gone;
+          }};
+}
+
 /// What a worker was given to do.
 struct Job {
   std::uint64_t position = 0, ticket = 0;
@@ -59,6 +68,7 @@ struct Loader::Parts {
     if (options.workers < 1) fail(ExitCode::kUsage, "data.workers is {}, but must be at least 1", options.workers);
     if (options.prefetch < 0) fail(ExitCode::kUsage, "data.prefetch is {}, but must be at least 0", options.prefetch);
     decoded_frames().set_most_bytes(most_frame_bytes(options.most_bytes));
+    spare_pixels().set_most_bytes(options.most_bytes == 0 ? kSpareBytes : 0);
     go_to(options.first_step);
     resize(options.workers);
   }
@@ -152,7 +162,7 @@ struct Loader::Parts {
   std::shared_ptr<const Sample> load(const Job& job) const {
     try {
       const std::int64_t resolution = job.resolution < 0 ? source.own_resolution() : job.resolution;
-      return std::make_shared<const Sample>(source.load_drawn(job.position, job.index, resolution));
+      return reusable(source.load_drawn(job.position, job.index, resolution));
     } catch (const Error& error) {
       throw Error(error.code(), fmt::format("sample {}: {}", job.index, error.what()));
     }

@@ -24,7 +24,7 @@ struct LoaderOptions {
   std::int64_t first_step = 1;               ///< where to begin, from 1
   /// Bytes that are held, of samples and of decoded frames (data/frame_cache.h): beyond the step being used no sample
   /// is begun that might pass them. The frames' part of them is an eighth, and kFrameBytes at most. 0: any of samples,
-  /// and kFrameBytes of frames.
+  /// kFrameBytes of frames, and kSpareBytes of samples that have gone (data/pixel_buffers.h).
   std::int64_t most_bytes = 0;
   /// Positions of the stream that this rank draws in a step, ascending and all within the step; null: share_of_step().
   /// Called by the consumer's thread only.

@@ -151,20 +151,29 @@ struct VideoDecoder::Parts {
     return sws.get();
   }
 
+  /// Where libswscale writes RGB: its vector code may write past a row's end, so it has rows of its own. Kept from
+  /// picture to picture.
+  AVFrame& converted() {
+    if (rgb && rgb->width == frame->width && rgb->height == frame->height) return *rgb;
+    AvOwned<AVFrame> made(av_frame_alloc());
+    if (!made) refuse("no memory for a picture");
+    made->format = AV_PIX_FMT_RGB24;
+    made->width = frame->width;
+    made->height = frame->height;
+    if (av_frame_get_buffer(made.get(), 64) < 0) refuse("no memory for a picture");
+    rgb = std::move(made);
+    return *rgb;
+  }
+
   Image to_rgb() {
     Image image{frame->height, frame->width, {}};
     SwsContext* context = scaler();
-    // libswscale's vector code may write past a row's end: rows of its own, then copied.
-    AvOwned<AVFrame> rgb(av_frame_alloc());
-    if (!rgb) refuse("no memory for a picture");
-    rgb->format = AV_PIX_FMT_RGB24;
-    rgb->width = frame->width;
-    rgb->height = frame->height;
-    if (av_frame_get_buffer(rgb.get(), 64) < 0) refuse("no memory for a picture");
-    sws_scale(context, frame->data, frame->linesize, 0, frame->height, rgb->data, rgb->linesize);
+    const AVFrame& made = converted();
+    sws_scale(context, frame->data, frame->linesize, 0, frame->height, made.data, made.linesize);
     const auto row = static_cast<std::size_t>(frame->width) * 3;
+    image.pixels.reserve(row * static_cast<std::size_t>(frame->height));
     for (int y = 0; y < frame->height; ++y) {
-      const std::uint8_t* from = rgb->data[0] + static_cast<std::ptrdiff_t>(y) * rgb->linesize[0];
+      const std::uint8_t* from = made.data[0] + static_cast<std::ptrdiff_t>(y) * made.linesize[0];
       image.pixels.insert(image.pixels.end(), from, from + row);
     }
     return image;
@@ -175,7 +184,7 @@ struct VideoDecoder::Parts {
   AVStream* stream = nullptr;
   AvOwned<AVCodecContext> codec;
   AvOwned<AVPacket> packet;
-  AvOwned<AVFrame> frame;
+  AvOwned<AVFrame> frame, rgb;
   AvOwned<SwsContext> sws;
   VideoInfo info;
   std::int64_t last = -1;  // number of the frame decoded last

@@ -7,13 +7,12 @@
 #include <utility>
 
 #include "core/error.h"
+#include "data/pixel_buffers.h"
 #include "data/rope_index.h"
 
 namespace plimsoll::data {
 
 namespace {
-
-using Grid = std::array<std::int64_t, 3>;
 
 constexpr const char* kBefore = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n";
 constexpr const char* kPicture = "<|vision_start|><|image_pad|><|vision_end|>";
@@ -69,12 +68,12 @@ struct VlmProcessor::Parts {
     return ids;
   }
 
-  std::int64_t tokens_of(const Grid& grid) const {
+  std::int64_t tokens_of(const PatchGrid& grid) const {
     return grid[0] * (grid[1] / options.merge) * (grid[2] / options.merge);
   }
 
   /// The prompt with each image token repeated as often as its picture has tokens.
-  std::vector<std::int64_t> prompt(std::string_view text, std::span<const Grid> grids) const {
+  std::vector<std::int64_t> prompt(std::string_view text, std::span<const PatchGrid> grids) const {
     std::vector<std::int64_t> ids;
     std::size_t picture = 0;
     for (const std::int64_t id : short_prompt(text, grids.size()))
@@ -82,7 +81,7 @@ struct VlmProcessor::Parts {
     return ids;
   }
 
-  VlmInput assemble(std::string_view text, std::vector<float> pixel_values, std::vector<Grid> grids) const {
+  VlmInput assemble(std::string_view text, std::vector<float> pixel_values, std::vector<PatchGrid> grids) const {
     VlmInput input;
     input.input_ids = prompt(text, grids);
     input.position_ids = rope_index(input.input_ids, grids, image_token, options.merge);
@@ -91,12 +90,11 @@ struct VlmProcessor::Parts {
     return input;
   }
 
-  Grid grid_of(const ImageSize& image, std::int64_t resolution, std::size_t index) const {
-    const ImageSize size = resized_size(bounded_size(image, resolution), options, image_name(index));
-    return {1, size.height / options.patch, size.width / options.patch};
+  PatchGrid grid_of(const ImageSize& image, std::int64_t resolution, std::size_t index) const {
+    return patch_grid(image, options, resolution, image_name(index));
   }
 
-  std::int64_t row_values() const { return 3 * options.frames * options.patch * options.patch; }
+  std::int64_t values_of(const PatchGrid& grid) const { return grid[0] * grid[1] * grid[2] * options.row_values(); }
 
   std::string path;
   Tokenizer tokenizer;
@@ -109,24 +107,33 @@ VlmProcessor::VlmProcessor(const std::string& model_dir) : parts_(std::make_uniq
 VlmProcessor::~VlmProcessor() = default;
 
 VlmInput VlmProcessor::prepare(std::string_view text, std::span<const Image> images, std::int64_t resolution) const {
-  std::vector<float> pixel_values;
-  std::vector<Grid> grids;
-  for (std::size_t i = 0; i < images.size(); ++i)
-    grids.push_back(append_patches(images[i], parts_->options, resolution, pixel_values, image_name(i)));
+  std::vector<PatchGrid> grids;
+  std::int64_t values = 0;
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    grids.push_back(parts_->grid_of(images[i].size(), resolution, i));
+    values += parts_->values_of(grids.back());
+  }
+  std::vector<float> pixel_values = spare_pixels().take(static_cast<std::size_t>(values));
+  std::span<float> rest(pixel_values);
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    const auto count = static_cast<std::size_t>(parts_->values_of(grids[i]));
+    write_patches(images[i], parts_->options, resolution, rest.first(count));
+    rest = rest.subspan(count);
+  }
   return parts_->assemble(text, std::move(pixel_values), std::move(grids));
 }
 
 VlmInput VlmProcessor::prepare_sizes(std::string_view text, std::span<const ImageSize> images,
                                      std::int64_t resolution) const {
-  std::vector<Grid> grids;
+  std::vector<PatchGrid> grids;
   for (std::size_t i = 0; i < images.size(); ++i) grids.push_back(parts_->grid_of(images[i], resolution, i));
   return parts_->assemble(text, {}, std::move(grids));
 }
 
 VlmInput VlmProcessor::prepare_pixels(std::string_view text, std::vector<float> pixel_values,
-                                      std::vector<Grid> image_grid_thw) const {
+                                      std::vector<PatchGrid> image_grid_thw) const {
   std::int64_t patches = 0;
-  for (const Grid& grid : image_grid_thw) {
+  for (const PatchGrid& grid : image_grid_thw) {
     const auto [frames, rows, columns] = grid;
     const std::int64_t merge = parts_->options.merge;
     constexpr std::int64_t kMost = 1 << 20;
@@ -136,9 +143,9 @@ VlmInput VlmProcessor::prepare_pixels(std::string_view text, std::vector<float> 
            rows, columns, merge);
     patches += frames * rows * columns;
   }
-  if (patches * parts_->row_values() != static_cast<std::int64_t>(pixel_values.size()))
+  if (patches * parts_->options.row_values() != static_cast<std::int64_t>(pixel_values.size()))
     fail(ExitCode::kData, "pixel_values has {} values, but image_grid_thw asks for {} patches of {}",
-         pixel_values.size(), patches, parts_->row_values());
+         pixel_values.size(), patches, parts_->options.row_values());
   return parts_->assemble(text, std::move(pixel_values), std::move(image_grid_thw));
 }
 
@@ -147,7 +154,7 @@ SampleShape VlmProcessor::shape(std::string_view text, std::span<const ImageSize
   SampleShape shape;
   shape.tokens = static_cast<std::int64_t>(parts_->short_prompt(text, images.size()).size());
   for (std::size_t i = 0; i < images.size(); ++i) {
-    const Grid grid = parts_->grid_of(images[i], resolution, i);
+    const PatchGrid grid = parts_->grid_of(images[i], resolution, i);
     shape.tokens += parts_->tokens_of(grid) - 1;
     shape.patches += grid[0] * grid[1] * grid[2];
   }

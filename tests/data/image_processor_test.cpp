@@ -116,14 +116,15 @@ TEST(Resize, RefusesEmptySizes) {
   EXPECT_THROW(resize_bicubic(plain(2, 2, 0), {0, 28}), Error);
 }
 
-TEST(AppendPatches, OrdersRowsByMergeBlockAndValuesByChannelAndFrame) {
+TEST(WritePatches, OrdersRowsByMergeBlockAndValuesByChannelAndFrame) {
   ImageProcessorOptions options;
   options.mean = {0, 0, 0};
   options.std = {1.0f / 255, 1.0f / 255, 1.0f / 255};  // values are bytes again
   const Image image = numbered(56, 84);
-  std::vector<float> values{-1.0f};
-  EXPECT_THAT(append_patches(image, options, 0, values), ElementsAre(1, 4, 6));
-  ASSERT_EQ(values.size(), 1 + 24u * 1176);
+  EXPECT_THAT(patch_grid(image.size(), options, 0), ElementsAre(1, 4, 6));
+  std::vector<float> values(1 + 24 * 1176);
+  write_patches(image, options, 0, std::span(values).subspan(1));
+  EXPECT_EQ(values[0], 0.0f);
   // Row 7 is the second block's last patch but none: block column 1, row 1, column 1 within it.
   const std::int64_t top = 14, left = 28 + 14;
   for (const int channel : {0, 2})
