@@ -177,7 +177,7 @@ constexpr double kLossBound = 0.02;
 
 void print_loss(train::Forecast& forecast, std::int64_t card, bool bounded) {
   const train::Config defaults;
-  const std::int64_t allowed = (card - 1_GiB) / 10000 * memory::parse_fraction(defaults.memory.target, "memory.target");
+  const std::int64_t allowed = (card - 1_GiB) / 10000 * train::target_of(defaults.memory);
   const auto of_table = fastest_candidate(forecast, allowed);
   if (!of_table) return;
   const Fastest best = fastest_of_all(forecast, *of_table, allowed);

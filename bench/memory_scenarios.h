@@ -27,15 +27,16 @@ struct Scenario {
 class ScenarioBudgets {
  public:
   explicit ScenarioBudgets(const Session& session)
-      : table_(session.candidates), blocks_(session.model->language_blocks()), target_(session.config.memory.target) {}
+      : table_(session.candidates), blocks_(session.model->language_blocks()) {}
 
   std::int64_t bytes(const nlohmann::json& budget) const {
-    if (budget.contains("least")) return whole(least() / target_ * budget.at("least").get<double>());
+    if (budget.contains("least")) return whole(least() / kPart * budget.at("least").get<double>());
     if (budget.contains("times")) return budget.at("times").get<std::int64_t>() * needed(budget.at("needs"));
-    return whole(static_cast<double>(needed(budget.at("fits"))) * 1.02 / target_ * budget.value("part", 1.0));
+    return whole(static_cast<double>(needed(budget.at("fits"))) * 1.02 / kPart * budget.value("part", 1.0));
   }
 
  private:
+  static constexpr double kPart = 0.85;  ///< of a budget holds the plan that it is named after
   static std::int64_t whole(double bytes) { return static_cast<std::int64_t>(bytes); }
   double least() const {
     std::int64_t bytes = table_.all().front().bytes;
@@ -57,10 +58,9 @@ class ScenarioBudgets {
 
   const memory::CandidateTable& table_;
   int blocks_;
-  double target_;
 };
 
-/// Those of the file. `session`: of two ranks, under the default target, with nothing that limits its memory.
+/// Those of the file. `session`: of two ranks, with nothing that limits its memory.
 inline std::vector<Scenario> scenarios(const Session& session) {
   const ScenarioBudgets budgets(session);
   std::vector<Scenario> all;

@@ -37,11 +37,8 @@ Config config_of(const TinyRanks& ranks, const Scenario& scenario, const char* p
 /// The program's own step, with its replays and what its policy makes of it.
 class OurTrainer final : public Trainer {
  public:
-  OurTrainer(TinyRanks& ranks, Drawn& drawn, const Scenario& scenario, double target)
-      : Trainer(ranks, scenario, "predictive"), drawn_(drawn) {
-    config_.memory.target = target;
-    config_.memory.margin = std::min(config_.memory.margin, 1.0 - target);
-  }
+  OurTrainer(TinyRanks& ranks, Drawn& drawn, const Scenario& scenario)
+      : Trainer(ranks, scenario, "predictive"), drawn_(drawn) {}
 
   Run result() const override {
     Run run = run_;
@@ -266,8 +263,7 @@ bool Trainer::turn() {
 
 std::unique_ptr<Trainer> make_trainer(const std::string& name, TinyRanks& ranks, Drawn& drawn,
                                       const Scenario& scenario) {
-  if (name == kOurs) return std::make_unique<OurTrainer>(ranks, drawn, scenario, ranks.config.memory.target);
-  if (name == kOursFull) return std::make_unique<OurTrainer>(ranks, drawn, scenario, kFull);
+  if (name == kOurs) return std::make_unique<OurTrainer>(ranks, drawn, scenario);
   for (const Rival rival : bench::kRivals) {
     if (name == bench::name_of(rival) || (name == kAgain && rival == Rival::kHalving))
       return std::make_unique<PlainTrainer>(ranks, drawn, scenario, rival, model::init_config("tiny").text.layers);

@@ -12,13 +12,11 @@
 
 namespace plimsoll::train {
 
-inline constexpr std::int64_t kWindow = 2;           ///< steps
-inline constexpr std::int64_t kPhase = 4 * kWindow;  ///< steps under one budget: half of them once a policy has settled
+inline constexpr std::int64_t kWindow = 2;            ///< steps
+inline constexpr std::int64_t kPhase = 32 * kWindow;  ///< steps under one budget
 inline constexpr std::int64_t kBatch = 8 * kRanks;
-inline constexpr double kFull = 0.99;  ///< the target beside rivals that fill a card to its last byte
 
 inline constexpr const char* kOurs = "predictive";
-inline constexpr const char* kOursFull = "predictive, target 0.99";
 inline constexpr const char* kAgain = "halving again";  ///< beside itself: the noise
 
 /// That a trainer is to get through.

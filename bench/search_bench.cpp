@@ -1,8 +1,8 @@
 // The plan that the policy chooses, beside the one that trying every plan finds. Run it from the repository's root
-//   mpirun -n 2 build/search_bench [budgets, 5] [pairs, 5]
-// Lines `FIGURE name = value unit`. One thread a rank, the tiny model, a share of 8 for each. After so many budgets
-// that are equal on all ranks it takes one less in which they differ, if there are as many: what the scenarios of
-// bench/memory_scenarios.json end with. Under each every plan that fits is run for a step: every micro-batch with every
+//   mpirun -n 2 build/search_bench [budgets, all] [pairs, 5]
+// Lines `FIGURE name = value unit`. One thread a rank, the tiny model, a share of 8 for each. The budgets are what the
+// scenarios of bench/memory_scenarios.json end with; scenarios that end alike, or with the ranks' budgets exchanged,
+// share one search. Under each every plan that fits is run for a step: every micro-batch with every
 // number of language blocks recomputed, with the expert recomputed and without, offloaded and not; steps of light
 // samples take as many more of them as fit. The fastest five are run for three steps more, and the fastest of these is
 // what an exhaustive search finds. Then that plan and the policy's, whose steps choose how to recompute too, are timed
@@ -13,8 +13,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -23,6 +23,7 @@
 #include "core/bytes.h"
 #include "core/error.h"
 #include "memory/planning/way_times.h"
+#include "train/options.h"
 
 namespace plimsoll::train {
 namespace {
@@ -100,7 +101,7 @@ std::vector<memory::Plan> all_plans(const Session& session) {
 
 /// On every rank. Collective.
 std::vector<memory::Plan> fitting(const Session& session) {
-  const auto allowed = session.budget / 10000 * memory::parse_fraction(session.config.memory.target, "memory.target");
+  const auto allowed = session.budget / 10000 * target_of(session.config.memory);
   const std::vector<memory::Plan> plans = all_plans(session);
   std::vector<std::int64_t> mine;
   for (const auto& plan : plans) mine.push_back(session.predicted_peak(plan) <= allowed ? 1 : 0);
@@ -135,46 +136,22 @@ double ratio(Timer& timer, const memory::Plan& ours, const memory::Plan& theirs,
   return median(ratios);
 }
 
-/// What is tried: one budget for all ranks, or one for each.
+/// What is tried.
 struct Budgets {
-  std::string name;
-  std::vector<std::int64_t> bytes;
+  std::array<std::int64_t, kRanks> bytes;
+  std::vector<std::string> scenarios;  ///< that end with them
 };
 
-// Whose targets the cheapest plan, the dearest, and some between them just fit.
-std::vector<Budgets> equal_budgets(const Session& session, int count) {
-  std::vector<std::int64_t> needed;
-  for (const auto& candidate : session.candidates.all()) needed.push_back(candidate.bytes);
-  std::sort(needed.begin(), needed.end());
+std::vector<Budgets> last_budgets(const Session& session, std::size_t count) {
   std::vector<Budgets> budgets;
-  for (int i = 0; i < count; ++i) {
-    const auto at =
-        count == 1 ? 0 : static_cast<std::size_t>(i) * (needed.size() - 1) / static_cast<std::size_t>(count - 1);
-    const auto bytes = static_cast<std::int64_t>(static_cast<double>(needed[at]) * 1.02 / session.config.memory.target);
-    if (budgets.empty() || budgets.back().bytes.front() != bytes) budgets.push_back({format_bytes(bytes), {bytes}});
-  }
-  return budgets;
-}
-
-// Of the scenarios' last phases the first `count` that differ in the smaller budget, which decides the plan.
-std::vector<Budgets> unequal_budgets(const Session& session, std::size_t count) {
-  std::vector<Budgets> budgets;
-  if (count == 0 || session.communicator.world() != kRanks) return budgets;
-  std::set<std::int64_t> seen;
   for (const Scenario& scenario : scenarios(session)) {
     const auto& last = scenario.budgets.back();
-    if (budgets.size() == count) break;
-    if (last[0] == last[1] || !seen.insert(std::min(last[0], last[1])).second) continue;
-    budgets.push_back({fmt::format("{} and {} ({})", format_bytes(last[0]), format_bytes(last[1]), scenario.name),
-                       {last[0], last[1]}});
+    const auto same =
+        std::ranges::find_if(budgets, [&](const Budgets& one) { return std::ranges::is_permutation(one.bytes, last); });
+    Budgets& of = same != budgets.end() ? *same : budgets.emplace_back(Budgets{last, {}});
+    of.scenarios.push_back(scenario.name);
   }
-  return budgets;
-}
-
-std::vector<Budgets> budgets_of(const Session& session, int count) {
-  std::vector<Budgets> budgets = equal_budgets(session, count);
-  for (Budgets& more : unequal_budgets(session, static_cast<std::size_t>(count - 1)))
-    budgets.push_back(std::move(more));
+  budgets.resize(std::min(count, budgets.size()));
   return budgets;
 }
 
@@ -190,23 +167,26 @@ double search_under(const Budgets& budgets, TinyRanks& ranks, Drawn& drawn, int 
   if (pairs >= kPairs) timer.settle(ours, 1 + pairs * kPairSteps, memory::WayTimes::kSoon);
   const double share = ratio(timer, ours, best, pairs);
   if (ranks.first()) {
-    fmt::print("{}: of {} plans that fit the fastest is {}; the policy's is {}\n", budgets.name, plans.size(),
-               memory::to_string(best), memory::to_string(ours));
-    fmt::print("FIGURE policy's plan over exhaustive search, {} = {:.3f}\n", budgets.name, share);
+    fmt::print("{} and {}: of {} plans that fit the fastest is {}; the policy's is {}\n",
+               format_bytes(budgets.bytes[0]), format_bytes(budgets.bytes[1]), plans.size(), memory::to_string(best),
+               memory::to_string(ours));
+    for (const std::string& scenario : budgets.scenarios)
+      fmt::print("FIGURE policy's plan over exhaustive search, {} = {:.3f}\n", scenario, share);
     std::fflush(stdout);
   }
   return share;
 }
 
 /// Whether the policy's plans are fast enough. The same on all ranks, as the times are.
-bool run(int count, int pairs) {
+bool run(std::size_t count, int pairs) {
   TinyRanks ranks("search-bench");
+  if (ranks.communicator->world() != kRanks) fail(ExitCode::kUsage, "the scenarios are of {} ranks", kRanks);
   ranks.config.train.max_steps = 4096;
   Drawn drawn(ranks);
   std::vector<Budgets> all;
   {
     const Session ample(ranks.config, *ranks.communicator, *ranks.source);
-    all = budgets_of(ample, count);
+    all = last_budgets(ample, count);
   }
   std::vector<double> shares;
   for (const Budgets& budgets : all) {
@@ -231,13 +211,13 @@ bool run(int count, int pairs) {
 
 int main(int argc, char** argv) {
   using namespace plimsoll::train;
-  const int budgets = argc > 1 ? std::atoi(argv[1]) : 5;
+  const int budgets = argc > 1 ? std::atoi(argv[1]) : 1000;
   const int pairs = argc > 2 ? std::atoi(argv[2]) : kPairs;
   bool fast_enough = true;
   const int code = tiny_bench_program([&] {
     if (budgets < 1 || pairs < 1)
       plimsoll::fail(plimsoll::ExitCode::kUsage, "usage: search_bench [budgets >= 1] [pairs >= 1]");
-    fast_enough = run(budgets, pairs);
+    fast_enough = run(static_cast<std::size_t>(budgets), pairs);
   });
   return code != 0 || fast_enough || pairs < kPairs ? code : 1;
 }

@@ -105,7 +105,8 @@ bool asked_classic(const cxxopts::ParseResult& parsed, bool otherwise) {
 }
 
 memory::PolicyConfig default_policy(PolicyKind kind, bool classic) {
-  memory::PolicyConfig config = classic ? memory::classic_profile() : memory::PolicyConfig{};
+  if (!classic) return memory::default_policy(kind);
+  memory::PolicyConfig config = memory::classic_profile();
   config.kind = kind;
   return config;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -15,9 +16,9 @@ constexpr std::int64_t kSlack = 4096;      // bytes: what allocators round, or d
 constexpr std::size_t kMostKnown = 64;     // shapes of a way that lines are drawn between
 constexpr std::size_t kMostBounds = 256;   // that are compared with another as they are
 constexpr double kFurthest = 4;            // times the distance of two shapes that their line is trusted for
-constexpr std::int64_t kNear = 4;          // bounds of an attempt may be apart by this part
-constexpr std::size_t kFirstAttempts = 4;  // are all compared exactly
-constexpr std::size_t kAttemptsPerRun = 16;  // then one of so many
+constexpr std::int64_t kApart = 3;         // times a lower bound: what an upper one of an attempt may be
+constexpr std::size_t kFirstAttempts = 2;  // are all compared exactly
+constexpr std::size_t kAttemptsPerRun = 32;  // then one of so many
 
 // Patches come in groups of four: one token each after the merger.
 MicroBatchShape rounded_up(const MicroBatchShape& shape) {
@@ -91,12 +92,23 @@ std::int64_t Predictor::look_up(const MicroBatchShape& rounded, const Plan& plan
   Kind& kind = kind_of(plan);
   if (const auto bytes = exact_bytes(kind, rounded)) return *bytes;
   ++dry_runs_;
+  const auto start = std::chrono::steady_clock::now();
   const std::int64_t bytes = measure_(rounded, plan);
-  kind.measured.emplace(values_of(rounded), bytes);
+  const auto took = std::chrono::steady_clock::now() - start;
+  time_ -= std::chrono::duration_cast<std::chrono::microseconds>(took).count();
+  keep(kind, rounded, bytes);
+  return bytes;
+}
+
+void Predictor::keep(Kind& kind, const MicroBatchShape& rounded, std::int64_t bytes) {
+  if (!kind.measured.emplace(values_of(rounded), bytes).second) return;
   // The oldest gives way, but for the first.
   if (kind.bounding.size() == kMostBounds) kind.bounding.erase(kind.bounding.begin() + kMostKnown / 2);
   kind.bounding.push_back({rounded, bytes});
-  return bytes;
+}
+
+void Predictor::take_over(const MicroBatchShape& shape, const Plan& plan, std::int64_t bytes) {
+  keep(kind_of(plan), rounded_up(shape), bytes);
 }
 
 std::int64_t Predictor::bytes(const MicroBatchShape& shape, const Plan& plan) {
@@ -187,19 +199,38 @@ std::optional<bool> Predictor::told(const Kind& kind, const MicroBatchShape& rou
 }
 
 bool Predictor::fits(const MicroBatchShape& shape, const Plan& plan, std::int64_t limit) {
+  if (const auto known = known_to_fit(shape, plan, limit)) return *known;
+  return look_up(rounded_up(shape), plan) <= limit;
+}
+
+std::optional<bool> Predictor::known_to_fit(const MicroBatchShape& shape, const Plan& plan, std::int64_t limit) const {
+  const auto kind = kinds_.find(work_of(plan));
+  if (kind == kinds_.end()) return std::nullopt;
   const MicroBatchShape rounded = rounded_up(shape);
-  const Kind& kind = kind_of(plan);
-  if (const auto exact = exact_bytes(kind, rounded)) return *exact <= limit;
-  if (const auto fit = told(kind, rounded, limit)) return *fit;
-  return look_up(rounded, plan) <= limit;
+  if (const auto exact = exact_bytes(kind->second, rounded)) return *exact <= limit;
+  return told(kind->second, rounded, limit);
+}
+
+bool Predictor::fits_in_time(const MicroBatchShape& shape, const Plan& plan, std::int64_t limit) {
+  if (const auto known = known_to_fit(shape, plan, limit)) return *known;
+  return time_is_left() && look_up(rounded_up(shape), plan) <= limit;
+}
+
+void Predictor::grant(std::int64_t microseconds) {
+  if (!granted_) time_ = 0;
+  granted_ = true;
+  time_ += microseconds;
 }
 
 std::int64_t Predictor::attempt_bytes(const MicroBatchShape& shape, const Plan& plan, std::int64_t room) {
   const MicroBatchShape rounded = rounded_up(shape);
   Kind& kind = kind_of(plan);
   if (const auto exact = exact_bytes(kind, rounded)) return *exact;
-  const auto most = upper_bound(kind, rounded, room), least = lower_bound(kind, rounded);
-  if (!most || !least || *most > room || *most - *least > *least / kNear) return look_up(rounded, plan);
+  const auto most = upper_bound(kind, rounded, room);
+  if (!most || *most > room) return look_up(rounded, plan);
+  if (!time_is_left()) return *most;
+  const auto least = lower_bound(kind, rounded);
+  if (!least || *most > kApart * *least) return look_up(rounded, plan);
   ++kind.bounded;
   if (kind.exact >= kFirstAttempts + kind.bounded / kAttemptsPerRun) return *most;
   ++kind.exact;

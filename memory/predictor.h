@@ -55,12 +55,21 @@ class Predictor {
 
   /// Of the plan only recompute and offload count: the shape says the rest.
   std::int64_t bytes(const MicroBatchShape& shape, const Plan& plan);
+  /// Takes over what bytes(shape, plan) gave in another process, of the same model on the same kind of device.
+  void take_over(const MicroBatchShape& shape, const Plan& plan, std::int64_t bytes);
   /// bytes(shape, plan) <= limit, without a dry run where known ones of other shapes tell.
   bool fits(const MicroBatchShape& shape, const Plan& plan, std::int64_t limit);
+  /// The same for a choice that may be left: false where only a dry run would tell and no time for one is left.
+  bool fits_in_time(const MicroBatchShape& shape, const Plan& plan, std::int64_t limit);
+  /// Without a dry run; nothing where only that would tell.
+  std::optional<bool> known_to_fit(const MicroBatchShape& shape, const Plan& plan, std::int64_t limit) const;
+  /// So much more time for dry runs that nothing turns on; every dry run takes of it. Before the first grant there is
+  /// no limit.
+  void grant(std::int64_t microseconds);
   /// What an attempt at the micro-batch is to be compared with: bytes(shape, plan) where they are known; else an upper
-  /// bound that is within `room` and at most a quarter above a lower one, in fifteen of sixteen such attempts, once
-  /// the first few of the plan's kind are made; else those of a dry run. So a run pays for few dry runs and goes on
-  /// comparing some attempts exactly.
+  /// bound that is within `room` and at most three times a lower one, in all but one of 32 such attempts, once the
+  /// first few of the plan's kind are made, or where no time is left; else those of a dry run. So a run pays for few
+  /// dry runs and goes on comparing some attempts exactly.
   std::int64_t attempt_bytes(const MicroBatchShape& shape, const Plan& plan, std::int64_t room);
   /// bytes(shape, plan) where that is known without a dry run.
   std::optional<std::int64_t> known_bytes(const MicroBatchShape& shape, const Plan& plan) const;
@@ -86,6 +95,7 @@ class Predictor {
   Kind& kind_of(const Plan& plan);
   static std::optional<std::int64_t> exact_bytes(const Kind& kind, const MicroBatchShape& rounded);
   std::int64_t look_up(const MicroBatchShape& rounded, const Plan& plan);
+  static void keep(Kind& kind, const MicroBatchShape& rounded, std::int64_t bytes);
   /// Whether the shape's bytes are at most `limit`; nothing where no shape that is known tells.
   std::optional<bool> told(const Kind& kind, const MicroBatchShape& rounded, std::int64_t limit) const;
   /// The nearest bounds. An upper one that is above `most` may be left out.
@@ -101,6 +111,9 @@ class Predictor {
   bool convex_;
   std::map<Work, Kind> kinds_;
   std::size_t dry_runs_ = 0;
+  bool time_is_left() const { return !granted_ || time_ > 0; }
+  bool granted_ = false;
+  std::int64_t time_ = 0;  ///< microseconds; below 0 where the last dry run took more than was left
 };
 
 /// `value` rounded up to a multiple of `unit`, then to one of about 256 steps per power of two.

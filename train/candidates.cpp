@@ -58,7 +58,10 @@ class StepTimes {
     const auto ways = memory::ways_of(allowed, session_.costs, session_.share);
     Draws& draws = session_.draws_at(resolution);
     return memory::fastest_microseconds(ways, draws.looked(), [&](std::size_t step, const memory::Plan& way) {
-      return session_.predictor->fits(draws.heaviest(step, way.micro_batch), way, room);
+      const auto& shape = draws.heaviest(step, way.micro_batch);
+      // Of live bytes nearly all is known by bounds, and one step more or less is worth no dry run.
+      if (!session_.meter.reserves()) return session_.predictor->known_to_fit(shape, way, room).value_or(false);
+      return session_.predictor->fits(shape, way, room);
     });
   }
 
@@ -137,17 +140,35 @@ std::vector<memory::Plan> allowed_plans(const Config& config, const model::VlaMo
   return plans;
 }
 
+namespace {
+
+// Every rank makes a part of the dry runs, and all know what came of them: else each would make many of them again in
+// its first steps. Not where reserved bytes are predicted, which turn on what a rank's own allocator holds.
+void share_dry_runs(const Session& session, std::span<const memory::Plan> plans) {
+  const auto world = static_cast<std::size_t>(session.communicator.world());
+  if (world == 1 || session.meter.reserves()) return;
+  std::vector<std::int64_t> mine;
+  for (auto i = static_cast<std::size_t>(session.communicator.rank()); i < plans.size(); i += world)
+    mine.insert(mine.end(), {session.micro_batch_bytes(plans[i]), session.evaluation_bytes(plans[i])});
+  const auto all = ddp::share_numbers(session.communicator, mine);
+  for (std::size_t i = 0; i < plans.size(); ++i)
+    session.take_over(plans[i], all[i % world][i / world * 2], all[i % world][i / world * 2 + 1]);
+}
+
+}  // namespace
+
 memory::CandidateTable make_candidates(Session& session) {
+  const auto plans = allowed_plans(session.config, *session.model, session.share);
+  share_dry_runs(session, plans);
   std::string text;
   if (session.communicator.rank() == 0) {
     memory::PolicyState known;
     known.calibration = session.calibration;
     const auto tightest = std::min_element(session.budgets.begin(), session.budgets.end());
     const memory::FillLimits limits{static_cast<int>(tightest - session.budgets.begin()), *tightest,
-                                    memory::parse_fraction(session.config.memory.target, "memory.target"), 0};
+                                    target_of(session.config.memory), 0};
     std::vector<memory::Candidate> all;
-    for (const memory::Plan& plan : allowed_plans(session.config, *session.model, session.share))
-      all.push_back({plan, session.predicted_peak(plan), 1});
+    for (const memory::Plan& plan : plans) all.push_back({plan, session.predicted_peak(plan), 1});
     const memory::CandidateTable judged(all);
     StepTimes times(session, judged, limits, known);
     for (memory::Candidate& one : all) one.microseconds = times.of(one);

@@ -35,7 +35,7 @@ Forecast::Forecast(const Config& config, const ForecastSamples& samples, int ran
     : config_(config),
       share_((config.batch.effective + ranks - 1) / ranks),
       heaviest_(memory::heaviest(samples.heaviest, static_cast<std::size_t>(share_), samples.times)),
-      target_(memory::parse_fraction(config.memory.target, "memory.target")),
+      target_(target_of(config.memory)),
       dry_(std::make_unique<DryStep>(
           vla_options(config, samples.dims), static_cast<std::uint64_t>(config.run.seed), config.batch.effective,
           sum_slots(config, vla_options(config, samples.dims), samples.types, ranks), ranks)) {}

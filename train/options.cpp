@@ -50,12 +50,19 @@ model::VlaOptions vla_options(const Config& config, const data::SampleDims& dims
   return options;
 }
 
+std::int64_t target_of(const memory::MemoryConfig& config) {
+  if (!config.target.is("auto")) return memory::parse_fraction(config.target.as_double(), "memory.target");
+  return memory::automatic_target(config.profile == "classic" ? memory::PolicyKind::kReactive
+                                                              : memory::parse_policy(config.policy));
+}
+
 memory::PolicyConfig policy_config(const Config& config) {
   const auto& m = config.memory;
   memory::PolicyConfig policy = m.profile == "classic" ? memory::classic_profile() : memory::PolicyConfig{};
   policy.kind = memory::parse_policy(m.policy);
-  policy.target = memory::parse_fraction(m.target, "memory.target");
+  policy.target = target_of(m);
   policy.margin = m.margin == 0 ? 0 : memory::parse_fraction(m.margin, "memory.margin");
+  if (m.target.is("auto")) policy.margin = std::min(policy.margin, 10000 - policy.target);
   policy.adjustment_frequency = static_cast<int>(m.adjustment_frequency);
   if (m.profile != "classic") {
     policy.knobs = memory::parse_knobs(m.knobs);

@@ -15,6 +15,9 @@ namespace plimsoll::train {
 /// [model], [lora], [expert], [sensor] and train.stage, and the widths that the data source has. model/vla.h checks
 /// them.
 model::VlaOptions vla_options(const Config& config, const data::SampleDims& dims);
+/// memory.target in 1/10000 of the budget; memory::automatic_target() for "auto", the reactive policy's with the
+/// classic profile. Throws Error(kUsage) naming the key.
+std::int64_t target_of(const memory::MemoryConfig& config);
 /// [memory] and the bounds in [batch] and [data], in the policy's whole numbers. Throws Error(kUsage) as memory::check
 /// does.
 memory::PolicyConfig policy_config(const Config& config);

@@ -85,6 +85,11 @@ struct Session {
   /// Predicted peak of `plan`, live bytes included: of the heaviest micro-batch that any rank will draw, or of the
   /// evaluation's heaviest if that needs more. As the device's budget counts: of live bytes, or of reserved ones.
   std::int64_t predicted_peak(const memory::Plan& plan) const;
+  /// The two that it is made of, above what is live; 0 where nothing is evaluated.
+  std::int64_t micro_batch_bytes(const memory::Plan& plan) const;
+  std::int64_t evaluation_bytes(const memory::Plan& plan) const;
+  /// Takes both over from a rank that has made their dry runs.
+  void take_over(const memory::Plan& plan, std::int64_t micro_batch, std::int64_t evaluation) const;
   /// How this rank may run its share of step `number` in place of the plan's way, and in how many bytes by its budget
   /// of now (memory::fill_bytes), if the plan is a candidate. A plan that a failure forced is taken as it is. With
   /// batch.packing = "bytes" under every policy and plan: what micro-batches may be predicted to need so that they stay
@@ -114,7 +119,6 @@ struct Session {
   void share_budgets();
   std::int64_t leanest_bytes(const memory::MicroBatchShape& shape, const memory::Plan& usual) const;
   memory::MicroBatchShape heaviest_evaluation(const memory::Plan& plan) const;
-  std::int64_t evaluation_bytes(const memory::Plan& plan) const;
   void make_cache();
   void choose_cache();
   FeatureOrigin feature_origin();

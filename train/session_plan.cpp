@@ -24,6 +24,9 @@
 namespace plimsoll::train {
 namespace {
 
+// What steps take beside what dry runs within them may that only look for a faster way or compare a prediction.
+constexpr std::int64_t kStepsOfDryRun = 50;
+
 memory::MicroBatchShape total(std::span<const SampleShape> shapes) {
   memory::MicroBatchShape sum{static_cast<std::int64_t>(shapes.size()), 0, 0};
   for (const auto& shape : shapes) sum += shape;
@@ -166,9 +169,17 @@ std::int64_t Session::evaluation_bytes(const memory::Plan& wanted) const {
   return evaluated.empty() ? 0 : evaluation_predictor->bytes(heaviest_evaluation(wanted), {});
 }
 
+std::int64_t Session::micro_batch_bytes(const memory::Plan& wanted) const {
+  return predictor->bytes(draws_at(wanted.resolution).heaviest(wanted.micro_batch), wanted);
+}
+
 std::int64_t Session::predicted_peak(const memory::Plan& wanted) const {
-  return meter.live() + std::max(predictor->bytes(draws_at(wanted.resolution).heaviest(wanted.micro_batch), wanted),
-                                 evaluation_bytes(wanted));
+  return meter.live() + std::max(micro_batch_bytes(wanted), evaluation_bytes(wanted));
+}
+
+void Session::take_over(const memory::Plan& wanted, std::int64_t micro_batch, std::int64_t evaluation) const {
+  predictor->take_over(draws_at(wanted.resolution).heaviest(wanted.micro_batch), wanted, micro_batch);
+  if (!evaluated.empty()) evaluation_predictor->take_over(heaviest_evaluation(wanted), {}, evaluation);
 }
 
 namespace {
@@ -196,7 +207,7 @@ memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number) cons
   const auto room_of = [&](std::int64_t aim) {
     return before_correction(controller->state().calibration, communicator.rank(), wanted, aim) - meter.live();
   };
-  const std::int64_t target = memory::parse_fraction(config.memory.target, "memory.target");
+  const std::int64_t target = target_of(config.memory);
   if (!judged) with.bytes = room_of(meter.budget() / 10000 * target);
   const Setting& most = config.batch.max_memory;
   if (!most.is("budget"))
@@ -206,7 +217,7 @@ memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number) cons
 }
 
 memory::Fill Session::fill(const memory::Plan& wanted, std::int64_t number, const memory::PolicyState& known) const {
-  const std::int64_t target = memory::parse_fraction(config.memory.target, "memory.target");
+  const std::int64_t target = target_of(config.memory);
   const memory::FillLimits limits{communicator.rank(), meter.budget(), target, number};
   // What the plan was judged on, with what is live on this rank.
   const memory::Candidate judged{wanted, predicted_peak(wanted), 1};
@@ -247,7 +258,7 @@ void Session::choose_candidate() {
   way_times = {costs, memory::weight_of(source.shape_at(middle, config.data.resolution))};
   memory::PolicyState fresh;
   fresh.calibration = calibration;
-  const memory::ChoiceLimits limits{budgets, memory::parse_fraction(config.memory.target, "memory.target"), 0};
+  const memory::ChoiceLimits limits{budgets, target_of(config.memory), 0};
   candidates = make_candidates(*this);
   meter.reset_peak();  // the runs that were timed belong to no step: their peak must not correct a prediction
   const memory::CandidateTable start = start_candidates();
@@ -265,6 +276,7 @@ void Session::choose_candidate() {
 }
 
 void Session::learn(const memory::TimedShare& timed) {
+  predictor->grant(timed.microseconds / kStepsOfDryRun);
   if (candidates.empty() || !way_times.took(timed)) return;
   ways = way_times.ways(candidates.all(), share);
 }
@@ -309,22 +321,23 @@ memory::CandidateTable Session::start_candidates() const {
 // budget; all take the least.
 void Session::choose_largest() {
   const auto configured = configured_recompute(config.memory, model->language_blocks());
-  const auto fits = [&](int micro, double fraction) {
+  const auto fits = [&](int micro, std::int64_t fraction) {
     memory::Plan tried = plan;
     tried.micro_batch = micro;
-    return static_cast<double>(predicted_peak(tried)) <= fraction * static_cast<double>(budget);
+    return memory::wide(predicted_peak(tried)) * 10000 <= memory::wide(fraction) * memory::wide(budget);
   };
+  const std::int64_t target = target_of(config.memory);
   const int smallest = static_cast<int>(std::min(config.batch.min_micro, share));
   const int largest = static_cast<int>(std::min(config.batch.max_micro, share));
-  const int wish = configured ? *configured : (fits(smallest, config.memory.target) ? 0 : model->language_blocks());
+  const int wish = configured ? *configured : (fits(smallest, target) ? 0 : model->language_blocks());
   const std::vector<std::int64_t> recompute_wish = {wish};
   for (const auto& numbers : ddp::share_numbers(communicator, recompute_wish)) {
     plan.recompute_blocks = std::max(plan.recompute_blocks, static_cast<int>(numbers.at(0)));
   }
   plan.offload = config.memory.offload.is("on") && plan.recompute_blocks > 0;
-  int micro = memory::largest_micro_batch(smallest, largest, [&](int n) { return fits(n, config.memory.target); });
+  int micro = memory::largest_micro_batch(smallest, largest, [&](int n) { return fits(n, target); });
   // A single sample may use the band above the target; more than the budget it may not.
-  if (micro == 0 && fits(smallest, 1.0)) micro = smallest;
+  if (micro == 0 && fits(smallest, 10000)) micro = smallest;
   if (!config.batch.micro.is("auto")) micro = static_cast<int>(config.batch.micro.as_integer());
   plan.micro_batch = smallest;
   const std::vector<std::int64_t> mine = {micro, predicted_peak(plan), budget};

@@ -101,7 +101,7 @@ ArrangedShare arrange(std::span<const model::StreamSample> share, const memory::
                       memory::Predictor& predictor) {
   const auto weights = weights_of(share);
   const auto fits = [&](const memory::Plan& way, std::span<const std::size_t> places) {
-    return predictor.fits(shape_of(taken(share, places)), way, fill.bytes);
+    return predictor.fits_in_time(shape_of(taken(share, places)), way, fill.bytes);
   };
   const memory::Plan way = memory::way_of_share(weights, plan, fill, fits);
   return {taken(share, memory::balanced_order(weights, static_cast<std::size_t>(way.micro_batch))), way};
@@ -283,7 +283,7 @@ memory::Plan Step::plan_of(const StepInput& input, memory::Piece piece) {
   // The budget may have fallen within the step.
   const std::int64_t room = std::min(input.fill.bytes, meter_.budget() - meter_.live());
   const auto fits = [&](const memory::Plan& tried) {
-    return predictor_.fits(shape_of(input.samples.subspan(piece.begin, piece.count)), tried, room);
+    return predictor_.fits_in_time(shape_of(input.samples.subspan(piece.begin, piece.count)), tried, room);
   };
   return memory::way_of_micro_batch(way_, input.fill, fits);
 }

@@ -13,13 +13,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kLeastMicroseconds = 500'000;  // of the shortest run too: a wrong guess costs it more
-
-// Microseconds that timing may take before a run of steps that take `step` microseconds.
-std::int64_t timing_allowance(const Session& session, std::int64_t step) {
-  return std::clamp(memory::scaled(step, session.steps, kLeastRun), kLeastMicroseconds, kMostMicroseconds);
-}
-
 }  // namespace
 
 std::int64_t middling(const data::SampleSource& source) {
@@ -31,16 +24,10 @@ std::int64_t middling(const data::SampleSource& source) {
   return *middle;
 }
 
-Stopwatch::Stopwatch(Session& session, std::int64_t sample, std::int64_t resolution, std::int64_t allowance)
+Stopwatch::Stopwatch(Session& session, std::int64_t sample, std::int64_t resolution)
     : session_(session),
-      allowance_(allowance),
       sample_(session.source.load_at(sample, resolution)),
       rules_(session.model->packing_rules(static_cast<std::uint64_t>(session.config.run.seed), false)) {}
-
-void Stopwatch::keep_to_run(const memory::Plan& plan) {
-  const std::int64_t took = time(plan);
-  if (took > 0) allowance_ = timing_allowance(session_, memory::scaled(took, session_.share, plan.micro_batch));
-}
 
 // On the slowest rank; 0 when it does not fit some rank.
 std::int64_t Stopwatch::time(const memory::Plan& plan) {

@@ -82,8 +82,7 @@ std::vector<memory::Candidate> by_hand(const Session& session, const TuneOptions
 std::optional<memory::TableRow> best_row(Session& session, const TuneOptions& options, const TuneWatch& watch) {
   std::optional<memory::TableRow> best;
   std::int64_t step = 0, tried = 0;
-  const std::int64_t allowed =
-      session.budget / 10000 * memory::parse_fraction(session.config.memory.target, "memory.target");
+  const std::int64_t allowed = session.budget / 10000 * target_of(session.config.memory);
   std::optional<Forecast> forecast;
   if (dry_runs_stand_for_a_gpu())
     forecast.emplace(session.config,

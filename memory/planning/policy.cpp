@@ -40,6 +40,16 @@ PolicyConfig classic_profile() {
   return config;
 }
 
+std::int64_t automatic_target(PolicyKind kind) { return kind == PolicyKind::kPredictive ? 9800 : 8500; }
+
+PolicyConfig default_policy(PolicyKind kind) {
+  PolicyConfig config;
+  config.kind = kind;
+  config.target = automatic_target(kind);
+  config.margin = std::min(config.margin, 10000 - config.target);
+  return config;
+}
+
 PolicyKind parse_policy(std::string_view text) {
   if (text == "fixed") return PolicyKind::kFixed;
   if (text == "reactive") return PolicyKind::kReactive;

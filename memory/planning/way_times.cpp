@@ -1,6 +1,7 @@
 #include "memory/planning/way_times.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace plimsoll::memory {
@@ -8,8 +9,12 @@ namespace {
 
 constexpr double kKeep = 0.95;         // of what is known of a way, with every step more: some twenty count
 constexpr double kKeepSpeed = 0.9;     // of the machine's speed: some ten
-constexpr double kDoubt = 1.0;         // steps that the cost model's word on a way counts
+constexpr double kDoubt = 0.25;        // steps that the cost model's word on a way counts
 constexpr double kOutlier = 2.0;       // times what was expected
+constexpr double kKeepNoise = 0.95;    // of what is known of the noise: some twenty
+constexpr double kNoise = 0.1;         // as if steps had come that far from what was expected, at first
+constexpr double kBeyondChance = 2.0;  // standard errors of a way's mean
+constexpr double kTrial = 3.5;         // weight: some four steps
 constexpr double kWorthTrying = 1.15;  // times the fastest way
 
 // What the first step is taken to show: a fifth of the time comes with the samples, the rest with their weight.
@@ -18,7 +23,7 @@ constexpr double kFixedPart = 0.2;
 }  // namespace
 
 WayTimes::WayTimes(CostModel costs, std::int64_t middling)
-    : costs_(std::move(costs)), middling_(std::max<std::int64_t>(1, middling)) {}
+    : costs_(std::move(costs)), middling_(std::max<std::int64_t>(1, middling)), noise_(kNoise * kNoise) {}
 
 WayTimes::Key WayTimes::key_of(const Plan& way) {
   return {way.micro_batch, way.recompute_blocks, way.recompute_vision, way.recompute_expert, way.offload};
@@ -47,20 +52,37 @@ bool WayTimes::took(const TimedShare& share) {
   if (steps_ == 0)
     for (const double of : {0.5, 1.0, 1.5}) add(of, y * shape(of) / shape(x));
   // The speed is what is left of the time when what is known of the way is taken off.
-  const double before = factor(share.way);
+  const double before = mean_factor(share.way);
   y = std::min(y, kOutlier * expected(x) * before);
-  add(x, y / before);
+  const double off = steps_ == 0 ? kNoise : y / (expected(x) * before) - 1;
+  noise_ = noise_ * kKeepNoise + off * off * (1 - kKeepNoise);
   Learned& learned = learned_[key_of(share.way)];
-  learned.weight = learned.weight * kKeep + 1;
-  learned.ratios = learned.ratios * kKeep + y / expected(x);
+  // Beside others only: of a way that runs alone, what changes is the machine's speed.
+  const double beside = std::max(0.0, 1 - learned.recent / n_);
+  add(x, y / before);
+  for (auto& [way, other] : learned_) other.recent *= kKeepSpeed;
+  learned.recent += 1;
+  learned.weight = learned.weight * kKeep + beside;
+  learned.ratios = learned.ratios * kKeep + beside * y / expected(x);
   learned.last = ++steps_;
   return true;
+}
+
+double WayTimes::mean_factor(const Plan& way) const {
+  const auto found = learned_.find(key_of(way));
+  if (found == learned_.end()) return 1.0;
+  return (kDoubt + found->second.ratios) / (kDoubt + found->second.weight);
 }
 
 double WayTimes::factor(const Plan& way) const {
   const auto found = learned_.find(key_of(way));
   if (found == learned_.end()) return 1.0;
-  return (kDoubt + found->second.ratios) / (kDoubt + found->second.weight);
+  const Learned& learned = found->second;
+  const double off = mean_factor(way) - 1;
+  // What looks faster when it is tried is tried again at once, until that is more than luck or is not so any more.
+  if (off < 0 && learned.weight < kTrial && learned.last == steps_) return 1 + off;
+  const double chance = kBeyondChance * std::sqrt(noise_ / (kDoubt + learned.weight));
+  return 1 + std::copysign(std::max(0.0, std::abs(off) - chance), off);
 }
 
 bool WayTimes::learns_next() const {

@@ -116,7 +116,7 @@ TEST_F(CountingPredictor, KeepsAllShapesAndTheBoundsOfTheFirst) {
   }
 }
 
-TEST_F(CountingPredictor, ComparesTheFirstAttemptsExactlyAndThenOneOfSixteen) {
+TEST_F(CountingPredictor, ComparesTheFirstAttemptsExactlyAndThenOneOfMany) {
   predictor_.bytes({4, 1000, 400}, plan_);
   predictor_.bytes({4, 100, 40}, plan_);
   std::size_t exact = 0;
@@ -126,11 +126,40 @@ TEST_F(CountingPredictor, ComparesTheFirstAttemptsExactlyAndThenOneOfSixteen) {
     EXPECT_GE(bytes, measured(shape));
     exact += bytes == measured(shape) ? 1 : 0;
   }
-  EXPECT_EQ(exact, 1U + 4 + 163 / 16) << "the first is far from all that is known";
+  EXPECT_EQ(exact, 2U + 163 / 32);
   // What is beyond all that is known, or may not fit by its bound, is compared exactly.
   const MicroBatchShape larger{4, 1002, 400}, tight{4, 300, 120};
   EXPECT_EQ(predictor_.attempt_bytes(larger, plan_, 1 << 30), measured(larger));
   EXPECT_EQ(predictor_.attempt_bytes(tight, plan_, measured(tight)), measured(tight));
+}
+
+TEST_F(CountingPredictor, TakesOverWhatOthersMeasured) {
+  const MicroBatchShape shape{4, 256, 128};
+  predictor_.take_over(shape, plan_, 12345);
+  predictor_.take_over(shape, plan_, 1);  // a second word on it changes nothing
+  EXPECT_EQ(runs_of([&] {
+              EXPECT_EQ(predictor_.bytes(shape, plan_), 12345);
+              EXPECT_EQ(predictor_.known_to_fit({3, 200, 100}, plan_, 12345), true);
+              EXPECT_EQ(predictor_.known_to_fit({5, 300, 128}, plan_, 12344), false);
+            }),
+            0U);
+}
+
+TEST_F(CountingPredictor, MakesNoDryRunForAChoiceThatMayBeLeftWithoutTimeForIt) {
+  const MicroBatchShape first{1, 100, 40}, second{2, 90, 80};
+  EXPECT_EQ(predictor_.known_to_fit(first, plan_, 1 << 30), std::nullopt);
+  EXPECT_TRUE(predictor_.fits_in_time(first, plan_, 1 << 30)) << "nothing is granted yet, so there is no limit";
+  predictor_.grant(0);
+  EXPECT_EQ(runs_of([&] { EXPECT_FALSE(predictor_.fits_in_time(second, plan_, 1 << 30)); }), 0U);
+  EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits_in_time(first, plan_, 1 << 30)); }), 0U) << "it is known";
+  EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits(second, plan_, 1 << 30)); }), 1U) << "here all turns on it";
+  // An attempt is compared with a bound, where one is within its room; else it needs the dry run.
+  predictor_.bytes({4, 1000, 400}, plan_);
+  EXPECT_EQ(runs_of([&] { predictor_.attempt_bytes({3, 800, 300}, plan_, 1 << 30); }), 0U);
+  EXPECT_EQ(runs_of([&] { predictor_.attempt_bytes({5, 1100, 440}, plan_, 1 << 30); }), 1U);
+  predictor_.grant(60'000'000);
+  EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits_in_time({3, 80, 120}, plan_, 1 << 30)); }), 0U) << "held by one";
+  EXPECT_EQ(runs_of([&] { EXPECT_TRUE(predictor_.fits_in_time({9, 80, 40}, plan_, 1 << 30)); }), 1U);
 }
 
 }  // namespace

@@ -346,6 +346,32 @@ TEST(Hashes, FindAnotherPlan) {
 }
 
 // Training must have done something, or equality would mean nothing.
+// Each rank makes a part of the table's dry runs, and every rank knows all of them afterwards.
+TEST(DryRuns, OfTheTableAreSharedByAllRanks) {
+  Config config = tiny_config((folder / "model").string());
+  config.memory.policy = "predictive";
+  config.memory.recompute = config.memory.offload = config.batch.micro = "auto";
+  config.memory.calibration = config.memory.table = "off";
+  const auto source = make_source(config);
+  const Session session(config, *communicator, *source);
+  const std::size_t made = session.predictor->dry_runs();
+  Draws& draws = session.draws_at(session.plan.resolution);
+  for (const auto& candidate : session.candidates.all()) {
+    const memory::Plan& plan = candidate.plan;
+    const auto shape = draws.heaviest(plan.micro_batch);
+    const auto known = session.predictor->known_bytes(shape, plan);
+    ASSERT_TRUE(known.has_value()) << memory::to_string(plan);
+    EXPECT_EQ(candidate.bytes, session.predicted_peak(plan));
+    if (plan.micro_batch == session.plan.micro_batch) {
+      EXPECT_GE(*known, session.dry->activation_bytes(shape, plan));
+    }
+  }
+  EXPECT_EQ(session.predictor->dry_runs(), made);
+  if (communicator->world() > 1) {
+    EXPECT_LT(made, session.candidates.all().size()) << "a part of them";
+  }
+}
+
 TEST(InvarianceReference, Learns) {
   const Config config = matrix_config();
   const auto source = make_source(config);

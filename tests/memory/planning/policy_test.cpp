@@ -45,6 +45,17 @@ TEST(PolicyConfig, DefaultsAndClassicAreValid) {
   EXPECT_NO_THROW(check(classic_profile()));
 }
 
+TEST(PolicyConfig, OfEachPolicyIsValidByDefault) {
+  for (const PolicyKind kind : {PolicyKind::kFixed, PolicyKind::kReactive, PolicyKind::kPredictive}) {
+    const PolicyConfig config = default_policy(kind);
+    EXPECT_NO_THROW(check(config));
+    EXPECT_EQ(config.kind, kind);
+    EXPECT_EQ(config.target, automatic_target(kind));
+    EXPECT_LE(config.target + config.margin, 10000);
+  }
+  EXPECT_GT(automatic_target(PolicyKind::kPredictive), automatic_target(PolicyKind::kReactive));
+}
+
 TEST(PolicyConfig, EachSettingThatMakesNoSenseIsNamed) {
   PolicyConfig config;
   config.target = 0;

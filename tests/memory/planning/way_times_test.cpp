@@ -76,7 +76,7 @@ TEST(WayTimes, AWayThatWasThoughtTooFastLosesItsPlace) {
   // Recomputing was timed as nearly free, and takes 30 %.
   WayTimes times(costs(50), kMiddling);
   EXPECT_EQ(times.ways(candidates(), kShare).at(1).plan, kRecomputed8);
-  auto runs = run(times, 60, 40, [](const Plan& way) { return modelled(way, 3000); });
+  auto runs = run(times, 100, 40, [](const Plan& way) { return modelled(way, 3000); });
   EXPECT_GE(runs[4], 34);
   EXPECT_GT(times.factor(kRecomputed8), times.factor(kPlain4));
 }
@@ -95,7 +95,7 @@ TEST(WayTimes, SomeStepsTryWhatWasNotRunForLongest) {
   for (int step = 1; step <= 256; ++step) {
     const auto ways = times.ways(candidates(), kShare);
     if (times.learns_next()) {
-      EXPECT_EQ(step % (step <= 128 ? 16 : 64), 0) << step;
+      EXPECT_EQ(step % (step <= 128 ? 32 : 64), 0) << step;
       EXPECT_EQ(ways.front().plan.recompute_blocks, 0);
       tried.push_back(ways.front().plan.micro_batch);
       EXPECT_LE(ways.front().microseconds, 686 * 1.15) << "what is thought to take longer is not tried";
@@ -104,7 +104,7 @@ TEST(WayTimes, SomeStepsTryWhatWasNotRunForLongest) {
     }
     times.took({ways.front().plan, kShare, kShare * kMiddling, share_microseconds(costs(2000), ways.front().plan, 8)});
   }
-  EXPECT_EQ(tried, (std::vector<int>{4, 3, 2, 4, 3, 2, 4, 3, 2, 4})) << "of what was never run the fastest first";
+  EXPECT_EQ(tried, (std::vector<int>{4, 3, 2, 4, 3, 2})) << "of what was never run the fastest first";
 }
 
 TEST(WayTimes, OneStepThatTookForeverIsSomethingElsesDoing) {
@@ -113,6 +113,27 @@ TEST(WayTimes, OneStepThatTookForeverIsSomethingElsesDoing) {
   twice.took({kPlain4, kShare, kShare * kMiddling, 2 * share_microseconds(costs(3000), kPlain4, kShare)});
   EXPECT_NEAR(forever.factor(kPlain4), twice.factor(kPlain4), 1e-9);
   EXPECT_LT(forever.factor(kPlain4), 1.4);
+}
+
+TEST(WayTimes, AMachineThatBecomesSlowIsNotTheWaysDoing) {
+  // The second micro-batch costs next to nothing: a way that was blamed would lose its place at once.
+  CostModel model = costs(3000);
+  model.points = {{1, 100}, {8, 794}};
+  WayTimes times(model, kMiddling);
+  int others = 0;
+  const auto step = [&](double speed) {
+    const auto ways = times.ways(candidates(), kShare);
+    const Plan& way = ways.front().plan;
+    others += way == (Plan{0, 8}) ? 0 : 1;
+    const auto took = static_cast<double>(share_microseconds(model, way, kShare)) * speed;
+    times.took({way, kShare, kShare * kMiddling, static_cast<std::int64_t>(took)});
+  };
+  for (int i = 0; i < 20; ++i) step(10);
+  for (int i = 0; i < 10; ++i) step(15);
+  EXPECT_EQ(others, 0) << "nothing was tried yet";
+  for (int i = 0; i < 300; ++i) step(i % 3 == 0 ? 14 : 10);
+  EXPECT_LE(others, 25) << "seven steps learn, and what was lucky then is tried a few times more";
+  EXPECT_NEAR(times.factor({0, 8}), 1, 0.03);
 }
 
 TEST(WayTimes, LightSharesDoNotMakeTheirWayLookSlow) {
