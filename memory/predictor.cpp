@@ -16,9 +16,9 @@ constexpr std::int64_t kSlack = 4096;      // bytes: what allocators round, or d
 constexpr std::size_t kMostKnown = 64;     // shapes of a way that lines are drawn between
 constexpr std::size_t kMostBounds = 256;   // that are compared with another as they are
 constexpr double kFurthest = 4;            // times the distance of two shapes that their line is trusted for
-constexpr std::int64_t kApart = 3;         // times a lower bound: what an upper one of an attempt may be
-constexpr std::size_t kFirstAttempts = 2;  // are all compared exactly
-constexpr std::size_t kAttemptsPerRun = 32;  // then one of so many
+constexpr std::int64_t kNear = 4;          // bounds of an attempt may be apart by this part
+constexpr std::size_t kFirstAttempts = 4;  // are all compared exactly
+constexpr std::size_t kAttemptsPerRun = 16;  // then one of so many
 
 // Patches come in groups of four: one token each after the merger.
 MicroBatchShape rounded_up(const MicroBatchShape& shape) {
@@ -228,9 +228,12 @@ std::int64_t Predictor::attempt_bytes(const MicroBatchShape& shape, const Plan& 
   if (const auto exact = exact_bytes(kind, rounded)) return *exact;
   const auto most = upper_bound(kind, rounded, room);
   if (!most || *most > room) return look_up(rounded, plan);
-  if (!time_is_left()) return *most;
-  const auto least = lower_bound(kind, rounded);
-  if (!least || *most > kApart * *least) return look_up(rounded, plan);
+  if (granted_) {
+    if (!time_is_left()) return *most;
+  } else {
+    const auto least = lower_bound(kind, rounded);
+    if (!least || *most - *least > *least / kNear) return look_up(rounded, plan);
+  }
   ++kind.bounded;
   if (kind.exact >= kFirstAttempts + kind.bounded / kAttemptsPerRun) return *most;
   ++kind.exact;

@@ -67,9 +67,10 @@ class Predictor {
   /// no limit.
   void grant(std::int64_t microseconds);
   /// What an attempt at the micro-batch is to be compared with: bytes(shape, plan) where they are known; else an upper
-  /// bound that is within `room` and at most three times a lower one, in all but one of 32 such attempts, once the
-  /// first few of the plan's kind are made, or where no time is left; else those of a dry run. So a run pays for few
-  /// dry runs and goes on comparing some attempts exactly.
+  /// bound that is within `room` and at most a quarter above a lower one, in fifteen of sixteen such attempts, once
+  /// the first few of the plan's kind are made; else those of a dry run. So a run pays for few dry runs and goes on
+  /// comparing some attempts exactly. Where time is granted, any upper bound within `room` serves, and all of them when
+  /// none is left.
   std::int64_t attempt_bytes(const MicroBatchShape& shape, const Plan& plan, std::int64_t room);
   /// bytes(shape, plan) where that is known without a dry run.
   std::optional<std::int64_t> known_bytes(const MicroBatchShape& shape, const Plan& plan) const;

@@ -276,8 +276,10 @@ void Session::choose_candidate() {
 }
 
 void Session::learn(const memory::TimedShare& timed) {
-  predictor->grant(timed.microseconds / kStepsOfDryRun);
-  if (candidates.empty() || !way_times.took(timed)) return;
+  if (candidates.empty()) return;
+  // Where samples have types, what is compared is shown, and worth its dry runs.
+  if (tasks.names.empty()) predictor->grant(timed.microseconds / kStepsOfDryRun);
+  if (!way_times.took(timed)) return;
   ways = way_times.ways(candidates.all(), share);
 }
 

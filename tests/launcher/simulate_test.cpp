@@ -81,7 +81,7 @@ TEST_F(Simulate, OfARunTakesThePolicyThatLiesBesideIt) {
   const std::string metrics = folder / "metrics.jsonl";
   for (int step = 1; step <= 4; ++step) {
     std::ofstream(metrics, std::ios::app)
-        << R"({"samples":8,"plan":{"micro_batch":8},"memory":[{"peak":950,"predicted":940,"budget":)"
+        << R"({"samples":8,"plan":{"micro_batch":8},"memory":[{"peak":990,"predicted":980,"budget":)"
         << (step < 3 ? 1200 : 1000) << "}]}\n";
   }
   std::ofstream(folder / "config.toml") << "[memory]\npolicy = \"predictive\"\nadjustment_frequency = 2\n";
@@ -90,7 +90,7 @@ TEST_F(Simulate, OfARunTakesThePolicyThatLiesBesideIt) {
   EXPECT_THAT(
       printed({"--trace", metrics, "--policy", "reactive"}).front(),
       AllOf(HasSubstr("the reactive policy, as asked; the run's own was predictive"), HasSubstr("config.toml")));
-  std::ofstream(folder / "candidates.json") << R"({"candidates":[{"micro_batch":8,"bytes":940,"microseconds":80},)"
+  std::ofstream(folder / "candidates.json") << R"({"candidates":[{"micro_batch":8,"bytes":980,"microseconds":80},)"
                                             << R"({"micro_batch":4,"bytes":700,"microseconds":90}]})";
   const auto lines = printed({"--trace", metrics});
   ASSERT_EQ(lines.size(), 6U);
