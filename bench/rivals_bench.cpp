@@ -6,7 +6,7 @@
 // round of a scenario they change processes and order. Counted are all seconds of a trainer's own turns: failed
 // attempts, replays, trials, restarts (the model read anew), work done twice. The ratios "settled" have only the steps
 // of a phase's second half that did not fail. What ours takes before the first step to time micro-batches and to make
-// dry runs comes once a run and is a small part of one of hours; these runs are of four to twenty seconds. The ratios
+// dry runs comes once a run and is a small part of one of hours; these runs are of six to thirty seconds. The ratios
 // "start counted" have it among the seconds all the same, and what a rival takes to make model and buffers among its
 // own; the last figures say from how many seconds of settled steps on ours is ahead then.
 //

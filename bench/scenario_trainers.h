@@ -13,7 +13,7 @@
 namespace plimsoll::train {
 
 inline constexpr std::int64_t kWindow = 2;            ///< steps
-inline constexpr std::int64_t kPhase = 32 * kWindow;  ///< steps under one budget
+inline constexpr std::int64_t kPhase = 48 * kWindow;  ///< steps under one budget
 inline constexpr std::int64_t kBatch = 8 * kRanks;
 
 inline constexpr const char* kOurs = "predictive";
