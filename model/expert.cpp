@@ -29,10 +29,6 @@ void check(const ExpertOptions& o, const ExpertPorts& ports) {
   }
 }
 
-/// Hidden width of the gated MLP: 8/3 of the width, as many weights as a plain MLP of 4 times the width, in steps
-/// of 32.
-std::int64_t mlp_width(std::int64_t width) { return (width * 8 / 3 + 31) / 32 * 32; }
-
 }  // namespace
 
 ActionExpert::ActionExpert(const ExpertOptions& options, const ExpertPorts& ports, ParameterList& parameters)
@@ -86,7 +82,7 @@ ActionExpert::Attention ActionExpert::make_attention(const std::string& name, Pa
 }
 
 ActionExpert::Block ActionExpert::make_block(const std::string& name, ParameterList& parameters) const {
-  const std::int64_t width = options_.width, hidden = mlp_width(width);
+  const std::int64_t width = options_.width, hidden = options_.mlp_width();
   Block block;
   block.modulation = make_modulation(name + ".modulation", 9, 3, parameters);
   block.self = make_attention(name + ".self", parameters);

@@ -1,6 +1,7 @@
 #pragma once
 // Sizes and kinds of what is trained beside the VLM: action expert and sensor encoder. No torch in here.
 
+#include <cstdint>
 #include <string>
 
 namespace plimsoll::model {
@@ -16,6 +17,10 @@ struct ExpertOptions {
   int diffusion_steps = 100;  ///< ddpm: squaredcos_cap_v2
   int sampling_steps = 10;    ///< DDIM or Euler steps when acting
   double clip = 5.0;          ///< ddpm, when acting: bound of the predicted clean action in normalised units; 0: none
+
+  /// Hidden width of the gated MLP: 8/3 of the width, as many weights as a plain MLP of 4 times the width, in steps
+  /// of 32.
+  std::int64_t mlp_width() const { return (std::int64_t{width} * 8 / 3 + 31) / 32 * 32; }
 };
 
 /// Table [sensor].

@@ -13,10 +13,10 @@ ForwardWork forward_work(const QwenConfig& model, const ExpertOptions& expert, c
   const std::int64_t keys = std::int64_t{t.kv_heads} * t.head_dim();
   work.language = number(sample.tokens) * number(t.layers) *
                   number(2 * t.hidden * t.hidden + 2 * t.hidden * keys + 3 * t.hidden * t.intermediate);
-  // Self-attention, queries and outputs of cross-attention, an MLP of 8/3 of the width; nine modulations a draw; keys
-  // and values of the context.
+  // Self-attention, queries and outputs of cross-attention, the MLP; nine modulations a draw; keys and values of the
+  // context.
   const double square = number(std::int64_t{expert.width} * expert.width), draws = number(expert.draws);
-  const double row = 4 * square + 2 * square + 8 * square;
+  const double row = 6 * square + number(3 * expert.width * expert.mlp_width());
   work.expert = number(expert.depth) *
                 (draws * number(expert.chunk) * row + draws * 9 * square + number(sample.tokens) * 2 * square);
   return work;

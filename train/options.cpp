@@ -62,7 +62,7 @@ memory::PolicyConfig policy_config(const Config& config) {
   policy.kind = memory::parse_policy(m.policy);
   policy.target = target_of(m);
   policy.margin = m.margin == 0 ? 0 : memory::parse_fraction(m.margin, "memory.margin");
-  if (m.target.is("auto")) policy.margin = std::min(policy.margin, 10000 - policy.target);
+  if (m.target.is("auto")) memory::keep_band_below_budget(policy);
   policy.adjustment_frequency = static_cast<int>(m.adjustment_frequency);
   if (m.profile != "classic") {
     policy.knobs = memory::parse_knobs(m.knobs);

@@ -46,9 +46,11 @@ PolicyConfig default_policy(PolicyKind kind) {
   PolicyConfig config;
   config.kind = kind;
   config.target = automatic_target(kind);
-  config.margin = std::min(config.margin, 10000 - config.target);
+  keep_band_below_budget(config);
   return config;
 }
+
+void keep_band_below_budget(PolicyConfig& config) { config.margin = std::min(config.margin, 10000 - config.target); }
 
 PolicyKind parse_policy(std::string_view text) {
   if (text == "fixed") return PolicyKind::kFixed;

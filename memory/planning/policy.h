@@ -55,7 +55,9 @@ PolicyConfig classic_profile();
 /// runs, corrects what fell short, and what fails all the same costs no more than its own time (bench/policy_bench.cpp:
 /// of its scenarios none is slower than under another trainer then). 8500 under those that see a peak afterwards.
 std::int64_t automatic_target(PolicyKind kind);
-/// All settings at their defaults. The band ends at the budget at most.
+/// What goes with an automatic target: the band ends at the budget at most.
+void keep_band_below_budget(PolicyConfig& config);
+/// All settings at their defaults, with the automatic target.
 PolicyConfig default_policy(PolicyKind kind);
 /// "fixed", "reactive", "predictive"; anything else is Error(kUsage) naming `memory.policy`.
 PolicyKind parse_policy(std::string_view text);

@@ -52,11 +52,11 @@ bool WayTimes::took(const TimedShare& share) {
   if (steps_ == 0)
     for (const double of : {0.5, 1.0, 1.5}) add(of, y * shape(of) / shape(x));
   // The speed is what is left of the time when what is known of the way is taken off.
-  const double before = mean_factor(share.way);
+  Learned& learned = learned_[key_of(share.way)];
+  const double before = learned.mean_factor();
   y = std::min(y, kOutlier * expected(x) * before);
   const double off = steps_ == 0 ? kNoise : y / (expected(x) * before) - 1;
   noise_ = noise_ * kKeepNoise + off * off * (1 - kKeepNoise);
-  Learned& learned = learned_[key_of(share.way)];
   // Beside others only: of a way that runs alone, what changes is the machine's speed.
   const double beside = std::max(0.0, 1 - learned.recent / n_);
   add(x, y / before);
@@ -68,17 +68,13 @@ bool WayTimes::took(const TimedShare& share) {
   return true;
 }
 
-double WayTimes::mean_factor(const Plan& way) const {
-  const auto found = learned_.find(key_of(way));
-  if (found == learned_.end()) return 1.0;
-  return (kDoubt + found->second.ratios) / (kDoubt + found->second.weight);
-}
+double WayTimes::Learned::mean_factor() const { return (kDoubt + ratios) / (kDoubt + weight); }
 
 double WayTimes::factor(const Plan& way) const {
   const auto found = learned_.find(key_of(way));
   if (found == learned_.end()) return 1.0;
   const Learned& learned = found->second;
-  const double off = mean_factor(way) - 1;
+  const double off = learned.mean_factor() - 1;
   // What looks faster when it is tried is tried again at once, until that is more than luck or is not so any more.
   if (off < 0 && learned.weight < kTrial && learned.last == steps_) return 1 + off;
   const double chance = kBeyondChance * std::sqrt(noise_ / (kDoubt + learned.weight));

@@ -50,7 +50,6 @@ class WayTimes {
  private:
   using Key = std::tuple<int, int, int, int, bool>;
   static Key key_of(const Plan& way);
-  double mean_factor(const Plan& way) const;
   double expected(double x) const;
   void add(double x, double y);
 
@@ -59,6 +58,8 @@ class WayTimes {
     double weight = 0;      ///< of the steps that it was run in, older ones and those among its like counting less
     double ratios = 0;      ///< sum of time by what was expected of any way, likewise
     std::int64_t last = 0;  ///< step in which it was run, counted here
+
+    double mean_factor() const;
   };
 
   CostModel costs_;

@@ -18,7 +18,7 @@ TEST(ForwardWork, CountsTheWeightsThatEveryTokenAndPatchIsMultipliedWith) {
   const ForwardWork work = forward_work(config, expert, {10, 20, 0, 0});
   EXPECT_EQ(work.vision, 20 * (4 * 2 * 2 + 3 * 2 * 3));
   EXPECT_EQ(work.language, 10 * 2 * (4 * 4 + 4 * 2 + 4 * 2 + 4 * 4 + 3 * 4 * 5));
-  EXPECT_EQ(work.expert, 2 * 4 * 14 * 9 + 2 * 9 * 9 + 10 * 2 * 9);
+  EXPECT_EQ(work.expert, 2 * 4 * (6 * 9 + 3 * 3 * 32) + 2 * 9 * 9 + 10 * 2 * 9);
   EXPECT_EQ(work.step(), work.vision + 2 * work.language + 3 * work.expert);
 }
 
