@@ -16,7 +16,7 @@ ForwardWork forward_work(const QwenConfig& model, const ExpertOptions& expert, c
   // Self-attention, queries and outputs of cross-attention, the MLP; nine modulations a draw; keys and values of the
   // context.
   const double square = number(std::int64_t{expert.width} * expert.width), draws = number(expert.draws);
-  const double row = 6 * square + number(3 * expert.width * expert.mlp_width());
+  const double row = 6 * square + 3 * number(expert.width * expert.mlp_width());
   work.expert = number(expert.depth) *
                 (draws * number(expert.chunk) * row + draws * 9 * square + number(sample.tokens) * 2 * square);
   return work;
