@@ -56,13 +56,12 @@ struct MemoryConfig {
       each(either({one_of({"auto"}), byte_size(), fraction()})));
     v("card", card,
       "The size of the card that the device stands for, where that is not its own (\"auto\"): budgets \"auto\" and "
-      "fractions are of what such a card leaves its ranks, less what each of them holds on it outside of the allocator "
-      "(context, kernels, communicators), which is measured. A budget that is a size is taken as it is.",
+      "fractions are of what such a card leaves its ranks, less what each of them holds on it outside of the "
+      "allocator (context, kernels, communicators), which is measured. A budget that is a size is taken as it is.",
       either({one_of({"auto"}), byte_size()}));
     v("snapshot", snapshot,
       "On a GPU, the first allocation of a run that fails leaves `out-of-memory-rank-N.pickle` in run.dir, for "
-      "PyTorch's "
-      "memory viewer.");
+      "PyTorch's memory viewer.");
     v("budget_changes", budget_changes,
       "Budgets that change mid-run: a neighbour on the same card, for demonstrations and tests.");
     v("target", target,
@@ -75,28 +74,23 @@ struct MemoryConfig {
       between(0.0, 0.5));
     v("policy", policy,
       "How the plan changes: \"predictive\" (to the fastest that is predicted to fit), \"reactive\" (step by step, "
-      "from "
-      "measured peaks) or \"fixed\" (never).",
+      "from measured peaks) or \"fixed\" (never).",
       one_of({"fixed", "predictive", "reactive"}));
     v("profile", profile, "Bounds of the reactive policy: \"default\" or \"classic\" (those of the first prototype).",
       one_of({"default", "classic"}));
     v("adjustment_frequency", adjustment_frequency, "Steps of a window: between two decisions.", at_least(1));
     v("knobs", knobs,
       "What the policy may turn: \"micro_batch\", \"recompute\" and \"offload\" (the last two by the predictive "
-      "policy), "
-      "\"resolution\" (it changes what the model sees; the predictive policy lowers it only while nothing else fits). "
-      "The "
-      "reactive policy turns its knobs in this order.",
+      "policy), \"resolution\" (it changes what the model sees; the predictive policy lowers it only while nothing "
+      "else fits). The reactive policy turns its knobs in this order.",
       each(one_of({"micro_batch", "offload", "recompute", "resolution"})));
     v("recompute", recompute,
       "Language blocks that keep only their input: \"none\", \"all\", a number, or \"auto\" (what the predictive "
-      "policy "
-      "finds best; under the others none if a single sample then fits, else all).",
+      "policy finds best; under the others none if a single sample then fits, else all).",
       either({one_of({"auto", "none", "all"}), count(0)}));
     v("offload", offload,
       "Whether what recomputed language blocks keep lies in host memory outside the budget: \"on\", \"off\", or "
-      "\"auto\" "
-      "(where the predictive policy finds it best, or when a single sample does not fit otherwise).",
+      "\"auto\" (where the predictive policy finds it best, or when a single sample does not fit otherwise).",
       one_of({"auto", "on", "off"}));
     v("calibration", calibration,
       "Where is kept what measured peaks said about predicted ones: \"auto\" (in the user's cache folder, one file a "
@@ -105,8 +99,7 @@ struct MemoryConfig {
     v("table", table,
       "Table of `plimsoll tune`: the predictive policy starts with the row of the largest budget that is not above a "
       "rank's. \"auto\": the first in configs/tables that is of this model and machine; \"off\": it starts with what "
-      "it "
-      "predicts to be fastest.",
+      "it predicts to be fastest.",
       not_empty());
     v("workspace", workspace, "Bytes of the arena for library scratch, part of the budget: \"auto\" or a size.",
       either({one_of({"auto"}), byte_size()}));
